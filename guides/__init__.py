@@ -1,0 +1,11 @@
+"""Amortized guides q(z | x), each a Pyro program."""
+
+if __name__ != "pyro_vae.guides":
+    raise ImportError(
+        f"imported as {__name__!r}: import pyro_vae.guides instead. "
+        "(Under two names every class would exist twice.)"
+    )
+
+from pyro_vae.guides.mean_field import MeanFieldGuide
+
+__all__ = ["MeanFieldGuide"]

@@ -1,0 +1,13 @@
+"""Generative models p(x, z), each a Pyro program."""
+
+if __name__ != "pyro_vae.models":
+    raise ImportError(
+        f"imported as {__name__!r}: import pyro_vae.models instead. "
+        "(Under two names every class would exist twice.)"
+    )
+
+from pyro_vae.models import likelihoods, priors
+from pyro_vae.models.linear_gaussian import LinearGaussian
+from pyro_vae.models.vae import VAE
+
+__all__ = ["VAE", "LinearGaussian", "likelihoods", "priors"]

@@ -1,0 +1,67 @@
+"""The variational autoencoder's generative model."""
+
+from collections.abc import Callable, Sequence
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_vae.models.likelihoods import BernoulliLikelihood
+from pyro_vae.models.priors import StandardNormalPrior
+from pyro_vae.nn import flatten_event
+from pyro_vae.sites import LATENT, OBSERVED, PLATE
+
+
+class VAE(PyroModule):
+    r"""p(x, z) = p(z) p(x | z), independent over data.
+
+    Sites: plate ``"data"`` (dim -1) with latent ``"z"``, event ``(latent_dim,)``, and observed ``"x"``, event
+    ``x_shape``.
+
+    Args:
+        x_shape: shape of one datum.
+        latent_dim: dimension of z.
+        hidden_dims: hidden layers of the default likelihood's decoder, nearest to z first.
+        activation: activation of the default likelihood's decoder.
+        prior: p(z), a module called with nothing; :class:`StandardNormalPrior` unless given.
+        likelihood: p(x | z), a module called with z; :class:`BernoulliLikelihood` unless given, in which case
+            ``hidden_dims`` and ``activation`` are not used.
+
+    References:
+        D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, arXiv 1312.6114.
+        D. Rezende, S. Mohamed, D. Wierstra (2014), arXiv 1401.4082.
+
+    >>> import torch
+    >>> VAE((1, 28, 28), latent_dim=50)(torch.zeros(7, 1, 28, 28)).shape
+    torch.Size([7, 50])
+    """
+
+    prior: Callable[[], Distribution]
+    likelihood: Callable[[Tensor], Distribution]
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        latent_dim: int = 50,
+        hidden_dims: Sequence[int] = (200, 200),
+        activation: str = "tanh",
+        *,
+        prior: Callable[[], Distribution] | None = None,
+        likelihood: Callable[[Tensor], Distribution] | None = None,
+    ) -> None:
+        super().__init__()
+        self.x_shape = tuple(x_shape)
+        self.latent_dim = latent_dim
+        self.hidden_dims = tuple(hidden_dims)
+        self.activation = activation
+        self.prior = prior or StandardNormalPrior(latent_dim)
+        self.likelihood = likelihood or BernoulliLikelihood(x_shape, latent_dim, hidden_dims, activation)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run the model on x ``(batch, *x_shape)``; returns z ``(batch, latent_dim)``."""
+        flatten_event(x, self.x_shape, "VAE")
+        with pyro.plate(PLATE, len(x), dim=-1):
+            z = pyro.sample(LATENT, self.prior())
+            pyro.sample(OBSERVED, self.likelihood(z), obs=x)
+        return z

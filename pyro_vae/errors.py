@@ -1,0 +1,21 @@
+"""What can go wrong between a model, a guide, their data and a run folder."""
+
+
+class PairError(ValueError):
+    """The model and the guide do not fit each other, or have no batch plate to weigh data by."""
+
+
+class NonFiniteError(ValueError):
+    """A loss or an importance weight is NaN or infinite; the message names the site it came from."""
+
+
+class SupportError(ValueError):
+    """Observed values lie outside the support of the likelihood."""
+
+
+class RunError(ValueError):
+    """A run folder is missing, of another version, damaged, or does not fit what is asked of it."""
+
+
+class CheckpointError(OSError):
+    """A checkpoint could not be written; the one before it is intact."""

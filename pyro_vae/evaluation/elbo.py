@@ -1,0 +1,103 @@
+"""The ELBO and the two terms it is made of."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.stream import Stream
+from pyro_vae.protocols import Program
+
+
+@dataclass(frozen=True, eq=False)
+class ElboTerms:
+    """What :func:`elbo_terms` returns; everything in nats, float64, on the CPU."""
+
+    reconstruction: Tensor = field(repr=False)
+    """E_q[log p(x | z)] of each datum, ``(N,)``."""
+    rate: Tensor = field(repr=False)
+    """KL(q(z | x) || p(z)) of each datum, ``(N,)``."""
+    sample_variance: Tensor = field(repr=False)
+    """Variance of one sample's log-weight, ``(N,)``; NaN for one sample."""
+    num_samples: int
+    bound: bool = True
+    """False where the numbers are no lower bound on a log-likelihood (soft targets)."""
+    unit: str = "datum"
+
+    @property
+    def elbo(self) -> Tensor:
+        """Reconstruction minus rate, ``(N,)``."""
+        return self.reconstruction - self.rate
+
+    @property
+    def mean(self) -> float:
+        """Mean ELBO over the data."""
+        return self.elbo.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Monte Carlo standard error of the mean: what another seed would change."""
+        return (self.sample_variance.div(self.num_samples).sum().sqrt() / len(self.rate)).item()
+
+    @property
+    def data_standard_error(self) -> float:
+        """Standard error of the mean over data: what another test set would change."""
+        return (self.elbo.std() / math.sqrt(len(self.rate))).item()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers of ``str(self)``, for a file."""
+        return {
+            "elbo_nats": self.mean,
+            "standard_error": self.standard_error,
+            "data_standard_error": self.data_standard_error,
+            "reconstruction_nats": self.reconstruction.mean().item(),
+            "rate_nats": self.rate.mean().item(),
+            "num_samples": self.num_samples,
+            "num_data": len(self.rate),
+        }
+
+    def __str__(self) -> str:
+        return (
+            f"ELBO {self.mean:.2f} = reconstruction {self.reconstruction.mean():.2f} - rate {self.rate.mean():.2f} "
+            f"nats/{self.unit} (Monte Carlo s.e. {self.standard_error:.2g}, data s.e. "
+            f"{self.data_standard_error:.2g}; {len(self.rate)} {self.unit}s)"
+        )
+
+
+def elbo_terms(
+    model: Program,
+    guide: Program,
+    x: Any,
+    num_samples: int = 10,
+    *,
+    plate: str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> ElboTerms:
+    r"""ELBO of each datum and its terms, by sampling.
+
+    .. math:: \mathcal{L}(x) = E_q[\log p(x | z)] - \mathrm{KL}(q(z | x) \| p(z)) \le \log p(x)
+
+    Args, errors: as for :func:`pyro_vae.log_likelihood`.
+
+    References:
+        D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, equations 2 and 3, arXiv 1312.6114.
+    """
+    stream = Stream("elbo_terms", model, guide, x, num_samples, plate, progress)
+    sums = torch.zeros(4, stream.size, dtype=torch.float64)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        for chunk in stream:
+            reconstruction, minus_rate = chunk.reconstruction.double().cpu(), chunk.minus_rate.double().cpu()
+            weight = reconstruction + minus_rate
+            terms = (reconstruction, minus_rate, weight, weight.square())
+            sums[:, chunk.data] += torch.stack([term.sum(0) for term in terms])
+    mean = sums / num_samples
+    spread = (mean[3] - mean[2].square()).clamp(min=0) * num_samples / max(num_samples - 1, 1)
+    variance = spread if num_samples > 1 else torch.full_like(spread, math.nan)
+    unit = "image" if stream.event_dim > 1 else "datum"
+    return ElboTerms(mean[0], -mean[1], variance, num_samples, stream.pair.normalized, unit)

@@ -1,0 +1,82 @@
+"""The Pareto k-hat of importance weights, from their tail alone."""
+
+import math
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MIN_SAMPLES = 25
+"""Below this a tail of a fifth of the samples has fewer than the five that the fit needs."""
+
+
+def tail_length(num_samples: int) -> int:
+    """Return how many of the largest weights the Pareto tail is fitted to: min(K / 5, 3 sqrt K), rounded up.
+
+    References:
+        A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry (2024), *Pareto smoothed importance sampling*,
+        JMLR 25, section 2.4, arXiv 1507.02646.
+
+    >>> tail_length(5000)
+    213
+    """
+    return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
+
+
+def khat_threshold(num_samples: int) -> float:
+    """Return the k-hat above which K samples do not give a dependable estimate: min(1 - 1 / log10 K, 0.7).
+
+    References:
+        Vehtari et al. (2024), section 3.2.4, arXiv 1507.02646.
+
+    >>> khat_threshold(5000), round(khat_threshold(100), 2)
+    (0.7, 0.5)
+    """
+    return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 10 else 0.0
+
+
+def pareto_k(largest: Tensor, num_samples: int) -> Tensor:
+    """Return the Pareto k-hat of each datum's weights, by ArviZ's PSIS.
+
+    Only the tail enters the fit, so only the tail is kept: PSIS is shown five tail lengths of weights, of which
+    the largest are real and the rest equal the cutoff, with a relative efficiency that makes it take the same
+    tail as from all ``num_samples``.
+
+    Args:
+        largest: the ``tail_length(num_samples) + 1`` largest log-weights of each datum, ``(batch, tail + 1)``.
+        num_samples: K, how many weights there were.
+
+    Returns:
+        Tensor ``(batch,)``, float64. NaN where K < 25, too few for a tail. -inf where the tail has no spread
+        beyond rounding, as when the guide is the posterior: a bounded weight has k < 0, a constant one is the
+        limit.
+    """
+    batch, tail = largest.shape[0], largest.shape[1] - 1
+    if num_samples < MIN_SAMPLES:
+        return torch.full((batch,), math.nan, dtype=torch.float64)
+    ordered = largest.sort(dim=1).values.to(torch.float64).cpu()
+    weights = ordered[:, :1].expand(batch, 5 * tail).clone()
+    weights[:, -tail:] = ordered[:, 1:]
+    # PSIS takes min(n / 5, 3 sqrt(n / efficiency)) of n weights; at n = 5 tail the first is the tail.
+    efficiency = 9 / tail
+    khat = torch.from_numpy(np.atleast_1d(_psislw(weights.numpy(), efficiency)).copy())
+    # Sums of hundreds of terms carry some tens of roundings; a tail that narrow holds no information.
+    rounding = 100 * torch.finfo(largest.dtype).eps * ordered[:, -1].abs().clamp(min=1)
+    constant = ordered[:, -1] - ordered[:, 0] <= rounding
+    return torch.where(constant, torch.full_like(khat, -math.inf), khat)
+
+
+def _psislw(log_weights: np.ndarray, efficiency: float) -> np.ndarray:
+    """Return k-hat by PSIS of ArviZ 0.x, or of 1.x, where it has moved."""
+    with warnings.catch_warnings():
+        # ArviZ 0.x announces its successor on import; the share above the threshold is in our result.
+        warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto", UserWarning)
+        try:
+            from arviz import psislw
+        except ImportError:
+            from arviz_stats.base import array_stats
+
+            return np.asarray(array_stats.psislw(log_weights, r_eff=efficiency)[1])
+        return np.asarray(psislw(log_weights, reff=efficiency)[1])

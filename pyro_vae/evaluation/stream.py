@@ -1,0 +1,157 @@
+"""The log-weights of many data under many samples, a cacheful at a time."""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae.fit.batches import check_rows
+from pyro_vae.graph import NotTraceable, capture
+from pyro_vae.log_weights import check_finite, check_num_samples, subsample_blocks
+from pyro_vae.pair import Pair, as_args, in_mode, modules_of
+from pyro_vae.protocols import Program
+from pyro_vae.support import check_support
+
+logger = logging.getLogger("pyro_vae")
+
+ROWS = 2500
+"""Rows a decoder call: what runs fastest is flat from 1000 to 5000 rows, and memory grows with it."""
+
+CALLS_WORTH_A_GRAPH = 40
+"""Capturing a graph costs about as much as this many calls save."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some samples of some data: which data, and the terms of their log-weights, ``(samples, data)`` in nats."""
+
+    data: slice
+    reconstruction: Tensor
+    minus_rate: Tensor
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p(x, z) - log q(z | x)."""
+        return self.reconstruction + self.minus_rate
+
+
+class Stream:
+    """Iterates over all samples of all data; every datum gets exactly ``num_samples``.
+
+    Args:
+        who: the caller, for messages.
+        model: p(x, z).
+        guide: q(z | x).
+        x: data, or a tuple of all arguments, of which tensors as long as the first are cut into blocks.
+        num_samples: samples for each datum.
+        plate: the batch plate's name, where several would do.
+        progress: show a bar; None shows it on a terminal only.
+    """
+
+    def __init__(
+        self,
+        who: str,
+        model: Program,
+        guide: Program,
+        x: Any,
+        num_samples: int,
+        plate: str | None,
+        progress: bool | None,
+    ) -> None:
+        check_num_samples(who, num_samples)
+        self._who, self._model, self._guide = who, model, guide
+        self._args, self._num_samples, self._progress = as_args(x), num_samples, progress
+        first = self._args[0]
+        if not isinstance(first, Tensor):
+            raise ValueError(f"{who}: x must be a tensor, or a tuple that starts with one; got {type(first)}.")
+        check_rows(f"{who}: x", first)
+        self._modules = modules_of(model, guide)
+        self._device = next((p.device for m in self._modules for p in m.parameters()), first.device)
+        self.size = len(first)
+        self.event_dim = first.ndim - 1
+        head = self._block(slice(0, min(self.size, ROWS)))
+        with in_mode(self._modules, training=False):
+            self.pair = Pair(model, guide, head, plate)
+            if self.pair.plate.size < self.pair.plate.full_size == len(head[0]):
+                # A plate that subsamples what it is given is shown everything, and told which rows to take.
+                self.pair = Pair(model, guide, self._block(slice(0, self.size)), plate)
+            if len(head) == 1:
+                check_support(model, first.to(self._device), head[0])
+            self._vectorizes = self.pair.vectorizes
+
+    def __iter__(self) -> Iterator[Chunk]:
+        subsampled = self.pair.plate.size < self.pair.plate.full_size == self.size
+        with torch.no_grad(), in_mode(self._modules, training=False), pyro.validation_enabled(False):
+            bar = tqdm(
+                total=self.size,
+                unit=" data",
+                desc=self._who,
+                disable=None if self._progress is None else not self._progress,
+                dynamic_ncols=True,
+            )
+            with bar:
+                for chunk, count in self._subsampled() if subsampled else self._blocks():
+                    yield chunk
+                    bar.update(count)
+
+    def _blocks(self) -> Iterator[tuple[Chunk, int]]:
+        """Visit the data in blocks of one size; the last block is filled up with data from before it."""
+        samples = self._num_samples
+        width = min(self.size, max(1, ROWS // samples) if self._vectorizes else ROWS)
+        calls = math.ceil(samples * width / ROWS)
+        step = math.ceil(samples / calls) if self._vectorizes else min(samples, 10)
+        calls = math.ceil(samples / step)
+        run = self._runner(width, step, calls * math.ceil(self.size / width))
+        for start in range(0, self.size, width):
+            shift = max(0, start + width - self.size)
+            where = slice(start, min(start + width, self.size))
+            block = self._block(slice(start - shift, start - shift + width))
+            for call in range(calls):
+                count = min(step, samples - call * step)
+                reconstruction, minus_rate = (t[:count, shift:] for t in run(*block))
+                check_finite(self._who, self.pair, block, reconstruction + minus_rate)
+                done = where.stop - where.start if call == calls - 1 else 0
+                yield Chunk(where, reconstruction, minus_rate), done
+
+    def _subsampled(self) -> Iterator[tuple[Chunk, int]]:
+        everything = self._block(slice(0, self.size))
+        size = self.pair.plate.size
+        step = max(1, ROWS // size)
+        for index, rows in enumerate(subsample_blocks(self.pair, everything)):
+            where = slice(index * size, min((index + 1) * size, self.size))
+            width = where.stop - where.start
+            for begin in range(0, self._num_samples, step):
+                terms = self.pair.terms(everything, min(step, self._num_samples - begin), rows)
+                check_finite(self._who, self.pair, everything, terms.log_weight)
+                minus_rate = terms.log_prior - terms.log_guide
+                done = width if begin + step >= self._num_samples else 0
+                yield Chunk(where, terms.reconstruction[:, :width], minus_rate[:, :width]), done
+
+    def _runner(self, width: int, step: int, calls: int) -> Any:
+        """Return the function from a block to its terms, as a graph where that pays and can be had."""
+
+        def terms(*block: Any) -> list[Tensor]:
+            found = self.pair.terms(block, step)
+            return [found.reconstruction, found.log_prior - found.log_guide]
+
+        block = self._block(slice(0, width))
+        if calls < CALLS_WORTH_A_GRAPH or not self._vectorizes or not all(isinstance(a, Tensor) for a in block):
+            return terms
+        other = self._block(slice(self.size - width, self.size))
+        try:
+            return capture(terms, list(block), list(other), self._modules)
+        except NotTraceable as reason:
+            logger.warning("%s: runs without a graph, which is slower: %s", self._who, reason)
+            return terms
+
+    def _block(self, where: slice) -> tuple[Any, ...]:
+        return tuple(
+            arg[where].to(self._device) if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size else arg
+            for arg in self._args
+        )

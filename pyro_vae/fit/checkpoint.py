@@ -1,0 +1,133 @@
+"""One checkpoint file: safetensors with a content hash, written to the side and renamed into place."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyro_vae.errors import CheckpointError, RunError
+
+FORMAT = 1
+"""Raised when a run folder's layout changes so that older ones cannot be read."""
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, or a run that resumes, sees all of it or what was there before.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    beside = path.with_name(path.name + ".partial")
+    try:
+        with beside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        beside.unlink(missing_ok=True) if beside.parent.is_dir() else None
+        kept = "; the one written before it is intact" if path.is_file() else ""
+        raise CheckpointError(
+            f"could not write {path}: {error.strerror or error}{kept}. Free space or choose another folder with "
+            f"out=..., then go on with resume=True."
+        ) from error
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Write tensors (on the CPU, contiguous) and a JSON-able state.
+
+    Raises:
+        CheckpointError: the disk refuses; the file that was there is untouched.
+    """
+    metadata = {"state": json.dumps(state), "format": str(FORMAT), "sha256": _digest(tensors)}
+    write_bytes(path, save(dict(tensors), metadata))
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the state of a checkpoint, without executing anything it contains.
+
+    Raises:
+        RunError: there is none, it is damaged, or it is of another version.
+    """
+    if not path.is_file():
+        raise RunError(f"no checkpoint at {path}: the run was stopped before its first one. Start it again.")
+    damaged = f"the checkpoint {path} is damaged"
+    remedy = "Restore it from a copy, or start the run again in another folder."
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{damaged}: {error}. {remedy}") from error
+    if metadata.get("format") != str(FORMAT):
+        raise RunError(f"{path} is a checkpoint of format {metadata.get('format')}; this version reads {FORMAT}.")
+    if metadata.get("sha256") != _digest(tensors):
+        raise RunError(f"{damaged}: its content does not match its hash. {remedy}")
+    return tensors, json.loads(metadata["state"])
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimizer's state into tensors, named ``INDEX.KEY``, and the JSON-able rest."""
+    full = optimizer.state_dict()
+    tensors, rest = {}, {}
+    for index, entries in full["state"].items():
+        for key, value in entries.items():
+            (tensors if isinstance(value, Tensor) else rest)[f"{index}.{key}"] = value
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    groups = [{k: float(v) if isinstance(v, Tensor) else v for k, v in g.items()} for g in full["param_groups"]]
+    return tensors, {"groups": groups, "rest": rest}
+
+
+def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Undo :func:`optimizer_state`."""
+    entries: dict[int, dict[str, Any]] = {}
+    for name, value in {**state["rest"], **tensors}.items():
+        index, key = name.split(".", 1)
+        entries.setdefault(int(index), {})[key] = value.clone() if isinstance(value, Tensor) else value
+    optimizer.load_state_dict({"state": entries, "param_groups": state["groups"]})
+
+
+def plain(value: Any) -> Any:
+    """Return a scheduler's state in JSON's terms; dicts with keys other than strings become lists of pairs.
+
+    >>> restored(plain({"milestones": {30: 1}, "last_epoch": 3}))
+    {'milestones': {30: 1}, 'last_epoch': 3}
+    """
+    if isinstance(value, Mapping):
+        if all(isinstance(key, str) for key in value):
+            return {key: plain(item) for key, item in value.items()}
+        return {"__pairs__": [[plain(key), plain(item)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.item() if isinstance(value, Tensor) and value.ndim == 0 else value
+
+
+def restored(value: Any) -> Any:
+    """Undo :func:`plain`."""
+    if isinstance(value, dict):
+        if value.keys() == {"__pairs__"}:
+            return {restored(key): restored(item) for key, item in value["__pairs__"]}
+        return {key: restored(item) for key, item in value.items()}
+    return [restored(item) for item in value] if isinstance(value, list) else value

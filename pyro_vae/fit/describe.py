@@ -1,0 +1,108 @@
+"""Objects as their class path and constructor arguments, so that a YAML file can build them again.
+
+Constructor arguments are the configuration: a class that keeps each argument under its own name, as every class
+of this package does, needs nothing more.
+"""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+from pyro_vae.errors import RunError
+
+
+def describe(value: Any) -> Any:
+    """Return ``value`` in YAML's terms; an object becomes ``{"class": ..., "args": {...}}``.
+
+    ``args`` is left out where an argument is not kept under its name or is not plain itself: such an object is
+    recorded by name but cannot be built again.
+
+    >>> from pyro_vae.models.priors import StandardNormalPrior
+    >>> describe(StandardNormalPrior(2))
+    {'class': 'pyro_vae.models.priors.standard_normal:StandardNormalPrior', 'args': {'latent_dim': 2}}
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): describe(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [describe(item) for item in value]
+    if inspect.isroutine(value):
+        return {"class": f"{value.__module__}:{value.__qualname__}"}
+    cls = type(value)
+    description: dict[str, Any] = {"class": f"{cls.__module__}:{cls.__qualname__}"}
+    names = None if isinstance(value, Tensor) else _argument_names(cls)
+    if names is not None and all(hasattr(value, name) for name in names):
+        args = {name: describe(getattr(value, name)) for name in names}
+        if all(_buildable(argument) for argument in args.values()):
+            description["args"] = args
+    return description
+
+
+def describe_settings(value: Any) -> dict[str, Any]:
+    """Return an objective's, optimizer's or scheduler's class and public plain settings, for the record.
+
+    >>> import torch
+    >>> adam = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
+    >>> describe_settings(adam)["class"], describe_settings(adam)["lr"]
+    ('torch.optim.sgd:SGD', 0.5)
+    """
+    settings = value.defaults if isinstance(value, Optimizer) else vars(value)
+    plain = {
+        name: setting
+        for name, setting in settings.items()
+        if not name.startswith("_") and (setting is None or isinstance(setting, bool | int | float | str))
+    }
+    return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **plain}
+
+
+def _argument_names(cls: type) -> list[str] | None:
+    """Return the constructor's argument names, or None where it takes any number of them."""
+    try:
+        parameters = inspect.signature(cls).parameters.values()
+    except ValueError:
+        return None
+    if any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters):
+        return None
+    return [p.name for p in parameters]
+
+
+def _buildable(description: Any) -> bool:
+    return not isinstance(description, dict) or "class" not in description or "args" in description
+
+
+def build(description: Any, who: str) -> Any:
+    """Undo :func:`describe`.
+
+    Args:
+        description: what :func:`describe` returned.
+        who: what is being built, for the message.
+
+    Raises:
+        RunError: the class cannot be imported, refuses its arguments, or was recorded by name only.
+    """
+    if isinstance(description, list):
+        return tuple(build(item, who) for item in description)
+    if not isinstance(description, dict) or "class" not in description:
+        return description
+    path = description["class"]
+    if "args" not in description:
+        raise RunError(
+            f"{who}: {path} was recorded by name only, since it does not keep its constructor arguments. "
+            f"Build it yourself and pass it: load_run(path, model=..., guide=...)."
+        )
+    module_name, _, name = path.partition(":")
+    try:
+        target: Any = importlib.import_module(module_name)
+        for part in name.split("."):
+            target = getattr(target, part)
+        return target(**{key: build(value, who) for key, value in description["args"].items()})
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{who}: {path} cannot be built again: {error}. Make it importable, or build it yourself and pass it: "
+            f"load_run(path, model=..., guide=...)."
+        ) from error

@@ -1,0 +1,101 @@
+"""What a pair trains, under names that a checkpoint can keep."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from pyro_vae.errors import RunError
+from pyro_vae.pair import local_params, modules_of
+from pyro_vae.protocols import Program
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """The trainable tensors of a pair, the modules that own them, and those that live in Pyro's store."""
+
+    owners: dict[str, nn.Module]
+    store: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, model: Program, guide: Program, x: Any) -> "Parameters":
+        """Collect the parameters of the modules behind the pair, and those its ``pyro.param`` statements make.
+
+        Args:
+            model: p(x, z).
+            guide: q(z | x).
+            x: data to run the pair on, once.
+
+        Raises:
+            ValueError: there is nothing to train.
+        """
+        owners = {}
+        for name, program in (("model", model), ("guide", guide)):
+            for module in modules_of(program):
+                if all(module is not owner for owner in owners.values()):
+                    owners[name] = module
+        owned = {id(p) for module in owners.values() for p in module.parameters()}
+        with poutine.trace(param_only=True) as recorded, torch.no_grad(), local_params(model, guide):
+            guide_trace = poutine.trace(guide).get_trace(x)
+            poutine.replay(model, trace=guide_trace)(x)
+        store: dict[str, Tensor] = {}
+        for name, site in recorded.trace.nodes.items():
+            if site["type"] != "param":
+                continue
+            start = site["args"][1] if len(site["args"]) > 1 else None
+            # `pyro.module` hands in the module's own parameter, which is what its arithmetic uses, whatever
+            # another module of the same name has put into the store.
+            value = start if isinstance(start, nn.Parameter) else site["value"].unconstrained()
+            if id(value) not in owned:
+                store[name] = value
+        parameters = cls(owners, store)
+        if not parameters.trainable:
+            raise ValueError("fit: neither the model nor the guide has a parameter that requires a gradient.")
+        return parameters
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules behind the pair."""
+        return list(self.owners.values())
+
+    @property
+    def trainable(self) -> list[Tensor]:
+        """The distinct tensors that require a gradient, in a fixed order."""
+        tensors = [p for module in self.modules for p in module.parameters()] + list(self.store.values())
+        return list({id(p): p for p in tensors if p.requires_grad}.values())
+
+    def state(self) -> dict[str, Tensor]:
+        """Copy all parameters and buffers, on the CPU, under names like ``model.likelihood.decoder...``."""
+        return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self._tensors().items()}
+
+    def load_state(self, state: dict[str, Tensor], where: str) -> None:
+        """Copy ``state`` into the parameters and buffers, in place.
+
+        Raises:
+            RunError: names or shapes differ; ``where`` says what was being loaded.
+        """
+        tensors = self._tensors()
+        if missing := sorted(tensors.keys() ^ state.keys()):
+            raise RunError(
+                f"{where}: its parameters are not those of this model and guide; found in only one of the two: "
+                f"{', '.join(missing[:6])}{' ...' if len(missing) > 6 else ''}."
+            )
+        for name, tensor in tensors.items():
+            if tensor.shape != state[name].shape:
+                raise RunError(
+                    f"{where}: {name} has shape {tuple(state[name].shape)}, the model and guide at hand need "
+                    f"{tuple(tensor.shape)}. Build them with the arguments in config.yaml."
+                )
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                tensor.copy_(state[name])
+
+    def _tensors(self) -> dict[str, Tensor]:
+        owned = {
+            f"{name}.{key}": tensor
+            for name, module in self.owners.items()
+            for key, tensor in module.state_dict(keep_vars=True).items()
+        }
+        return owned | {f"store.{name}": tensor for name, tensor in self.store.items()}

@@ -1,0 +1,171 @@
+"""A fitted pair, and the folder it lives in."""
+
+import csv
+import io
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+import yaml
+
+from pyro_vae.errors import RunError
+from pyro_vae.fit.checkpoint import FORMAT, read_checkpoint, write_bytes
+from pyro_vae.fit.describe import build
+from pyro_vae.fit.parameters import Parameters
+from pyro_vae.pair import modules_of
+from pyro_vae.protocols import Program
+
+CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.csv", "checkpoint/last.safetensors"
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What :func:`pyro_vae.fit` and :func:`load_run` return.
+
+    The history has one row an epoch: ``epoch`` (from 1), ``train_bound_nats`` and ``valid_bound_nats`` (the
+    objective's bound in nats per datum; training's with the KL weight of that epoch, validation's with 1, and
+    NaN without validation data), ``kl_weight``, ``learning_rate``, ``seconds``.
+    """
+
+    model: Program
+    guide: Program
+    history: list[Row]
+    data: dict[str, Any]
+    """What it was fitted to: name, sizes, content hash."""
+    config: dict[str, Any] = field(repr=False)
+    path: Path | None = None
+    best_epoch: int | None = None
+    """The epoch whose parameters the pair holds, where early stopping chose one; else None."""
+    compiled: str = "off"
+    """How the steps really ran: "trace" or "off"."""
+
+    def __str__(self) -> str:
+        where = f" in {self.path}" if self.path else ""
+        if not self.history:
+            return f"run of 0 epochs on {self.data['name']}{where}"
+        row = self.history[-1]
+        best = f", best epoch {self.best_epoch}" if self.best_epoch else ""
+        return (
+            f"run of {len(self.history)} epochs on {self.data['name']}{where}: train {row['train_bound_nats']:.2f}, "
+            f"valid {row['valid_bound_nats']:.2f} nats/datum{best}"
+        )
+
+
+def environment() -> dict[str, Any]:
+    """Return the versions and the machine that a result came from."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "pyro": pyro.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def write_config(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a run's configuration."""
+    text = yaml.safe_dump({"format": FORMAT, **config}, sort_keys=False, allow_unicode=True)
+    write_bytes(path / CONFIG, text.encode())
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return a run's configuration.
+
+    Raises:
+        RunError: the folder or the file is missing, unreadable, or of another version.
+    """
+    file = path / CONFIG
+    if not path.is_dir():
+        raise RunError(f"no run folder at {path}.")
+    if not file.is_file():
+        raise RunError(f"{path} is not a run folder: it has no {CONFIG}.")
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RunError(f"{file} cannot be read: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        found = config.get("format") if isinstance(config, dict) else None
+        raise RunError(f"{path} is a run folder of format {found}; this version reads {FORMAT}.")
+    return config
+
+
+def write_history(path: Path, history: list[Row]) -> None:
+    """Write ``metrics.csv``: one row an epoch, numbers exact."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(history[0]) if history else ["epoch"])
+    writer.writeheader()
+    writer.writerows(history)
+    write_bytes(path / METRICS, text.getvalue().encode())
+
+
+def read_history(path: Path, epochs: int) -> list[Row]:
+    """Return the first ``epochs`` rows of ``metrics.csv``.
+
+    Raises:
+        RunError: there are fewer, or one is unreadable.
+    """
+    file = path / METRICS
+    try:
+        with file.open(newline="", encoding="utf-8") as opened:
+            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(opened)][:epochs]
+    except (OSError, ValueError, TypeError) as error:
+        raise RunError(f"{file} cannot be read: {error}") from error
+    if len(rows) < epochs:
+        raise RunError(f"{file} has {len(rows)} rows; the checkpoint is of epoch {epochs}.")
+    return rows
+
+
+def load_run(path: str | Path, model: Program | None = None, guide: Program | None = None) -> Run:
+    """Return the model, guide, data description and history of a run, in evaluation mode.
+
+    No pickle is executed. The pair is built from the classes and arguments in ``config.yaml``, whose modules are
+    imported; a pair that cannot be described that way is passed in.
+
+    Args:
+        path: the run folder.
+        model: the model to fill, built as it was for ``fit``; needed only where the message says so.
+        guide: the same for the guide.
+
+    Raises:
+        RunError: the folder is missing, of another version or damaged, or the pair does not fit it.
+    """
+    path = Path(path)
+    config = read_config(path)
+    tensors, state = read_checkpoint(path / CHECKPOINT)
+    if model is None:
+        model = build(config["model"], f"{path}: model")
+    if guide is None:
+        guide = build(config["guide"], f"{path}: guide")
+    owners = {}
+    for name, program in (("model", model), ("guide", guide)):
+        for module in modules_of(program):
+            owners[name] = module.to(getattr(torch, config["dtype"])).eval()
+    if owners.get("guide") is owners.get("model"):
+        owners.pop("guide", None)
+    values = {name.removeprefix("values."): t for name, t in tensors.items() if name.startswith("values.")}
+    best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
+    in_store = {name.removeprefix("store."): t for name, t in values.items() if name.startswith("store.")}
+    for name, tensor in in_store.items():
+        if name not in pyro.get_param_store():
+            raise RunError(
+                f"{path}: parameter {name!r} lives in Pyro's parameter store, not in the model or guide. Run both "
+                f"once, so that the store has it, then load again; {tuple(tensor.shape)} is its shape."
+            )
+    store = {name: pyro.get_param_store()[name].unconstrained() for name in in_store}
+    Parameters(owners, store).load_state(best or values, str(path))
+    return Run(
+        model,
+        guide,
+        read_history(path, state["epoch"]),
+        config["data"],
+        config,
+        path,
+        state["best_epoch"] if best else None,
+        config["compile"],
+    )

@@ -1,0 +1,115 @@
+"""Importance weights of any Pyro pair: the one core that objectives and evaluation stand on."""
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.errors import NonFiniteError
+from pyro_vae.pair import Pair, local_params
+from pyro_vae.protocols import Program
+
+
+def log_weights(
+    model: Program, guide: Program, x: Any, num_samples: int = 1, *, plate: str | None = None
+) -> Tensor:
+    r"""Importance weights log p(x, z_k) - log q(z_k | x), z_k ~ q(z | x), for each datum, in nats.
+
+    Any pair with one vectorized batch plate will do, under any site names, with several latent sites, masks,
+    further plates, a subsampled batch plate or ``poutine.scale``. Masked elements count nothing; a scale and a
+    subsample's weight do not enter, since they belong to a loss and not to a density. Differentiable where the
+    guide is reparameterized.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        x: the data ``(batch, ...)``, or a tuple of all positional arguments of model and guide.
+        num_samples: K, how many z_k are drawn for each datum.
+        plate: the batch plate's name, needed only where several plates would do.
+
+    Returns:
+        Tensor ``(num_samples, batch)``. Where the batch plate subsamples x, its rows are visited block by block
+        and the columns are all of x, in order.
+
+    Raises:
+        ValueError: ``num_samples`` is below 1.
+        PairError: no batch plate, a latent site outside it, or one in only one of model and guide.
+        NonFiniteError: a weight is NaN or +inf; the message names the site.
+
+    References:
+        Y. Burda, R. Grosse, R. Salakhutdinov (2015), *Importance weighted autoencoders*, equation 8,
+        arXiv 1509.00519.
+
+    >>> import torch
+    >>> from pyro_vae.models import VAE
+    >>> from pyro_vae.guides import MeanFieldGuide
+    >>> x = torch.zeros(7, 1, 28, 28)
+    >>> log_weights(VAE((1, 28, 28)), MeanFieldGuide((1, 28, 28)), x, num_samples=3).shape
+    torch.Size([3, 7])
+    """
+    check_num_samples("log_weights", num_samples)
+    pair = Pair(model, guide, x, plate)
+    if pair.plate.size < pair.plate.full_size == _length(x):
+        weights = torch.cat([pair.terms(x, num_samples, rows).log_weight for rows in subsample_blocks(pair, x)], dim=1)
+        weights = weights[:, : pair.plate.full_size]
+    else:
+        weights = pair.terms(x, num_samples).log_weight
+    check_finite("log_weights", pair, x, weights)
+    return weights
+
+
+def check_num_samples(who: str, num_samples: int) -> None:
+    """Refuse fewer than one sample."""
+    if num_samples < 1:
+        raise ValueError(f"{who}: num_samples must be at least 1; got {num_samples}.")
+
+
+def check_finite(who: str, pair: Pair, x: Any, weights: Tensor) -> None:
+    """Refuse weights ``(num_samples, batch)`` that are NaN or +inf, and name the site they came from.
+
+    A weight of -inf is a fair one: a z where the model has no mass.
+    """
+    bad = weights.isnan() | (weights == torch.inf)
+    if bad.any():
+        which = bad.any(0).nonzero().flatten().tolist()
+        raise NonFiniteError(
+            f"{who}: a log-weight is NaN or +inf for {len(which)} of {weights.shape[1]} data (first: {which[0]}). "
+            f"{nonfinite_site(pair.model, pair.guide, x)}"
+        )
+
+
+def nonfinite_site(model: Program, guide: Program, x: Any) -> str:
+    """Run the pair on x and say at which site the first value or log-probability is not finite."""
+    args = x if isinstance(x, tuple) else (x,)
+    with torch.no_grad(), pyro.validation_enabled(False), local_params(model, guide):
+        guide_trace = poutine.trace(guide).get_trace(*args)
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
+    for where, trace in (("guide", guide_trace), ("model", model_trace)):
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample":
+                continue
+            if not _finite(site["value"]):
+                return f"The first value that is not finite is at site {name!r} of the {where}."
+            if not _finite(site["fn"].log_prob(site["value"])):
+                return f"The first log-probability that is not finite is at site {name!r} of the {where}."
+    return "A second run with fresh noise gave finite values at every site."
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, Tensor) or bool(value.isfinite().all())
+
+
+def _length(x: Any) -> int | None:
+    first = x[0] if isinstance(x, tuple) else x
+    return len(first) if isinstance(first, Tensor) and first.ndim else None
+
+
+def subsample_blocks(pair: Pair, x: Any) -> list[Tensor]:
+    """Cover all rows with blocks of the subsample's size; the last one is filled up with repeated rows."""
+    size, full_size = pair.plate.size, pair.plate.full_size
+    device = (x[0] if isinstance(x, tuple) else x).device
+    starts = range(0, full_size, size)
+    return [torch.arange(start, start + size, device=device).clamp(max=full_size - 1) for start in starts]
+

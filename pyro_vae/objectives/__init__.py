@@ -1,0 +1,6 @@
+"""Lower bounds and gradient estimators, each a ``pyro.infer.ELBO``; for now Pyro's own, and a KL weight."""
+
+from pyro_vae.objectives.kl_weight import KLWeight
+from pyro_vae.objectives.tensor_loss import tensor_loss
+
+__all__ = ["KLWeight", "tensor_loss"]

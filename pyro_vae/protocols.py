@@ -1,0 +1,63 @@
+"""What a model, guide, prior, likelihood and objective owe, in Pyro's terms.
+
+Nothing here is a base class: anything of the right shape will do. The contract suites in ``tests/`` run over
+every part the package ships and can be pointed at your own.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+Program = Callable[..., Any]
+"""A Pyro model or guide: called with the data, it makes sample statements inside one vectorized batch plate."""
+
+
+@runtime_checkable
+class Prior(Protocol):
+    """p(z): called with nothing, returns a distribution of batch ``()`` and event ``(latent_dim,)``."""
+
+    def __call__(self) -> Distribution:
+        """Return p(z)."""
+
+
+@runtime_checkable
+class Likelihood(Protocol):
+    """p(x | z): called with z ``(*batch, latent_dim)``, returns batch ``batch`` and event ``x_shape``.
+
+    The event is the whole datum, so that no normalising constant can be lost.
+    """
+
+    def __call__(self, z: Tensor) -> Distribution:
+        """Return p(x | z)."""
+
+
+@runtime_checkable
+class PosteriorGuide(Protocol):
+    """A guide whose density is closed: ``posterior(x)`` is q(z | x), batch ``(batch,)``, event ``(latent_dim,)``."""
+
+    def __call__(self, x: Tensor) -> Any:
+        """Sample the latent sites."""
+
+    def posterior(self, x: Tensor) -> Distribution:
+        """Return q(z | x)."""
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A loss that ``pyro.infer.SVI`` takes: negative bound, summed over the batch, differentiable."""
+
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
+        """Return the loss with the gradient estimator attached."""
+
+    def loss(self, model: Program, guide: Program, *args: Any) -> float:
+        """Return the loss alone."""
+
+
+@runtime_checkable
+class TensorObjective(Objective, Protocol):
+    """An objective that can be traced into a graph: its loss never leaves torch (no ``.item()``)."""
+
+    def tensor_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
+        """Return the same loss, with the same gradient, as one tensor."""

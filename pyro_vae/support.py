@@ -1,0 +1,72 @@
+"""Whether the data lie in the support of what the model observes them with."""
+
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.errors import SupportError
+from pyro_vae.pair import local_params
+from pyro_vae.protocols import Program
+
+BLOCK = 1000
+"""Data checked at a time."""
+
+
+def check_support(model: Program, x: Tensor, sample: Tensor) -> None:
+    """Check all of x against the support of the site that observes it.
+
+    The site is found by running the model on ``sample``; a model that observes something made of x is left to
+    Pyro's own validation.
+
+    Args:
+        model: p(x, z).
+        x: model inputs ``(N, ...)``.
+        sample: a few of them.
+
+    Raises:
+        SupportError: names the site, its support, and the values outside it.
+    """
+    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), local_params(model):
+        trace = poutine.trace(model).get_trace(sample)
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or not site["is_observed"] or not _is_input(site["value"], sample):
+            continue
+        support = _elementwise(site["fn"].support)
+        for start in range(0, len(x), BLOCK):
+            block = x[start : start + BLOCK]
+            inside = support.check(block)
+            if not inside.all():
+                raise SupportError(_message(name, site["fn"], support, block, inside))
+
+
+def _is_input(value: Any, sample: Tensor) -> bool:
+    return isinstance(value, Tensor) and value.shape == sample.shape and torch.equal(value, sample)
+
+
+def _elementwise(support: Any) -> Any:
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def _message(name: str, fn: Any, support: Any, block: Tensor, inside: Tensor) -> str:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    while inside.ndim < block.ndim:
+        inside = inside.unsqueeze(-1)
+    outside = block[~inside.expand(block.shape)]
+    text = (
+        f"site {name!r}: {type(fn).__name__} has support {support}, and {outside.numel()} of {block.numel()} values "
+        f"in the first data that were checked lie outside it (from {outside.min():.3g} to {outside.max():.3g})."
+    )
+    if support is constraints.boolean and 0 <= outside.min() and outside.max() <= 1:
+        return (
+            f"{text} These look like grey pixels: binarize them "
+            f"(load_data(..., binarization='stochastic')), or ask for soft targets by name "
+            f"(BernoulliLikelihood(..., soft_targets=True)), whose nats are not a log-likelihood."
+        )
+    return f"{text} Rescale the data or choose a likelihood that covers them."
