@@ -1,0 +1,149 @@
+"""Fit a variational autoencoder to MNIST with SVI, and say how likely the test images are under it.
+
+    python examples/svi_mnist.py                       # a few minutes on two cores
+    python examples/svi_mnist.py --latent-dim 2        # with a picture of the latent plane
+    python examples/svi_mnist.py --help                # everything else
+"""
+
+import argparse
+import json
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+from pyro.infer import Trace_ELBO
+
+import pyro_vae
+from pyro_vae import plots
+from pyro_vae.data import ImageData, is_available
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description="Fit a VAE to MNIST with SVI and report its importance-weighted log-likelihood.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--data", default="auto", help="mnist, mnist-static, fashion-mnist, mnist-5k, or auto: full MNIST if it "
+        "is there or can be fetched, else mnist-5k")  # fmt: skip
+    add("--root", help="folder of the data sets (else $PYRO_VAE_DATA, else the user's cache folder)")
+    add("--binarization", help="stochastic, static or threshold (default: the data set's own)")
+    add("--valid-size", type=int, help="images held out of training for validation (default: the data set's own)")
+    add("--latent-dim", type=int, default=50, help="dimension of z")
+    add("--hidden-dims", type=int, nargs="+", default=[200, 200], help="hidden layers of encoder and decoder")
+    add("--epochs", type=int, default=30, help="passes over the training images")
+    add("--batch-size", type=int, default=128, help="images a step")
+    add("--lr", type=float, default=2e-3, help="Adam's learning rate at the start")
+    add("--schedule", choices=["cosine", "iwae", "constant"], default="cosine", help="of the learning rate")
+    add("--kl-warmup", type=int, default=0, help="epochs over which the KL weight rises to 1")
+    add("--patience", type=int, help="stop after this many epochs without a better validation bound")
+    add("--no-init-bias", action="store_true", help="do not start the output bias at the logit of the mean image")
+    add("--num-samples", type=int, default=500, help="K, importance samples an image")
+    add("--num-test", type=int, help="test images to evaluate (default: all)")
+    add("--seed", type=int, default=0, help="of initial parameters, data order and noise")
+    add("--device", default="cpu", help="cpu, cuda or mps")
+    add("--compile", choices=["trace", "off"], default="trace", help="capture the step as a graph, or run Pyro's")
+    add("--out", type=Path, default=Path("runs/svi_mnist"), help="run folder")
+    add("--resume", action="store_true", help="go on with the run in --out")
+    add("--quiet", action="store_true", help="no progress bars")
+    add("--smoke", action="store_true", help="a run of seconds on mnist-5k, to see that everything works")
+    args = parser.parse_args()
+    if args.smoke:
+        args.data, args.epochs, args.num_samples, args.num_test = "mnist-5k", 2, 50, 100
+    return args
+
+
+def load(args: argparse.Namespace) -> ImageData:
+    """Load what was asked for; "auto" prefers full MNIST and says loudly when it had to make do with less."""
+    if args.data != "auto":
+        return load_named(args, args.data)
+    try:
+        if not is_available("mnist", args.root):
+            print("Full MNIST is not on this machine yet: fetching it.", flush=True)
+        return load_named(args, "mnist")
+    except OSError:
+        print("\n*** NOT full MNIST: it is not on this machine and could not be fetched (point $PYRO_VAE_DATA to it).\n"
+              "*** This run uses the 5000 MNIST images that are installed with the package. Its numbers are NOT\n"
+              "*** comparable with published tables.\n", file=sys.stderr)  # fmt: skip
+        return load_named(args, "mnist-5k")
+
+
+def load_named(args: argparse.Namespace, name: str) -> ImageData:
+    return pyro_vae.load_data(
+        name, args.root, args.binarization, seed=args.seed, valid_size=None if name == "mnist-5k" else args.valid_size
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    data = load(args)
+    print(data)
+
+    torch.manual_seed(args.seed)
+    model = VAE(data.x_shape, args.latent_dim, args.hidden_dims)
+    guide = MeanFieldGuide(data.x_shape, args.latent_dim, args.hidden_dims[::-1])
+    if not args.no_init_bias:
+        model.likelihood.initialize_bias(data.train_mean())
+    schedules = {
+        "cosine": partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=args.epochs, eta_min=0.02 * args.lr),
+        "iwae": "iwae",
+        "constant": None,
+    }
+    progress = False if args.quiet else None
+    run = pyro_vae.fit(
+        model,
+        guide,
+        data,
+        objective=Trace_ELBO(),
+        optimizer=partial(torch.optim.Adam, lr=args.lr, fused=True),
+        scheduler=schedules[args.schedule],
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        out=args.out,
+        resume=args.resume,
+        compile=args.compile,
+        device=args.device,
+        kl_warmup=args.kl_warmup,
+        patience=args.patience,
+        progress=progress,
+    )
+    print(run)
+
+    test = data.test[: args.num_test]
+    terms = pyro_vae.elbo_terms(model, guide, test, seed=args.seed, progress=progress)
+    units = pyro_vae.active_units(guide, test.to(args.device))
+    evidence = pyro_vae.log_likelihood(
+        model, guide, test, num_samples=args.num_samples, seed=args.seed, progress=progress
+    )
+    print(f"{terms}\n{evidence}\n{units}", flush=True)
+    results = {"data": run.data, **terms.summary(), **evidence.summary(), "active_units": units.count}
+    (args.out / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
+    draw(args.out / "figures", run, test.to(args.device), units.most_active)
+    print(f"Figures and numbers are in {args.out}.")
+
+
+def draw(folder: Path, run: pyro_vae.Run, test: torch.Tensor, most_active: list[int]) -> None:
+    """Write the figures."""
+    folder.mkdir(exist_ok=True)
+    prior, likelihood = run.model.prior, run.model.likelihood
+    with torch.no_grad():
+        q = run.guide.posterior(test[:30])
+        means = likelihood(q.sample()).mean
+    figures = {
+        "learning_curves": plots.learning_curves(run.history),
+        "reconstructions": plots.reconstructions(test[:30], means),
+        "prior_samples": plots.prior_samples(prior, likelihood),
+        "traversal": plots.latent_traversal(prior, likelihood, q.mean[0], most_active[:10]),
+    }
+    if q.event_shape == (2,):
+        figures["manifold"] = plots.manifold(likelihood, like=q.mean)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+"""MNIST and friends, a user's own images, and the four ways to binarize them."""
+
+from pyro_vae.data.binarization import BINARIZATIONS
+from pyro_vae.data.errors import DataCorruptError, DataNotFoundError
+from pyro_vae.data.image_data import ImageData
+from pyro_vae.data.load import DATASETS, is_available, load_data
+
+__all__ = [
+    "BINARIZATIONS",
+    "DATASETS",
+    "DataCorruptError",
+    "DataNotFoundError",
+    "ImageData",
+    "is_available",
+    "load_data",
+]

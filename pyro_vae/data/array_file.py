@@ -1,0 +1,144 @@
+"""A user's images in a NumPy file."""
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pyro_vae.data.errors import DataCorruptError
+from pyro_vae.data.pixels import as_pixels
+from pyro_vae.data.source import Request, Source, Split, Splits, default_order, hold_out, split_three_ways
+
+
+@dataclass(frozen=True)
+class ArrayFile(Source):
+    """One array in a ``.npy`` or ``.npz``, split 80/10/10 by a fixed permutation; or the splits themselves.
+
+    A ``.npz`` with arrays named ``train`` and ``test`` is taken as it is; without ``valid``, a tenth of
+    ``train`` becomes it. Integer labels may lie beside them as ``train_labels``, ``valid_labels`` and
+    ``test_labels``. For the shapes and values that an array may have see `as_pixels`.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: Path
+    binarizations = ("none", "stochastic", "static", "threshold")
+
+    def load(self, request: Request) -> Splits:
+        """Read and check the array or arrays."""
+        arrays = _read_arrays(self.path)
+        if {"train", "test"} <= arrays.keys():
+            return self._given_splits(arrays, request.valid_size)
+        if len(arrays) != 1:
+            raise ValueError(
+                f"load_data: {self.path} must hold one array of images, or arrays named train, test and "
+                f"perhaps valid; it holds {', '.join(arrays) or 'none'}"
+            )
+        (array,) = arrays.values()
+        images = Split(as_pixels(array, str(self.path)))
+        return split_randomly(images, request.valid_size, self.path)
+
+    def is_available(self, root: Path) -> bool:
+        """Whether the file is there, wherever ``root`` is."""
+        del root
+        return self.path.is_file()
+
+    def _given_splits(self, arrays: dict[str, np.ndarray], valid_size: int | None) -> Splits:
+        known = {f"{split}{what}" for split in ("train", "valid", "test") for what in ("", "_labels")}
+        if not arrays.keys() <= known:
+            raise ValueError(
+                f"load_data: {self.path} has arrays named train and test, beside which it may hold "
+                f"{', '.join(sorted(known - {'train', 'test'}))}; it also holds "
+                f"{', '.join(sorted(arrays.keys() - known))}"
+            )
+        splits: dict[str, Split] = {
+            name: self._split(arrays, name) for name in ("train", "valid", "test") if name in arrays
+        }
+        return given_splits(splits, valid_size, self.path)
+
+    def _split(self, arrays: dict[str, np.ndarray], name: str) -> Split:
+        images = as_pixels(arrays[name], f"{self.path}[{name!r}]")
+        labels = arrays.get(f"{name}_labels")
+        if labels is None:
+            return Split(images)
+        if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+            raise ValueError(
+                f"load_data: {self.path}: {name}_labels must be {len(images)} integers, one an image; got "
+                f"shape {labels.shape} and dtype {labels.dtype}"
+            )
+        return Split(images, torch.from_numpy(labels.astype(np.int64)))
+
+
+def split_randomly(images: Split, valid_size: int | None, path: Path) -> Splits:
+    """80/10/10 by the fixed permutation.
+
+    Raises:
+        ValueError: a tenth of the images is not even one.
+    """
+    tenth = len(images) // 10
+    if tenth == 0:
+        raise ValueError(
+            f"load_data: {path} holds {len(images)} images, too few to split 80/10/10: at least 10 are "
+            "needed (or a .npz with arrays named train, valid and test)"
+        )
+    return split_three_ways(
+        images, tenth, tenth if valid_size is None else valid_size, str(path), source=str(path)
+    )
+
+
+def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -> Splits:
+    """The user's own splits as they are; without validation images, some of the training images become it.
+
+    Raises:
+        ValueError: the splits differ in shape or dtype, or ``valid_size`` contradicts them.
+    """
+    kinds = {f"{name} {tuple(s.images.shape[1:])} {s.images.dtype}" for name, s in splits.items()}
+    if len({kind.split(" ", 1)[1] for kind in kinds}) > 1:
+        raise ValueError(
+            f"load_data: {path}: all splits must hold images of one shape and dtype; got {sorted(kinds)}"
+        )
+    train, test = splits["train"], splits["test"]
+    if "valid" in splits:
+        if valid_size not in (None, len(splits["valid"])):
+            raise ValueError(
+                f"load_data: {path} brings its own {len(splits['valid'])} validation images; valid_size "
+                f"must be None, got {valid_size}"
+            )
+        return Splits(train, splits["valid"], test, source=str(path))
+    if valid_size is None:
+        valid_size = len(train) // 10
+        if valid_size == 0:
+            raise ValueError(
+                f"load_data: {path} holds {len(train)} training images, too few to cut a tenth off for "
+                "validation: give a valid split, or valid_size=0"
+            )
+    train, valid = hold_out(train, default_order(len(train)), valid_size, str(path))
+    return Splits(train, valid, test, source=str(path))
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Every array of the file by name (a ``.npy`` has one, without a name), never executing a pickle."""
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            return (
+                {"": loaded}
+                if isinstance(loaded, np.ndarray)
+                else {name: loaded[name] for name in loaded.files}
+            )
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        if "Object arrays" in str(error):
+            raise ValueError(
+                f"load_data: {path} holds Python objects (dtype object), and reading them could execute "
+                "code. Images of one size make a numeric array: np.save(path, "
+                "np.stack(images).astype(np.uint8))"
+            ) from error
+        raise DataCorruptError(
+            f"load_data: {path} ({path.stat().st_size} bytes) is not a whole NumPy file "
+            f"({type(error).__name__}: {error}). Write it again with np.save or np.savez; a pickle is not "
+            "accepted, since reading one could execute code"
+        ) from error

@@ -1,0 +1,179 @@
+"""`load_data`: one call from a name to tensors."""
+
+import difflib
+import hashlib
+import operator
+import os
+from pathlib import Path
+
+import platformdirs
+
+from pyro_vae.data.array_file import ArrayFile
+from pyro_vae.data.binarization import BINARIZATIONS, split_generator
+from pyro_vae.data.errors import DataNotFoundError
+from pyro_vae.data.frey_faces import FreyFaces
+from pyro_vae.data.image_data import ImageData
+from pyro_vae.data.image_folder import FolderOfImages
+from pyro_vae.data.mnist import FASHION_MNIST, MNIST
+from pyro_vae.data.mnist_5k import MNIST5K
+from pyro_vae.data.mnist_static import StaticMNIST
+from pyro_vae.data.source import Request, Source, Splits
+
+#: Every data set that `load_data` knows by name. A new one costs a file and a line here.
+DATASETS: dict[str, Source] = {
+    "mnist": MNIST,
+    "fashion-mnist": FASHION_MNIST,
+    "mnist-static": StaticMNIST(),
+    "frey-faces": FreyFaces(),
+    "mnist-5k": MNIST5K(),
+}
+
+
+def load_data(
+    name: str | os.PathLike[str],
+    root: str | os.PathLike[str] | None = None,
+    binarization: str | None = None,
+    *,
+    seed: int = 0,
+    valid_size: int | None = None,
+    download: bool = True,
+) -> ImageData:
+    """Load images in three splits, binarized in one of four ways.
+
+    Torch's global generator is neither read nor advanced.
+
+    Args:
+        name: a key of `DATASETS`, or a path: a ``.npy`` or ``.npz`` file, or a folder of images.
+        root: folder of the data sets; by default the environment variable ``PYRO_VAE_DATA``, else the
+            user's cache folder.
+        binarization: a key of `BINARIZATIONS`; by default "stochastic" for MNIST and Fashion-MNIST,
+            "static" for "mnist-static", which admits nothing else, and "none" for Frey faces and the user's
+            own images.
+        seed: fixes the draws that are made at loading; it never changes which image is in which split.
+        valid_size: number of validation images, by default the data set's own (see its class). The test
+            images stay the same; 0 gives an empty validation split.
+        download: whether missing files of "mnist" or "fashion-mnist" may be fetched; the others never are.
+
+    Returns:
+        The images, ``(N, *x_shape)`` in each split.
+
+    Raises:
+        DataNotFoundError: the files are not there and cannot be fetched.
+        DataCorruptError: a file is truncated or not what it should be.
+        ValueError: an unknown name or binarization, a split that cannot be made, or pixels that are no
+        images.
+
+    >>> data = load_data("mnist-5k", binarization="threshold")
+    >>> data
+    ImageData('mnist-5k', 4000/500/500 of 1x28x28, threshold, seed=0)
+    >>> data.observe(data.train[:20]).shape
+    torch.Size([20, 1, 28, 28])
+    """
+    label, source = _find_source(name)
+    binarization = _choose_binarization(binarization, label, source)
+    seed = _integer("seed", seed)
+    valid_size = None if valid_size is None else _integer("valid_size", valid_size)
+    splits = source.load(Request(_data_root(root), valid_size, download))
+    # Pixels of zeros and ones are their own binarization: "none" hands them over as they are.
+    way = BINARIZATIONS["none" if source.already_binary else binarization]
+    return ImageData(
+        name=label,
+        train=way.train(splits.train.images, split_generator(seed, "train")),
+        valid=way.held_out(splits.valid.images, split_generator(seed, "valid")),
+        test=way.held_out(splits.test.images, split_generator(seed, "test")),
+        binarization=binarization,
+        seed=seed,
+        content_hash=_content_hash(splits),
+        source=splits.source,
+        train_labels=splits.train.labels,
+        valid_labels=splits.valid.labels,
+        test_labels=splits.test.labels,
+    )
+
+
+def is_available(name: str | os.PathLike[str], root: str | os.PathLike[str] | None = None) -> bool:
+    """Whether `load_data` would find ``name`` without a download: files present and of the right size.
+
+    Cheap: no file is read, so a damaged one may still fail when it is loaded.
+
+    Args:
+        name: as for `load_data`.
+        root: as for `load_data`.
+
+    Raises:
+        ValueError: ``name`` is neither a data set nor a path.
+
+    >>> is_available("mnist-5k")
+    True
+    """
+    try:
+        return _find_source(name)[1].is_available(_data_root(root))
+    except DataNotFoundError:
+        return False
+
+
+def _find_source(name: str | os.PathLike[str]) -> tuple[str, Source]:
+    """The data set, with the name under which to find it again from any working directory."""
+    text = os.fspath(name)
+    if text in DATASETS:
+        return text, DATASETS[text]
+    path = Path(text).expanduser().absolute()
+    readers: dict[str, type[ArrayFile]] = {".npy": ArrayFile, ".npz": ArrayFile}
+    if path.is_dir():
+        return str(path), FolderOfImages(path)
+    if path.is_file() and path.suffix.lower() in readers:
+        return str(path), readers[path.suffix.lower()](path)
+    accepted = "a path must lead to a .npy file, a .npz file or a folder of images"
+    if path.exists():
+        raise ValueError(f"load_data: cannot read {path}: {accepted}")
+    if path.suffix.lower() in readers or os.sep in text or not isinstance(name, str):
+        raise DataNotFoundError(f"load_data: no such file or folder: {path} ({accepted})")
+    raise ValueError(
+        f"load_data: unknown data set {text!r}{_nearest(text, list(DATASETS))}. Known: "
+        f"{', '.join(DATASETS)}; or {accepted}"
+    )
+
+
+def _choose_binarization(binarization: str | None, label: str, source: Source) -> str:
+    if binarization is None:
+        return source.binarizations[0]
+    if binarization not in BINARIZATIONS:
+        raise ValueError(
+            "load_data: unknown binarization "
+            f"{binarization!r}{_nearest(str(binarization), list(BINARIZATIONS))}. Known: "
+            f"{', '.join(BINARIZATIONS)}"
+        )
+    if binarization not in source.binarizations:
+        raise ValueError(
+            f"load_data({label!r}): the images come already binarized, binarization must be "
+            f"{' or '.join(map(repr, source.binarizations))}; got {binarization!r}. Use 'mnist' for any other"
+        )
+    return binarization
+
+
+def _nearest(text: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(text.lower().replace("_", "-"), known, n=1)
+    return f", did you mean {matches[0]!r}?" if matches else ""
+
+
+def _integer(what: str, value: int) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"load_data: {what} must be an integer; got {value!r}") from error
+
+
+def _data_root(root: str | os.PathLike[str] | None) -> Path:
+    chosen = root or os.environ.get("PYRO_VAE_DATA") or platformdirs.user_cache_dir("pyro-vae")
+    return Path(chosen).expanduser().absolute()
+
+
+def _content_hash(splits: Splits) -> str:
+    """sha256 over the shapes, dtypes and stored bytes of the three splits."""
+    content = hashlib.sha256()
+    for name in ("train", "valid", "test"):
+        pixels = getattr(splits, name).images.contiguous().numpy()
+        # Little-endian is written down so that a machine of the other kind would notice.
+        content.update(f"{name} {pixels.dtype.str} {pixels.shape}\n".encode())
+        content.update(pixels)
+    return content.hexdigest()

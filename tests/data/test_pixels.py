@@ -1,0 +1,84 @@
+"""Shapes and values that a user's array may have."""
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_vae.data.pixels import as_pixels
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((10, 6), (10, 6)),
+        ((10, 6, 7), (10, 1, 6, 7)),
+        ((10, 1, 6, 7), (10, 1, 6, 7)),
+        ((10, 3, 6, 7), (10, 3, 6, 7)),
+        ((10, 6, 7, 1), (10, 1, 6, 7)),
+        ((10, 6, 7, 3), (10, 3, 6, 7)),
+    ],
+)
+def test_channels_come_first(shape, expected):
+    array = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    pixels = as_pixels(array, "here")
+    assert (tuple(pixels.shape), pixels.dtype) == (expected, torch.uint8)
+    moved = array.transpose(0, 3, 1, 2) if len(shape) == 4 and shape[1] == 6 else array.reshape(expected)
+    assert np.array_equal(pixels.numpy(), moved)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((10,), r"got 1 dimensions, \(10,\)"),
+        ((2, 1, 1, 4, 4), "got 5 dimensions"),
+        ((10, 4, 6, 7), r"\(10, 4, 6, 7\) has 1 or 3 channels neither first nor last"),
+        ((10, 3, 6, 3), r"\(10, 3, 6, 3\) could have its channels first or last"),
+        ((0, 4, 4), r"here is empty: its shape is \(0, 4, 4\)"),
+        ((10, 0, 4), r"here is empty: its shape is \(10, 0, 4\)"),
+    ],
+)
+def test_other_shapes_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        as_pixels(np.zeros(shape, dtype=np.uint8), "here")
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f8"])
+def test_floats_become_float32(dtype):
+    pixels = as_pixels(np.array([[0.0, 0.25, 1.0]], dtype=dtype), "here")
+    assert pixels.dtype == torch.float32
+    assert pixels.tolist() == [[0.0, 0.25, 1.0]]
+
+
+def test_bool_means_black_and_white():
+    assert as_pixels(np.array([[True, False]]), "here").tolist() == [[255, 0]]
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint16, np.complex64, "U3"])
+def test_other_dtypes_are_refused_with_the_fix(dtype):
+    with pytest.raises(ValueError, match=r"must be uint8 .*; got .* save \.astype\(np\.uint8\)"):
+        as_pixels(np.ones((4, 4)).astype(dtype), "here")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_counted_and_the_first_is_named(value):
+    array = np.full((5, 4, 3), 0.5)
+    array[2, 1, 0] = array[3, 0, 0] = value
+    message = r"here has 2 of 60 values, the first at \(2, 0, 1, 0\), not finite \(NaN or infinite\)"
+    with pytest.raises(ValueError, match=message):
+        as_pixels(array, "here")
+
+
+@pytest.mark.parametrize("value", [-0.001, 1.001, 255.0])
+def test_values_outside_the_unit_interval_are_counted_and_the_fix_is_named(value):
+    array = np.full((5, 4), 0.5)
+    array[4, 3] = value
+    with pytest.raises(
+        ValueError,
+        match=r"here has 1 of 20 values, the first at \(4, 3\), outside \[0, 1\]; .* divide by 255",
+    ):
+        as_pixels(array, "here")
+
+
+def test_zeros_and_ones_as_bytes_are_refused_since_they_would_be_almost_black():
+    with pytest.raises(ValueError, match=r"its largest value is 1\. .* save \.astype\(bool\)"):
+        as_pixels(np.eye(4, dtype=np.uint8), "here")

@@ -1,0 +1,91 @@
+"""The main job, run as its user runs it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from matplotlib import image
+
+ROOT = Path(__file__).parents[2]
+FIGURES = {"learning_curves", "reconstructions", "prior_samples", "traversal"}
+
+
+def run_example(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", ROOT / "examples" / "svi_mnist.py", *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        timeout=300,
+    )
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
+    out = tmp_path_factory.mktemp("smoke") / "run"
+    return run_example("--smoke", "--latent-dim", "2", "--out", str(out)), out
+
+
+def test_prints_the_terms_of_the_elbo_the_log_likelihood_and_active_units(smoke):
+    done, _ = smoke
+    assert done.returncode == 0, done.stderr
+    for words in ("ELBO -", "= reconstruction -", "- rate ", "log p(x) >= -", "s.e.", "k-hat > ", "units active"):
+        assert words in done.stdout
+    assert done.stderr == ""  # no bars where there is no terminal, no warnings
+
+
+def test_keeps_what_was_really_used_and_every_figure(smoke):
+    _, out = smoke
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["data"]["name"] == "mnist-5k"
+    assert config["data"]["sizes"] == {"train": 4000, "valid": 500, "test": 500}
+    results = json.loads((out / "evaluation.json").read_text())
+    assert results["num_data"] == 100
+    assert results["num_samples"] == 50
+    assert results["data"]["content_hash"] == config["data"]["content_hash"]
+    assert results["elbo_nats"] < results["log_likelihood_nats"]
+    drawn = {path.stem for path in (out / "figures").glob("*.png")}
+    assert drawn == FIGURES | {"manifold"}
+    for name in drawn:
+        pixels = image.imread(out / "figures" / f"{name}.png")
+        assert pixels[..., :3].std() > 0.05, f"{name} is blank"
+
+
+def test_resuming_a_finished_run_says_the_same(smoke, tmp_path):
+    done, out = smoke
+    again = run_example("--smoke", "--latent-dim", "2", "--out", str(out), "--resume")
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == done.stdout
+
+
+def test_auto_without_network_falls_back_to_the_embedded_images_loudly(tmp_path):
+    # Port 9 refuses at once, as a machine without a network does.
+    proxy = "http://127.0.0.1:9"
+    done = run_example(
+        "--root", str(tmp_path / "empty"), "--epochs", "1", "--num-samples", "1", "--num-test", "20",
+        "--hidden-dims", "20", "--out", str(tmp_path / "run"),
+        http_proxy=proxy, https_proxy=proxy, no_proxy="", PYRO_VAE_DATA="",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "NOT full MNIST" in done.stderr
+    assert "comparable with published tables" in done.stderr
+    config = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert config["data"]["name"] == "mnist-5k"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--data", "mnits"), "mnist"),
+        (("--smoke", "--device", "abacus"), "abacus"),
+        (("--smoke", "--binarization", "grey"), "grey"),
+    ],
+)
+def test_bad_flags_end_with_a_message_and_a_failure(tmp_path, flags, message):
+    done = run_example(*flags, "--out", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert message in done.stderr.splitlines()[-1]
