@@ -43,7 +43,8 @@ class LinearGaussian(PyroModule):
     @classmethod
     def from_values(cls, loadings: Tensor, bias: Tensor, scale: float) -> "LinearGaussian":
         """Return the model with loadings ``(x_dim, latent_dim)``, bias ``(x_dim,)`` and noise scale."""
-        model = cls(*loadings.shape, scale=scale).to(loadings.dtype)
+        x_dim, latent_dim = loadings.shape
+        model = cls(x_dim, latent_dim, scale).to(loadings.dtype)
         with torch.no_grad():
             model.loadings.copy_(loadings)
             model.bias.copy_(bias)
@@ -67,6 +68,7 @@ class LinearGaussian(PyroModule):
 
     def posterior(self, x: Tensor) -> dist.MultivariateNormal:
         """Return p(z | x) for x ``(batch, x_dim)``: batch ``(batch,)``, event ``(latent_dim,)``."""
+        x = flatten_event(x, (self.x_dim,), "LinearGaussian")
         variance = (2 * self.log_scale).exp()
         eye = torch.eye(self.latent_dim, dtype=self.loadings.dtype, device=self.loadings.device)
         precision = self.loadings.mT @ self.loadings / variance + eye

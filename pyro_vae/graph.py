@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.tidy import tidy
+
 Tensors = list[Tensor]
 
 
@@ -30,7 +32,9 @@ def no_side_effects(modules: Sequence[nn.Module], device: torch.device) -> Itera
     finally:
         with torch.no_grad():
             for buffer, value in saved:
-                buffer.copy_(value)
+                # Writing to one that autograd holds on to would spoil a backward pass to come.
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
 
 
 def capture(
@@ -56,7 +60,7 @@ def capture(
     with pyro.validation_enabled(False):
         try:
             with no_side_effects(modules, device):
-                graph = make_fx(function)(*inputs)
+                graph = tidy(make_fx(function)(*inputs))
         except Exception as error:
             # Any failure of a user's program under the tracer means the same: run it as it is.
             lines = str(error).strip().splitlines()

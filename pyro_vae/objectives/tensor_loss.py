@@ -36,7 +36,7 @@ def tensor_loss(objective: Any) -> LossFunction:
 def _mean_over_particles(objective: ELBO, particle_loss: Callable[[Trace, Trace], Tensor]) -> LossFunction:
     def loss(model: Program, guide: Program, *args: Any) -> Tensor:
         traces = objective._get_traces(model, guide, args, {})
-        return sum(particle_loss(*pair) for pair in traces) / objective.num_particles  # type: ignore[return-value]
+        return sum(particle_loss(*pair) for pair in traces) / objective.num_particles
 
     return loss
 

@@ -1,0 +1,64 @@
+"""Peak memory of one ``log_likelihood`` call above what the process held before it, in a process of its own.
+
+    python -m benchmarks.peak_memory --images 20 --num-samples 5000      prints MB
+
+Linux counts the pages a process holds (VmRSS) and the most it ever held (VmHWM). The start is VmRSS when the
+imports are done, model, guide and images exist, and the libraries have set themselves up by a call on one image and
+a graph of one addition; the high-water mark is reset there, and read again after the call. ``ru_maxrss`` would not
+do: a child process inherits its parent's, and what the imports took once would hide what the call takes.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+RESET = Path("/proc/self/clear_refs")
+RESET_HIGH_WATER_MARK = "5"
+"""See proc(5), clear_refs."""
+
+
+def peak_mb(images: int, num_samples: int) -> float:
+    """Return the peak above the start of a call in a fresh process, in MB; NaN where the system is not Linux."""
+    if not STATUS.exists():
+        return float("nan")
+    arguments = ["--images", str(images), "--num-samples", str(num_samples)]
+    command = [sys.executable, "-m", "benchmarks.peak_memory", *arguments]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def _measure(images: int, num_samples: int) -> float:
+    import torch
+
+    from benchmarks import importance
+    from pyro_vae.graph import capture
+
+    model, guide = importance.pair()
+    x = importance.images(images)
+    importance.ours(model, guide, x[:1], 30)(0)
+    capture(lambda t: [t + 1], [torch.zeros(1)], [torch.ones(1)])
+    if RESET.exists():
+        RESET.write_text(RESET_HIGH_WATER_MARK)
+    start = _held("VmRSS")
+    importance.ours(model, guide, x, num_samples)(0)
+    return (_held("VmHWM") - start) / 1e6
+
+
+def _held(counter: str) -> int:
+    """Return one of the kernel's counters of this process, in bytes."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(counter))
+    return 1024 * int(line.split()[1])
+
+
+def main() -> None:
+    """Measure in this process and print."""
+    parser = argparse.ArgumentParser(prog="benchmarks.peak_memory", description="Peak memory of one call, in MB.")
+    parser.add_argument("--images", type=int, default=20)
+    parser.add_argument("--num-samples", type=int, default=5000)
+    args = parser.parse_args()
+    print(f"{_measure(args.images, args.num_samples):.1f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""How long a training step takes, as a multiple of hand-written PyTorch's.
+
+The table of DESIGN.md: three batch sizes, each with the network that people use with it. Every side draws the same
+shuffled batches from one tensor of random binary pixels (what they show does not change what a step costs), and
+reads its loss as a Python number every step.
+
+    python -m benchmarks.step
+    python -m benchmarks.step --batch 20 --rounds 3 --seconds 0.1
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import Side, Spread, interleaved, ratios
+from benchmarks.training import X_DIM, ours, pyro_example, raw
+from pyro_vae.fit.batches import TensorBatches
+
+HIDDEN_DIMS = {256: (400,), 64: (400,), 20: (200, 200)}
+"""Batch size to hidden layers."""
+NUM_DATA = 60_000
+"""As many as MNIST has: the batches are gathered from as large a tensor."""
+SIDES: dict[str, Callable[[TensorBatches, tuple[int, ...]], Side]] = {
+    "raw": raw,
+    "trace": partial(ours, level="trace"),
+    "off": partial(ours, level="off"),
+    "pyro_example": pyro_example,
+}
+
+
+def measure(pixels: Tensor, batch_size: int, rounds: int, seconds: float) -> dict[str, Spread]:
+    """Time all sides at one batch size.
+
+    Args:
+        pixels: ``(N, 784)``, in {0, 1}.
+        batch_size: data a step.
+        rounds: how many count.
+        seconds: what a round of the raw side shall take; all sides take the same number of steps.
+
+    Returns:
+        ``raw_ms``, the raw side's milliseconds a step, and every other side's ratio to raw.
+    """
+    hidden_dims = HIDDEN_DIMS[batch_size]
+    steps = _steps(raw(_batches(pixels, batch_size, 20), hidden_dims), 20, seconds)
+    steps = min(steps, len(pixels) // batch_size)
+    batches = _batches(pixels, batch_size, steps)
+    times = interleaved({name: make(batches, hidden_dims) for name, make in SIDES.items()}, rounds)
+    found = {"raw_ms": Spread.of([1e3 * took / steps for took in times["raw"]])}
+    return found | {name: ratios(times[name], times["raw"]) for name in SIDES if name != "raw"}
+
+
+def _batches(pixels: Tensor, batch_size: int, steps: int) -> TensorBatches:
+    """Return batches whose epoch has the given number of steps."""
+    return TensorBatches(pixels[: steps * batch_size], batch_size, 0, torch.device("cpu"), torch.float32)
+
+
+def _steps(side: Side, steps: int, seconds: float) -> int:
+    """Return how many steps take about so many seconds, by a side that takes ``steps`` steps a call."""
+    side(0)
+    start = perf_counter()
+    side(1)
+    return max(1, round(steps * seconds / (perf_counter() - start)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="benchmarks.step", description="Training step, as a multiple of raw PyTorch.")
+    parser.add_argument("--batch", type=int, nargs="+", choices=HIDDEN_DIMS, default=list(HIDDEN_DIMS))
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.4, help="of the raw side in a round")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+    args = parser.parse_args(arguments)
+
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 2, (NUM_DATA, X_DIM), dtype=torch.uint8).float()
+    found = {}
+    for batch_size in args.batch:
+        found[batch_size] = measure(pixels, batch_size, args.rounds, args.seconds)
+        if not args.json:
+            _print_table(batch_size, found[batch_size])
+    if args.json:
+        rows = {str(b): {name: round(s.median, 4) for name, s in found[b].items()} for b in found}
+        print(json.dumps(rows))
+
+
+def _print_table(batch_size: int, found: dict[str, Spread]) -> None:
+    layers = " x ".join(map(str, HIDDEN_DIMS[batch_size]))
+    print(f"batch {batch_size}, hidden layers {layers}: raw PyTorch takes {found['raw_ms']:.2f} ms a step")
+    for name, spread in found.items():
+        if name != "raw_ms":
+            print(f"    {name:14s} {spread:.2f} x raw")
+    print(flush=True)
+
+
+if __name__ == "__main__":
+    main()

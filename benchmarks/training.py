@@ -1,0 +1,74 @@
+"""The sides of the training benchmark: each takes the steps of one epoch over the same batches."""
+
+import pyro
+import torch
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam as PyroAdam
+from tqdm import tqdm
+
+from benchmarks.pyro_example import ExampleVAE
+from benchmarks.raw_vae import RawVAE
+from benchmarks.timing import Side
+from pyro_vae.fit.batches import TensorBatches
+from pyro_vae.fit.loop import _epoch
+from pyro_vae.fit.parameters import Parameters
+from pyro_vae.fit.step import TracedStep, eager_step
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE
+from pyro_vae.pair import Pair, modules_of
+
+X_DIM = 784
+LATENT_DIM = 50
+LEARNING_RATE = 1e-3
+
+
+def raw(batches: TensorBatches, hidden_dims: tuple[int, ...]) -> Side:
+    """Return the hand-written VAE with one fused Adam."""
+    vae = RawVAE(X_DIM, LATENT_DIM, hidden_dims)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def epoch(index: int) -> float:
+        total = 0.0
+        for x in batches.epoch(index):
+            optimizer.zero_grad()
+            loss = vae.loss(x)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        return total
+
+    return epoch
+
+
+def pyro_example(batches: TensorBatches, hidden_dims: tuple[int, ...]) -> Side:
+    """Return Pyro's example as its authors wrote it: ``SVI.step`` under Pyro's default settings."""
+    pyro.clear_param_store()
+    vae = ExampleVAE(X_DIM, LATENT_DIM, hidden_dims)
+    svi = SVI(vae.model, vae.guide, PyroAdam({"lr": LEARNING_RATE}), loss=Trace_ELBO())
+
+    def epoch(index: int) -> float:
+        total = 0.0
+        with pyro.validation_enabled(True):
+            for x in batches.epoch(index):
+                total += svi.step(x)
+        return total
+
+    return epoch
+
+
+def ours(batches: TensorBatches, hidden_dims: tuple[int, ...], level: str) -> Side:
+    """Return this library's pair in the very loop of ``pyro_vae.fit``, with ``compile=level``."""
+    model = VAE((X_DIM,), LATENT_DIM, hidden_dims[::-1])
+    guide = MeanFieldGuide((X_DIM,), LATENT_DIM, hidden_dims)
+    rows = batches.first()
+    pair, parameters = Pair(model, guide, rows), Parameters.of(model, guide, rows)
+    optimizer = torch.optim.Adam(parameters.trainable, lr=LEARNING_RATE, fused=True)
+    parts = (model, guide, Trace_ELBO(), batches.observe, parameters.trainable, False)
+    step = eager_step(*parts) if level == "off" else TracedStep(*parts, modules_of(model, guide))
+    bar = tqdm(disable=True)
+
+    def epoch(index: int) -> float:
+        with pyro.validation_enabled(False):
+            return _epoch(index, step, batches, pair, parameters, optimizer, 1.0, None, bar, None, rows)
+
+    return epoch

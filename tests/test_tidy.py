@@ -1,0 +1,87 @@
+"""Each rewrite on a graph of its own: what it drops, and that the numbers stay."""
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae.tidy import tidy
+
+aten = torch.ops.aten
+
+
+def calls(graph, target):
+    return [node for node in graph.graph.nodes if node.target is target]
+
+
+def before_and_after(function, *inputs):
+    plain, tidied = make_fx(function)(*inputs), tidy(make_fx(function)(*inputs))
+    torch.manual_seed(0)
+    expected = plain(*inputs)
+    torch.manual_seed(0)
+    return plain, tidied, expected, tidied(*inputs)
+
+
+def test_identities_go():
+    x = torch.randn(3, 4)
+    plain, tidied, expected, found = before_and_after(lambda x: x.t().t().view(3, 4).expand(3, 4).exp(), x)
+    assert torch.equal(found, expected)
+    assert len(plain.graph.nodes) == 7
+    assert len(tidied.graph.nodes) == 3  # input, exp, output
+
+
+@pytest.mark.parametrize("dims", [[-1], [0], None])
+def test_a_negation_moves_behind_the_sum(dims):
+    x = torch.randn(50, 784)
+
+    def function(x):
+        return (-x).view(50, 784).sum(dims) if dims else (-x).sum()
+
+    _, tidied, expected, found = before_and_after(function, x)
+    assert torch.equal(found, expected)
+    (negation,) = calls(tidied, aten.neg.default)
+    assert negation.args[0].target in (aten.sum.dim_IntList, aten.sum.default)
+
+
+def test_a_negation_that_something_else_needs_stays():
+    def function(x):
+        negative = -x
+        return negative.sum(), negative.exp()
+
+    _, tidied, expected, found = before_and_after(function, torch.randn(5))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert torch.equal(ours, theirs)
+    assert calls(tidied, aten.neg.default)[0].args[0].op == "placeholder"
+
+
+@pytest.mark.parametrize("f", [torch.log, torch.exp, torch.neg, lambda x: x**2])
+def test_a_function_is_taken_before_the_expansion(f):
+    x = torch.rand(1, 50, dtype=torch.float64) + 0.5
+    _, tidied, expected, found = before_and_after(lambda x: f(x.expand(20, 50)) * 2, x)
+    torch.testing.assert_close(found, expected, rtol=1e-15, atol=0)
+    (expansion,) = calls(tidied, aten.expand.default)
+    assert expansion.args[0].op == "call_function"
+
+
+def test_noise_that_nobody_uses_is_still_drawn():
+    def function(x):
+        torch.randn(3)
+        torch.zeros(3)
+        return x + torch.randn(3)
+
+    _, tidied, expected, found = before_and_after(function, torch.zeros(3))
+    assert torch.equal(found, expected)
+    assert len(calls(tidied, aten.randn.default)) == 2
+    assert not calls(tidied, aten.zeros.default)
+
+
+def test_a_buffer_that_is_written_stays_written():
+    buffer = torch.zeros(3)
+
+    def function(x):
+        buffer.add_(x)
+        return x * 2
+
+    graph = make_fx(function)(torch.ones(3))
+    buffer.zero_()
+    tidy(graph)(torch.ones(3))
+    assert torch.equal(buffer, torch.ones(3))
