@@ -17,7 +17,7 @@ from pyro_vae.tidy import tidy
 Tensors = list[Tensor]
 
 
-class NotTraceable(Exception):
+class NotTraceable(Exception):  # noqa: N818 (a finding about a function, not a fault)
     """The function cannot be captured as a graph; the message is the reason, in one line."""
 
 

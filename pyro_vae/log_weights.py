@@ -2,19 +2,15 @@
 
 from typing import Any
 
-import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.pair import Pair, local_params
+from pyro_vae.pair import Pair, find_nonfinite
 from pyro_vae.protocols import Program
 
 
-def log_weights(
-    model: Program, guide: Program, x: Any, num_samples: int = 1, *, plate: str | None = None
-) -> Tensor:
+def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *, plate: str | None = None) -> Tensor:
     r"""Importance weights log p(x, z_k) - log q(z_k | x), z_k ~ q(z | x), for each datum, in nats.
 
     Any pair with one vectorized batch plate will do, under any site names, with several latent sites, masks,
@@ -82,23 +78,7 @@ def check_finite(who: str, pair: Pair, x: Any, weights: Tensor) -> None:
 
 def nonfinite_site(model: Program, guide: Program, x: Any) -> str:
     """Run the pair on x and say at which site the first value or log-probability is not finite."""
-    args = x if isinstance(x, tuple) else (x,)
-    with torch.no_grad(), pyro.validation_enabled(False), local_params(model, guide):
-        guide_trace = poutine.trace(guide).get_trace(*args)
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
-    for where, trace in (("guide", guide_trace), ("model", model_trace)):
-        for name, site in trace.nodes.items():
-            if site["type"] != "sample":
-                continue
-            if not _finite(site["value"]):
-                return f"The first value that is not finite is at site {name!r} of the {where}."
-            if not _finite(site["fn"].log_prob(site["value"])):
-                return f"The first log-probability that is not finite is at site {name!r} of the {where}."
-    return "A second run with fresh noise gave finite values at every site."
-
-
-def _finite(value: Any) -> bool:
-    return not isinstance(value, Tensor) or bool(value.isfinite().all())
+    return find_nonfinite(model, guide, x) or "A second run with fresh noise gave finite values at every site."
 
 
 def _length(x: Any) -> int | None:
@@ -112,4 +92,3 @@ def subsample_blocks(pair: Pair, x: Any) -> list[Tensor]:
     device = (x[0] if isinstance(x, tuple) else x).device
     starts = range(0, full_size, size)
     return [torch.arange(start, start + size, device=device).clamp(max=full_size - 1) for start in starts]
-

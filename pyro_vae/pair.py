@@ -1,10 +1,13 @@
 """A model and a guide run together: their parameters, their batch plate, and whether samples vectorize."""
 
+import functools
 import logging
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import pyro
@@ -17,10 +20,10 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor, nn
 
-from pyro_vae.errors import PairError
+from pyro_vae.errors import NonFiniteError, PairError
+from pyro_vae.graph import no_side_effects
 from pyro_vae.protocols import Program
 from pyro_vae.sites import PLATE
-
 
 PARTICLES = "pyro_vae_particles"
 """Name of the outer plate that holds the samples of one vectorized run."""
@@ -39,6 +42,38 @@ def modules_of(*programs: Program) -> list[nn.Module]:
     return list({id(owner): owner for owner in owners if isinstance(owner, nn.Module)}.values())
 
 
+def modules_within(*programs: Program) -> list[nn.Module]:
+    """Return the distinct modules that programs run, as far as can be seen from outside.
+
+    Beside those of :func:`modules_of`: what a function closes over or calls by a global name, what a partial (as
+    of ``poutine.scale(model, 0.1)``) was given, and the attributes of a callable object.
+    """
+    found: dict[int, nn.Module] = {}
+    seen: dict[int, Any] = {}
+    left: list[Any] = list(reversed(programs))
+    while left:
+        part = left.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        if isinstance(part, nn.Module):
+            found[id(part)] = part
+        elif isinstance(part, functools.partial):
+            left += [part.func, *part.args, *part.keywords.values()]
+        elif isinstance(part, MethodType):
+            # What a module's own method reaches is inside the module, or global.
+            left += [part.__func__, part.__self__, *getattr(part.__self__, "__dict__", {}).values()]
+        elif isinstance(part, FunctionType):
+            left += [part.__globals__[name] for name in part.__code__.co_names if name in part.__globals__]
+            left += [cell.cell_contents for cell in part.__closure__ or () if cell != _EMPTY_CELL]
+        elif callable(part) and not isinstance(part, type):
+            left += [type(part).__call__, *getattr(part, "__dict__", {}).values()]
+    return list(found.values())
+
+
+_EMPTY_CELL = CellType()
+
+
 @contextmanager
 def local_params(*programs: Program) -> Iterator[None]:
     """Run programs so that each :class:`PyroModule` keeps its parameters to itself.
@@ -47,7 +82,7 @@ def local_params(*programs: Program) -> Iterator[None]:
     names is silently given the first one's values. The user's setting is restored on the way out.
     """
     with pyro.settings.context(module_local_params=True):
-        for owner in modules_of(*programs):
+        for owner in modules_within(*programs):
             for module in owner.modules():
                 # Pyro makes this state only in contexts that were constructed under the setting.
                 context = module.__dict__.get("_pyro_context")
@@ -104,7 +139,7 @@ class LogTerms:
 
     @property
     def log_weight(self) -> Tensor:
-        """log p(x, z) - log q(z | x)."""
+        """Log p(x, z) - log q(z | x)."""
         return self.reconstruction + self.log_prior - self.log_guide
 
 
@@ -126,16 +161,20 @@ class Pair:
     def __init__(self, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
         self.model, self.guide = model, guide
         self._args = as_args(x)
-        with pyro.validation_enabled(True), _quiet_rng(self._args), torch.no_grad():
-            model_trace, guide_trace = self._traces(self._args)
+        with pyro.validation_enabled(True), self._quiet(), torch.no_grad():
+            model_trace, guide_trace = self._first_traces()
             _check_sites(model_trace, guide_trace)
             with _restated("the sites of model and guide differ in shape"):
                 check_model_guide_match(model_trace, guide_trace)
-            self.plate = _find_plate(model_trace, guide_trace, _rows(self._args), plate)
+            self.num_rows = _rows(self._args)
+            self.plate = _find_plate(model_trace, guide_trace, self.num_rows, plate)
             sites = [*_samples(model_trace), *_samples(guide_trace)]
             depth = max(-f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized)
-            for trace in (model_trace, guide_trace):
-                trace.compute_log_prob()
+            with warnings.catch_warnings():
+                # Whoever uses the weights refuses a NaN, and says at which datum and site.
+                warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
+                for trace in (model_trace, guide_trace):
+                    trace.compute_log_prob()
             for site in sites:
                 check_site_shape(site, depth)
         self.latents = [site["name"] for site in _samples(guide_trace) if not site["is_observed"]]
@@ -170,7 +209,7 @@ class Pair:
         Decided by doing it: two samples are drawn in one run and each is scored again in a run of its own.
         A pair that fails is run in a loop, which is said once.
         """
-        with torch.no_grad(), _quiet_rng(self._args), pyro.validation_enabled(False):
+        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
             try:
                 model_trace, guide_trace = self._traces(self._args, num_samples=2)
                 together = self._terms(model_trace, guide_trace).log_weight
@@ -185,6 +224,24 @@ class Pair:
                 reason = "a sample's weight depends on the samples beside it"
         logger.warning("log_weights: samples are run one by one, which is slower: %s", reason)
         return False
+
+    def _quiet(self) -> AbstractContextManager[None]:
+        """Leave random number generators and buffers (running means) as they were: a probe is no training step."""
+        device = next((arg.device for arg in self._args if isinstance(arg, Tensor)), torch.device("cpu"))
+        return no_side_effects(modules_within(self.model, self.guide), device)
+
+    def _first_traces(self) -> tuple[poutine.Trace, poutine.Trace]:
+        try:
+            return self._traces(self._args)
+        except ValueError as error:
+            # Pyro's validation refuses a NaN parameter before its distribution reaches a site, and names none.
+            try:
+                where = find_nonfinite(self.model, self.guide, self._args)
+            except ValueError:
+                where = None
+            if where is None:
+                raise
+            raise NonFiniteError(f"{where} {error}") from error
 
     def _rescore(self, guide_trace: poutine.Trace, k: int) -> Tensor:
         """Return the log-weights ``(1, batch)`` of the k-th sample of a vectorized trace, run by itself."""
@@ -247,9 +304,7 @@ class Pair:
 
 def _samples(trace: poutine.Trace) -> Iterator[dict[str, Any]]:
     return (
-        site
-        for site in trace.nodes.values()
-        if site["type"] == "sample" and not isinstance(site["fn"], _Subsample)
+        site for site in trace.nodes.values() if site["type"] == "sample" and not isinstance(site["fn"], _Subsample)
     )
 
 
@@ -264,12 +319,23 @@ def _is_normalized(fn: Any) -> bool:
     return getattr(fn, "normalized", True)
 
 
-@contextmanager
-def _quiet_rng(args: tuple[Any, ...]) -> Iterator[None]:
-    """Leave the random number generators as they were found."""
-    devices = {arg.device.index or 0 for arg in args if isinstance(arg, Tensor) and arg.is_cuda}
-    with torch.random.fork_rng(devices=devices):
-        yield
+def find_nonfinite(model: Program, guide: Program, x: Any) -> str | None:
+    """Run the pair on x and say at which site the first value or log-probability is not finite, if any is.
+
+    NaN goes before infinity: a log-probability of -inf can be a fair one.
+    """
+    with torch.no_grad(), pyro.validation_enabled(False), local_params(model, guide):
+        guide_trace = poutine.trace(guide).get_trace(*as_args(x))
+        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*as_args(x))
+    sites = [(s, where) for where, trace in (("guide", guide_trace), ("model", model_trace)) for s in _samples(trace)]
+    for is_bad in (torch.isnan, torch.isinf):
+        for site, where in sites:
+            if isinstance(site["value"], Tensor) and is_bad(site["value"]).any():
+                return f"The first value that is not finite is at site {site['name']!r} of the {where}."
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            if is_bad(scale_and_mask(log_prob, mask=site["mask"])).any():
+                return f"The first log-probability that is not finite is at site {site['name']!r} of the {where}."
+    return None
 
 
 @contextmanager
@@ -307,8 +373,7 @@ def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None
             if names
         ]
         raise PairError(
-            f"model and guide must sample the same latent sites; {'; '.join(only)}. "
-            f"{_both(model_trace, guide_trace)}"
+            f"model and guide must sample the same latent sites; {'; '.join(only)}. {_both(model_trace, guide_trace)}"
         )
 
 
@@ -328,7 +393,8 @@ def _find_plate(
         )
     if name is not None and name not in shared:
         raise PairError(f"no plate {name!r} holds all sites. {_both(model_trace, guide_trace)}")
-    candidates = {name} if name is not None else {plate for plate in shared if frames[plate].size == rows}
+    # A plate made without a size (-1) takes the length of what is inside it.
+    candidates = {name} if name is not None else {plate for plate in shared if frames[plate].size in (rows, -1)}
     full_sized = {plate for plate in shared if frames[plate].full_size == rows}
     chosen = candidates or full_sized or (shared if rows is None else set())
     if len(chosen) > 1 and PLATE in chosen:
@@ -340,5 +406,6 @@ def _find_plate(
             f"the length of the data. {_both(model_trace, guide_trace)}"
         )
     frame = frames[chosen.pop()]
-    full_size = frame.size if frame.full_size in (None, -1) else int(frame.full_size)
-    return BatchPlate(frame.name, frame.dim, int(frame.size), full_size)
+    if frame.size == -1 and rows is not None:
+        return BatchPlate(frame.name, frame.dim, rows, rows)
+    return BatchPlate(frame.name, frame.dim, int(frame.size), int(frame.full_size))

@@ -33,9 +33,14 @@ def check_support(model: Program, x: Tensor, sample: Tensor) -> None:
     with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), local_params(model):
         trace = poutine.trace(model).get_trace(sample)
     for name, site in trace.nodes.items():
-        if site["type"] != "sample" or not site["is_observed"] or not _is_input(site["value"], sample):
+        if site["type"] != "sample" or not site["is_observed"]:
+            continue
+        if _depends_on_parameters(site["fn"]):
+            # Bounds that follow z, here a draw of the prior's, say nothing about x.
             continue
         support = _elementwise(site["fn"].support)
+        if not _is_input(site["value"], sample, reshaped=support.event_dim == 0):
+            continue
         for start in range(0, len(x), BLOCK):
             block = x[start : start + BLOCK]
             inside = support.check(block)
@@ -43,14 +48,24 @@ def check_support(model: Program, x: Tensor, sample: Tensor) -> None:
                 raise SupportError(_message(name, site["fn"], support, block, inside))
 
 
-def _is_input(value: Any, sample: Tensor) -> bool:
-    return isinstance(value, Tensor) and value.shape == sample.shape and torch.equal(value, sample)
+def _is_input(value: Any, sample: Tensor, reshaped: bool) -> bool:
+    if not isinstance(value, Tensor) or value.numel() != sample.numel():
+        return False
+    if value.shape != sample.shape and not reshaped:
+        return False
+    return torch.equal(value.reshape(sample.shape).to(sample.dtype), sample)
 
 
 def _elementwise(support: Any) -> Any:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def _depends_on_parameters(fn: Any) -> bool:
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    return isinstance(getattr(type(fn), "support", None), constraints.dependent_property)
 
 
 def _message(name: str, fn: Any, support: Any, block: Tensor, inside: Tensor) -> str:
@@ -63,7 +78,7 @@ def _message(name: str, fn: Any, support: Any, block: Tensor, inside: Tensor) ->
         f"site {name!r}: {type(fn).__name__} has support {support}, and {outside.numel()} of {block.numel()} values "
         f"in the first data that were checked lie outside it (from {outside.min():.3g} to {outside.max():.3g})."
     )
-    if support is constraints.boolean and 0 <= outside.min() and outside.max() <= 1:
+    if support is constraints.boolean and outside.min() >= 0 and outside.max() <= 1:
         return (
             f"{text} These look like grey pixels: binarize them "
             f"(load_data(..., binarization='stochastic')), or ask for soft targets by name "

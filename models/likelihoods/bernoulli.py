@@ -71,9 +71,7 @@ class BernoulliLikelihood(nn.Module):
             Y. Burda, R. Grosse, R. Salakhutdinov (2015), arXiv 1509.00519, the authors' released code.
         """
         if tuple(mean.shape) != self.x_shape:
-            raise ValueError(
-                f"BernoulliLikelihood: mean must have shape {self.x_shape}; got {tuple(mean.shape)}."
-            )
+            raise ValueError(f"BernoulliLikelihood: mean must have shape {self.x_shape}; got {tuple(mean.shape)}.")
         with torch.no_grad():
             self.decoder.output.bias.copy_(mean.flatten().clamp(0.001, 0.999).logit())
 

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.pair import in_mode, local_params, modules_of
+from pyro_vae.pair import in_mode, local_params, modules_within
 from pyro_vae.protocols import PosteriorGuide, Program
 from pyro_vae.sites import LATENT
 
@@ -57,14 +57,19 @@ def active_units(
         site: the latent site.
         num_samples: samples for each datum, where they are needed.
 
+    Raises:
+        ValueError: the guide has no such site, or ``num_samples`` is below 2 where samples are needed.
+
     References:
         Y. Burda, R. Grosse, R. Salakhutdinov (2015), *Importance weighted autoencoders*, section 5,
         arXiv 1509.00519.
     """
     means, noise = [], []
-    with torch.no_grad(), in_mode(modules_of(guide), training=False), pyro.validation_enabled(False):
+    modules = modules_within(guide)
+    device = next((p.device for m in modules for p in m.parameters()), x.device)
+    with torch.no_grad(), in_mode(modules, training=False), pyro.validation_enabled(False):
         for block in x.split(BLOCK):
-            mean, variance = _posterior_mean(guide, block, site, num_samples)
+            mean, variance = _posterior_mean(guide, block.to(device), site, num_samples)
             means.append(mean.flatten(1).double().cpu())
             noise.append(variance.flatten(1).double().cpu())
     correction = torch.cat(noise).mean(0)
@@ -80,6 +85,17 @@ def _posterior_mean(guide: Program, x: Tensor, site: str, num_samples: int) -> t
             pass
         else:
             return mean, torch.zeros_like(mean)
+    if num_samples < 2:
+        raise ValueError(
+            f"active_units: num_samples must be at least 2 where the guide has no posterior(x) with a mean; "
+            f"got {num_samples}."
+        )
     with local_params(guide):
-        draws = torch.stack([poutine.trace(guide).get_trace(x).nodes[site]["value"] for _ in range(num_samples)])
+        traces = [poutine.trace(guide).get_trace(x) for _ in range(num_samples)]
+    if site not in traces[0].nodes:
+        raise ValueError(
+            f"active_units: the guide has no site {site!r}, only {', '.join(traces[0].stochastic_nodes)}; "
+            f"pass site='NAME'."
+        )
+    draws = torch.stack([trace.nodes[site]["value"] for trace in traces])
     return draws.mean(0), draws.var(0) / num_samples

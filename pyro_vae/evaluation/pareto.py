@@ -60,16 +60,19 @@ def pareto_k(largest: Tensor, num_samples: int) -> Tensor:
     weights[:, -tail:] = ordered[:, 1:]
     # PSIS takes min(n / 5, 3 sqrt(n / efficiency)) of n weights; at n = 5 tail the first is the tail.
     efficiency = 9 / tail
-    khat = torch.from_numpy(np.atleast_1d(_psislw(weights.numpy(), efficiency)).copy())
     # Sums of hundreds of terms carry some tens of roundings; a tail that narrow holds no information.
     rounding = 100 * torch.finfo(largest.dtype).eps * ordered[:, -1].abs().clamp(min=1)
-    constant = ordered[:, -1] - ordered[:, 0] <= rounding
-    return torch.where(constant, torch.full_like(khat, -math.inf), khat)
+    spread = ordered[:, -1] - ordered[:, 0] > rounding
+    khat = torch.full((batch,), -math.inf, dtype=torch.float64)
+    if spread.any():
+        khat[spread] = torch.from_numpy(_psislw(weights[spread].numpy(), efficiency))
+    return khat
 
 
 def _psislw(log_weights: np.ndarray, efficiency: float) -> np.ndarray:
     """Return k-hat by PSIS of ArviZ 0.x, or of 1.x, where it has moved."""
-    with warnings.catch_warnings():
+    # The fit's grid runs into infinities that it weighs with 0.
+    with np.errstate(all="ignore"), warnings.catch_warnings():
         # ArviZ 0.x announces its successor on import; the share above the threshold is in our result.
         warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
         warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto", UserWarning)
@@ -78,5 +81,5 @@ def _psislw(log_weights: np.ndarray, efficiency: float) -> np.ndarray:
         except ImportError:
             from arviz_stats.base import array_stats
 
-            return np.asarray(array_stats.psislw(log_weights, r_eff=efficiency)[1])
-        return np.asarray(psislw(log_weights, reff=efficiency)[1])
+            return np.array(array_stats.psislw(log_weights, r_eff=efficiency)[1], ndmin=1)
+        return np.array(psislw(log_weights, reff=efficiency)[1], ndmin=1)

@@ -52,6 +52,8 @@ class TensorBatches:
         self, data: ImageData | Tensor, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype
     ) -> None:
         rows = data.train if isinstance(data, ImageData) else data
+        if not isinstance(rows, Tensor):
+            raise ValueError(f"fit: data must be an ImageData, a tensor or a DataLoader; got {type(rows)}.")
         check_rows("training data", rows)
         if batch_size < 1:
             raise ValueError(f"fit: batch_size must be at least 1; got {batch_size}.")
@@ -126,11 +128,16 @@ class LoaderBatches:
 
     def first(self) -> Tensor:
         """Return the first batch, without advancing the loader's random state."""
+        own = self._loader.generator
+        state = None if own is None else own.get_state()
         with torch.random.fork_rng(devices=[]):
             try:
                 return next(self.epoch(0))
             except StopIteration:
                 raise ValueError("fit: the DataLoader yields nothing.") from None
+            finally:
+                if own is not None:
+                    own.set_state(state)
 
     def describe(self) -> dict[str, Any]:
         """Say what the data are."""

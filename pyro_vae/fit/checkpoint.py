@@ -1,5 +1,6 @@
 """One checkpoint file: safetensors with a content hash, written to the side and renamed into place."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -38,7 +39,8 @@ def write_bytes(path: Path, content: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        beside.unlink(missing_ok=True) if beside.parent.is_dir() else None
+        with contextlib.suppress(OSError):  # a disk that refuses to write may refuse to delete as well
+            beside.unlink()
         kept = "; the one written before it is intact" if path.is_file() else ""
         raise CheckpointError(
             f"could not write {path}: {error.strerror or error}{kept}. Free space or choose another folder with "
@@ -52,7 +54,8 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
     Raises:
         CheckpointError: the disk refuses; the file that was there is untouched.
     """
-    metadata = {"state": json.dumps(state), "format": str(FORMAT), "sha256": _digest(tensors)}
+    text = json.dumps(state)
+    metadata = {"state": text, "format": str(FORMAT), "sha256": _digest(tensors, text)}
     write_bytes(path, save(dict(tensors), metadata))
 
 
@@ -74,13 +77,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise RunError(f"{damaged}: {error}. {remedy}") from error
     if metadata.get("format") != str(FORMAT):
         raise RunError(f"{path} is a checkpoint of format {metadata.get('format')}; this version reads {FORMAT}.")
-    if metadata.get("sha256") != _digest(tensors):
+    state = metadata.get("state", "")
+    if metadata.get("sha256") != _digest(tensors, state):
         raise RunError(f"{damaged}: its content does not match its hash. {remedy}")
-    return tensors, json.loads(metadata["state"])
+    return tensors, json.loads(state)
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
+    digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -91,7 +95,8 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 def optimizer_state(optimizer: Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Split an optimizer's state into tensors, named ``INDEX.KEY``, and the JSON-able rest."""
     full = optimizer.state_dict()
-    tensors, rest = {}, {}
+    tensors: dict[str, Tensor] = {}
+    rest: dict[str, Any] = {}
     for index, entries in full["state"].items():
         for key, value in entries.items():
             (tensors if isinstance(value, Tensor) else rest)[f"{index}.{key}"] = value

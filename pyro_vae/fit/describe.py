@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 
 from pyro_vae.errors import RunError
 
+STATE = {"last_epoch", "max_plate_nesting"}
+"""Constructor arguments that torch's schedulers and Pyro's objectives overwrite while they run."""
+
 
 def describe(value: Any) -> Any:
     """Return ``value`` in YAML's terms; an object becomes ``{"class": ..., "args": {...}}``.
@@ -44,18 +47,25 @@ def describe(value: Any) -> Any:
 
 
 def describe_settings(value: Any) -> dict[str, Any]:
-    """Return an objective's, optimizer's or scheduler's class and public plain settings, for the record.
+    """Return an objective's, optimizer's or scheduler's class and plain constructor arguments, for the record.
+
+    What else such an object holds is its state, which another run of the same object finds changed.
 
     >>> import torch
     >>> adam = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.5)
     >>> describe_settings(adam)["class"], describe_settings(adam)["lr"]
     ('torch.optim.sgd:SGD', 0.5)
     """
-    settings = value.defaults if isinstance(value, Optimizer) else vars(value)
+    if isinstance(value, Optimizer):
+        settings = value.defaults
+    else:
+        mro = type(value).__mro__
+        names = {name for cls in mro for name in inspect.signature(cls.__init__).parameters}  # type: ignore[misc]
+        settings = {name: setting for name, setting in vars(value).items() if name in names - STATE}
     plain = {
         name: setting
         for name, setting in settings.items()
-        if not name.startswith("_") and (setting is None or isinstance(setting, bool | int | float | str))
+        if setting is None or isinstance(setting, bool | int | float | str)
     }
     return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **plain}
 

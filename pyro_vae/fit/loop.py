@@ -29,7 +29,7 @@ from pyro_vae.fit.checkpoint import (
     write_checkpoint,
 )
 from pyro_vae.fit.describe import describe, describe_settings
-from pyro_vae.fit.parameters import Parameters
+from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.fit.run import (
     CHECKPOINT,
     CONFIG,
@@ -45,7 +45,8 @@ from pyro_vae.fit.schedules import SCHEDULES, kl_weight_at
 from pyro_vae.fit.step import LossAndGradients, TracedStep, eager_step
 from pyro_vae.graph import no_side_effects
 from pyro_vae.log_weights import nonfinite_site
-from pyro_vae.pair import Pair, in_mode, local_params, modules_of
+from pyro_vae.objectives import without_jit
+from pyro_vae.pair import Pair, in_mode, local_params
 from pyro_vae.protocols import Objective, Program
 from pyro_vae.support import check_support
 
@@ -124,8 +125,8 @@ def fit(
     """
     target = _device(device)
     _check_settings(epochs, compile, kl_warmup, clip_grad_norm, patience, resume, out)
-    objective = Trace_ELBO() if objective is None else objective
-    modules = [module.to(target) for module in modules_of(model, guide)]
+    objective = Trace_ELBO() if objective is None else without_jit(objective)
+    modules = [module.to(target) for module in owners_of(model, guide).values()]
     dtype = next((p.dtype for m in modules for p in m.parameters()), torch.get_default_dtype())
     batches: Batches
     if isinstance(data, DataLoader):
@@ -147,6 +148,8 @@ def fit(
     make_step = (model, guide, objective, batches.observe, parameters.trainable, kl_warmup > 0)
     optimizer = _optimizer(optimizer, parameters.trainable)
     schedule = _scheduler(scheduler, optimizer, epochs)
+    if isinstance(schedule, ReduceLROnPlateau) and valid_blocks is None:
+        raise ValueError("fit: ReduceLROnPlateau needs validation data; pass valid=..., or another scheduler.")
     config = {
         "model": describe(model),
         "guide": describe(guide),
@@ -173,7 +176,9 @@ def fit(
     folder = None if out is None else Path(out)
     history: list[Row] = []
     best: dict[str, Tensor] = {}
-    with torch.random.fork_rng(devices=_cuda(target)), pyro.validation_enabled(False):
+    with torch.random.fork_rng(devices=_cuda(target)), pyro.validation_enabled(False), warnings.catch_warnings():
+        # Pyro's warning; the error raised below says more.
+        warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
         torch.manual_seed(seed)
         if folder is not None:
             resumed = _open_folder(folder, config, resume)
@@ -204,7 +209,7 @@ def fit(
                     "seconds": round(time.perf_counter() - start, 4),
                 }
                 if schedule is not None:
-                    schedule.step(-bound) if isinstance(schedule, ReduceLROnPlateau) else schedule.step()
+                    _advance(schedule, bound)
                 history.append(row)
                 if patience is not None and _best_epoch(history) == epoch + 1:
                     best = parameters.state()
@@ -243,7 +248,9 @@ def _epoch(
         if not math.isfinite(value):
             torch.set_rng_state(noise)
             site = nonfinite_site(pair.model, pair.guide, batches.observe(rows))
-            raise _stopped(f"the loss became {value} at epoch {epoch + 1}, step {index + 1}", site, parameters, folder)
+            raise _stopped(
+                f"the loss became {value} at epoch {epoch + 1}, step {index + 1}. {site}", parameters, folder
+            )
         if clip_grad_norm is not None:
             # Out of place: gradients out of a graph may share their memory.
             factor = (clip_grad_norm / (get_total_norm(gradients) + 1e-6)).clamp(max=1.0)
@@ -257,6 +264,9 @@ def _epoch(
     if count == 0:
         raise ValueError(f"fit: the data ran out: epoch {epoch + 1} has no batch.")
     optimizer.zero_grad()
+    if parameters.not_finite():
+        # A gradient can be NaN where the loss is not, and the loss of the epoch's last step was taken before it.
+        raise _stopped(f"a step made parameters NaN or infinite in epoch {epoch + 1}", parameters, folder)
     return total / count
 
 
@@ -277,31 +287,36 @@ def _validate(
     with torch.random.fork_rng(devices=_cuda(device)), in_mode(modules, training=False), torch.no_grad():
         torch.manual_seed(seed)
         for x in blocks():
-            with warnings.catch_warnings(), local_params(pair.model, pair.guide):
-                warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
+            with local_params(pair.model, pair.guide):
                 loss = objective.loss(pair.model, pair.guide, x)
             if not math.isfinite(loss):
                 site = nonfinite_site(pair.model, pair.guide, x)
                 parameters = Parameters.of(pair.model, pair.guide, x)
-                raise _stopped(f"the validation loss became {loss} at epoch {epoch + 1}", site, parameters, folder)
+                raise _stopped(
+                    f"the validation loss became {loss} at epoch {epoch + 1}. {site}", parameters, folder
+                )
             total -= loss / _stands_for(pair, x) * len(x)
             count += len(x)
     return total / count
 
 
 def _stands_for(pair: Pair, rows: Tensor) -> int:
-    """Return how many data a loss on these rows is a sum over: a subsampled plate scales up to all of them."""
-    return pair.plate.full_size if pair.plate.full_size != pair.plate.size else len(rows)
+    """Return how many data a loss on these rows is a sum over: a plate of a fixed size scales up to all of it."""
+    return pair.plate.full_size if pair.plate.full_size != pair.num_rows else len(rows)
 
 
-def _stopped(what: str, site: str, parameters: Parameters, folder: Path | None) -> NonFiniteError:
-    sick = not all(parameter.isfinite().all() for parameter in parameters.trainable)
-    state = "Some parameters are not finite any more." if sick else "All parameters are still finite."
+def _stopped(what: str, parameters: Parameters, folder: Path | None) -> NonFiniteError:
+    sick = parameters.not_finite()
+    state = (
+        f"Not finite any more: {', '.join(sick[:6])}{' ...' if len(sick) > 6 else ''}."
+        if sick
+        else "All parameters are still finite."
+    )
     saved = folder is not None and (folder / CHECKPOINT).is_file()
     kept = f"The last good checkpoint is in {folder}." if saved else "No checkpoint was kept."
     return NonFiniteError(
-        f"fit: {what}. {site} {state} {kept} Usual fixes: a lower learning rate, clip_grad_norm=..., data on the "
-        f"scale the likelihood expects."
+        f"fit: {what.removesuffix('.')}. {state} {kept} Usual fixes: a lower learning rate, clip_grad_norm=..., "
+        f"data on the scale the likelihood expects."
     )
 
 
@@ -351,8 +366,6 @@ def _save(
     write_history(folder, history)
     moments, rest = optimizer_state(optimizer)
     tensors = {f"values.{name}": value for name, value in parameters.state().items()}
-    if not all(value.isfinite().all() for value in tensors.values() if value.is_floating_point()):
-        raise _stopped(f"parameters became NaN or infinite in epoch {len(history)}", "", parameters, folder)
     tensors |= {f"best.{name}": value for name, value in best.items()}
     tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
@@ -415,6 +428,13 @@ def _scheduler(scheduler: SchedulerLike | None, optimizer: Optimizer, epochs: in
     return scheduler(optimizer)
 
 
+def _advance(schedule: LRScheduler, bound: float) -> None:
+    if isinstance(schedule, ReduceLROnPlateau):
+        schedule.step(bound if schedule.mode == "max" else -bound)
+    else:
+        schedule.step()
+
+
 def _valid_blocks(
     valid: Tensor | DataLoader | None, device: torch.device, dtype: torch.dtype
 ) -> Callable[[], Iterator[Tensor]] | None:
@@ -425,7 +445,8 @@ def _valid_blocks(
         loader = LoaderBatches(valid, device, dtype)
         return lambda: (loader.observe(rows) for rows in loader.epoch(0))
     check_rows("validation data", valid)
-    return lambda: (block.to(device, dtype) for block in valid.split(VALIDATION_BLOCK))
+    to = (device, dtype) if valid.is_floating_point() else (device,)
+    return lambda: (block.to(*to) for block in valid.split(VALIDATION_BLOCK))
 
 
 def _all_inputs(data: ImageData | Tensor | DataLoader, first: Tensor) -> Tensor:

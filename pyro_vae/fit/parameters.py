@@ -8,8 +8,23 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.errors import RunError
-from pyro_vae.pair import local_params, modules_of
+from pyro_vae.pair import local_params, modules_within
 from pyro_vae.protocols import Program
+
+
+def owners_of(model: Program, guide: Program) -> dict[str, nn.Module]:
+    """Return the modules that the pair runs, under the names ``model``, ``guide``, ``model_1``, ...
+
+    A module inside another one, or found in the model already, is not named again.
+    """
+    owners: dict[str, nn.Module] = {}
+    for name, program in (("model", model), ("guide", guide)):
+        found = modules_within(program)
+        inside = {id(part) for module in found for part in module.modules() if part is not module}
+        inside |= {id(part) for module in owners.values() for part in module.modules()}
+        for index, module in enumerate(module for module in found if id(module) not in inside):
+            owners[f"{name}_{index}" if index else name] = module
+    return owners
 
 
 @dataclass(frozen=True)
@@ -31,11 +46,7 @@ class Parameters:
         Raises:
             ValueError: there is nothing to train.
         """
-        owners = {}
-        for name, program in (("model", model), ("guide", guide)):
-            for module in modules_of(program):
-                if all(module is not owner for owner in owners.values()):
-                    owners[name] = module
+        owners = owners_of(model, guide)
         owned = {id(p) for module in owners.values() for p in module.parameters()}
         with poutine.trace(param_only=True) as recorded, torch.no_grad(), local_params(model, guide):
             guide_trace = poutine.trace(guide).get_trace(x)
@@ -65,6 +76,14 @@ class Parameters:
         """The distinct tensors that require a gradient, in a fixed order."""
         tensors = [p for module in self.modules for p in module.parameters()] + list(self.store.values())
         return list({id(p): p for p in tensors if p.requires_grad}.values())
+
+    def not_finite(self) -> list[str]:
+        """Name the trained tensors that hold a NaN or an infinity, and the others that hold a NaN."""
+        return [
+            name
+            for name, tensor in self._tensors().items()
+            if (not tensor.isfinite().all() if tensor.requires_grad else tensor.isnan().any())
+        ]
 
     def state(self) -> dict[str, Tensor]:
         """Copy all parameters and buffers, on the CPU, under names like ``model.likelihood.decoder...``."""

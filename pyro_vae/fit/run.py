@@ -15,8 +15,7 @@ import yaml
 from pyro_vae.errors import RunError
 from pyro_vae.fit.checkpoint import FORMAT, read_checkpoint, write_bytes
 from pyro_vae.fit.describe import build
-from pyro_vae.fit.parameters import Parameters
-from pyro_vae.pair import modules_of
+from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.protocols import Program
 
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.csv", "checkpoint/last.safetensors"
@@ -142,12 +141,9 @@ def load_run(path: str | Path, model: Program | None = None, guide: Program | No
         model = build(config["model"], f"{path}: model")
     if guide is None:
         guide = build(config["guide"], f"{path}: guide")
-    owners = {}
-    for name, program in (("model", model), ("guide", guide)):
-        for module in modules_of(program):
-            owners[name] = module.to(getattr(torch, config["dtype"])).eval()
-    if owners.get("guide") is owners.get("model"):
-        owners.pop("guide", None)
+    owners = owners_of(model, guide)
+    for module in owners.values():
+        module.to(getattr(torch, config["dtype"])).eval()
     values = {name.removeprefix("values."): t for name, t in tensors.items() if name.startswith("values.")}
     best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
     in_store = {name.removeprefix("store."): t for name, t in values.items() if name.startswith("store.")}

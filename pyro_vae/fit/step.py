@@ -39,7 +39,25 @@ def eager_step(
         parameters: what the gradient is taken of.
         warmup: whether the KL weight enters; without it the pair runs unwrapped.
     """
-    return _step(model, guide, objective.differentiable_loss, observe, parameters, warmup)
+    if hasattr(objective, "differentiable_loss"):
+        return _step(model, guide, objective.differentiable_loss, observe, parameters, warmup)
+
+    def loss_and_gradients(rows: Tensor, beta: Tensor) -> list[Tensor]:
+        # RenyiELBO, TraceGraph_ELBO and others have only what SVI calls: it leaves the gradients in `.grad`.
+        for parameter in parameters:
+            parameter.grad = None
+        weighted: Any = KLWeight(beta) if warmup else lambda program: program
+        with local_params(model, guide):
+            loss = objective.loss_and_grads(weighted(model), weighted(guide), observe(rows))  # type: ignore[attr-defined]
+        if all(parameter.grad is None for parameter in parameters):
+            raise ValueError(
+                f"fit: {type(objective).__name__} gave no gradient: it trains only what a `pyro.param` or "
+                f"`pyro.module` statement of the pair names, or a PyroModule that is called itself."
+            )
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        return [beta.new_tensor(loss), *gradients]
+
+    return loss_and_gradients
 
 
 def _step(

@@ -45,9 +45,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(
-                f"MLP: unknown activation {activation!r}; there are {', '.join(sorted(ACTIVATIONS))}."
-            )
+            raise ValueError(f"MLP: unknown activation {activation!r}; there are {', '.join(sorted(ACTIVATIONS))}.")
         self.in_features = in_features
         self.hidden_dims = tuple(hidden_dims)
         self.out_features = out_features

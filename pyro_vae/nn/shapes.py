@@ -9,19 +9,19 @@ def flatten_event(x: Tensor, x_shape: Sequence[int], who: str) -> Tensor:
     """Return x ``(*batch, *x_shape)`` as ``(*batch, prod(x_shape))``.
 
     Args:
-        x: data of any leading batch shape.
+        x: data of any leading batch shape but none: one datum alone would pass for a batch of its first dim.
         x_shape: the shape of one datum.
         who: the caller's name, for the message.
 
     Raises:
-        ValueError: x does not end in ``x_shape``, or is not floating point.
+        ValueError: x has no batch dim, does not end in ``x_shape``, or is not floating point.
 
     >>> import torch
     >>> flatten_event(torch.zeros(5, 7, 1, 28, 28), (1, 28, 28), "here").shape
     torch.Size([5, 7, 784])
     """
     shape = tuple(x_shape)
-    if tuple(x.shape[x.ndim - len(shape) :]) != shape:
+    if x.ndim <= len(shape) or tuple(x.shape[x.ndim - len(shape) :]) != shape:
         raise ValueError(
             f"{who}: x must have shape (batch, {', '.join(map(str, shape))}); got {tuple(x.shape)}. "
             f"Give the model, the guide and the data the same x_shape."

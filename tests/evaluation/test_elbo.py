@@ -1,0 +1,96 @@
+"""The ELBO's terms against their closed forms on the linear-Gaussian model."""
+
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from pyro_vae import elbo_terms, log_weights
+from pyro_vae.errors import PairError
+from pyro_vae.evaluation import stream
+from pyro_vae.pair import Pair
+
+
+def closed_forms(case, x):
+    """E_q[log p(x | z)] and KL(q || p(z)) of the diagonal guide, each ``(N,)``."""
+    q, model = case.diagonal(x), case.model
+    variance = (2 * model.log_scale).exp()
+    residual = x - q.mean @ model.loadings.T - model.bias
+    square = residual.square().sum(-1) + q.variance @ model.loadings.square().sum(0)
+    reconstruction = -0.5 * square / variance - 0.5 * x.shape[1] * (2 * math.pi * variance).log()
+    rate = 0.5 * (q.mean.square() + q.variance - 1 - q.variance.log()).sum(-1)
+    return reconstruction, rate
+
+
+def test_reconstruction_and_rate_within_four_standard_errors(linear_gaussian):
+    """Each term of each of 30 data: 60 comparisons; the errors are those of the same terms' spread."""
+    case, num_samples = linear_gaussian, 2000
+    x = case.data(30)
+    found = elbo_terms(case.model, case.inexact_guide, x, num_samples, seed=0)
+    terms = Pair(case.model, case.inexact_guide, x).terms(x, num_samples)
+    reconstruction, rate = closed_forms(case, x)
+    for estimate, exact, draws in (
+        (found.reconstruction, reconstruction, terms.reconstruction),
+        (found.rate, rate, terms.log_guide - terms.log_prior),
+    ):
+        assert ((estimate - exact).abs() < 4 * draws.std(0) / math.sqrt(num_samples)).all()
+    assert abs(found.mean - (reconstruction - rate).mean().item()) < 4 * found.standard_error
+    assert (found.elbo < case.evidence(x) + 4 * (found.sample_variance / num_samples).sqrt()).all()
+
+
+def test_an_exact_guide_has_no_gap_and_no_variance(linear_gaussian):
+    case = linear_gaussian
+    x = case.data(5)
+    found = elbo_terms(case.model, case.exact_guide, x, 7)
+    assert_close(found.elbo, case.evidence(x), rtol=1e-8, atol=1e-8)
+    assert found.sample_variance.max() < 1e-10
+
+
+def test_numbers_equal_a_direct_computation(linear_gaussian, monkeypatch):
+    """Two data a call, 30 samples; a ragged last block is filled up with the datum before it."""
+    monkeypatch.setattr(stream, "ROWS", 60)
+    case = linear_gaussian
+    x = case.data(5)
+    found = elbo_terms(case.model, case.inexact_guide, x, 30, seed=3)
+    torch.manual_seed(3)
+    blocks = [x[0:2], x[2:4], x[3:5]]
+    first, second, third = (log_weights(case.model, case.inexact_guide, block, 30) for block in blocks)
+    weights = torch.cat([first, second, third[:, 1:]], dim=1)
+    assert_close(found.elbo, weights.mean(0), rtol=1e-10, atol=1e-10)
+    assert_close(found.sample_variance, weights.var(0), rtol=1e-8, atol=1e-8)
+    expected = (weights.var(0).sum() / 30).sqrt() / 5
+    assert found.standard_error == pytest.approx(expected.item())
+    assert found.data_standard_error == pytest.approx((weights.mean(0).std() / math.sqrt(5)).item())
+
+
+def test_one_sample_has_no_error(linear_gaussian):
+    found = elbo_terms(linear_gaussian.model, linear_gaussian.inexact_guide, linear_gaussian.data(3), 1)
+    assert found.sample_variance.isnan().all()
+    assert math.isnan(found.standard_error)
+
+
+def test_a_seed_repeats_and_leaves_the_global_generator_alone(linear_gaussian):
+    x = linear_gaussian.data(3)
+    before = torch.get_rng_state()
+    first, second = (elbo_terms(linear_gaussian.model, linear_gaussian.inexact_guide, x, 5, seed=1) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.elbo, second.elbo)
+
+
+def test_what_it_prints_adds_up(linear_gaussian):
+    found = elbo_terms(linear_gaussian.model, linear_gaussian.inexact_guide, linear_gaussian.data(3), 9, seed=0)
+    summary = found.summary()
+    assert summary["elbo_nats"] == pytest.approx(summary["reconstruction_nats"] - summary["rate_nats"])
+    assert str(found).startswith(f"ELBO {summary['elbo_nats']:.2f} = reconstruction ")
+    assert "nats/datum" in str(found)
+
+
+def test_bad_input(linear_gaussian):
+    model, guide, x = linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(3)
+    with pytest.raises(ValueError, match=r"elbo_terms: num_samples must be at least 1; got -1\."):
+        elbo_terms(model, guide, x, -1)
+    with pytest.raises(ValueError, match="elbo_terms: x: there are none"):
+        elbo_terms(model, guide, x[:0])
+    with pytest.raises(PairError, match="only in the model: z"):
+        elbo_terms(model, lambda *_: None, x)

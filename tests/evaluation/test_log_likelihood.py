@@ -1,0 +1,429 @@
+"""log_likelihood against exact evidence, direct sums over all weights, and itself by other routes."""
+
+import logging
+import math
+import subprocess
+import sys
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from torch import nn
+from torch.testing import assert_close
+
+from pyro_vae import log_likelihood, log_weights
+from pyro_vae.errors import NonFiniteError, PairError
+from pyro_vae.evaluation import stream
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE
+
+EXACT = {"rtol": 1e-8, "atol": 1e-8}
+
+
+# ---------------------------------------------------------------- exact evidence
+
+
+def test_the_evidence_within_its_own_errors(make_linear_gaussian):
+    """The mean within 4 standard errors, at least 95 % of 200 data within 2 of their own."""
+    case = make_linear_gaussian(orthogonal=True)
+    x = case.data(200)
+    found = log_likelihood(case.model, case.inexact_guide, x, num_samples=500, seed=0)
+    evidence = case.evidence(x)
+    assert abs(found.mean - evidence.mean().item()) < 4 * found.standard_error
+    within = (found.per_datum - evidence).abs() < 2 * found.standard_errors
+    assert within.double().mean() >= 0.95
+    assert found.standard_errors.max() < 0.1
+    assert not found.flagged.any()
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+@pytest.mark.parametrize("num_samples", [1, 7, 60, 101])
+def test_an_exact_guide_gives_a_datum_the_same_value_in_any_company(linear_gaussian, monkeypatch, n, num_samples):
+    """Blocks of many shapes: several data a call, several calls a datum, a ragged last block and chunk."""
+    monkeypatch.setattr(stream, "ROWS", 20)
+    case = linear_gaussian
+    x = case.data(9)
+    found = log_likelihood(case.model, case.exact_guide, x[:n], num_samples)
+    assert found.per_datum.dtype == torch.float64
+    assert_close(found.per_datum, case.evidence(x)[:n], **EXACT)
+    assert_close(found.ess, torch.full((n,), float(num_samples)).double(), **EXACT)
+    assert found.standard_errors.isnan().all() if num_samples == 1 else found.standard_errors.max() < 1e-6
+
+
+@pytest.mark.parametrize("subsample_size", [1, 4, 10, 11])
+@pytest.mark.parametrize("fixed_size", [True, False])
+def test_subsampled_plates_are_visited_in_order(linear_gaussian, monkeypatch, subsample_size, fixed_size):
+    """Also where the plate's size is written into the program and reaches beyond the first block of rows."""
+    monkeypatch.setattr(stream, "ROWS", 5)
+    case, p = linear_gaussian, linear_gaussian.model
+    x = case.data(11)
+
+    def model(x):
+        with pyro.plate("data", 11 if fixed_size else len(x), subsample_size=subsample_size) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ p.loadings.T + p.bias, p.log_scale.exp()).to_event(1), obs=x[rows])
+
+    def guide(x):
+        with pyro.plate("data", 11 if fixed_size else len(x), subsample_size=subsample_size) as rows:
+            pyro.sample("z", p.posterior(x[rows]))
+
+    found = log_likelihood(model, guide, x, num_samples=30)
+    assert_close(found.per_datum, case.evidence(x), **EXACT)
+    assert_close(found.ess, torch.full((11,), 30.0).double(), **EXACT)
+
+
+@pytest.mark.parametrize("n", [3, 11])
+def test_a_plate_that_stands_for_more_rows_than_it_is_given(linear_gaussian, monkeypatch, n):
+    """plate("data", 11, subsample_size=len(x)) takes all rows it is given, also when those are all 11."""
+    monkeypatch.setattr(stream, "ROWS", 5)
+    case, p = linear_gaussian, linear_gaussian.model
+
+    def model(x):
+        with pyro.plate("data", 11, subsample_size=len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ p.loadings.T + p.bias, p.log_scale.exp()).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 11, subsample_size=len(x)):
+            pyro.sample("z", p.posterior(x))
+
+    x = case.data(n)
+    assert_close(log_likelihood(model, guide, x, num_samples=3).per_datum, case.evidence(x), **EXACT)
+
+
+# ---------------------------------------------------------------- the Gaussian toy of twenty dims
+
+DIMS, A, B = 20, 1 / 2, 2 / 3
+"""Posterior N((x + mu) / 2, A), guide N((x + mu) / 2, B), both as variances of each dim."""
+
+
+def toy():
+    mu = torch.linspace(-1, 1, DIMS, dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(mu, 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x + mu) / 2, math.sqrt(B)).to_event(1))
+
+    def evidence(x):
+        return torch.distributions.Normal(mu, math.sqrt(2)).log_prob(x).sum(-1)
+
+    return model, guide, evidence, lambda n: mu + math.sqrt(2) * torch.randn(n, DIMS, dtype=torch.float64)
+
+
+def test_the_elbo_gap_of_the_toy():
+    """One weight's mean is the ELBO; the gap is 20 KL(N(0, B) || N(0, A)) = 10 (B/A - 1 - log B/A)."""
+    gap = DIMS * 0.5 * (B / A - 1 - math.log(B / A))
+    assert gap == pytest.approx(0.4565, abs=5e-5)
+    model, guide, evidence, draw = toy()
+    x = draw(40_000)
+    difference = evidence(x) - log_likelihood(model, guide, x, 1, seed=0).per_datum
+    error = (difference.std() / math.sqrt(len(x))).item()
+    assert abs(difference.mean().item() - gap) < 4 * error
+    assert error < 0.01
+
+
+def test_the_bias_of_two_dozen_samples():
+    """E[log mean w] - log E w = -(E[w^2] / E[w]^2 - 1) / 2K to first order, here about -0.453 / K.
+
+    Each dim has int p^2 / q = sqrt(B) / (A sqrt(2 / A - 1 / B)). The next order is 0.034 / K^2 (computed from
+    the third moment), 0.00006 at K = 24, against a standard error of 0.002.
+    """
+    second_moment = (math.sqrt(B) / (A * math.sqrt(2 / A - 1 / B))) ** DIMS
+    constant = (second_moment - 1) / 2
+    assert constant == pytest.approx(0.453, abs=1e-3)
+    model, guide, evidence, draw = toy()
+    x = draw(10_000)
+    found = log_likelihood(model, guide, x, 24, seed=0)
+    difference = found.per_datum - evidence(x)
+    error = (difference.std() / math.sqrt(len(x))).item()
+    assert abs(difference.mean().item() + constant / 24) < 4 * error
+    assert constant / 24 > 6 * error  # the check can tell the bias from none
+    # The standard errors it states are those the spread shows, within 10 %.
+    assert found.standard_errors.square().mean().sqrt().item() == pytest.approx(difference.std().item(), rel=0.1)
+
+
+def test_the_bound_grows_with_the_number_of_samples():
+    """On the same data K = 1, 4, 16: each step up by more than 4 paired standard errors, none past log p(x)."""
+    model, guide, evidence, draw = toy()
+    x = draw(8000)
+    bounds = [log_likelihood(model, guide, x, k, seed=k).per_datum for k in (1, 4, 16)]
+    for lower, higher in zip(bounds, [*bounds[1:], evidence(x)], strict=True):
+        step = higher - lower
+        assert step.mean() > 4 * step.std() / math.sqrt(len(x))
+
+
+# ---------------------------------------------------------------- direct sums over all weights
+
+
+def in_chunks(case, x, width, step, calls):
+    """All weights as log_likelihood draws them: block after block, chunk after chunk."""
+    blocks = []
+    for start in range(0, len(x), width):
+        chunks = [log_weights(case.model, case.inexact_guide, x[start : start + width], step) for _ in range(calls)]
+        blocks.append(torch.cat(chunks))
+    return torch.cat(blocks, dim=1)
+
+
+def test_every_number_equals_a_direct_computation(linear_gaussian, monkeypatch):
+    """250 samples of 12 data in 3 calls of 84, of which the last two samples are dropped."""
+    monkeypatch.setattr(stream, "ROWS", 100)
+    case = linear_gaussian
+    x = case.data(12)
+    found = log_likelihood(case.model, case.inexact_guide, x, 250, seed=11)
+    torch.manual_seed(11)
+    weights = in_chunks(case, x, width=1, step=84, calls=3)[:250]
+    w = (weights - weights.max()).exp()
+    assert_close(found.per_datum, weights.logsumexp(0) - math.log(250), **EXACT)
+    assert_close(found.ess, w.sum(0).square() / w.square().sum(0), **EXACT)
+    assert_close(found.standard_errors, w.std(0) / math.sqrt(250) / w.mean(0), **EXACT)
+    assert found.standard_error == pytest.approx((found.standard_errors.square().sum().sqrt() / 12).item())
+    assert found.data_standard_error == pytest.approx((found.per_datum.std() / math.sqrt(12)).item())
+    # The largest weight comes in each of the calls, so that the running sums are rescaled.
+    assert set((weights.argmax(0) // 84).tolist()) == {0, 1, 2}
+    from pyro_vae.evaluation.pareto import _psislw
+
+    # ArviZ's PSIS on all 250 weights.
+    assert_close(found.pareto_k, torch.from_numpy(_psislw(weights.T.numpy(), 1.0)), rtol=1e-10, atol=1e-10)
+
+
+def test_weights_of_any_size_neither_overflow_nor_vanish(linear_gaussian):
+    """A factor of e^+-100000 on every weight shifts the result by as much."""
+    case = linear_gaussian
+    x = case.data(3)
+    plain = log_likelihood(case.model, case.inexact_guide, x, 60, seed=1)
+    for shift in (-1e5, 1e5):
+
+        def guide(x, shift=shift):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", case.diagonal(x))
+                pyro.factor("shift", torch.full(z.shape[:-1], -shift).double(), has_rsample=False)
+
+        shifted = log_likelihood(case.model, guide, x, 60, seed=1)
+        assert_close(shifted.per_datum, plain.per_datum + shift, rtol=1e-12, atol=0)
+        assert_close(shifted.ess, plain.ess, rtol=1e-6, atol=0)
+
+
+def test_weights_of_zero():
+    """x | z uniform on z +- 1: p(x) = (Phi(x + 1) - Phi(x - 1)) / 2, and most weights at x = 4 are 0."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            pyro.sample("x", dist.Uniform(z - 1, z + 1, validate_args=False), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+
+    x = torch.tensor([0.0, 1.5, 3.0, 9.0], dtype=torch.float64)
+    found = log_likelihood(model, guide, x, 20_000, seed=0)
+    phi = torch.distributions.Normal(0.0, 1.0).cdf
+    evidence = ((phi(x + 1) - phi(x - 1)) / 2).log()
+    assert ((found.per_datum - evidence)[:3].abs() < 4 * found.standard_errors[:3]).all()
+    assert found.per_datum[3] == -math.inf
+
+
+# ---------------------------------------------------------------- what it says about itself
+
+
+def test_a_hopeless_guide_is_flagged(make_linear_gaussian):
+    case = make_linear_gaussian(orthogonal=True)
+
+    def narrow(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", case.diagonal(x, shift=0.0, stretch=0.2))
+
+    x = case.data(40)
+    found = log_likelihood(case.model, narrow, x, 2000, seed=0)
+    assert found.flagged.double().mean() > 0.9
+    assert "k-hat > 0.70 for" in str(found)
+    assert "most weights have too heavy a tail: the bound is loose" in str(found)
+    assert found.mean < case.evidence(x).mean().item()
+    good = log_likelihood(case.model, case.inexact_guide, x, 2000, seed=0)
+    assert not good.flagged.any()
+    assert "too heavy" not in str(good)
+
+
+def test_few_samples_have_no_khat(linear_gaussian):
+    x = linear_gaussian.data(3)
+    found = log_likelihood(linear_gaussian.model, linear_gaussian.inexact_guide, x, 24)
+    assert found.pareto_k.isnan().all()
+    assert "k-hat needs K >= 25; 3 datums)" in str(found)
+    found = log_likelihood(linear_gaussian.model, linear_gaussian.inexact_guide, x, 25)
+    assert found.pareto_k.isfinite().all()
+    assert "k-hat > 0.28 for" in str(found)
+
+
+def test_one_sample_has_no_error(linear_gaussian):
+    found = log_likelihood(linear_gaussian.model, linear_gaussian.inexact_guide, linear_gaussian.data(3), 1)
+    assert found.standard_errors.isnan().all()
+    assert "Monte Carlo s.e. unknown" in str(found)
+
+
+def test_the_line_it_prints():
+    from pyro_vae.evaluation import LogLikelihood
+
+    n = 4
+    result = LogLikelihood(
+        per_datum=torch.tensor([-87.0, -86.0, -88.0, -87.0]).double(),
+        standard_errors=torch.full((n,), 0.02).double(),
+        ess=torch.full((n,), 100.0).double(),
+        pareto_k=torch.tensor([0.1, 0.2, 0.9, 0.3]).double(),
+        num_samples=5000,
+        unit="image",
+    )
+    assert str(result) == (
+        "log p(x) >= -87.00 nats/image (Monte Carlo s.e. 0.01, data s.e. 0.41; K = 5000; "
+        "k-hat > 0.70 for 25.0 % of 4 images)"
+    )
+    assert result.summary()["share_above_threshold"] == 0.25
+    assert result.summary()["log_likelihood_nats"] == -87.0
+
+
+# ---------------------------------------------------------------- other routes to the same numbers
+
+
+def test_the_graph_equals_the_eager_path_under_the_same_seed(monkeypatch):
+    model, guide = VAE((1, 4, 4), 3, (8,)), MeanFieldGuide((1, 4, 4), 3, (8,))
+    x = torch.rand(6, 1, 4, 4).round()
+    captures = []
+    real = stream.capture
+    monkeypatch.setattr(stream, "capture", lambda *args: captures.append(None) or real(*args))
+    monkeypatch.setattr(stream, "ROWS", 20)
+    results = []
+    for calls_worth_a_graph in (10**9, 0):
+        monkeypatch.setattr(stream, "CALLS_WORTH_A_GRAPH", calls_worth_a_graph)
+        results.append(log_likelihood(model, guide, x, 70, seed=5))
+    assert len(captures) == 1
+    assert_close(results[1].per_datum, results[0].per_datum)
+    assert_close(results[1].ess, results[0].ess, rtol=1e-4, atol=0)
+
+
+def test_what_cannot_be_captured_is_run_as_it_is(linear_gaussian, monkeypatch, caplog):
+    case = linear_gaussian
+    monkeypatch.setattr(stream, "CALLS_WORTH_A_GRAPH", 0)
+
+    def branching(x):
+        if x.sum() > 1e9:
+            raise AssertionError
+        return case.exact_guide(x)
+
+    x = case.data(4)
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"):
+        found = log_likelihood(case.model, branching, x, 10)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("log_likelihood: runs without a graph, which is slower: ")
+    assert "\n" not in record.getMessage()
+    assert_close(found.per_datum, case.evidence(x), **EXACT)
+
+
+def test_a_seed_repeats_and_leaves_the_global_generator_alone(linear_gaussian):
+    case = linear_gaussian
+    x = case.data(3)
+    before = torch.get_rng_state()
+    first, second, other = (log_likelihood(case.model, case.inexact_guide, x, 30, seed=s) for s in (4, 4, 5))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(first.per_datum, second.per_datum)
+    assert not torch.equal(first.per_datum, other.per_datum)
+    unseeded = [log_likelihood(case.model, case.inexact_guide, x, 30) for _ in range(2)]
+    assert not torch.equal(unseeded[0].per_datum, unseeded[1].per_datum)
+
+
+def test_modules_are_evaluated_in_evaluation_mode_and_come_back():
+    """Dropout off, running statistics used and not moved; also when the module is inside a function."""
+    net = nn.Sequential(nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 4))
+    guide, model = MeanFieldGuide((4,), 2, encoder=net), VAE((4,), 2, ())
+    net[1].eval()
+    x = torch.rand(8, 4).round()
+    for program in (guide, lambda x: guide(x)):
+        results = [log_likelihood(model, program, x, 5, seed=0) for _ in range(2)]
+        assert torch.equal(results[0].per_datum, results[1].per_datum)
+        assert (guide.training, net[0].training, net[1].training) == (True, True, False)
+        assert net[0].num_batches_tracked == 0
+
+
+# ---------------------------------------------------------------- memory
+
+
+def test_no_call_sees_more_rows_than_fit(linear_gaussian, monkeypatch):
+    case = linear_gaussian
+    rows = []
+
+    def guide(x):
+        z = case.exact_guide(x)
+        rows.append(z.numel() // 3)
+        return z
+
+    # Two samples of the head of the data, to see whether samples vectorize, are the one exception.
+    monkeypatch.setattr(stream, "ROWS", 500)
+    for n, num_samples in ((1, 4000), (10, 1300), (1200, 3)):
+        log_likelihood(case.model, guide, case.data(n), num_samples, seed=0)
+    assert max(rows) <= 2 * 500
+    assert sorted(rows)[-4] <= 500
+
+
+MEMORY = """
+import resource, torch, pyro_vae
+from pyro_vae.models import VAE
+from pyro_vae.guides import MeanFieldGuide
+torch.manual_seed(0)
+model, guide = VAE((20,), 2, ()), MeanFieldGuide((20,), 2, ())
+x = torch.rand(1, 20).round()
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pyro_vae.log_likelihood(model, guide, x, 200_000)
+start = peak()
+pyro_vae.log_likelihood(model, guide, x, 1_800_000)
+print(peak() - start)
+"""
+
+
+def test_memory_does_not_grow_with_the_samples():
+    """1.6 million more samples would be 128 MB of logits, or 13 MB of weights in double: 8 MB are given."""
+    pytest.importorskip("resource")
+    done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, timeout=300, check=True)
+    assert int(done.stdout) < 8_000
+
+
+# ---------------------------------------------------------------- bad input
+
+
+def test_bad_input(linear_gaussian):
+    model, guide = linear_gaussian.model, linear_gaussian.exact_guide
+    x = linear_gaussian.data(4)
+    with pytest.raises(ValueError, match=r"log_likelihood: num_samples must be at least 1; got 0\."):
+        log_likelihood(model, guide, x, 0)
+    with pytest.raises(ValueError, match=r"log_likelihood: x: there are none \(shape \(0, 5\)\)"):
+        log_likelihood(model, guide, x[:0], 5)
+    for value in (math.nan, math.inf):
+        bad = x.clone()
+        bad[2, 1] = value
+        with pytest.raises(ValueError, match=r"x: 1 values are NaN or infinite, the first at index \(2, 1\)\."):
+            log_likelihood(model, guide, bad, 5)
+    with pytest.raises(ValueError, match="x must be a tensor, or a tuple that starts with one; got <class 'list'>"):
+        log_likelihood(model, guide, x.tolist(), 5)
+    with pytest.raises(ValueError, match=r"LinearGaussian: x must have shape \(batch, 5\); got \(4, 3\)"):
+        log_likelihood(model, guide, x[:, :3], 5)
+    with pytest.raises(PairError, match="only in the model: z"):
+        log_likelihood(model, lambda *_: None, x, 5)
+
+
+def test_a_nan_weight_in_a_later_block_is_found(linear_gaussian, monkeypatch):
+    monkeypatch.setattr(stream, "ROWS", 4)
+    case = linear_gaussian
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            q = case.diagonal(x).base_dist
+            loc = torch.where(x[:, :1] == 123.0, math.nan, q.loc)
+            pyro.sample("z", dist.Normal(loc, q.scale, validate_args=False).to_event(1))
+
+    x = case.data(9)
+    x[7, 0] = 123.0
+    with pytest.raises(NonFiniteError, match=r"log_likelihood: .*NaN or \+inf for 1 of .* site 'z' of the guide"):
+        log_likelihood(case.model, guide, x, 1)

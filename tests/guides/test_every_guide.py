@@ -1,0 +1,164 @@
+"""What every guide owes. A guide without an entry below fails; it is not skipped."""
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro import poutine
+from torch import nn
+from torch.testing import assert_close
+
+from pyro_vae import guides, log_weights
+from pyro_vae.graph import capture
+from pyro_vae.models import VAE
+from pyro_vae.pair import PARTICLES, Pair
+from pyro_vae.protocols import PosteriorGuide
+
+X_SHAPE, LATENT_DIM = (1, 3, 2), 4
+
+MAKE = {
+    "MeanFieldGuide": lambda: guides.MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)),
+}
+
+
+def make(name, dtype=torch.float32):
+    assert name in MAKE, f"guide {name} has no entry in MAKE of {__file__}"
+    return MAKE[name]().to(dtype)
+
+
+def binary(n, dtype=torch.float32):
+    return torch.rand(n, *X_SHAPE, dtype=dtype).round()
+
+
+def model_for(dtype=torch.float32):
+    return VAE(X_SHAPE, LATENT_DIM, (5,)).to(dtype)
+
+
+def test_every_guide_is_here():
+    assert set(guides.__all__) == set(MAKE)
+
+
+every_guide = pytest.mark.parametrize("name", guides.__all__)
+every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+@every_guide
+@every_dtype
+@pytest.mark.parametrize("n", [1, 2, 7])
+def test_sites_plate_shapes_and_dtype_at_any_batch_size(name, dtype, n):
+    trace = poutine.trace(make(name, dtype)).get_trace(binary(n, dtype))
+    trace.compute_log_prob()
+    site = trace.nodes["z"]
+    assert [(f.name, f.dim, f.size) for f in site["cond_indep_stack"]] == [("data", -1, n)]
+    assert (site["value"].shape, site["value"].dtype) == ((n, LATENT_DIM), dtype)
+    assert (site["log_prob"].shape, site["log_prob"].dtype) == ((n,), dtype)
+
+
+@every_guide
+@every_dtype
+def test_weights_with_a_model(name, dtype):
+    weights = log_weights(model_for(dtype), make(name, dtype), binary(7, dtype), 5)
+    assert (weights.shape, weights.dtype) == ((5, 7), dtype)
+    assert weights.isfinite().all()
+
+
+@every_guide
+def test_leading_sample_dims(name):
+    guide = make(name)
+    assert Pair(model_for(), guide, binary(7)).vectorizes
+    with pyro.plate(PARTICLES, 5, dim=-2):
+        trace = poutine.trace(guide).get_trace(binary(7))
+    assert trace.nodes["z"]["value"].shape == (5, 7, LATENT_DIM)
+    assert trace.nodes["z"]["fn"].log_prob(trace.nodes["z"]["value"]).shape == (5, 7)
+
+
+@every_guide
+def test_a_datum_does_not_feel_the_others(name):
+    """Its log-density under the same z is the same alone as in a batch."""
+    guide, x = make(name, torch.float64).eval(), binary(6, torch.float64)
+    z = torch.randn(6, LATENT_DIM, dtype=torch.float64)
+
+    def density(rows):
+        class Prior(nn.Module):
+            def forward(self, x):
+                with pyro.plate("data", len(x), dim=-1):
+                    pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0).expand([LATENT_DIM]).to_event(1))
+                    pyro.sample("x", dist.Normal(x.flatten(1), 1.0).to_event(1), obs=x.flatten(1))
+
+        fixed = poutine.trace(guide).get_trace(x[rows])
+        fixed.nodes["z"]["value"] = z[rows]
+        return log_weights(Prior(), poutine.replay(guide, trace=fixed), x[rows])[0]
+
+    together = density(slice(None))
+    assert_close(together, torch.cat([density(slice(n, n + 1)) for n in range(6)]), rtol=1e-10, atol=1e-10)
+
+
+@every_guide
+def test_posterior_is_the_density_that_is_sampled(name):
+    guide, x = make(name, torch.float64).eval(), binary(7, torch.float64)
+    if not isinstance(guide, PosteriorGuide):
+        assert not hasattr(guide, "posterior")
+        return
+    q = guide.posterior(x)
+    assert (q.batch_shape, q.event_shape) == ((7,), (LATENT_DIM,))
+    assert q.sample((5,)).shape == (5, 7, LATENT_DIM)
+    site = poutine.trace(guide).get_trace(x).nodes["z"]
+    assert_close(q.log_prob(site["value"]), site["fn"].log_prob(site["value"]), rtol=1e-12, atol=1e-12)
+
+
+@every_guide
+def test_state_dict_round_trip(name):
+    first, second, x = make(name), make(name), binary(7)
+
+    def draw(guide):
+        torch.manual_seed(0)
+        return guide(x)
+
+    assert not torch.equal(draw(first), draw(second))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(draw(first), draw(second))
+
+
+@every_guide
+def test_gradient_reaches_every_parameter(name):
+    guide = make(name)
+    (-log_weights(model_for(), guide, binary(20), 2).sum()).backward()
+    for parameter, value in guide.named_parameters():
+        assert value.grad is not None, parameter
+        assert value.grad.isfinite().all(), parameter
+        assert value.grad.abs().sum() > 0, parameter
+
+
+@every_guide
+@every_dtype
+def test_it_survives_being_captured_with_its_gradient(name, dtype):
+    model, guide = model_for(dtype), make(name, dtype)
+    x, other = binary(4, dtype), binary(4, dtype)
+    pair = Pair(model, guide, x)
+    assert pair.vectorizes
+
+    def step(x):
+        weights = pair.terms(x, 3).log_weight
+        return [weights.detach(), *torch.autograd.grad(weights.sum(), list(guide.parameters()))]
+
+    graph = capture(step, [x], [other], [model, guide])
+    torch.manual_seed(2)
+    expected = step(other)
+    torch.manual_seed(2)
+    assert_close(graph(other), expected)
+
+
+@every_guide
+def test_the_parameter_store_stays_empty(name):
+    log_weights(model_for(), make(name), binary(4))
+    assert len(pyro.get_param_store()) == 0
+
+
+@every_guide
+def test_wrong_shapes_and_dtypes_are_refused(name):
+    guide = make(name)
+    for bad in (torch.zeros(4, 6), torch.zeros(X_SHAPE), torch.zeros(4, 1, 2, 3)):
+        with pytest.raises(ValueError, match=rf"{name}: x must have shape \(batch, 1, 3, 2\); got"):
+            guide(bad)
+    with pytest.raises(ValueError, match=f"{name}: x must be floating point; got torch.int64"):
+        guide(torch.zeros(4, *X_SHAPE, dtype=torch.int64))

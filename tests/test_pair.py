@@ -1,0 +1,306 @@
+"""What a pair is found to be, and what it is refused for."""
+
+import logging
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro.nn import PyroModule
+from torch import nn
+from torch.testing import assert_close
+
+from pyro_vae import log_weights
+from pyro_vae.errors import PairError
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE
+from pyro_vae.pair import Pair, in_mode, local_params, modules_of, modules_within
+
+
+def one(name="z", plate="data", dim=None):
+    """A program that samples one standard normal for each datum."""
+
+    def program(x):
+        with pyro.plate(plate, len(x), dim=dim):
+            pyro.sample(name, dist.Normal(0.0, 1.0))
+
+    return program
+
+
+def model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+guide = one()
+X = torch.zeros(4)
+
+
+# ---------------------------------------------------------------- structure
+
+
+def test_a_pair_knows_its_plate_and_sites():
+    pair = Pair(model, guide, X)
+    assert (pair.plate.name, pair.plate.dim, pair.plate.size, pair.plate.full_size) == ("data", -1, 4, 4)
+    assert (pair.latents, pair.observed, pair.normalized, pair.vectorizes) == (["z"], ["x"], True, True)
+
+
+def test_the_terms_add_up_to_the_weight():
+    terms = Pair(model, guide, X).terms(X, num_samples=3)
+    assert terms.reconstruction.shape == terms.log_prior.shape == terms.log_guide.shape == (3, 4)
+    assert_close(terms.log_prior, terms.log_guide)  # the guide is the prior
+    assert_close(terms.log_weight, terms.reconstruction)
+
+
+def test_a_pair_takes_batches_of_other_sizes():
+    pair = Pair(model, guide, X)
+    assert pair.terms(torch.zeros(9), 2).log_weight.shape == (2, 9)
+
+
+def test_looking_at_a_pair_draws_nothing_from_the_generator():
+    before = torch.get_rng_state()
+    assert Pair(model, guide, X).vectorizes
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("plate", ["data", "rows"])
+def test_the_plate_of_the_datas_length_is_found(plate):
+    def model(x):
+        with pyro.plate("groups", 2, dim=-2), pyro.plate(plate, len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x.expand(2, -1))
+
+    def guide(x):
+        with pyro.plate("groups", 2, dim=-2), pyro.plate(plate, len(x), dim=-1):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    assert Pair(model, guide, X).plate.name == plate
+
+
+def two_plates(first, second, observed):
+    def program(x):
+        with pyro.plate(first, len(x), dim=-2), pyro.plate(second, len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            if observed:
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    return program
+
+
+def test_two_candidate_plates_need_a_name():
+    pair = two_plates("rows", "columns", True), two_plates("rows", "columns", False)
+    message = r"no single plate matches the data's 4 rows among columns of 4, rows of 4: pass plate='NAME'"
+    with pytest.raises(PairError, match=message):
+        log_weights(*pair, torch.zeros(4, 4))
+    assert Pair(*pair, torch.zeros(4, 4), plate="rows").plate.dim == -2
+    with pytest.raises(PairError, match="no plate 'colums' holds all sites"):
+        Pair(*pair, torch.zeros(4, 4), plate="colums")
+
+
+def test_of_two_candidates_our_own_name_wins():
+    pair = two_plates("rows", "data", True), two_plates("rows", "data", False)
+    assert Pair(*pair, torch.zeros(4, 4)).plate.name == "data"
+
+
+# ---------------------------------------------------------------- refusals
+
+
+def test_no_plate():
+    def model(x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+
+    message = r"no batch plate: .* Model: z in no plate; x \(observed\) in no plate\. Guide: z in no plate\."
+    with pytest.raises(PairError, match=message):
+        log_weights(model, guide, X)
+
+
+def test_a_latent_outside_the_plate():
+    def outside(x):
+        shared = pyro.sample("shared", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(shared, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        pyro.sample("shared", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    message = r"no batch plate: every latent .*Model: shared in no plate; z in data; x \(observed\) in data\."
+    with pytest.raises(PairError, match=message):
+        log_weights(outside, guide, X)
+
+
+def test_sites_in_only_one_of_the_two_are_listed():
+    with pytest.raises(PairError, match=r"only in the model: z; only in the guide: w\. Model: z in data; x \(obs"):
+        log_weights(model, one("w"), X)
+
+    def two(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("extra", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(PairError, match=r"; only in the guide: extra\. .*Guide: z in data; extra in data\."):
+        log_weights(model, two, X)
+    with pytest.raises(PairError, match=r"; only in the model: z\. .*Guide: no sites\."):
+        log_weights(model, lambda *_: None, X)
+
+
+def test_a_sequential_plate():
+    def model(x):
+        for i in pyro.plate("data", len(x)):
+            z = pyro.sample(f"z_{i}", dist.Normal(0.0, 1.0))
+            pyro.sample(f"x_{i}", dist.Normal(z, 1.0), obs=x[i])
+
+    def guide(x):
+        for i in pyro.plate("data", len(x)):
+            pyro.sample(f"z_{i}", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(PairError, match=r"no batch plate: .* inside one vectorized pyro.plate .* z_0 in no plate"):
+        log_weights(model, guide, X)
+
+
+def test_a_model_that_observes_nothing():
+    with pytest.raises(PairError, match=r"the model observes nothing\. Model: z in data\."):
+        log_weights(one(), guide, X)
+
+
+def test_a_plate_that_is_not_as_long_as_the_data():
+    def short(observed):
+        def program(x):
+            with pyro.plate("data", 3):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                if observed:
+                    pyro.sample("x", dist.Normal(z, 1.0), obs=x[:3])
+
+        return program
+
+    with pytest.raises(PairError, match=r"no single plate matches the data's 4 rows among data of 3"):
+        log_weights(short(True), short(False), X)
+
+
+def test_shapes_of_a_site_that_differ_between_the_two():
+    def wide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    def narrow(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
+
+    with pytest.raises(PairError, match=r"the sites of model and guide differ in shape: .*'z'"):
+        log_weights(narrow, wide, X)
+
+
+def test_data_that_do_not_fit_our_own_parts():
+    vae, mean_field = VAE((1, 4, 4), 2, ()), MeanFieldGuide((1, 4, 4), 2, ())
+    wanted = r"x must have shape \(batch, 1, 4, 4\); got \(5, 16\)"
+    with pytest.raises(ValueError, match=f"MeanFieldGuide: {wanted}"):
+        log_weights(vae, mean_field, torch.zeros(5, 16))
+    with pytest.raises(ValueError, match=f"VAE: {wanted}"):
+        vae(torch.zeros(5, 16))
+    with pytest.raises(ValueError, match=r"MeanFieldGuide: x must be floating point; got torch.uint8.*observe"):
+        log_weights(vae, mean_field, torch.zeros(5, 1, 4, 4, dtype=torch.uint8))
+    mean_field.encoder = nn.Linear(16, 2)
+    with pytest.raises(ValueError, match=r"must return 2 \* latent_dim = 4 features .* got shape \(5, 2\) for x"):
+        log_weights(vae, mean_field, torch.zeros(5, 1, 4, 4))
+
+
+# ---------------------------------------------------------------- samples one by one
+
+
+def test_samples_that_do_not_vectorize_are_run_one_by_one(caplog):
+    """A model that averages over samples runs with leading dims, but gives each sample another's weight."""
+
+    def mixing(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            z = z - (z.mean(0) if z.ndim == 2 else 0)
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"):
+        found = log_weights(mixing, guide, X, 5)
+    assert found.shape == (5, 4)
+    (record,) = caplog.records
+    assert "a sample's weight depends on the samples beside it" in record.getMessage()
+    torch.manual_seed(0)
+    assert found.std(0).min() > 0
+
+
+# ---------------------------------------------------------------- modules behind programs
+
+
+class Both(PyroModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = PyroModule[nn.Linear](1, 1)
+        self.dropout = nn.Dropout()
+
+    def forward(self, x):
+        return self.layer(x)
+
+    def model(self, x):
+        return self(x)
+
+
+def test_modules_behind_and_within_programs():
+    import functools
+
+    both, other = Both(), Both()
+    assert modules_of(both, both.model, other) == [both, other]
+    assert modules_of(lambda x: both(x)) == []
+
+    class Plain:
+        def __init__(self):
+            self.part = both
+
+        def run(self, x):
+            return self.part(x)
+
+        def __call__(self, x):
+            return self.part(x)
+
+    def inner(x):
+        return both(x)
+
+    ways = [
+        both,
+        both.model,
+        lambda x: both(x),
+        lambda x: inner(x),
+        functools.partial(inner),
+        pyro.poutine.scale(both, scale=0.5),
+        pyro.poutine.scale(both.model, scale=0.5),
+        Plain(),
+        Plain().run,
+    ]
+    for program in ways:
+        assert both in modules_within(program)
+    assert modules_within(one()) == []
+
+
+def test_local_params_reaches_modules_inside_functions():
+    both = Both()
+    with local_params(lambda x: both(x)):
+        both(torch.zeros(1, 1))
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_modes_come_back_part_by_part():
+    both = Both()
+    both.dropout.eval()
+
+    def interrupted():
+        with in_mode([both], training=False):
+            assert not both.training
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        interrupted()
+    assert (both.training, both.layer.training, both.dropout.training) == (True, True, False)

@@ -1,0 +1,107 @@
+"""Values outside a likelihood's support are found wherever they are."""
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+
+from pyro_vae import elbo_terms, log_likelihood
+from pyro_vae.errors import SupportError
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE
+from pyro_vae.models.likelihoods import BernoulliLikelihood
+from pyro_vae.support import BLOCK, check_support
+
+
+def binary(n=BLOCK + 500):
+    return torch.rand(n, 1, 2, 2).round()
+
+
+def test_binary_images_pass():
+    check_support(VAE((1, 2, 2), 2, ()), binary(), binary(3))
+
+
+@pytest.mark.parametrize("row", [0, BLOCK - 1, BLOCK, -1])
+def test_one_value_outside_is_found_in_any_block(row):
+    x = binary()
+    x[row, 0, 1, 1] = 7.5
+    message = r"site 'x': Bernoulli has support Boolean\(\), and 1 of \d+ values .*outside it \(from 7.5 to 7.5\)\."
+    with pytest.raises(SupportError, match=message + " Rescale the data or choose a likelihood"):
+        check_support(VAE((1, 2, 2), 2, ()), x, x[:3])
+
+
+def test_grey_pixels_get_the_two_ways_out():
+    x = torch.rand(9, 1, 2, 2)
+    message = r"look like grey pixels: binarize them .*binarization='stochastic'.*soft_targets=True"
+    with pytest.raises(SupportError, match=message):
+        check_support(VAE((1, 2, 2), 2, ()), x, x[:3])
+
+
+def test_grey_pixels_beyond_the_first_block_are_not_averaged_in(monkeypatch):
+    """Pyro's validation sees the head only; behind it validation is off for speed."""
+    from pyro_vae.evaluation import stream
+
+    monkeypatch.setattr(stream, "ROWS", 10)
+    x = binary(40)
+    x[33] = 0.5
+    with pytest.raises(SupportError, match="grey pixels"):
+        log_likelihood(VAE((1, 2, 2), 2, ()), MeanFieldGuide((1, 2, 2), 2, ()), x, 5)
+
+
+def test_soft_targets_are_taken_and_are_no_bound():
+    soft = BernoulliLikelihood((1, 2, 2), 2, (), soft_targets=True)
+    model, guide = VAE((1, 2, 2), 2, likelihood=soft), MeanFieldGuide((1, 2, 2), 2, ())
+    x = torch.rand(9, 1, 2, 2)
+    check_support(model, x, x[:3])
+    found = log_likelihood(model, guide, x, 30)
+    assert found.bound is False
+    assert str(found).startswith("no log-likelihood (soft targets): ")
+    assert found.summary()["bound"] is False
+    assert elbo_terms(model, guide, x, 2).bound is False
+    x[0] = 1.5
+    with pytest.raises(SupportError, match=r"SoftBernoulli has support .* \(from 1.5 to 1.5\)\. Rescale"):
+        check_support(model, x, x[:3])
+    assert log_likelihood(VAE((1, 2, 2), 2, ()), guide, binary(9), 30).bound is True
+
+
+def test_other_supports_and_other_names():
+    def model(x):
+        with pyro.plate("rows", len(x)):
+            z = pyro.sample("w", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+            pyro.sample("counts", dist.Poisson(z.exp()).to_event(1), obs=x)
+
+    check_support(model, torch.tensor([[0.0, 4, 2]] * 5), torch.tensor([[0.0, 4, 2]]))
+    x = torch.tensor([[0.0, 4, 2]] * 5)
+    x[4, 1] = -1
+    with pytest.raises(SupportError, match=r"site 'counts': Poisson has support .* 1 of 15 values"):
+        check_support(model, x, x[:1])
+
+
+def test_flattened_images_are_checked_too():
+    """Pyro's own example observes x.reshape(-1, 784)."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("obs", dist.Bernoulli(torch.full((4,), 0.5)).to_event(1), obs=x.reshape(-1, 4))
+
+    x = binary()
+    check_support(model, x, x[:3])
+    x[-1] = 0.5
+    with pytest.raises(SupportError, match=r"site 'obs': .* grey pixels"):
+        check_support(model, x, x[:3])
+
+
+def test_bounds_that_follow_z_say_nothing_about_x():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Uniform(z, z + 1, validate_args=False), obs=x)
+
+    check_support(model, torch.full((5,), 100.0), torch.full((5,), 100.0))
+
+
+def test_the_generator_is_left_alone():
+    model, x = VAE((1, 2, 2), 2, ()), binary(3)
+    before = torch.get_rng_state()
+    check_support(model, x, x[:1])
+    assert torch.equal(torch.get_rng_state(), before)
