@@ -1,8 +1,8 @@
 """Fit a variational autoencoder to MNIST with SVI, and say how likely the test images are under it.
 
-    python examples/svi_mnist.py                       # a few minutes on two cores
-    python examples/svi_mnist.py --latent-dim 2        # with a picture of the latent plane
-    python examples/svi_mnist.py --help                # everything else
+python examples/svi_mnist.py                       # a few minutes on two cores
+python examples/svi_mnist.py --latent-dim 2        # with a picture of the latent plane
+python examples/svi_mnist.py --help                # everything else
 """
 
 import argparse
@@ -22,6 +22,7 @@ from pyro_vae.models import VAE
 
 
 def parse_args() -> argparse.Namespace:
+    """Read the flags."""
     parser = argparse.ArgumentParser(
         description="Fit a VAE to MNIST with SVI and report its importance-weighted log-likelihood.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -72,12 +73,14 @@ def load(args: argparse.Namespace) -> ImageData:
 
 
 def load_named(args: argparse.Namespace, name: str) -> ImageData:
+    """Load one data set by name."""
     return pyro_vae.load_data(
         name, args.root, args.binarization, seed=args.seed, valid_size=None if name == "mnist-5k" else args.valid_size
     )
 
 
 def main() -> None:
+    """Fit, evaluate, draw."""
     args = parse_args()
     data = load(args)
     print(data)
