@@ -10,9 +10,9 @@ from benchmarks.pyro_example import ExampleVAE
 from benchmarks.raw_vae import RawVAE
 from benchmarks.timing import Side
 from pyro_vae.fit.batches import TensorBatches
-from pyro_vae.fit.loop import _epoch
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.fit.step import TracedStep, eager_step
+from pyro_vae.fit.training import Training
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.pair import Pair, modules_of
@@ -65,10 +65,11 @@ def ours(batches: TensorBatches, hidden_dims: tuple[int, ...], level: str) -> Si
     optimizer = torch.optim.Adam(parameters.trainable, lr=LEARNING_RATE, fused=True)
     parts = (model, guide, Trace_ELBO(), batches.observe, parameters.trainable, False)
     step = eager_step(*parts) if level == "off" else TracedStep(*parts, modules_of(model, guide))
+    training = Training(pair, parameters, Trace_ELBO(), step, batches, optimizer)
     bar = tqdm(disable=True)
 
     def epoch(index: int) -> float:
         with pyro.validation_enabled(False):
-            return _epoch(index, step, batches, pair, parameters, optimizer, 1.0, None, bar, None, rows)
+            return training.epoch(index, 1.0, bar.update)
 
     return epoch

@@ -17,6 +17,8 @@ class Batches(Protocol):
 
     steps: int | None
     """Batches an epoch, where that is known."""
+    generator: torch.Generator | None
+    """A random state of their own that an epoch advances."""
 
     def epoch(self, index: int) -> Iterator[Tensor]:
         """Yield the rows of one epoch."""
@@ -66,6 +68,7 @@ class TensorBatches:
         self._rows = rows.to(device)
         self._batch_size, self._seed, self._dtype = batch_size, seed, dtype
         self.steps: int | None = len(rows) // batch_size
+        self.generator: torch.Generator | None = None
 
     def epoch(self, index: int) -> Iterator[Tensor]:
         """Yield the rows of one epoch."""
@@ -104,6 +107,7 @@ class LoaderBatches:
 
     def __init__(self, loader: DataLoader, device: torch.device, dtype: torch.dtype) -> None:
         self._loader, self._device, self._dtype = loader, device, dtype
+        self.generator: torch.Generator | None = loader.generator
         try:
             self.steps: int | None = len(loader)
         except TypeError:
@@ -128,16 +132,15 @@ class LoaderBatches:
 
     def first(self) -> Tensor:
         """Return the first batch, without advancing the loader's random state."""
-        own = self._loader.generator
-        state = None if own is None else own.get_state()
+        own = None if self.generator is None else self.generator.clone_state()
         with torch.random.fork_rng(devices=[]):
             try:
                 return next(self.epoch(0))
             except StopIteration:
                 raise ValueError("fit: the DataLoader yields nothing.") from None
             finally:
-                if own is not None:
-                    own.set_state(state)
+                if self.generator is not None and own is not None:
+                    self.generator.set_state(own.get_state())
 
     def describe(self) -> dict[str, Any]:
         """Say what the data are."""

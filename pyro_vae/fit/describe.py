@@ -9,7 +9,8 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from pyro.nn import PyroModule
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.errors import RunError
@@ -72,6 +73,8 @@ def describe_settings(value: Any) -> dict[str, Any]:
 
 def _argument_names(cls: type) -> list[str] | None:
     """Return the constructor's argument names, or None where it takes any number of them."""
+    if cls.__init__ in (nn.Module.__init__, PyroModule.__init__):  # type: ignore[misc]
+        return []  # no constructor of its own
     try:
         parameters = inspect.signature(cls).parameters.values()
     except ValueError:

@@ -163,5 +163,5 @@ def load_run(path: str | Path, model: Program | None = None, guide: Program | No
         config,
         path,
         state["best_epoch"] if best else None,
-        config["compile"],
+        state["compiled"],
     )

@@ -108,6 +108,7 @@ class TracedStep:
             self._fall_back(str(reason))
 
     def __call__(self, rows: Tensor, beta: Tensor) -> list[Tensor]:
+        """Return [loss, gradient of each parameter] of one batch."""
         if self.level == "off":
             return self._eager(rows, beta)
         key = (rows.shape, rows.dtype)

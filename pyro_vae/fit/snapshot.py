@@ -1,0 +1,98 @@
+"""A training into its run folder and back."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import RunError
+from pyro_vae.fit.checkpoint import (
+    load_optimizer_state,
+    optimizer_state,
+    plain,
+    read_checkpoint,
+    restored,
+    write_checkpoint,
+)
+from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_history, write_config, write_history
+from pyro_vae.fit.training import Training
+
+FREE_ON_RESUME = ("epochs", "environment")
+"""Settings that may differ when a run is resumed; a longer run goes on where the shorter one ended."""
+
+
+def open_folder(folder: Path, config: dict[str, Any], resume: bool) -> bool:
+    """Make the run folder, or check the one that is there; returns whether it has a checkpoint to resume.
+
+    Raises:
+        RunError: it holds a run and ``resume`` is off, or one with other settings, or it cannot be made.
+    """
+    if (folder / CONFIG).exists():
+        if not resume:
+            raise RunError(f"{folder} already holds a run: pass resume=True to go on with it, or choose another out.")
+        stored = read_config(folder)
+        differing = [
+            f"{key}: was {stored.get(key)}, now {config[key]}"
+            for key in config
+            if key not in FREE_ON_RESUME and stored.get(key) != config[key]
+        ]
+        if differing:
+            raise RunError(f"{folder} cannot be resumed with other settings; {'; '.join(differing)}.")
+    checkpoint = folder / CHECKPOINT
+    try:
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"cannot make the run folder {folder}: {error.strerror}. Choose another out.") from error
+    write_config(folder, config)
+    return checkpoint.exists()
+
+
+def save(training: Training, folder: Path) -> None:
+    """Write metrics and checkpoint, in this order: metrics may be ahead of the checkpoint, never behind.
+
+    Raises:
+        CheckpointError: the disk refuses; the checkpoint before is intact.
+    """
+    write_history(folder, training.history)
+    moments, rest = optimizer_state(training.optimizer)
+    tensors = {f"values.{name}": value for name, value in training.parameters.state().items()}
+    tensors |= {f"best.{name}": value for name, value in training.best.items()}
+    tensors |= {f"optimizer.{name}": value for name, value in moments.items()}
+    tensors["rng.cpu"] = torch.get_rng_state()
+    if training.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(training.device)
+    if training.batches.generator is not None:
+        tensors["rng.loader"] = training.batches.generator.get_state()
+    state = {
+        "compiled": training.compiled,
+        "epoch": len(training.history),
+        "best_epoch": training.best_epoch if training.best else None,
+        "optimizer": rest,
+        "scheduler": None if training.schedule is None else plain(training.schedule.state_dict()),
+    }
+    write_checkpoint(folder / CHECKPOINT, tensors, state)
+
+
+def restore(training: Training, folder: Path) -> None:
+    """Undo :func:`save`.
+
+    Raises:
+        RunError: the checkpoint is damaged, of another version, or of another pair.
+    """
+    tensors, state = read_checkpoint(folder / CHECKPOINT)
+    parts: dict[str, dict[str, Tensor]] = {"values": {}, "best": {}, "optimizer": {}, "rng": {}}
+    for name, value in tensors.items():
+        part, key = name.split(".", 1)
+        parts[part][key] = value
+    training.parameters.load_state(parts["values"], str(folder))
+    load_optimizer_state(training.optimizer, parts["optimizer"], state["optimizer"])
+    if training.schedule is not None:
+        training.schedule.load_state_dict(restored(state["scheduler"]))
+    torch.set_rng_state(parts["rng"]["cpu"])
+    if training.device.type == "cuda":
+        torch.cuda.set_rng_state(parts["rng"]["cuda"], training.device)
+    if training.batches.generator is not None:
+        training.batches.generator.set_state(parts["rng"]["loader"])
+    training.history = read_history(folder, state["epoch"])
+    training.best = parts["best"]
