@@ -15,7 +15,8 @@ from pyro_vae.fit.step import TracedStep, eager_step
 from pyro_vae.fit.training import Training
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
-from pyro_vae.pair import Pair, modules_of
+from pyro_vae.pair import Pair
+from pyro_vae.programs import modules_of
 
 X_DIM = 784
 LATENT_DIM = 50

@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.errors import NonFiniteError
-from pyro_vae.pair import Pair, find_nonfinite
+from pyro_vae.nonfinite import check_finite
+from pyro_vae.pair import Pair
 from pyro_vae.protocols import Program
 
 
@@ -52,7 +52,7 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
         weights = weights[:, : pair.plate.full_size]
     else:
         weights = pair.terms(x, num_samples).log_weight
-    check_finite("log_weights", pair, x, weights)
+    check_finite("log_weights", model, guide, x, weights)
     return weights
 
 
@@ -60,25 +60,6 @@ def check_num_samples(who: str, num_samples: int) -> None:
     """Refuse fewer than one sample."""
     if num_samples < 1:
         raise ValueError(f"{who}: num_samples must be at least 1; got {num_samples}.")
-
-
-def check_finite(who: str, pair: Pair, x: Any, weights: Tensor) -> None:
-    """Refuse weights ``(num_samples, batch)`` that are NaN or +inf, and name the site they came from.
-
-    A weight of -inf is a fair one: a z where the model has no mass.
-    """
-    bad = weights.isnan() | (weights == torch.inf)
-    if bad.any():
-        which = bad.any(0).nonzero().flatten().tolist()
-        raise NonFiniteError(
-            f"{who}: a log-weight is NaN or +inf for {len(which)} of {weights.shape[1]} data (first: {which[0]}). "
-            f"{nonfinite_site(pair.model, pair.guide, x)}"
-        )
-
-
-def nonfinite_site(model: Program, guide: Program, x: Any) -> str:
-    """Run the pair on x and say at which site the first value or log-probability is not finite."""
-    return find_nonfinite(model, guide, x) or "A second run with fresh noise gave finite values at every site."
 
 
 def _length(x: Any) -> int | None:

@@ -1,13 +1,11 @@
-"""A model and a guide run together: their parameters, their batch plate, and whether samples vectorize."""
+"""A model and a guide run together: their sites, their batch plate, and whether samples vectorize."""
 
-import functools
 import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
-from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import pyro
@@ -18,10 +16,12 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.graph import no_side_effects
+from pyro_vae.nonfinite import find_nonfinite
+from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.sites import PLATE
 
@@ -29,79 +29,6 @@ PARTICLES = "pyro_vae_particles"
 """Name of the outer plate that holds the samples of one vectorized run."""
 
 logger = logging.getLogger("pyro_vae")
-
-
-def as_args(x: Any) -> tuple[Any, ...]:
-    """Return the positional arguments of a pair: a tuple as it is, anything else as the only one."""
-    return x if isinstance(x, tuple) else (x,)
-
-
-def modules_of(*programs: Program) -> list[nn.Module]:
-    """Return the distinct modules behind programs: a program itself, or the object whose method it is."""
-    owners = (program if isinstance(program, nn.Module) else getattr(program, "__self__", None) for program in programs)
-    return list({id(owner): owner for owner in owners if isinstance(owner, nn.Module)}.values())
-
-
-def modules_within(*programs: Program) -> list[nn.Module]:
-    """Return the distinct modules that programs run, as far as can be seen from outside.
-
-    Beside those of :func:`modules_of`: what a function closes over or calls by a global name, what a partial (as
-    of ``poutine.scale(model, 0.1)``) was given, and the attributes of a callable object.
-    """
-    found: dict[int, nn.Module] = {}
-    seen: dict[int, Any] = {}
-    left: list[Any] = list(reversed(programs))
-    while left:
-        part = left.pop()
-        if id(part) in seen:
-            continue
-        seen[id(part)] = part
-        if isinstance(part, nn.Module):
-            found[id(part)] = part
-        elif isinstance(part, functools.partial):
-            left += [part.func, *part.args, *part.keywords.values()]
-        elif isinstance(part, MethodType):
-            # What a module's own method reaches is inside the module, or global.
-            left += [part.__func__, part.__self__, *getattr(part.__self__, "__dict__", {}).values()]
-        elif isinstance(part, FunctionType):
-            left += [part.__globals__[name] for name in part.__code__.co_names if name in part.__globals__]
-            left += [cell.cell_contents for cell in part.__closure__ or () if cell != _EMPTY_CELL]
-        elif callable(part) and not isinstance(part, type):
-            left += [type(part).__call__, *getattr(part, "__dict__", {}).values()]
-    return list(found.values())
-
-
-_EMPTY_CELL = CellType()
-
-
-@contextmanager
-def local_params(*programs: Program) -> Iterator[None]:
-    """Run programs so that each :class:`PyroModule` keeps its parameters to itself.
-
-    By default Pyro names a module's parameters in one store for the process, and a second module with the same
-    names is silently given the first one's values. The user's setting is restored on the way out.
-    """
-    with pyro.settings.context(module_local_params=True):
-        for owner in modules_within(*programs):
-            for module in owner.modules():
-                # Pyro makes this state only in contexts that were constructed under the setting.
-                context = module.__dict__.get("_pyro_context")
-                if context is not None and not hasattr(context, "param_state"):
-                    context.param_state = {"params": {}, "constraints": {}}
-        yield
-
-
-@contextmanager
-def in_mode(modules: list[nn.Module], training: bool) -> Iterator[None]:
-    """Put modules into train or evaluation mode, and every part of them back into its own on the way out."""
-    modes = [(part, part.training) for module in modules for part in module.modules()]
-    for module in modules:
-        module.train(training)
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 class FixedRows(Messenger):
@@ -228,7 +155,7 @@ class Pair:
     def _quiet(self) -> AbstractContextManager[None]:
         """Leave random number generators and buffers (running means) as they were: a probe is no training step."""
         device = next((arg.device for arg in self._args if isinstance(arg, Tensor)), torch.device("cpu"))
-        return no_side_effects(modules_within(self.model, self.guide), device)
+        return no_side_effects(modules_of(self.model, self.guide), device)
 
     def _first_traces(self) -> tuple[poutine.Trace, poutine.Trace]:
         try:
@@ -317,25 +244,6 @@ def _is_normalized(fn: Any) -> bool:
     while hasattr(fn, "base_dist"):
         fn = fn.base_dist
     return getattr(fn, "normalized", True)
-
-
-def find_nonfinite(model: Program, guide: Program, x: Any) -> str | None:
-    """Run the pair on x and say at which site the first value or log-probability is not finite, if any is.
-
-    NaN goes before infinity: a log-probability of -inf can be a fair one.
-    """
-    with torch.no_grad(), pyro.validation_enabled(False), local_params(model, guide):
-        guide_trace = poutine.trace(guide).get_trace(*as_args(x))
-        model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*as_args(x))
-    sites = [(s, where) for where, trace in (("guide", guide_trace), ("model", model_trace)) for s in _samples(trace)]
-    for is_bad in (torch.isnan, torch.isinf):
-        for site, where in sites:
-            if isinstance(site["value"], Tensor) and is_bad(site["value"]).any():
-                return f"The first value that is not finite is at site {site['name']!r} of the {where}."
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            if is_bad(scale_and_mask(log_prob, mask=site["mask"])).any():
-                return f"The first log-probability that is not finite is at site {site['name']!r} of the {where}."
-    return None
 
 
 @contextmanager

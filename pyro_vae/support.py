@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import SupportError
-from pyro_vae.pair import local_params
+from pyro_vae.programs import local_params
 from pyro_vae.protocols import Program
 
 BLOCK = 1000

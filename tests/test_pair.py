@@ -14,7 +14,8 @@ from pyro_vae import log_weights
 from pyro_vae.errors import PairError
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
-from pyro_vae.pair import Pair, in_mode, local_params, modules_of, modules_within
+from pyro_vae.pair import Pair
+from pyro_vae.programs import in_mode, local_params, modules_of
 
 
 def one(name="z", plate="data", dim=None):
@@ -254,7 +255,6 @@ def test_modules_behind_and_within_programs():
 
     both, other = Both(), Both()
     assert modules_of(both, both.model, other) == [both, other]
-    assert modules_of(lambda x: both(x)) == []
 
     class Plain:
         def __init__(self):
@@ -281,8 +281,8 @@ def test_modules_behind_and_within_programs():
         Plain().run,
     ]
     for program in ways:
-        assert both in modules_within(program)
-    assert modules_within(one()) == []
+        assert both in modules_of(program)
+    assert modules_of(one()) == []
 
 
 def test_local_params_reaches_modules_inside_functions():

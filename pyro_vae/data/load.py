@@ -28,6 +28,8 @@ DATASETS: dict[str, Source] = {
     "mnist-5k": MNIST5K(),
 }
 
+ARRAY_SUFFIXES = (".npy", ".npz")
+
 
 def load_data(
     name: str | os.PathLike[str],
@@ -118,15 +120,14 @@ def _find_source(name: str | os.PathLike[str]) -> tuple[str, Source]:
     if text in DATASETS:
         return text, DATASETS[text]
     path = Path(text).expanduser().absolute()
-    readers: dict[str, type[ArrayFile]] = {".npy": ArrayFile, ".npz": ArrayFile}
     if path.is_dir():
         return str(path), FolderOfImages(path)
-    if path.is_file() and path.suffix.lower() in readers:
-        return str(path), readers[path.suffix.lower()](path)
+    if path.is_file() and path.suffix.lower() in ARRAY_SUFFIXES:
+        return str(path), ArrayFile(path)
     accepted = "a path must lead to a .npy file, a .npz file or a folder of images"
     if path.exists():
         raise ValueError(f"load_data: cannot read {path}: {accepted}")
-    if path.suffix.lower() in readers or os.sep in text or not isinstance(name, str):
+    if path.suffix.lower() in ARRAY_SUFFIXES or os.sep in text or not isinstance(name, str):
         raise DataNotFoundError(f"load_data: no such file or folder: {path} ({accepted})")
     raise ValueError(
         f"load_data: unknown data set {text!r}{_nearest(text, list(DATASETS))}. Known: "

@@ -7,7 +7,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.pair import in_mode, local_params, modules_within
+from pyro_vae.programs import in_mode, local_params, modules_of
 from pyro_vae.protocols import PosteriorGuide, Program
 from pyro_vae.sites import LATENT
 
@@ -65,7 +65,7 @@ def active_units(
         arXiv 1509.00519.
     """
     means, noise = [], []
-    modules = modules_within(guide)
+    modules = modules_of(guide)
     device = next((p.device for m in modules for p in m.parameters()), x.device)
     with torch.no_grad(), in_mode(modules, training=False), pyro.validation_enabled(False):
         for block in x.split(BLOCK):

@@ -14,8 +14,10 @@ from tqdm import tqdm
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.fit.batches import check_rows
 from pyro_vae.graph import NotTraceable, capture
-from pyro_vae.log_weights import check_finite, check_num_samples, subsample_blocks
-from pyro_vae.pair import Pair, as_args, in_mode, modules_within
+from pyro_vae.log_weights import check_num_samples, subsample_blocks
+from pyro_vae.nonfinite import check_finite
+from pyro_vae.pair import Pair
+from pyro_vae.programs import as_args, in_mode, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.support import check_support
 
@@ -72,7 +74,7 @@ class Stream:
         if not isinstance(first, Tensor):
             raise ValueError(f"{who}: x must be a tensor, or a tuple that starts with one; got {type(first)}.")
         check_rows(f"{who}: x", first)
-        self._modules = modules_within(model, guide)
+        self._modules = modules_of(model, guide)
         self._device = next((p.device for m in self._modules for p in m.parameters()), first.device)
         self.size = len(first)
         self.event_dim = first.ndim - 1
@@ -124,7 +126,7 @@ class Stream:
             for call in range(calls):
                 count = min(step, samples - call * step)
                 reconstruction, minus_rate = (t[:count, shift:] for t in run(*block))
-                check_finite(self._who, self.pair, block, reconstruction + minus_rate)
+                check_finite(self._who, self._model, self._guide, block, reconstruction + minus_rate)
                 done = where.stop - where.start if call == calls - 1 else 0
                 yield Chunk(where, reconstruction, minus_rate), done
 
@@ -137,7 +139,7 @@ class Stream:
             width = where.stop - where.start
             for begin in range(0, self._num_samples, step):
                 terms = self.pair.terms(everything, min(step, self._num_samples - begin), rows)
-                check_finite(self._who, self.pair, everything, terms.log_weight)
+                check_finite(self._who, self._model, self._guide, everything, terms.log_weight)
                 minus_rate = terms.log_prior - terms.log_guide
                 done = width if begin + step >= self._num_samples else 0
                 yield Chunk(where, terms.reconstruction[:, :width], minus_rate[:, :width]), done

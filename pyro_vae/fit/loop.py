@@ -18,14 +18,15 @@ from pyro_vae.fit.batches import Batches, LoaderBatches, TensorBatches, check_ro
 from pyro_vae.fit.describe import describe, describe_settings
 from pyro_vae.fit.options import OptimizerLike, SchedulerLike, as_device, as_optimizer, as_scheduler, check_settings
 from pyro_vae.fit.parameters import Parameters, owners_of
-from pyro_vae.fit.run import Run, environment
+from pyro_vae.fit.run import Run, bounds, environment
 from pyro_vae.fit.schedules import kl_weight_at
 from pyro_vae.fit.snapshot import open_folder, restore, save
 from pyro_vae.fit.step import TracedStep, eager_step
 from pyro_vae.fit.training import Training
 from pyro_vae.graph import no_side_effects
 from pyro_vae.objectives import without_jit
-from pyro_vae.pair import Pair, in_mode
+from pyro_vae.pair import Pair
+from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Objective, Program
 from pyro_vae.support import check_support
 
@@ -197,7 +198,7 @@ def fit(
                 if folder is not None:
                     save(training, folder)
                 bar.set_description(f"epoch {epoch + 1}/{epochs}")
-                bar.set_postfix_str(f"train {train:.2f}, valid {bound:.2f} nats ({type(objective).__name__})")
+                bar.set_postfix_str(f"{type(objective).__name__} {bounds(history[-1])}")
     if training.best:
         parameters.load_state(training.best, "the best epoch")
     best_epoch = training.best_epoch if training.best else None

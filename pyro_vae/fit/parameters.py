@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.errors import RunError
-from pyro_vae.pair import local_params, modules_within
+from pyro_vae.programs import local_params, modules_of
 from pyro_vae.protocols import Program
 
 
@@ -19,7 +19,7 @@ def owners_of(model: Program, guide: Program) -> dict[str, nn.Module]:
     """
     owners: dict[str, nn.Module] = {}
     for name, program in (("model", model), ("guide", guide)):
-        found = modules_within(program)
+        found = modules_of(program)
         inside = {id(part) for module in found for part in module.modules() if part is not module}
         inside |= {id(part) for module in owners.values() for part in module.modules()}
         for index, module in enumerate(module for module in found if id(module) not in inside):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -48,12 +49,20 @@ class Run:
         where = f" in {self.path}" if self.path else ""
         if not self.history:
             return f"run of 0 epochs on {self.data['name']}{where}"
-        row = self.history[-1]
         best = f", best epoch {self.best_epoch}" if self.best_epoch else ""
-        return (
-            f"run of {len(self.history)} epochs on {self.data['name']}{where}: train {row['train_bound_nats']:.2f}, "
-            f"valid {row['valid_bound_nats']:.2f} nats/datum{best}"
-        )
+        return f"run of {len(self.history)} epochs on {self.data['name']}{where}: {bounds(self.history[-1])}{best}"
+
+
+def bounds(row: Row) -> str:
+    """Return a row's bounds in words; validation's where there is one.
+
+    >>> bounds({"train_bound_nats": -98.308, "valid_bound_nats": -99.021})
+    'train -98.31, valid -99.02 nats/datum'
+    >>> bounds({"train_bound_nats": -98.308, "valid_bound_nats": math.nan})
+    'train -98.31 nats/datum'
+    """
+    names = [name for name in ("train", "valid") if not math.isnan(row[f"{name}_bound_nats"])]
+    return ", ".join(f"{name} {row[f'{name}_bound_nats']:.2f}" for name in names) + " nats/datum"
 
 
 def environment() -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pyro_vae.graph import NotTraceable, capture
 from pyro_vae.objectives import KLWeight, tensor_loss
-from pyro_vae.pair import local_params
+from pyro_vae.programs import local_params
 from pyro_vae.protocols import Objective, Program
 
 logger = logging.getLogger("pyro_vae")

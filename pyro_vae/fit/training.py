@@ -17,8 +17,9 @@ from pyro_vae.fit.batches import Batches
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.fit.run import CHECKPOINT, Row
 from pyro_vae.fit.step import LossAndGradients, TracedStep
-from pyro_vae.log_weights import nonfinite_site
-from pyro_vae.pair import Pair, in_mode, local_params
+from pyro_vae.nonfinite import nonfinite_site
+from pyro_vae.pair import Pair
+from pyro_vae.programs import in_mode, local_params
 from pyro_vae.protocols import Objective
 
 

@@ -29,13 +29,13 @@ from pyro_vae.fit.batches import LoaderBatches, TensorBatches
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import LinearGaussian
-from pyro_vae.pair import local_params, modules_within
+from pyro_vae.programs import local_params, modules_of
 
 CPU = torch.device("cpu")
 
 
 def parameters_of(*programs) -> list[Tensor]:
-    return [p for module in modules_within(*programs) for p in module.parameters()]
+    return [p for module in modules_of(*programs) for p in module.parameters()]
 
 
 def values(*programs) -> list[Tensor]:
@@ -530,7 +530,7 @@ def test_looking_at_a_loader_first_does_not_advance_its_generator():
 
 
 def caller_state(*programs) -> list:
-    modes = [part.training for module in modules_within(*programs) for part in module.modules()]
+    modes = [part.training for module in modules_of(*programs) for part in module.modules()]
     settings = [
         pyro.settings.get(name)
         for name in ("validate_distributions_pyro", "validate_poutine", "validate_infer", "module_local_params")
@@ -649,4 +649,5 @@ def test_the_bar_shows_both_bounds_in_nats(capfd):
     row = run.history[-1]
     assert "epoch 2/2: 100%|" in shown
     assert "4/4" in shown
-    assert f"train {row['train_bound_nats']:.2f}, valid {row['valid_bound_nats']:.2f} nats (Trace_ELBO)" in shown
+    expected = f"Trace_ELBO train {row['train_bound_nats']:.2f}, valid {row['valid_bound_nats']:.2f} nats/datum"
+    assert expected in shown

@@ -295,11 +295,13 @@ def test_the_state_of_any_optimizer_is_kept(optimizer, tmp_path):
     assert_equal_checkpoints(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_shuffling_loader_resumes_in_its_order(tmp_path):
+@pytest.mark.parametrize("own", [False, True])
+def test_a_shuffling_loader_resumes_in_its_order(tmp_path, own):
     def run(out, epochs):
         torch.manual_seed(epochs)  # the caller's state must not matter
         model, guide, x = mean_field()
-        loader = torch.utils.data.DataLoader(x, batch_size=16, shuffle=True)
+        generator = torch.Generator().manual_seed(7) if own else None
+        loader = torch.utils.data.DataLoader(x, batch_size=16, shuffle=True, generator=generator)
         fit(model, guide, loader, epochs=epochs, out=out, resume=True, compile="off")
 
     run(tmp_path / "whole", 3)

@@ -23,7 +23,7 @@ from pyro_vae.fit.step import MAX_GRAPHS, TracedStep
 from pyro_vae.graph import no_side_effects
 from pyro_vae.models import VAE
 from pyro_vae.objectives import KLWeight
-from pyro_vae.pair import modules_within
+from pyro_vae.programs import modules_of
 
 ONE = torch.ones(())
 
@@ -35,7 +35,7 @@ def as_it_is(rows: Tensor) -> Tensor:
 def trained(pair: PairAndData, x: Tensor | None = None) -> list[Tensor]:
     """The pair's parameters, found as `fit` finds them: by a run that leaves no trace."""
     model, guide, own = pair
-    with no_side_effects(modules_within(model, guide), torch.device("cpu")):
+    with no_side_effects(modules_of(model, guide), torch.device("cpu")):
         return Parameters.of(model, guide, own if x is None else x).trainable
 
 
@@ -43,14 +43,14 @@ def traced(pair: PairAndData, objective=None, observe=as_it_is, warmup: bool = F
     model, guide, x = pair
     objective = Trace_ELBO() if objective is None else objective
     parameters = trained(pair, observe(x))
-    return TracedStep(model, guide, objective, observe, parameters, warmup, modules_within(model, guide))
+    return TracedStep(model, guide, objective, observe, parameters, warmup, modules_of(model, guide))
 
 
 def by_pyro(pair: PairAndData, objective, x: Tensor) -> list[Tensor]:
     """Loss and gradients as a user of Pyro takes them, in the order of the step's."""
     model, guide, _ = pair
     parameters = trained(pair, x)
-    pyro.clear_param_store() if modules_within(model, guide) else None
+    pyro.clear_param_store() if modules_of(model, guide) else None
     for parameter in parameters:
         parameter.grad = None
     if hasattr(objective, "differentiable_loss"):
@@ -62,7 +62,7 @@ def by_pyro(pair: PairAndData, objective, x: Tensor) -> list[Tensor]:
 
 
 def buffers(pair: PairAndData) -> list[Tensor]:
-    return [buffer.clone() for module in modules_within(pair.model, pair.guide) for buffer in module.buffers()]
+    return [buffer.clone() for module in modules_of(pair.model, pair.guide) for buffer in module.buffers()]
 
 
 def assert_equal_up_to_rounding(found: list[Tensor], expected: list[Tensor]) -> None:
@@ -117,7 +117,7 @@ def test_a_traced_step_is_pyros_under_the_same_seed(program, objective, caplog):
 def test_capturing_leaves_no_trace_of_itself():
     pair = REPARAMETERIZED["batch_norm"]()
     step, before = traced(pair), buffers(pair)
-    parameters = [p.detach().clone() for m in modules_within(pair.model, pair.guide) for p in m.parameters()]
+    parameters = [p.detach().clone() for m in modules_of(pair.model, pair.guide) for p in m.parameters()]
     torch.manual_seed(3)
     step(pair.x, ONE)
     state = torch.get_rng_state()
@@ -128,7 +128,7 @@ def test_capturing_leaves_no_trace_of_itself():
         buffer.copy_(value)
     step(pair.x, ONE)
     assert torch.equal(torch.get_rng_state(), state), "a capturing call draws what any other call draws"
-    after = [p.detach() for m in modules_within(pair.model, pair.guide) for p in m.parameters()]
+    after = [p.detach() for m in modules_of(pair.model, pair.guide) for p in m.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(parameters, after, strict=True))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pyro_vae.graph import NotTraceable
 from pyro_vae.objectives import tensor_loss
-from pyro_vae.pair import local_params
+from pyro_vae.programs import local_params
 
 D = 3
 

@@ -1,0 +1,82 @@
+"""Pyro programs as callables: their arguments, the modules they run, whose parameters and modes are minded here."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import CellType, FunctionType, MethodType
+from typing import Any
+
+import pyro
+from torch import nn
+
+from pyro_vae.protocols import Program
+
+LIBRARIES = ("torch", "pyro", "numpy")
+"""Whose functions find no module of the user's among their globals."""
+
+_EMPTY_CELL = CellType()
+
+
+def as_args(x: Any) -> tuple[Any, ...]:
+    """Return the positional arguments of a pair: a tuple as it is, anything else as the only one."""
+    return x if isinstance(x, tuple) else (x,)
+
+
+def modules_of(*programs: Program) -> list[nn.Module]:
+    """Return the distinct modules that programs run, as far as can be seen from outside.
+
+    A program itself, the object whose method it is, what a function closes over or calls by a global name, what a
+    partial (as of ``poutine.scale(model, 0.1)``) was given, and the attributes of a callable object.
+    """
+    found: dict[int, nn.Module] = {}
+    seen: dict[int, Any] = {}
+    left: list[Any] = list(reversed(programs))
+    while left:
+        part = left.pop()
+        if id(part) in seen:
+            continue
+        seen[id(part)] = part
+        if isinstance(part, nn.Module):
+            found[id(part)] = part
+        elif isinstance(part, functools.partial):
+            left += [part.func, *part.args, *part.keywords.values()]
+        elif isinstance(part, MethodType):
+            # What a module's own method reaches is inside the module, or global.
+            left += [part.__func__, part.__self__, *getattr(part.__self__, "__dict__", {}).values()]
+        elif isinstance(part, FunctionType):
+            if part.__module__.partition(".")[0] not in LIBRARIES:
+                left += [part.__globals__[name] for name in part.__code__.co_names if name in part.__globals__]
+            left += [cell.cell_contents for cell in part.__closure__ or () if cell != _EMPTY_CELL]
+        elif callable(part) and not isinstance(part, type):
+            left += [type(part).__call__, *getattr(part, "__dict__", {}).values()]
+    return list(found.values())
+
+
+@contextmanager
+def local_params(*programs: Program) -> Iterator[None]:
+    """Run programs so that each :class:`PyroModule` keeps its parameters to itself.
+
+    By default Pyro names a module's parameters in one store for the process, and a second module with the same
+    names is silently given the first one's values. The user's setting is restored on the way out.
+    """
+    with pyro.settings.context(module_local_params=True):
+        for owner in modules_of(*programs):
+            for module in owner.modules():
+                # Pyro makes this state only in contexts that were constructed under the setting.
+                context = module.__dict__.get("_pyro_context")
+                if context is not None and not hasattr(context, "param_state"):
+                    context.param_state = {"params": {}, "constraints": {}}
+        yield
+
+
+@contextmanager
+def in_mode(modules: list[nn.Module], training: bool) -> Iterator[None]:
+    """Put modules into train or evaluation mode, and every part of them back into its own on the way out."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    for module in modules:
+        module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
