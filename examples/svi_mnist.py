@@ -123,7 +123,7 @@ def main() -> None:
         model, guide, test, num_samples=args.num_samples, seed=args.seed, progress=progress
     )
     print(f"{terms}\n{evidence}\n{units}", flush=True)
-    results = {"data": run.data, **terms.summary(), **evidence.summary(), "active_units": units.count}
+    results = {"data": run.data, "elbo": terms.summary(), "log_likelihood": evidence.summary(), "active": units.count}
     (args.out / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
     draw(args.out / "figures", run, test.to(args.device), units.most_active)
     print(f"Figures and numbers are in {args.out}.")

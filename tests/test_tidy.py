@@ -62,6 +62,36 @@ def test_a_function_is_taken_before_the_expansion(f):
     assert expansion.args[0].op == "call_function"
 
 
+@pytest.mark.parametrize("target", [0.0, 0.3, 1.0])
+def test_cross_entropy_takes_two_passes_and_rounds_no_worse_than_its_logits(target):
+    logits = torch.linspace(-100, 100, 2001)
+    targets = torch.full_like(logits, target)
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits
+
+    _, tidied, _, found = before_and_after(lambda x, t: entropy(x, t, reduction="none"), logits, targets)
+    assert len(tidied.graph.nodes) == 5  # two inputs, softplus, addcmul, output
+    exact = entropy(logits.double(), targets.double(), reduction="none")
+    # A few roundings of the largest term.
+    assert ((found - exact).abs() <= 4 * torch.finfo(torch.float32).eps * logits.double().abs().clamp(min=1)).all()
+
+
+@pytest.mark.parametrize("options", [{"reduction": "sum"}, {"weight": torch.ones(5)}, {"pos_weight": torch.ones(5)}])
+def test_another_cross_entropy_stays(options):
+    def function(x, t):
+        return torch.nn.functional.binary_cross_entropy_with_logits(x, t, **({"reduction": "none"} | options))
+
+    _, tidied, expected, found = before_and_after(function, torch.randn(5), torch.rand(5))
+    assert torch.equal(found, expected)
+    assert calls(tidied, aten.binary_cross_entropy_with_logits.default)
+
+
+def test_cross_entropy_in_double_stays_exact():
+    x, t = torch.randn(5).double(), torch.rand(5).double()
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits
+    _, _, expected, found = before_and_after(lambda x, t: entropy(x, t, reduction="none"), x, t)
+    assert torch.equal(found, expected)
+
+
 def test_noise_that_nobody_uses_is_still_drawn():
     def function(x):
         torch.randn(3)

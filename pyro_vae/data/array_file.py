@@ -85,9 +85,7 @@ def split_randomly(images: Split, valid_size: int | None, path: Path) -> Splits:
             f"load_data: {path} holds {len(images)} images, too few to split 80/10/10: at least 10 are "
             "needed (or a .npz with arrays named train, valid and test)"
         )
-    return split_three_ways(
-        images, tenth, tenth if valid_size is None else valid_size, str(path), source=str(path)
-    )
+    return split_three_ways(images, tenth, tenth if valid_size is None else valid_size, str(path), source=str(path))
 
 
 def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -> Splits:
@@ -98,9 +96,7 @@ def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -
     """
     kinds = {f"{name} {tuple(s.images.shape[1:])} {s.images.dtype}" for name, s in splits.items()}
     if len({kind.split(" ", 1)[1] for kind in kinds}) > 1:
-        raise ValueError(
-            f"load_data: {path}: all splits must hold images of one shape and dtype; got {sorted(kinds)}"
-        )
+        raise ValueError(f"load_data: {path}: all splits must hold images of one shape and dtype; got {sorted(kinds)}")
     train, test = splits["train"], splits["test"]
     if "valid" in splits:
         if valid_size not in (None, len(splits["valid"])):
@@ -125,11 +121,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             loaded = np.load(file, allow_pickle=False)
-            return (
-                {"": loaded}
-                if isinstance(loaded, np.ndarray)
-                else {name: loaded[name] for name in loaded.files}
-            )
+            return {"": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         if "Object arrays" in str(error):
             raise ValueError(

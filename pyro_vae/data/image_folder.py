@@ -42,8 +42,7 @@ class FolderOfImages(Source):
         if len({tuple(classes) for _, classes in read.values()}) > 1:
             found = {name: classes for name, (_, classes) in read.items()}
             raise ValueError(
-                f"load_data: {self.path}: the splits must have the same classes, or labels would not "
-                f"agree; got {found}"
+                f"load_data: {self.path}: the splits must have the same classes, or labels would not agree; got {found}"
             )
         return given_splits({name: split for name, (split, _) in read.items()}, request.valid_size, self.path)
 
@@ -97,7 +96,6 @@ def _read_image(path: Path) -> Tensor:
             pixels = np.array(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
     except (OSError, SyntaxError, EOFError) as error:  # Pillow's words for damage, by file format.
         raise DataCorruptError(
-            f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({error}). Replace "
-            "or delete it"
+            f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({error}). Replace or delete it"
         ) from error
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(2, 0)

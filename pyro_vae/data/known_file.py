@@ -67,6 +67,5 @@ def missing(files: tuple[KnownFile, ...], root: Path) -> list[str]:
 def ways_out(root: Path) -> str:
     """How to point the loader at data, for the end of an error message."""
     return (
-        f"The root looked in is {root}; choose another by the argument root or the environment variable "
-        "PYRO_VAE_DATA"
+        f"The root looked in is {root}; choose another by the argument root or the environment variable PYRO_VAE_DATA"
     )

@@ -42,9 +42,7 @@ class TorchvisionMNIST(Source):
             read(str(path)) for read, path in zip((read_image_file, read_label_file) * 2, paths, strict=True)
         )
         valid_size = self.default_valid_size if request.valid_size is None else request.valid_size
-        train, valid = hold_out(
-            Split(images.unsqueeze(1), labels), torch.arange(len(images)), valid_size, self.name
-        )
+        train, valid = hold_out(Split(images.unsqueeze(1), labels), torch.arange(len(images)), valid_size, self.name)
         return Splits(train, valid, Split(test_images.unsqueeze(1), test_labels), source=str(paths[0].parent))
 
     def is_available(self, root: Path) -> bool:
@@ -71,9 +69,7 @@ class TorchvisionMNIST(Source):
         ) from cause
 
 
-def _idx_files(
-    folder: str, digests: tuple[str, str, str, str]
-) -> tuple[KnownFile, KnownFile, KnownFile, KnownFile]:
+def _idx_files(folder: str, digests: tuple[str, str, str, str]) -> tuple[KnownFile, KnownFile, KnownFile, KnownFile]:
     """The family's four files: a header of 16 or 8 bytes, then one byte a pixel or label."""
     train_images, train_labels, test_images, test_labels = digests
     return (

@@ -35,20 +35,14 @@ def _channels_first(array: np.ndarray, where: str) -> np.ndarray:
     if array.ndim == 3:
         return array[:, None]
     if array.ndim != 4:
-        raise ValueError(
-            f"load_data: {where} must have shape {_FORMS}; got {array.ndim} dimensions, {array.shape}"
-        )
+        raise ValueError(f"load_data: {where} must have shape {_FORMS}; got {array.ndim} dimensions, {array.shape}")
     first, last = array.shape[1] in (1, 3), array.shape[3] in (1, 3)
     if first and not last:
         return array
     if last and not first:
         return np.moveaxis(array, 3, 1)
-    problem = (
-        "could have its channels first or last" if first else "has 1 or 3 channels neither first nor last"
-    )
-    raise ValueError(
-        f"load_data: {where} must have shape {_FORMS} with 1 or 3 channels; {array.shape} {problem}"
-    )
+    problem = "could have its channels first or last" if first else "has 1 or 3 channels neither first nor last"
+    raise ValueError(f"load_data: {where} must have shape {_FORMS} with 1 or 3 channels; {array.shape} {problem}")
 
 
 def _checked_values(array: np.ndarray, where: str) -> np.ndarray:
@@ -69,8 +63,7 @@ def _checked_values(array: np.ndarray, where: str) -> np.ndarray:
     bad = ~np.isfinite(array)
     if bad.any():
         raise ValueError(
-            f"load_data: {where} has {_count(bad)} not finite (NaN or infinite). Remove those images or "
-            "fill them in"
+            f"load_data: {where} has {_count(bad)} not finite (NaN or infinite). Remove those images or fill them in"
         )
     bad = (array < 0) | (array > 1)
     if bad.any():

@@ -25,9 +25,7 @@ def server(monkeypatch):
     files, resources = [], []
     for real in DATASETS["mnist"].files:
         name = real.path.rsplit("/", 1)[1]
-        array = np.random.default_rng(len(files)).integers(
-            0, 10, shapes[name.split("-", 1)[1][:11]], dtype=np.uint8
-        )
+        array = np.random.default_rng(len(files)).integers(0, 10, shapes[name.split("-", 1)[1][:11]], dtype=np.uint8)
         header = [0x800 + array.ndim, *array.shape]
         raw = b"".join(number.to_bytes(4, "big") for number in header) + array.tobytes()
         packed = gzip.compress(raw)

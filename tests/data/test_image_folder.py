@@ -68,9 +68,7 @@ def test_splits_with_different_classes_are_refused(images, tmp_path):
 
 def test_images_of_different_sizes_are_refused_by_name(images, tmp_path):
     write(tmp_path / "f/a", [*images[:12], images[0, :4]])
-    with pytest.raises(
-        ValueError, match=r"a/000\.png has \(1, 5, 4\), but .*a/012\.png has \(1, 4, 4\)\. Resize"
-    ):
+    with pytest.raises(ValueError, match=r"a/000\.png has \(1, 5, 4\), but .*a/012\.png has \(1, 4, 4\)\. Resize"):
         load_data(tmp_path / "f")
 
 
@@ -91,17 +89,13 @@ def test_a_truncated_image_is_named(images, tmp_path, size):
 
 def test_sixteen_bits_are_refused_instead_of_clipped(images, tmp_path):
     write(tmp_path / "f/a", images[:12].astype(np.uint16) * 257)
-    with pytest.raises(
-        ValueError, match=r"000\.png has more than 8 bits a channel \(mode I;16\): convert it to 8"
-    ):
+    with pytest.raises(ValueError, match=r"000\.png has more than 8 bits a channel \(mode I;16\): convert it to 8"):
         load_data(tmp_path / "f")
 
 
 def test_images_without_a_folder_around_them_are_not_found(images, tmp_path):
     write(tmp_path / "f", images)
-    with pytest.raises(
-        DataNotFoundError, match=r"no images found in .*/f: each class needs a folder of its own"
-    ):
+    with pytest.raises(DataNotFoundError, match=r"no images found in .*/f: each class needs a folder of its own"):
         load_data(tmp_path / "f")
     (tmp_path / "empty/a").mkdir(parents=True)
     with pytest.raises(DataNotFoundError, match="no images found in"):

@@ -20,9 +20,7 @@ from pyro_vae.data.source import default_order
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(
-        ValueError, match=r"unknown data set 'fashion_mnst', did you mean 'fashion-mnist'\?"
-    ) as error:
+    with pytest.raises(ValueError, match=r"unknown data set 'fashion_mnst', did you mean 'fashion-mnist'\?") as error:
         load_data("fashion_mnst")
     for name in DATASETS:
         assert name in str(error.value)
@@ -169,10 +167,7 @@ ORDER = [8, 4, 1, 6, 9, 5, 11, 7, 3, 10, 2, 0]
 
 
 def test_the_doctests_hold():
-    modules = [
-        importlib.import_module(f"pyro_vae.data.{m.name}")
-        for m in pkgutil.iter_modules(pyro_vae.data.__path__)
-    ]
+    modules = [importlib.import_module(f"pyro_vae.data.{m.name}") for m in pkgutil.iter_modules(pyro_vae.data.__path__)]
     results = [doctest.testmod(module) for module in modules]
     assert sum(result.attempted for result in results) >= 5
     assert sum(result.failed for result in results) == 0

@@ -89,9 +89,7 @@ def test_a_single_altered_pixel_is_found(small, data_root):
     content[-1] ^= 1
     path.write_bytes(content)
     assert is_available("mnist")
-    with pytest.raises(
-        DataCorruptError, match="train-images-idx3-ubyte is not the file it should be: expected"
-    ):
+    with pytest.raises(DataCorruptError, match="train-images-idx3-ubyte is not the file it should be: expected"):
         load_data("mnist")
 
 
@@ -99,18 +97,14 @@ def test_a_missing_file_is_named_alone(small, data_root):
     path = data_root / DATASETS["mnist"].files[3].path
     path.unlink()
     assert not is_available("mnist")
-    with pytest.raises(
-        DataNotFoundError, match=rf"download=False forbids to fetch it\. Missing: {path}\. The root"
-    ):
+    with pytest.raises(DataNotFoundError, match=rf"download=False forbids to fetch it\. Missing: {path}\. The root"):
         load_data("mnist", download=False)
 
 
 def test_files_that_old_torchvisions_left_behind_are_not_read(small, data_root):
     (data_root / "MNIST/processed").mkdir()
     for name in ("training.pt", "test.pt"):
-        torch.save(
-            (torch.zeros(5, 28, 28, dtype=torch.uint8), torch.zeros(5)), data_root / "MNIST/processed" / name
-        )
+        torch.save((torch.zeros(5, 28, 28, dtype=torch.uint8), torch.zeros(5)), data_root / "MNIST/processed" / name)
     assert torch.equal(load_data("mnist", valid_size=0).train[:, 0], torch.from_numpy(small[0]))
 
 

@@ -37,16 +37,12 @@ def test_text_becomes_float_zeros_and_ones_without_labels(small):
 
 
 def test_the_seed_changes_nothing(small):
-    assert torch.equal(
-        load_data("mnist-static", seed=1).test, load_data("mnist-static", binarization="static").test
-    )
+    assert torch.equal(load_data("mnist-static", seed=1).test, load_data("mnist-static", binarization="static").test)
 
 
 @pytest.mark.parametrize("binarization", ["stochastic", "threshold", "none"])
 def test_any_other_binarization_is_refused_with_the_way_to_it(small, binarization):
-    with pytest.raises(
-        ValueError, match=rf"must be 'static'; got '{binarization}'\. Use 'mnist' for any other"
-    ):
+    with pytest.raises(ValueError, match=rf"must be 'static'; got '{binarization}'\. Use 'mnist' for any other"):
         load_data("mnist-static", binarization=binarization)
 
 
@@ -68,18 +64,14 @@ def test_a_missing_file_is_named_with_its_hash(small, data_root):
     assert f"{file.path} ({file.size} bytes, sha256 {file.digest})" in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda text: text[:-2], lambda text: text[:100], lambda text: b"2" + text[1:]]
-)
+@pytest.mark.parametrize("damage", [lambda text: text[:-2], lambda text: text[:100], lambda text: b"2" + text[1:]])
 def test_a_truncated_or_altered_file_is_named(small, data_root, damage):
     file = DATASETS["mnist-static"].files[0]
     content = damage((data_root / file.path).read_bytes())
     (data_root / file.path).write_bytes(content)
     with pytest.raises(DataCorruptError) as error:
         load_data("mnist-static")
-    assert f"expected {file.size} bytes with sha256 {file.digest}; found {len(content)} bytes" in str(
-        error.value
-    )
+    assert f"expected {file.size} bytes with sha256 {file.digest}; found {len(content)} bytes" in str(error.value)
     assert str(data_root / file.path) in str(error.value)
 
 

@@ -25,10 +25,14 @@ EXACT = {"rtol": 1e-8, "atol": 1e-8}
 
 
 def test_the_evidence_within_its_own_errors(make_linear_gaussian):
-    """The mean within 4 standard errors, at least 95 % of 200 data within 2 of their own."""
+    """The mean within 4 standard errors, at least 95 % of data within 2 of their own.
+
+    Normal errors put 95.45 % there; of 20 000 data the share itself has a standard error of 0.15 %, so that 95 % is
+    three of them away.
+    """
     case = make_linear_gaussian(orthogonal=True)
-    x = case.data(200)
-    found = log_likelihood(case.model, case.inexact_guide, x, num_samples=500, seed=0)
+    x = case.data(20_000)
+    found = log_likelihood(case.model, case.inexact_guide, x, num_samples=250, seed=0)
     evidence = case.evidence(x)
     assert abs(found.mean - evidence.mean().item()) < 4 * found.standard_error
     within = (found.per_datum - evidence).abs() < 2 * found.standard_errors
@@ -173,6 +177,7 @@ def in_chunks(case, x, width, step, calls):
 def test_every_number_equals_a_direct_computation(linear_gaussian, monkeypatch):
     """250 samples of 12 data in 3 calls of 84, of which the last two samples are dropped."""
     monkeypatch.setattr(stream, "ROWS", 100)
+    monkeypatch.setattr(stream, "CALLS", 1)
     case = linear_gaussian
     x = case.data(12)
     found = log_likelihood(case.model, case.inexact_guide, x, 250, seed=11)
