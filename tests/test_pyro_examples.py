@@ -436,6 +436,7 @@ def test_a_sequence_does_not_feel_the_others(songs):
 def test_the_deep_markov_model_in_log_likelihood(songs, monkeypatch):
     """In blocks of two sequences, with all tensor arguments cut alike, the average is that of log_weights."""
     monkeypatch.setattr(stream, "ROWS", 60)
+    monkeypatch.setattr(stream, "CALLS", 1)
     dmm = DMM()
     args = mini_batch(songs, LENGTHS, packed=False)
     found = log_likelihood(dmm.model, dmm.guide, args, num_samples=30, seed=3)
