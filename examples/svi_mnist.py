@@ -1,8 +1,6 @@
 """Fit a variational autoencoder to MNIST with SVI, and say how likely the test images are under it.
 
-python examples/svi_mnist.py                       # a few minutes on two cores
-python examples/svi_mnist.py --latent-dim 2        # with a picture of the latent plane
-python examples/svi_mnist.py --help                # everything else
+A few minutes on two cores; --help lists what can be changed.
 """
 
 import argparse
@@ -84,7 +82,6 @@ def main() -> None:
     args = parse_args()
     data = load(args)
     print(data)
-
     torch.manual_seed(args.seed)
     model = VAE(data.x_shape, args.latent_dim, args.hidden_dims)
     guide = MeanFieldGuide(data.x_shape, args.latent_dim, args.hidden_dims[::-1])
