@@ -81,5 +81,6 @@ def _psislw(log_weights: np.ndarray, efficiency: float) -> np.ndarray:
         except ImportError:
             from arviz_stats.base import array_stats
 
-            return np.array(array_stats.psislw(log_weights, r_eff=efficiency)[1], ndmin=1)
+            # This one takes log-likelihoods, of which the weights are the inverses.
+            return np.array(array_stats.psislw(-log_weights, r_eff=efficiency)[1], ndmin=1)
         return np.array(psislw(log_weights, reff=efficiency)[1], ndmin=1)
