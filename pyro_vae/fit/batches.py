@@ -1,7 +1,7 @@
 """Where a training loop's rows come from: tensors in memory, or any DataLoader."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import numpy as np
@@ -169,9 +169,3 @@ def check_rows(what: str, rows: Tensor) -> None:
                 f"{what}: {len(bad)} values are NaN or infinite, the first at index {tuple(bad[0].tolist())}. "
                 f"Clean the data before fitting."
             )
-
-
-def in_blocks(x: Tensor, observe: Callable[[Tensor], Tensor], size: int = 1000) -> Iterator[Tensor]:
-    """Yield x block by block as model inputs."""
-    for block in x.split(size):
-        yield observe(block)
