@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.hoist import Draws, Tensors
+from pyro_vae.reuse import reuse_memory
 from pyro_vae.tidy import tidy
-
-Tensors = list[Tensor]
 
 
 class NotTraceable(Exception):  # noqa: N818 (a finding about a function, not a fault)
@@ -39,7 +39,7 @@ def no_side_effects(modules: Sequence[nn.Module], device: torch.device) -> Itera
 
 def capture(
     function: Callable[..., Tensors], inputs: Tensors, other_inputs: Tensors, modules: Sequence[nn.Module] = ()
-) -> Callable[..., Tensors]:
+) -> Draws:
     """Record ``function`` on ``inputs`` and return the graph, which draws fresh noise at each call.
 
     Parameters that the function closes over are read where they live: an in-place update is seen by the next
@@ -60,7 +60,7 @@ def capture(
     with pyro.validation_enabled(False):
         try:
             with no_side_effects(modules, device):
-                graph = tidy(make_fx(function)(*inputs))
+                graph = Draws(tidy(make_fx(function)(*inputs)), reuse_memory)
         except Exception as error:
             # Any failure of a user's program under the tracer means the same: run it as it is.
             lines = str(error).strip().splitlines()

@@ -1,11 +1,15 @@
 """Drops from a captured graph what costs time and changes no number beyond rounding.
 
-Random draws are neither dropped nor reordered. Two rewrites round differently: the Bernoulli's cross-entropy, and a
-function of an expanded tensor, which is taken before the expansion, where torch may use another kernel. The others
-are exact in floating point.
+Random draws are neither dropped nor reordered. Three rewrites round differently: the Bernoulli's cross-entropy, a sum
+of differences, and a function of an expanded tensor, which is taken before the expansion, where torch may use another
+kernel. The others are exact in floating point.
 """
 
+import math
+import operator
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,13 +18,31 @@ from torch.fx import Graph, GraphModule, Node
 aten = torch.ops.aten
 
 SHAPE_ONLY = (aten.view.default, aten.expand.default)
-UNARY = (aten.log.default, aten.exp.default, aten.neg.default, aten.pow.Tensor_Scalar)
+SUMS = (aten.sum.dim_IntList, aten.sum.default)
+ELEMENTWISE = (
+    aten.log.default,
+    aten.exp.default,
+    aten.neg.default,
+    aten.pow.Tensor_Scalar,
+    aten.add.Tensor,
+    aten.sub.Tensor,
+    aten.mul.Tensor,
+    aten.div.Tensor,
+)
+"""Of one tensor and, at most, numbers."""
 
 
 def tidy(module: GraphModule) -> GraphModule:
     """Rewrite the module's graph in place and return the module."""
     graph = module.graph
-    for rewrite in (_simplify_cross_entropy, _drop_identities, _negate_sums, _compute_before_expanding):
+    rewrites = (
+        _simplify_cross_entropy,
+        _drop_identities,
+        _compute_before_expanding,
+        _subtract_behind_sums,
+        _negate_behind_sums,
+    )
+    for rewrite in rewrites:
         for node in list(graph.nodes):
             if node.op == "call_function":
                 rewrite(graph, node)
@@ -42,9 +64,8 @@ def _simplify_cross_entropy(graph: Graph, node: Node) -> None:
     if any(weights_and_reduction) or not isinstance(value, Tensor) or value.dtype != torch.float32:
         return
     with graph.inserting_before(node):
-        softplus = graph.call_function(aten.softplus.default, (logits,))
-        entropy = graph.call_function(aten.addcmul.default, (softplus, targets, logits), {"value": -1})
-    entropy.meta = dict(node.meta)
+        softplus = _call(graph, aten.softplus.default, logits)
+        entropy = _call(graph, aten.addcmul.default, softplus, targets, logits, value=-1)
     node.replace_all_uses_with(entropy)
     graph.erase_node(node)
 
@@ -64,35 +85,82 @@ def _drop_identities(graph: Graph, node: Node) -> None:
     graph.erase_node(node)
 
 
-def _negate_sums(graph: Graph, node: Node) -> None:
-    """The sum of -x, or of a view of it, is minus the sum of x: one negation of few elements, not of all."""
-    if node.target not in (aten.sum.dim_IntList, aten.sum.default):
+def _compute_before_expanding(graph: Graph, node: Node) -> None:
+    """f(expand(x)) is expand(f(x)) for an elementwise f, which then runs over x alone."""
+    if node.target not in ELEMENTWISE or len(node.all_input_nodes) != 1:
+        return
+    expansion, *numbers = node.args
+    if not isinstance(expansion, Node) or expansion.target is not aten.expand.default or expansion in numbers:
+        return
+    source, shape = expansion.args[:2]
+    with graph.inserting_before(node):
+        value = _call(graph, node.target, source, *numbers, **node.kwargs)
+        wide = _call(graph, aten.expand.default, value, shape)
+    node.replace_all_uses_with(wide)
+    graph.erase_node(node)
+
+
+def _subtract_behind_sums(graph: Graph, node: Node) -> None:
+    """The sum of a / b - c, c a number or expanded, is that of a / b minus that of c, which is never spread out.
+
+    A Gaussian's log-density is such a sum. For quotients only: they carry a rounding already, and summing them
+    apart from c costs no more than some roundings, where data that c would cancel exactly could cost all digits.
+    """
+    if node.target is not aten.sum.dim_IntList or len(node.args) != 2 or not node.args[1] or node.kwargs:
+        return
+    difference: Any = node.all_input_nodes[0]
+    while difference.target is aten.sub.Tensor and len(difference.users) == 1 and not difference.kwargs:
+        minuend, subtrahend = difference.args
+        if not _is_quotient(minuend) or not _same_shape(minuend, difference):
+            return
+        with graph.inserting_before(node):
+            shift = _sum_before_expanding(graph, subtrahend, minuend, node.args[1])
+        if shift is None:
+            return
+        node.replace_input_with(difference, minuend)
+        graph.erase_node(difference)
+        with graph.inserting_after(node):
+            shifted = _call(graph, aten.sub.Tensor, node, shift)
+        node.replace_all_uses_with(shifted, delete_user_cb=partial(operator.is_not, shifted))
+        difference = minuend
+
+
+def _sum_before_expanding(graph: Graph, term: object, like: Node, dims: Any) -> Node | float | None:
+    """Sum over ``dims`` a number or an expanded tensor, as if it had the shape of ``like``; None for anything else."""
+    shape = like.meta["val"].shape
+    dims = [dim - len(shape) if dim >= 0 else dim for dim in dims]
+    count = math.prod(shape[dim] for dim in dims)
+    if isinstance(term, int | float):
+        return term * count
+    if not isinstance(term, Node) or term.target is not aten.expand.default or not _same_shape(term, like):
+        return None
+    source = term.all_input_nodes[0]
+    value = source.meta.get("val")
+    if not isinstance(value, Tensor) or value.dtype != like.meta["val"].dtype:
+        return None
+    own = [dim for dim in dims if -dim <= value.ndim]
+    repeats = count // math.prod(value.shape[dim] for dim in own)
+    total = _call(graph, aten.sum.dim_IntList, source, own) if own else source
+    return _call(graph, aten.mul.Tensor, total, repeats) if repeats > 1 else total
+
+
+def _negate_behind_sums(graph: Graph, node: Node) -> None:
+    """The sum of -x, of a view of it or of -x / y, is minus the sum without the sign: one negation of few elements."""
+    if node.target not in SUMS:
         return
     negation = node.all_input_nodes[0]
-    while negation.target is aten.view.default and len(negation.users) == 1:
-        negation = negation.all_input_nodes[0]
+    while negation.target in (aten.view.default, aten.div.Tensor) and len(negation.users) == 1:
+        numerator = negation.args[0]
+        if not isinstance(numerator, Node):
+            return
+        negation = numerator
     if negation.target is not aten.neg.default or len(negation.users) != 1:
         return
     negation.replace_all_uses_with(negation.all_input_nodes[0])
     graph.erase_node(negation)
     with graph.inserting_after(node):
-        negative = graph.call_function(aten.neg.default, (node,))
-    negative.meta = dict(node.meta)
-    node.replace_all_uses_with(negative, delete_user_cb=lambda user: user is not negative)
-
-
-def _compute_before_expanding(graph: Graph, node: Node) -> None:
-    """f(expand(x)) is expand(f(x)) for an elementwise f, which then runs over x alone."""
-    expansion = node.args[0] if node.target in UNARY else None
-    if not isinstance(expansion, Node) or expansion.target is not aten.expand.default:
-        return
-    source, shape = expansion.args[:2]
-    with graph.inserting_before(node):
-        value = graph.call_function(node.target, (source, *node.args[1:]))  # type: ignore[arg-type]
-        wide = graph.call_function(aten.expand.default, (value, shape))
-    wide.meta = dict(node.meta)
-    node.replace_all_uses_with(wide)
-    graph.erase_node(node)
+        negative = _call(graph, aten.neg.default, node)
+    node.replace_all_uses_with(negative, delete_user_cb=partial(operator.is_not, negative))
 
 
 def _drop_unused(graph: Graph) -> None:
@@ -108,6 +176,29 @@ def _is_pure(target: Callable[..., object]) -> bool:
     if not isinstance(target, torch._ops.OpOverload):
         return getattr(target, "__name__", "") == "getitem"
     return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+
+
+def _call(graph: Graph, target: Any, *args: Any, **kwargs: Any) -> Node:
+    """Insert a call, and note shape, strides and dtype of what it returns, as the capture did for the other nodes."""
+    node = graph.call_function(target, args, kwargs)
+    values = (_without_data(arg.meta["val"]) if isinstance(arg, Node) else arg for arg in args)
+    node.meta["val"] = target(*values, **kwargs)
+    return node
+
+
+def _without_data(value: Tensor) -> Tensor:
+    return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+
+def _is_quotient(node: object) -> bool:
+    """Whether a node is a / b, or that with terms subtracted or its sign changed."""
+    while isinstance(node, Node) and node.target in (aten.sub.Tensor, aten.neg.default):
+        node = node.args[0]
+    return isinstance(node, Node) and node.target is aten.div.Tensor
+
+
+def _same_shape(first: Node, second: Node) -> bool:
+    return first.meta["val"].shape == second.meta["val"].shape
 
 
 def _same_layout(first: Node, second: Node) -> bool:

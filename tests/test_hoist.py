@@ -1,0 +1,89 @@
+"""What no noise enters is computed once for many draws; what noise enters is drawn each time."""
+
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.testing import assert_close
+
+from pyro_vae.hoist import Draws
+
+aten = torch.ops.aten
+X, Y = torch.linspace(-2, 2, 12).reshape(3, 4), torch.arange(12.0).reshape(3, 4)
+
+
+def split(function, *inputs):
+    """The split function, and how many operations its two parts have: the shared and the drawn."""
+    parts = []
+    draws = Draws(make_fx(function)(*inputs), lambda part: parts.append(part) or part)
+    return draws, *(sum(node.op == "call_function" for node in part.graph.nodes) for part in parts)
+
+
+def assert_same_draws(draws, function, *inputs):
+    torch.manual_seed(0)
+    expected = [function(*inputs), function(*inputs)]
+    torch.manual_seed(0)
+    draw = draws.on(*inputs)
+    assert_close([draw(), draw()], expected, rtol=0, atol=0)
+    torch.manual_seed(0)
+    assert_close([draws(*inputs), draws(*inputs)], expected, rtol=0, atol=0)
+
+
+def test_an_encoder_is_run_once():
+    weight = torch.randn(4, 5)
+
+    def function(x):
+        location = (x @ weight).tanh()
+        return [location + torch.randn_like(location).exp(), location.sum()]
+
+    draws, shared, drawn = split(function, X)
+    assert (shared, drawn) == (3, 3)
+    assert_same_draws(draws, function, X)
+    assert_same_draws(draws, function, Y)
+
+
+def test_noise_written_into_memory_is_drawn_anew():
+    def function(x):
+        return [x.exp() * torch.empty(3, 4).normal_() + torch.empty(3, 4).uniform_()]
+
+    draws, shared, drawn = split(function, X)
+    assert (shared, drawn) == (1, 6)
+    assert_same_draws(draws, function, X)
+
+
+def test_results_that_need_no_noise_or_are_inputs():
+    def function(x, y):
+        return [x, x.exp(), y + torch.rand(4)]
+
+    draws, shared, drawn = split(function, X, Y)
+    assert (shared, drawn) == (1, 2)
+    assert_same_draws(draws, function, X, Y)
+
+
+def test_a_program_that_writes_to_a_buffer_is_not_split():
+    buffer = torch.zeros(3, 4)
+
+    def function(x):
+        before = buffer.exp()
+        buffer.add_(x)
+        return [before + buffer + torch.rand(4)]
+
+    draws, shared, _ = split(function, X)
+    assert shared == 0
+    buffer.zero_()
+    torch.manual_seed(0)
+    draw = draws.on(X)
+    found = [draw()[0], draw()[0]]
+    buffer.zero_()
+    torch.manual_seed(0)
+    assert_close(found, [function(X)[0], function(X)[0]], rtol=0, atol=0)
+
+
+def test_parameters_are_read_where_they_live():
+    weight = torch.nn.Parameter(torch.ones(4))
+
+    def function(x):
+        return [(x * weight.detach()).exp() + torch.rand(4) * weight.detach()]
+
+    draws, *_ = split(function, X)
+    with torch.no_grad():
+        weight.fill_(3.0)
+    assert_same_draws(draws, function, X)
