@@ -35,6 +35,10 @@ ELEMENTWISE = (
 def tidy(module: GraphModule) -> GraphModule:
     """Rewrite the module's graph in place and return the module."""
     graph = module.graph
+    for node in graph.nodes:
+        if node.op == "get_attr":
+            # Older torch notes what kind of tensor a node is of all others only.
+            node.meta.setdefault("val", operator.attrgetter(node.target)(module))
     rewrites = (
         _simplify_cross_entropy,
         _drop_identities,

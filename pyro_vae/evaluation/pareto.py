@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-MIN_SAMPLES = 25
-"""Below this a tail of a fifth of the samples has fewer than the five that the fit needs."""
+MIN_SAMPLES = 26
+"""Below this a tail of a fifth of the samples has fewer than six: its first quartile, from which the fit starts, is
+then its smallest."""
 
 
 def tail_length(num_samples: int) -> int:
@@ -48,7 +49,7 @@ def pareto_k(largest: Tensor, num_samples: int) -> Tensor:
         num_samples: K, how many weights there were.
 
     Returns:
-        Tensor ``(batch,)``, float64. NaN where K < 25, too few for a tail. -inf where the tail has no spread
+        Tensor ``(batch,)``, float64. NaN where K < 26, too few for a tail. -inf where the tail has no spread
         beyond rounding, as when the guide is the posterior: a bounded weight has k < 0, a constant one is the
         limit.
     """
@@ -62,7 +63,7 @@ def pareto_k(largest: Tensor, num_samples: int) -> Tensor:
     efficiency = 9 / tail
     # Sums of hundreds of terms carry some tens of roundings; a tail that narrow holds no information.
     rounding = 100 * torch.finfo(largest.dtype).eps * ordered[:, -1].abs().clamp(min=1)
-    spread = ordered[:, -1] - ordered[:, 0] > rounding
+    spread = ordered[:, -1] - ordered[:, 1] > rounding
     khat = torch.full((batch,), -math.inf, dtype=torch.float64)
     if spread.any():
         khat[spread] = torch.from_numpy(_psislw(weights[spread].numpy(), efficiency))

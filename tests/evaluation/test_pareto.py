@@ -23,7 +23,7 @@ def from_tail(weights):
 
 
 @pytest.mark.parametrize("name", TAILS)
-@pytest.mark.parametrize("num_samples", [25, 225, 230, 1000, 5001])
+@pytest.mark.parametrize("num_samples", [30, 225, 230, 1000, 5001])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_tail_is_enough(name, num_samples, dtype):
     torch.set_default_dtype(torch.float64)
@@ -58,11 +58,15 @@ def test_constant_weights_are_minus_infinity(dtype):
 
 
 def test_too_few_samples_have_none():
-    assert pareto_k(torch.randn(3, 6), 24).isnan().all()
-    assert pareto_k(torch.randn(3, 6).double(), 25).isfinite().all()
+    assert pareto_k(torch.randn(3, 6), 25).isnan().all()
+    assert pareto_k(torch.randn(3, 7).double(), 26).isfinite().all()
 
 
-@pytest.mark.parametrize(("num_samples", "length"), [(25, 5), (100, 20), (225, 45), (226, 46), (1000, 95)])
+def test_a_tail_of_one_value_above_the_rest_is_minus_infinity():
+    assert (pareto_k(torch.tensor([[-3.0, 0, 0, 0, 0, 0, 0]]), 26) == -math.inf).all()
+
+
+@pytest.mark.parametrize(("num_samples", "length"), [(25, 5), (26, 6), (100, 20), (225, 45), (226, 46), (1000, 95)])
 def test_tail_length(num_samples, length):
     assert tail_length(num_samples) == length == math.ceil(min(num_samples / 5, 3 * num_samples**0.5))
 
