@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
+from pyro_vae.writes import is_safe_to_reorder, written
+
 Tensors = list[Tensor]
 
 
@@ -19,12 +21,13 @@ class Draws:
     """
 
     def __init__(self, module: GraphModule, finish: Callable[[GraphModule], GraphModule]) -> None:
+        nodes = list(module.graph.nodes)
         constant = _constant_nodes(module.graph)
-        passed_on = [node for node in constant if node.op != "get_attr" and not set(node.users).issubset(constant)]
-        self._constants = finish(_part(module, [n for n in module.graph.nodes if n in constant], (), passed_on)).forward
-        rest = [n for n in module.graph.nodes if n.op == "get_attr" or (n.op == "call_function" and n not in constant)]
-        results = next(iter(reversed(module.graph.nodes))).args[0]
-        self._draw = finish(_part(module, rest, passed_on, results)).forward
+        shared = set(constant)
+        passed_on = [node for node in constant if node.op != "get_attr" and not shared.issuperset(node.users)]
+        rest = [node for node in nodes if node.op == "get_attr" or (node.op == "call_function" and node not in shared)]
+        self._constants = finish(_part(module, constant, (), passed_on)).forward
+        self._draw = finish(_part(module, rest, passed_on, nodes[-1].args[0])).forward
 
     def __call__(self, *inputs: Tensor) -> Tensors:
         """Return the results of one draw."""
@@ -52,25 +55,21 @@ def _part(module: GraphModule, nodes: Sequence[Node], inputs: Sequence[Node], ou
     return GraphModule(module, graph)
 
 
-def _constant_nodes(graph: Graph) -> dict[Node, None]:
+def _constant_nodes(graph: Graph) -> list[Node]:
     """Return, in order, the nodes whose value is the same at each draw."""
-    inputs = {node: None for node in graph.nodes if node.op == "placeholder"}
+    if not is_safe_to_reorder(graph):
+        return [node for node in graph.nodes if node.op == "placeholder"]
     varying: set[Node] = set()
     for node in graph.nodes:
-        if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
-            continue
-        if node.target._schema.is_mutable:
-            target = node.all_input_nodes[0]
-            if target.all_input_nodes or target.op != "call_function" or len(target.users) > 1:
-                # It writes to what others may read, before or after.
-                return inputs
-            varying |= {target, node}
-        elif torch.Tag.nondeterministic_seeded in node.target.tags:
-            varying.add(node)
-    constant: dict[Node, None] = {}
+        varying.update(written(node))
+    constant = []
     for node in graph.nodes:
-        if node.op != "output" and node not in varying and not varying.intersection(node.all_input_nodes):
-            constant[node] = None
-        else:
+        if node.op == "output" or node in varying or varying.intersection(node.all_input_nodes) or _is_random(node):
             varying.add(node)
+        else:
+            constant.append(node)
     return constant
+
+
+def _is_random(node: Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags

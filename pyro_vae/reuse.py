@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pyro_vae.writes import is_safe_to_reorder, written
+
 aten = torch.ops.aten
 
 IN_PLACE = {
@@ -29,12 +31,14 @@ VIEWS = (aten.view.default, aten._unsafe_view.default)
 
 def reuse_memory(module: GraphModule) -> GraphModule:
     """Rewrite the module's graph in place and return the module; the numbers stay, to the last bit."""
+    if not is_safe_to_reorder(module.graph):
+        return module
     for node in module.graph.nodes:
         if node.op != "call_function" or node.target not in IN_PLACE:
             continue
         if node.target in COMMUTATIVE and not node.kwargs and not _can_hold(node.args[0], node):
             first, second = node.args
-            if isinstance(second, Node):
+            if _can_hold(second, node):
                 node.args = (second, first)
         if _can_hold(node.args[0], node):
             node.target = IN_PLACE[node.target]
@@ -47,7 +51,7 @@ def _can_hold(operand: object, result: Node) -> bool:
     if not isinstance(operand, Node) or len(operand.users) > 1 or not _same_layout(operand, result):
         return False
     owner = operand
-    while owner.target in VIEWS or _writes_first(owner):
+    while owner.target in VIEWS or written(owner):
         owner = owner.all_input_nodes[0]
         if len(owner.users) > 1:
             return False
@@ -60,15 +64,6 @@ def _is_fresh(node: Node) -> bool:
         return False
     returns = node.target._schema.returns
     return len(returns) == 1 and returns[0].alias_info is None and node.target not in VIEWS
-
-
-def _writes_first(node: Node) -> bool:
-    """Whether the node returns its first argument, written over."""
-    return (
-        isinstance(node.target, torch._ops.OpOverload)
-        and node.target._schema.is_mutable
-        and node.target._schema.name.endswith("_")
-    )
 
 
 def _same_layout(operand: Node, result: Node) -> bool:

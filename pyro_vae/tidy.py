@@ -7,13 +7,14 @@ kernel. The others are exact in floating point.
 
 import math
 import operator
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
+
+from pyro_vae.writes import is_safe_to_reorder
 
 aten = torch.ops.aten
 
@@ -39,6 +40,8 @@ def tidy(module: GraphModule) -> GraphModule:
         if node.op == "get_attr":
             # Older torch notes what kind of tensor a node is of all others only.
             node.meta.setdefault("val", operator.attrgetter(node.target)(module))
+    if not is_safe_to_reorder(graph):
+        return module
     rewrites = (
         _simplify_cross_entropy,
         _drop_identities,
@@ -59,13 +62,16 @@ def _simplify_cross_entropy(graph: Graph, node: Node) -> None:
     """Cross-entropy with logits x and targets t is softplus(x) - t x: two passes over x where torch takes six.
 
     For float32 only: torch's softplus(x) is x beyond x = 20, which is off by 2e-9. Both forms cancel for pixels that
-    are well predicted, torch's where t = 0, this one where t = 1; the error is that of rounding x itself.
+    are well predicted, torch's where t = 0, this one where t = 1; the error is that of rounding x itself. Of infinite
+    logits either can be NaN.
     """
     if node.target is not aten.binary_cross_entropy_with_logits.default:
         return
-    logits, targets, *weights_and_reduction = node.args
-    value = node.meta.get("val")
-    if any(weights_and_reduction) or not isinstance(value, Tensor) or value.dtype != torch.float32:
+    if node.args[2:] != (None, None, 0) or node.kwargs:
+        # Weighted, or summed or averaged.
+        return
+    logits, targets = node.all_input_nodes[0], node.all_input_nodes[-1]
+    if any(tensor.meta["val"].dtype != torch.float32 for tensor in (logits, targets)):
         return
     with graph.inserting_before(node):
         softplus = _call(graph, aten.softplus.default, logits)
@@ -96,6 +102,9 @@ def _compute_before_expanding(graph: Graph, node: Node) -> None:
     expansion, *numbers = node.args
     if not isinstance(expansion, Node) or expansion.target is not aten.expand.default or expansion in numbers:
         return
+    if any(user.target not in (*ELEMENTWISE, *SUMS) for user in node.users):
+        # A view, a draw like it or a caller would meet other strides.
+        return
     source, shape = expansion.args[:2]
     with graph.inserting_before(node):
         value = _call(graph, node.target, source, *numbers, **node.kwargs)
@@ -105,17 +114,17 @@ def _compute_before_expanding(graph: Graph, node: Node) -> None:
 
 
 def _subtract_behind_sums(graph: Graph, node: Node) -> None:
-    """The sum of a / b - c, c a number or expanded, is that of a / b minus that of c, which is never spread out.
+    """The sum of -a^2 / b - c, c a number or an expanded log, is that of -a^2 / b minus that of c: nothing is spread.
 
-    A Gaussian's log-density is such a sum. For quotients only: they carry a rounding already, and summing them
-    apart from c costs no more than some roundings, where data that c would cancel exactly could cost all digits.
+    A Gaussian's log-density is such a sum. Not of any difference: where large terms cancel, summing them apart would
+    cost all digits. A log is never large.
     """
     if node.target is not aten.sum.dim_IntList or len(node.args) != 2 or not node.args[1] or node.kwargs:
         return
     difference: Any = node.all_input_nodes[0]
     while difference.target is aten.sub.Tensor and len(difference.users) == 1 and not difference.kwargs:
         minuend, subtrahend = difference.args
-        if not _is_quotient(minuend) or not _same_shape(minuend, difference):
+        if not _is_square_over(minuend) or not _same_shape(minuend, difference):
             return
         with graph.inserting_before(node):
             shift = _sum_before_expanding(graph, subtrahend, minuend, node.args[1])
@@ -130,8 +139,10 @@ def _subtract_behind_sums(graph: Graph, node: Node) -> None:
 
 
 def _sum_before_expanding(graph: Graph, term: object, like: Node, dims: Any) -> Node | float | None:
-    """Sum over ``dims`` a number or an expanded tensor, as if it had the shape of ``like``; None for anything else."""
+    """Sum over ``dims`` a number or an expanded log, as if it had the shape of ``like``; None for anything else."""
     shape = like.meta["val"].shape
+    if like.meta["val"].numel() == 0 or like.meta["val"].dtype not in (torch.float32, torch.float64) or not shape:
+        return None
     dims = [dim - len(shape) if dim >= 0 else dim for dim in dims]
     count = math.prod(shape[dim] for dim in dims)
     if isinstance(term, int | float):
@@ -139,8 +150,8 @@ def _sum_before_expanding(graph: Graph, term: object, like: Node, dims: Any) -> 
     if not isinstance(term, Node) or term.target is not aten.expand.default or not _same_shape(term, like):
         return None
     source = term.all_input_nodes[0]
-    value = source.meta.get("val")
-    if not isinstance(value, Tensor) or value.dtype != like.meta["val"].dtype:
+    value = source.meta["val"]
+    if source.target is not aten.log.default or value.dtype != like.meta["val"].dtype:
         return None
     own = [dim for dim in dims if -dim <= value.ndim]
     repeats = count // math.prod(value.shape[dim] for dim in own)
@@ -154,11 +165,13 @@ def _negate_behind_sums(graph: Graph, node: Node) -> None:
         return
     negation = node.all_input_nodes[0]
     while negation.target in (aten.view.default, aten.div.Tensor) and len(negation.users) == 1:
-        numerator = negation.args[0]
-        if not isinstance(numerator, Node):
+        numerator, other = negation.args
+        if not isinstance(numerator, Node) or numerator is other:
             return
         negation = numerator
     if negation.target is not aten.neg.default or len(negation.users) != 1:
+        return
+    if not negation.meta["val"].is_floating_point() or not _same_layout(negation, negation.all_input_nodes[0]):
         return
     negation.replace_all_uses_with(negation.all_input_nodes[0])
     graph.erase_node(negation)
@@ -171,15 +184,17 @@ def _drop_unused(graph: Graph) -> None:
     for node in reversed(graph.nodes):
         if node.users or node.op not in ("call_function", "get_attr"):
             continue
-        if node.op == "get_attr" or _is_pure(node.target):
+        if node.op == "get_attr" or _is_pure(node):
             graph.erase_node(node)
 
 
-def _is_pure(target: Callable[..., object]) -> bool:
-    """Whether a call does nothing but return a value: no buffer written, no noise drawn."""
-    if not isinstance(target, torch._ops.OpOverload):
-        return getattr(target, "__name__", "") == "getitem"
-    return not target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in target.tags
+def _is_pure(node: Node) -> bool:
+    """Whether a call does nothing but return a value: nothing written or asserted, no noise drawn."""
+    if node.target is operator.getitem:
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload) or node.is_impure():
+        return False
+    return not node.target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in node.target.tags
 
 
 def _call(graph: Graph, target: Any, *args: Any, **kwargs: Any) -> Node:
@@ -194,11 +209,11 @@ def _without_data(value: Tensor) -> Tensor:
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
 
 
-def _is_quotient(node: object) -> bool:
-    """Whether a node is a / b, or that with terms subtracted or its sign changed."""
-    while isinstance(node, Node) and node.target in (aten.sub.Tensor, aten.neg.default):
+def _is_square_over(node: object) -> bool:
+    """Whether a node is -a^2 / b, or that with terms subtracted."""
+    while isinstance(node, Node) and node.target in (aten.sub.Tensor, aten.div.Tensor, aten.neg.default):
         node = node.args[0]
-    return isinstance(node, Node) and node.target is aten.div.Tensor
+    return isinstance(node, Node) and node.target is aten.pow.Tensor_Scalar and bool(node.args[1] == 2)
 
 
 def _same_shape(first: Node, second: Node) -> bool:

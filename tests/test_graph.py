@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from pyro_vae.graph import NotTraceable, capture, no_side_effects
+from pyro_vae.graph import NotTraceable, capture, no_side_effects, unlike
 
 A, B = torch.arange(6.0).reshape(2, 3), torch.ones(2, 3)
 
@@ -139,3 +139,92 @@ def test_capture_says_nothing(caplog):
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
         capture(lambda x: [x + 1], [A], [B])
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: [x[:1].expand(2, 3).exp().view(6)],
+        lambda x: [x[:1].expand(2, 3).exp().add_(1.0)],
+        lambda x: [(-x[:, :2]).view(4).sum()],
+        lambda x: [(x @ x.t() + (x @ x.t()).t()).view(4)],
+        lambda x: [(x + x.view(3, 2).t()).view(6), (x * x.view(3, 2).t()).view(6)],
+        lambda x: [torch.nn.functional.binary_cross_entropy_with_logits(x, (x > 1).float())],
+        lambda x: [(x.sum() / 3 - 0.5).sum(-1)],
+        lambda x: [torch.nn.functional.dropout(x, 0.5).sum(1)],
+    ],
+)
+def test_programs_with_views_writes_and_other_strides(function):
+    graph = capture(function, [A], [B])
+    torch.manual_seed(4)
+    expected = function(A)
+    torch.manual_seed(4)
+    assert_close(graph(A), expected)
+
+
+COUNTER = {"calls": 0}
+
+
+def counted(slope):
+    def function(x):
+        COUNTER["calls"] += 1
+        return [x * (1 + slope * COUNTER["calls"])]
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("function", "inputs"),
+    [
+        (lambda x: [x * torch.randn(1).numpy()[0]], (A, B)),
+        (lambda x: [x * torch.rand(1).tolist()[0]], (A, B)),
+        (lambda x: [x - float(x.numpy().mean())], (A, unlike(A))),
+        (counted(1 / 30_000), (A, B)),
+        (counted(1.0), (A.bfloat16(), B.bfloat16())),
+        (counted(1.0), (A.half(), B.half())),
+    ],
+)
+def test_numbers_that_recording_would_freeze_are_refused(function, inputs):
+    """From noise, from the data's mean, from a slow counter, and where a rounding is large."""
+    with pytest.raises(NotTraceable):
+        capture(function, [inputs[0]], [inputs[1]])
+
+
+def test_a_buffer_that_is_assigned_anew_is_refused_and_put_back():
+    class Running(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(3))
+
+        def forward(self, x):
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0)
+            return x - self.mean
+
+    module = Running()
+    buffer = module.mean
+    with pytest.raises(NotTraceable):
+        capture(lambda x: [module(x)], [A], [B], [module])
+    assert module.mean is buffer
+    assert torch.equal(buffer, torch.zeros(3))
+
+
+def test_a_spectrally_normed_layer():
+    """Its power iteration writes into buffers, by operations that refuse to be recorded by autograd."""
+    layer = nn.utils.parametrizations.spectral_norm(nn.Linear(3, 4))
+
+    def gradient(x):
+        return list(torch.autograd.grad(layer(x).square().sum(), list(layer.parameters())))
+
+    graph = capture(gradient, [A], [B], [layer])
+    with no_side_effects([layer], A.device):
+        expected = [part.clone() for part in gradient(A)]
+    with torch.no_grad():
+        assert_close(graph(A), expected)
+
+
+def test_unlike_rows_have_another_mean():
+    for n in (2, 3, 8):
+        rows = torch.arange(float(n))
+        assert set(unlike(rows).tolist()) < set(rows.tolist())
+        assert unlike(rows).mean() != rows.mean()
+    assert unlike(torch.ones(1, 2)).shape == (1, 2)

@@ -87,3 +87,36 @@ def test_parameters_are_read_where_they_live():
     with torch.no_grad():
         weight.fill_(3.0)
     assert_same_draws(draws, function, X)
+
+
+def test_an_accumulator_of_the_users_own_is_not_split():
+    def function(x):
+        y = torch.zeros(4)
+        torch.add(torch.ones(4), y, out=y)
+        return [y + torch.rand(4) * x.sum()]
+
+    draws, shared, _ = split(function, X)
+    assert shared == 0
+    assert_same_draws(draws, function, X)
+
+
+def test_running_statistics_are_not_split():
+    mean, variance = torch.zeros(4), torch.ones(4)
+
+    def function(x):
+        before = torch.rand(4) * mean
+        return [torch.nn.functional.batch_norm(x, mean, variance, training=True), before, torch.rand(4) * mean]
+
+    _, shared, _ = split(function, X)
+    assert shared == 0
+
+
+def test_an_operation_from_elsewhere_is_not_split():
+    """Nothing says whether it draws noise."""
+
+    @torch.library.custom_op("pyro_vae_tests::noise", mutates_args=())
+    def noise(x: torch.Tensor) -> torch.Tensor:
+        return torch.rand_like(x)
+
+    _, shared, _ = split(lambda x: [noise(x.exp())], X)
+    assert shared == 0

@@ -106,3 +106,9 @@ def test_a_value_that_enters_twice():
         return [once * once]
 
     assert overwriting(checked(function, X)) == ["mul_"]
+
+
+def test_operands_keep_their_order_where_nothing_can_be_overwritten():
+    """The result's strides follow the first operand's."""
+    graph = checked(lambda x, y: [(x + y.t()).view(16), (y.t() * x).sum(0)], torch.randn(4, 4), torch.randn(4, 4))
+    assert overwriting(graph) == []

@@ -56,7 +56,7 @@ def test_a_negation_that_something_else_needs_stays():
 @pytest.mark.parametrize("f", [torch.log, torch.exp, torch.neg, lambda x: x**2, lambda x: 2 * x, lambda x: x - 1])
 def test_a_function_is_taken_before_the_expansion(f):
     x = torch.rand(1, 50, dtype=torch.float64) + 0.5
-    _, tidied, expected, found = before_and_after(lambda x: f(x.expand(20, 50)).sin(), x)
+    _, tidied, expected, found = before_and_after(lambda x: (f(x.expand(20, 50)) * x).sin(), x)
     torch.testing.assert_close(found, expected, rtol=1e-15, atol=0)
     (expansion,) = calls(tidied, aten.expand.default)
     assert expansion.args[0].op == "call_function"
@@ -157,3 +157,44 @@ def test_a_buffer_that_is_written_stays_written():
     buffer.zero_()
     tidy(graph)(torch.ones(3))
     assert torch.equal(buffer, torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: (-x / -x).sum(-1),
+        lambda x: (lambda n: (n / n).sum(-1))(-x),
+        lambda x: (-(x * 50).to(torch.uint8)).sum(-1),
+        lambda x: (lambda q: (q - 0.5).sum(-1) + q.zero_().sum())(x / 3),
+        lambda x: (lambda y: (lambda n: y.zero_().sum() + n.sum())(-y))(x.exp()),
+        lambda x: (-(x**2) / 2 - 0.5).sum((0, 1)),
+        lambda x: (-(x[:0] ** 2) / 2 - 0.5).sum(-1),
+        lambda x: (-(x.sum() ** 2) / 2 - 0.5).sum(-1),
+        lambda x: (-(x**2) / 2 - 0.5).sum(-1, keepdim=True),
+        lambda x: (-(x**2) / 2 - 0.5).sum(-1, dtype=torch.float64),
+    ],
+)
+def test_look_alikes_keep_their_value(function):
+    _, _, expected, found = before_and_after(function, torch.rand(4, 5) + 0.5)
+    assert found.dtype == expected.dtype
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_a_running_statistic_that_nobody_reads_is_still_updated():
+    mean, variance = torch.zeros(5), torch.ones(5)
+
+    def function(x):
+        torch.nn.functional.batch_norm(x, mean, variance, training=True)
+        return x * 2
+
+    graph = tidy(make_fx(function)(torch.randn(4, 5)))
+    mean.zero_()
+    graph(torch.ones(4, 5))
+    assert mean.abs().sum() > 0
+
+
+def test_cross_entropy_of_integer_targets_stays():
+    x, t = torch.randn(5), torch.randint(0, 2, (5,))
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits
+    _, _, expected, found = before_and_after(lambda x, t: entropy(x, t.float(), reduction="none"), x, t)
+    torch.testing.assert_close(found, expected)

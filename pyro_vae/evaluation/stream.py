@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.fit.batches import check_rows
-from pyro_vae.graph import NotTraceable, capture
+from pyro_vae.graph import NotTraceable, capture, unlike
 from pyro_vae.log_weights import check_num_samples, subsample_blocks
 from pyro_vae.nonfinite import check_finite
 from pyro_vae.pair import Pair
@@ -184,9 +184,9 @@ class Stream:
         block = self._block(slice(0, width))
         if calls < CALLS_WORTH_A_GRAPH or not self._vectorizes or not all(isinstance(a, Tensor) for a in block):
             return partial(partial, terms)
-        other = self._block(slice(self.size - width, self.size))
+        other = [unlike(arg) if arg.ndim else arg for arg in self._block(slice(self.size - width, self.size))]
         try:
-            return capture(terms, list(block), list(other), self._modules).on
+            return capture(terms, list(block), other, self._modules).on
         except NotTraceable as reason:
             logger.warning("%s: runs without a graph, which is slower: %s", self._who, reason)
             return partial(partial, terms)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.graph import NotTraceable, capture
+from pyro_vae.graph import NotTraceable, capture, unlike
 from pyro_vae.objectives import KLWeight, tensor_loss
 from pyro_vae.programs import local_params
 from pyro_vae.protocols import Objective, Program
@@ -123,7 +123,7 @@ class TracedStep:
         if len(self._graphs) >= MAX_GRAPHS:
             return torch.enable_grad()(self._eager)
         try:
-            return capture(self._source, [rows, beta], [rows.flip(0), 0.5 * beta], self._modules)
+            return capture(self._source, [rows, beta], [unlike(rows), 0.5 * beta], self._modules)
         except NotTraceable as reason:
             self._fall_back(str(reason))
             return torch.enable_grad()(self._eager)

@@ -1,0 +1,46 @@
+"""Which calls of a captured graph write into tensors that they are given."""
+
+import torch
+from torch.fx import Graph, Node
+
+
+def written(node: Node) -> list[Node]:
+    """Return the arguments that a call writes into, by its schema."""
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return []
+    found = []
+    for position, argument in enumerate(node.target._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = node.kwargs.get(argument.name, node.args[position] if position < len(node.args) else None)
+            values = value if isinstance(value, list | tuple) else [value]
+            found += [item for item in values if isinstance(item, Node)]
+    return found
+
+
+def writes_unseen(node: Node) -> bool:
+    """Whether a call may write or have another effect that its schema does not tell."""
+    if node.op != "call_function" or getattr(node.target, "__module__", None) in ("_operator", "operator"):
+        return False
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
+        return True
+    # Running statistics are updated behind the schema's back.
+    return "batch_norm" in node.target._schema.name and "backward" not in node.target._schema.name
+
+
+def is_safe_to_reorder(graph: Graph) -> bool:
+    """Whether no call writes to what another one reads: only noise into memory that was made for it."""
+    for node in graph.nodes:
+        if writes_unseen(node):
+            return False
+        if not all(_is_private(target) for target in written(node)):
+            return False
+    return True
+
+
+def _is_private(node: Node) -> bool:
+    """Whether only one call uses a node, and it is memory made for it, or a private one that was written into."""
+    if node.op != "call_function" or len(node.users) > 1 or not isinstance(node.target, torch._ops.OpOverload):
+        return False
+    if node.target._schema.name.startswith(("aten::empty", "aten::new_empty")):
+        return True
+    return bool(written(node)) and all(_is_private(target) for target in written(node))
