@@ -1,6 +1,6 @@
 """Fit a variational autoencoder to MNIST with SVI, and say how likely the test images are under it.
 
-A few minutes on two cores; --help lists what can be changed.
+Two minutes on two cores; --help lists what can be changed, --guide, --prior and --likelihood first of all.
 """
 
 import argparse
@@ -15,8 +15,9 @@ from pyro.infer import Trace_ELBO
 import pyro_vae
 from pyro_vae import plots
 from pyro_vae.data import ImageData, is_available
-from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
+from pyro_vae.models.priors import StandardNormalPrior
+from pyro_vae.parts import find_part, part_names
 
 
 def parse_args() -> argparse.Namespace:
@@ -29,8 +30,11 @@ def parse_args() -> argparse.Namespace:
     add("--data", default="auto", help="mnist, mnist-static, fashion-mnist, mnist-5k, or auto: full MNIST if it "
         "is there or can be fetched, else mnist-5k")  # fmt: skip
     add("--root", help="folder of the data sets (else $PYRO_VAE_DATA, else the user's cache folder)")
-    add("--binarization", help="stochastic, static or threshold (default: the data set's own)")
+    add("--binarization", help="stochastic, static, threshold or none (default: the data set's own)")
     add("--valid-size", type=int, help="images held out of training for validation (default: the data set's own)")
+    for kind, default in (("guide", "mean_field"), ("prior", "standard_normal"), ("likelihood", "bernoulli")):
+        names = ", ".join(part_names(kind))
+        add(f"--{kind}", default=default, help=f"{names}, or your own: file.py:ClassName, package.module:ClassName")
     add("--latent-dim", type=int, default=50, help="dimension of z")
     add("--hidden-dims", type=int, nargs="+", default=[200, 200], help="hidden layers of encoder and decoder")
     add("--epochs", type=int, default=40, help="passes over the training images")
@@ -83,15 +87,13 @@ def main() -> None:
     data = load(args)
     print(data)
     torch.manual_seed(args.seed)
-    model = VAE(data.x_shape, args.latent_dim, args.hidden_dims)
-    guide = MeanFieldGuide(data.x_shape, args.latent_dim, args.hidden_dims[::-1])
+    prior = find_part("prior", args.prior)(args.latent_dim)
+    likelihood = find_part("likelihood", args.likelihood)(data.x_shape, args.latent_dim, args.hidden_dims)
+    model = VAE(data.x_shape, args.latent_dim, args.hidden_dims, prior=prior, likelihood=likelihood)
+    guide = find_part("guide", args.guide)(data.x_shape, args.latent_dim, args.hidden_dims[::-1])
     if not args.no_init_bias:
         model.likelihood.initialize_bias(data.train_mean())
-    schedules = {
-        "cosine": partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=args.epochs, eta_min=0.02 * args.lr),
-        "iwae": "iwae",
-        "constant": None,
-    }
+    cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=args.epochs, eta_min=0.02 * args.lr)
     progress = False if args.quiet else None
     run = pyro_vae.fit(
         model,
@@ -99,7 +101,7 @@ def main() -> None:
         data,
         objective=Trace_ELBO(),
         optimizer=partial(torch.optim.Adam, lr=args.lr, fused=True),
-        scheduler=schedules[args.schedule],
+        scheduler={"cosine": cosine, "iwae": "iwae", "constant": None}[args.schedule],
         epochs=args.epochs,
         batch_size=args.batch_size,
         seed=args.seed,
@@ -116,9 +118,7 @@ def main() -> None:
     test = data.test[: args.num_test]
     terms = pyro_vae.elbo_terms(model, guide, test, seed=args.seed, progress=progress)
     units = pyro_vae.active_units(guide, test.to(args.device))
-    evidence = pyro_vae.log_likelihood(
-        model, guide, test, num_samples=args.num_samples, seed=args.seed, progress=progress
-    )
+    evidence = pyro_vae.log_likelihood(model, guide, test, args.num_samples, seed=args.seed, progress=progress)
     print(f"{terms}\n{evidence}\n{units}", flush=True)
     results = {"data": run.data, "elbo": terms.summary(), "log_likelihood": evidence.summary(), "active": units.count}
     (args.out / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
@@ -139,7 +139,7 @@ def draw(folder: Path, run: pyro_vae.Run, test: torch.Tensor, most_active: list[
         "prior_samples": plots.prior_samples(prior, likelihood),
         "traversal": plots.latent_traversal(prior, likelihood, q.mean[0], most_active[:10]),
     }
-    if q.event_shape == (2,):
+    if q.event_shape == (2,) and isinstance(prior, StandardNormalPrior):
         figures["manifold"] = plots.manifold(likelihood, like=q.mean)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png")

@@ -1,19 +1,15 @@
 """The diagonal Gaussian guide."""
 
-import math
 from collections.abc import Callable, Sequence
 
-import pyro
 from pyro import distributions as dist
-from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.nn import MLP, flatten_event
-from pyro_vae.sites import LATENT, PLATE
+from pyro_vae.guides.amortized import AmortizedGuide
 
 
-class MeanFieldGuide(PyroModule):
+class MeanFieldGuide(AmortizedGuide):
     r"""q(z | x) = N(loc(x), diag(scale(x)^2)), both from one encoder.
 
     Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
@@ -38,8 +34,6 @@ class MeanFieldGuide(PyroModule):
     (torch.Size([7]), torch.Size([50]))
     """
 
-    encoder: Callable[[Tensor], Tensor]
-
     def __init__(
         self,
         x_shape: Sequence[int],
@@ -49,25 +43,10 @@ class MeanFieldGuide(PyroModule):
         *,
         encoder: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__()
-        self.x_shape = tuple(x_shape)
-        self.latent_dim = latent_dim
-        self.hidden_dims = tuple(hidden_dims)
-        self.activation = activation
-        self.encoder = encoder or MLP(math.prod(self.x_shape), self.hidden_dims, 2 * latent_dim, activation)
+        blocks = {"location": latent_dim, "log scale": latent_dim}
+        super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
 
     def posterior(self, x: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        features = self.encoder(flatten_event(x, self.x_shape, "MeanFieldGuide"))
-        if features.shape[-1] != 2 * self.latent_dim:
-            raise ValueError(
-                f"MeanFieldGuide: `encoder` must return 2 * latent_dim = {2 * self.latent_dim} features "
-                f"(location and log scale); got shape {tuple(features.shape)} for x of shape {tuple(x.shape)}."
-            )
-        loc, log_scale = features.chunk(2, dim=-1)
+        loc, log_scale = self.features(x)
         return dist.Normal(loc, log_scale.exp()).to_event(1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)``."""
-        with pyro.plate(PLATE, len(x), dim=-1):
-            return pyro.sample(LATENT, self.posterior(x))

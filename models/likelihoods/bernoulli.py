@@ -1,14 +1,12 @@
 """The Bernoulli likelihood of binary images."""
 
-import math
 from collections.abc import Sequence
 
-import torch
 from pyro import distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from pyro_vae.nn import MLP
+from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
 
 
 class SoftBernoulli(dist.Bernoulli):
@@ -21,7 +19,7 @@ class SoftBernoulli(dist.Bernoulli):
     normalized = False
 
 
-class BernoulliLikelihood(nn.Module):
+class BernoulliLikelihood(DecodedLikelihood):
     r"""p(x | z) = :math:`\prod_i \mathrm{Bernoulli}(x_i; \sigma(f_i(z)))`, x in {0, 1}.
 
     Args:
@@ -50,33 +48,15 @@ class BernoulliLikelihood(nn.Module):
         activation: str = "tanh",
         soft_targets: bool = False,
     ) -> None:
-        super().__init__()
-        self.x_shape = tuple(x_shape)
-        self.latent_dim = latent_dim
-        self.hidden_dims = tuple(hidden_dims)
-        self.activation = activation
+        super().__init__(x_shape, latent_dim, hidden_dims, activation)
         self.soft_targets = soft_targets
-        self.decoder = MLP(latent_dim, self.hidden_dims, math.prod(self.x_shape), activation)
 
-    def initialize_bias(self, mean: Tensor) -> None:
-        """Set the output bias to the logit of the training mean, clipped to [0.001, 0.999].
-
-        Args:
-            mean: mean of the training data, shape ``x_shape``, in [0, 1].
-
-        Raises:
-            ValueError: ``mean`` has another shape.
-
-        References:
-            Y. Burda, R. Grosse, R. Salakhutdinov (2015), arXiv 1509.00519, the authors' released code.
-        """
-        if tuple(mean.shape) != self.x_shape:
-            raise ValueError(f"BernoulliLikelihood: mean must have shape {self.x_shape}; got {tuple(mean.shape)}.")
-        with torch.no_grad():
-            self.decoder.output.bias.copy_(mean.flatten().clamp(0.001, 0.999).logit())
+    def bias_for(self, mean: Tensor) -> Tensor:
+        """Return the logit of the mean, which is clipped to [0.001, 0.999]."""
+        return mean.clamp(0.001, 0.999).logit()
 
     def forward(self, z: Tensor) -> Distribution:
         """Return p(x | z) for z ``(*batch, latent_dim)``: batch ``batch``, event ``x_shape``."""
         bernoulli = SoftBernoulli if self.soft_targets else dist.Bernoulli
-        logits = self.decoder(z).unflatten(-1, self.x_shape)
+        (logits,) = self.features(z)
         return bernoulli(logits=logits).to_event(len(self.x_shape))

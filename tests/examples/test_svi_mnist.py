@@ -80,12 +80,25 @@ def test_auto_without_network_falls_back_to_the_embedded_images_loudly(tmp_path)
     assert config["data"]["name"] == "mnist-5k"
 
 
+def test_parts_are_swapped_by_name(tmp_path):
+    """Grey pixels under a density; no manifold, whose grid belongs to the standard normal prior."""
+    parts = ("--guide", "low_rank", "--prior", "mixture", "--likelihood", "continuous_bernoulli")
+    out = tmp_path / "run"
+    done = run_example("--smoke", *parts, "--binarization", "none", "--latent-dim", "2", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    config = (out / "config.yaml").read_text()
+    assert all(name in config for name in ("LowRankGuide", "GaussianMixturePrior", "ContinuousBernoulliLikelihood"))
+    assert not (out / "figures" / "manifold.png").exists()
+    assert (out / "figures" / "traversal.png").exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (("--data", "mnits"), "mnist"),
         (("--smoke", "--device", "abacus"), "abacus"),
         (("--smoke", "--binarization", "grey"), "grey"),
+        (("--smoke", "--guide", "low_rang"), "Did you mean 'low_rank'?"),
     ],
 )
 def test_bad_flags_end_with_a_message_and_a_failure(tmp_path, flags, message):

@@ -17,6 +17,8 @@ from pyro_vae.protocols import PosteriorGuide
 X_SHAPE, LATENT_DIM = (1, 3, 2), 4
 
 MAKE = {
+    "FullRankGuide": lambda: guides.FullRankGuide(X_SHAPE, LATENT_DIM, (5,)),
+    "LowRankGuide": lambda: guides.LowRankGuide(X_SHAPE, LATENT_DIM, (5,), rank=2),
     "MeanFieldGuide": lambda: guides.MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)),
 }
 
@@ -152,6 +154,14 @@ def test_it_survives_being_captured_with_its_gradient(name, dtype):
 def test_the_parameter_store_stays_empty(name):
     log_weights(model_for(), make(name), binary(4))
     assert len(pyro.get_param_store()) == 0
+
+
+@every_guide
+def test_an_encoder_with_the_wrong_number_of_features_is_told_so(name):
+    guide = make(name)
+    guide.encoder = nn.Linear(6, 3)
+    with pytest.raises(ValueError, match=rf"{name}: `encoder` must return 4 \(location\) \+ .* features; got shape"):
+        guide(binary(4))
 
 
 @every_guide

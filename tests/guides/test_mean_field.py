@@ -83,7 +83,7 @@ def test_location_comes_before_log_scale():
 def test_an_encoder_with_the_wrong_number_of_features_is_told_so():
     guide = MeanFieldGuide((1, 2, 3), latent_dim=50, encoder=nn.Linear(6, 50))
     message = (
-        r"MeanFieldGuide: `encoder` must return 2 \* latent_dim = 100 features \(location and log scale\); "
+        r"MeanFieldGuide: `encoder` must return 50 \(location\) \+ 50 \(log scale\) = 100 features; "
         r"got shape \(4, 50\) for x of shape \(4, 1, 2, 3\)\."
     )
     with pytest.raises(ValueError, match=message):

@@ -12,6 +12,8 @@ X_SHAPE, LATENT_DIM = (1, 3, 2), 4
 
 MAKE = {
     "BernoulliLikelihood": lambda: likelihoods.BernoulliLikelihood(X_SHAPE, LATENT_DIM, (5,)),
+    "ContinuousBernoulliLikelihood": lambda: likelihoods.ContinuousBernoulliLikelihood(X_SHAPE, LATENT_DIM, (5,)),
+    "GaussianLikelihood": lambda: likelihoods.GaussianLikelihood(X_SHAPE, LATENT_DIM, (5,)),
 }
 
 
@@ -67,3 +69,13 @@ def test_gradient_reaches_z_and_every_parameter(name):
     likelihood(z).log_prob(likelihood(z).sample()).sum().backward()
     assert (z.grad.abs().sum(1) > 0).all()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in likelihood.parameters())
+
+
+@every_likelihood
+def test_the_bias_starts_at_the_mean(name):
+    likelihood, mean = make(name).double(), torch.tensor([0.1, 0.25, 0.5, 0.6, 0.75, 0.9]).double().reshape(X_SHAPE)
+    likelihood.initialize_bias(mean)
+    torch.nn.init.zeros_(likelihood.decoder.output.weight)
+    assert_close(likelihood(torch.zeros(LATENT_DIM).double()).mean, mean, rtol=1e-8, atol=1e-8)
+    with pytest.raises(ValueError, match=rf"{name}: mean must have shape \(1, 3, 2\); got \(6,\)"):
+        likelihood.initialize_bias(mean.flatten())

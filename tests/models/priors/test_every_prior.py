@@ -11,7 +11,9 @@ from pyro_vae.protocols import Prior
 LATENT_DIM = 4
 
 MAKE = {
+    "GaussianMixturePrior": lambda: priors.GaussianMixturePrior(LATENT_DIM, 3),
     "StandardNormalPrior": lambda: priors.StandardNormalPrior(LATENT_DIM),
+    "StudentTPrior": lambda: priors.StudentTPrior(LATENT_DIM, df=7.0),
 }
 
 

@@ -1,0 +1,65 @@
+"""What guides with one encoder share: its features, and the sites."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_vae.nn import MLP, flatten_event
+from pyro_vae.sites import LATENT, PLATE
+
+
+class AmortizedGuide(PyroModule):
+    """q(z | x) that a subclass's ``posterior(x)`` reads off the features of one encoder.
+
+    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
+
+    Args:
+        x_shape, latent_dim, hidden_dims, activation, encoder: the constructor arguments of every such guide.
+        blocks: how many features the encoder owes for what, in their order.
+    """
+
+    encoder: Callable[[Tensor], Tensor]
+    posterior: Callable[[Tensor], Distribution]
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        latent_dim: int,
+        hidden_dims: Sequence[int],
+        activation: str,
+        encoder: Callable[[Tensor], Tensor] | None,
+        blocks: dict[str, int],
+    ) -> None:
+        super().__init__()
+        self.x_shape = tuple(x_shape)
+        self.latent_dim = latent_dim
+        self.hidden_dims = tuple(hidden_dims)
+        self.activation = activation
+        self.blocks = blocks
+        num_features = sum(blocks.values())
+        self.encoder = encoder or MLP(math.prod(self.x_shape), self.hidden_dims, num_features, activation)
+
+    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Return the encoder's features of x ``(*batch, *x_shape)``, one tensor ``(*batch, size)`` for each block.
+
+        Raises:
+            ValueError: x does not have ``x_shape``, or the encoder returns another number of features.
+        """
+        name = type(self).__name__
+        found = self.encoder(flatten_event(x, self.x_shape, name))
+        if found.shape[-1] != sum(self.blocks.values()):
+            layout = " + ".join(f"{size} ({what})" for what, size in self.blocks.items())
+            raise ValueError(
+                f"{name}: `encoder` must return {layout} = {sum(self.blocks.values())} features; "
+                f"got shape {tuple(found.shape)} for x of shape {tuple(x.shape)}."
+            )
+        return found.split(list(self.blocks.values()), dim=-1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)``."""
+        with pyro.plate(PLATE, len(x), dim=-1):
+            return pyro.sample(LATENT, self.posterior(x))

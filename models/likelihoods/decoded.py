@@ -1,0 +1,54 @@
+"""What likelihoods with one decoder share."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.nn import MLP
+
+
+class DecodedLikelihood(nn.Module):
+    """p(x | z) that a subclass's ``forward(z)`` reads off the features of one decoder.
+
+    Args:
+        x_shape, latent_dim, hidden_dims, activation: the constructor arguments of every such likelihood.
+        outputs: how many numbers the decoder gives for each element of x.
+    """
+
+    def __init__(
+        self, x_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str, outputs: int = 1
+    ) -> None:
+        super().__init__()
+        self.x_shape = tuple(x_shape)
+        self.latent_dim = latent_dim
+        self.hidden_dims = tuple(hidden_dims)
+        self.activation = activation
+        self.decoder = MLP(latent_dim, self.hidden_dims, outputs * math.prod(self.x_shape), activation)
+
+    def features(self, z: Tensor) -> tuple[Tensor, ...]:
+        """Return what the decoder gives for z ``(*batch, latent_dim)``: tensors ``(*batch, *x_shape)``."""
+        found = self.decoder(z)
+        return tuple(part.unflatten(-1, self.x_shape) for part in found.split(math.prod(self.x_shape), dim=-1))
+
+    def bias_for(self, mean: Tensor) -> Tensor:
+        """Return the decoder's first output whose distribution has this mean."""
+        raise NotImplementedError
+
+    def initialize_bias(self, mean: Tensor) -> None:
+        """Set the output bias so that z = 0 starts near the training mean.
+
+        Args:
+            mean: mean of the training data, shape ``x_shape``.
+
+        Raises:
+            ValueError: ``mean`` has another shape.
+
+        References:
+            Y. Burda, R. Grosse, R. Salakhutdinov (2015), arXiv 1509.00519, the authors' released code.
+        """
+        if tuple(mean.shape) != self.x_shape:
+            raise ValueError(f"{type(self).__name__}: mean must have shape {self.x_shape}; got {tuple(mean.shape)}.")
+        with torch.no_grad():
+            self.decoder.output.bias[: mean.numel()] = self.bias_for(mean).flatten()

@@ -1,0 +1,70 @@
+"""The Gaussian likelihood of real-valued data."""
+
+from collections.abc import Sequence
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
+
+
+class GaussianLikelihood(DecodedLikelihood):
+    r"""p(x | z) = :math:`\prod_i N(x_i; \mu_i(z), \sigma_i^2)`, x real.
+
+    Nats of a density: they depend on the units of x, and rise without bound where some pixels can be predicted
+    exactly and the scale is free to shrink.
+
+    Args:
+        x_shape: shape of one datum.
+        latent_dim: dimension of z.
+        hidden_dims: hidden layers of the decoder, nearest to z first.
+        activation: see :class:`pyro_vae.nn.MLP`.
+        scale: :math:`\sigma`: a number, which stays fixed; ``"shared"``, one learned number for all elements and
+            data; or ``"predicted"`` by the decoder, for each element from z.
+
+    Raises:
+        ValueError: ``scale`` is none of these, or not positive.
+
+    References:
+        D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, appendix C.2, arXiv 1312.6114 (predicted);
+        O. Rybkin, K. Daniilidis, S. Levine (2021), *Simple and effective VAE training with calibrated decoders*,
+        arXiv 2006.13202 (shared).
+
+    >>> p = GaussianLikelihood((1, 28, 20), latent_dim=2)(torch.zeros(5, 7, 2))
+    >>> p.batch_shape, p.event_shape
+    (torch.Size([5, 7]), torch.Size([1, 28, 20]))
+    """
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        latent_dim: int,
+        hidden_dims: Sequence[int] = (200, 200),
+        activation: str = "tanh",
+        scale: float | str = "shared",
+    ) -> None:
+        if scale not in ("shared", "predicted") and (isinstance(scale, str) or not scale > 0):
+            raise ValueError(
+                f"GaussianLikelihood: scale must be a positive number, 'shared' or 'predicted'; got {scale!r}."
+            )
+        super().__init__(x_shape, latent_dim, hidden_dims, activation, outputs=2 if scale == "predicted" else 1)
+        self.scale = scale
+        if scale == "shared":
+            self.log_scale = nn.Parameter(torch.zeros(()))
+
+    def bias_for(self, mean: Tensor) -> Tensor:
+        """Return the mean."""
+        return mean
+
+    def forward(self, z: Tensor) -> Distribution:
+        """Return p(x | z) for z ``(*batch, latent_dim)``: batch ``batch``, event ``x_shape``."""
+        loc, *log_scale = self.features(z)
+        if self.scale == "shared":
+            scale = self.log_scale.exp()
+        elif self.scale == "predicted":
+            scale = log_scale[0].exp()
+        else:
+            scale = loc.new_tensor(self.scale)
+        return dist.Normal(loc, scale).to_event(len(self.x_shape))
