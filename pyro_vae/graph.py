@@ -18,6 +18,7 @@ from pyro_vae.reuse import reuse_memory
 from pyro_vae.tidy import tidy
 
 VERIFICATION_SEED = 1913
+"""Any will do that is not the one a graph was recorded under."""
 
 
 class NotTraceable(Exception):  # noqa: N818 (a finding about a function, not a fault)
@@ -66,11 +67,11 @@ def capture(
         try:
             with no_side_effects(modules, device):
                 recorded = make_fx(function)(*inputs)
-            expected = _two_runs(partial(partial, function), other_inputs, modules)
+            expected = _two_draws(partial(function, *other_inputs), modules, device)
             with torch.no_grad():
-                frozen = _two_runs(partial(partial, recorded), other_inputs, modules)
+                frozen = _two_draws(partial(recorded, *other_inputs), modules, device)
                 found = Draws(tidy(recorded), reuse_memory)
-                results = _two_runs(found.on, other_inputs, modules)
+                results = _two_draws(found.on(*other_inputs), modules, device)
         except Exception as error:
             # Any failure of a user's program under the tracer means the same: run it as it is.
             lines = str(error).strip().splitlines()
@@ -88,11 +89,10 @@ def unlike(rows: Tensor) -> Tensor:
     return rows.flip(0)[torch.arange(len(rows), device=rows.device) // 2]
 
 
-def _two_runs(on: Callable[..., Callable[[], Tensors]], inputs: Tensors, modules: Sequence[nn.Module]) -> list[Tensor]:
+def _two_draws(draw: Callable[[], Tensors], modules: Sequence[nn.Module], device: torch.device) -> list[Tensor]:
     """Return the results of two draws, under a seed of their own, and the buffers after them."""
-    with no_side_effects(modules, inputs[0].device):
+    with no_side_effects(modules, device):
         torch.manual_seed(VERIFICATION_SEED)
-        draw = on(*inputs)
         results = [result.detach().clone() for _ in range(2) for result in draw()]
         return results + [buffer.clone() for module in modules for buffer in module.buffers()]
 

@@ -5,9 +5,9 @@ graph without autograd, which would want the overwritten values.
 """
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pyro_vae.tidy import same_layout
 from pyro_vae.writes import is_safe_to_reorder, written
 
 aten = torch.ops.aten
@@ -48,7 +48,7 @@ def reuse_memory(module: GraphModule) -> GraphModule:
 
 def _can_hold(operand: object, result: Node) -> bool:
     """Whether the result fits the operand's memory, and nothing but this result needs what is there."""
-    if not isinstance(operand, Node) or len(operand.users) > 1 or not _same_layout(operand, result):
+    if not isinstance(operand, Node) or len(operand.users) > 1 or not same_layout(operand, result):
         return False
     owner = operand
     while owner.target in VIEWS or written(owner):
@@ -64,12 +64,3 @@ def _is_fresh(node: Node) -> bool:
         return False
     returns = node.target._schema.returns
     return len(returns) == 1 and returns[0].alias_info is None and node.target not in VIEWS
-
-
-def _same_layout(operand: Node, result: Node) -> bool:
-    a, b = operand.meta.get("val"), result.meta.get("val")
-    return (
-        isinstance(a, Tensor)
-        and isinstance(b, Tensor)
-        and (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
-    )

@@ -85,7 +85,7 @@ def _drop_identities(graph: Graph, node: Node) -> None:
     source = node.args[0] if node.args else None
     if not isinstance(source, Node):
         return
-    if node.target is aten.alias.default or (node.target in SHAPE_ONLY and _same_layout(node, source)):
+    if node.target is aten.alias.default or (node.target in SHAPE_ONLY and same_layout(node, source)):
         same = source
     elif node.target is aten.t.default and source.target is aten.t.default:
         same = source.all_input_nodes[0]
@@ -171,7 +171,7 @@ def _negate_behind_sums(graph: Graph, node: Node) -> None:
         negation = numerator
     if negation.target is not aten.neg.default or len(negation.users) != 1:
         return
-    if not negation.meta["val"].is_floating_point() or not _same_layout(negation, negation.all_input_nodes[0]):
+    if not negation.meta["val"].is_floating_point() or not same_layout(negation, negation.all_input_nodes[0]):
         return
     negation.replace_all_uses_with(negation.all_input_nodes[0])
     graph.erase_node(negation)
@@ -220,6 +220,9 @@ def _same_shape(first: Node, second: Node) -> bool:
     return first.meta["val"].shape == second.meta["val"].shape
 
 
-def _same_layout(first: Node, second: Node) -> bool:
+def same_layout(first: Node, second: Node) -> bool:
+    """Whether two nodes are tensors of the same shape, strides and dtype."""
     a, b = first.meta.get("val"), second.meta.get("val")
-    return isinstance(a, Tensor) and isinstance(b, Tensor) and a.shape == b.shape and a.stride() == b.stride()
+    if not isinstance(a, Tensor) or not isinstance(b, Tensor):
+        return False
+    return (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)

@@ -181,15 +181,18 @@ class Stream:
             found = self.pair.terms(block, samples)
             return [found.reconstruction, found.log_prior - found.log_guide]
 
+        def without_a_graph(*block: Any) -> Callable[[], list[Tensor]]:
+            return partial(terms, *block)
+
         block = self._block(slice(0, width))
         if calls < CALLS_WORTH_A_GRAPH or not self._vectorizes or not all(isinstance(a, Tensor) for a in block):
-            return partial(partial, terms)
+            return without_a_graph
         other = [unlike(arg) if arg.ndim else arg for arg in self._block(slice(self.size - width, self.size))]
         try:
             return capture(terms, list(block), other, self._modules).on
         except NotTraceable as reason:
             logger.warning("%s: runs without a graph, which is slower: %s", self._who, reason)
-            return partial(partial, terms)
+            return without_a_graph
 
     def _block(self, where: slice) -> tuple[Any, ...]:
         return tuple(
