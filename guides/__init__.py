@@ -6,7 +6,8 @@ if __name__ != "pyro_vae.guides":
     )
 
 from pyro_vae.guides.full_rank import FullRankGuide
+from pyro_vae.guides.householder import HouseholderGuide
 from pyro_vae.guides.low_rank import LowRankGuide
 from pyro_vae.guides.mean_field import MeanFieldGuide
 
-__all__ = ["FullRankGuide", "LowRankGuide", "MeanFieldGuide"]
+__all__ = ["FullRankGuide", "HouseholderGuide", "LowRankGuide", "MeanFieldGuide"]

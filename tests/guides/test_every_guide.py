@@ -18,6 +18,7 @@ X_SHAPE, LATENT_DIM = (1, 3, 2), 4
 
 MAKE = {
     "FullRankGuide": lambda: guides.FullRankGuide(X_SHAPE, LATENT_DIM, (5,)),
+    "HouseholderGuide": lambda: guides.HouseholderGuide(X_SHAPE, LATENT_DIM, (5,), num_reflections=2),
     "LowRankGuide": lambda: guides.LowRankGuide(X_SHAPE, LATENT_DIM, (5,), rank=2),
     "MeanFieldGuide": lambda: guides.MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)),
 }
