@@ -104,7 +104,7 @@ class HouseholderGuide(AmortizedGuide):
             number of features.
 
     References:
-        J. Tomczak, M. Welling (2016), *Improving variational auto-encoders using Householder flow*, equation 9,
+        J. Tomczak, M. Welling (2016), *Improving variational auto-encoders using Householder flow*,
         arXiv 1611.09630.
 
     >>> q = HouseholderGuide((1, 28, 28), latent_dim=50, num_reflections=3).posterior(torch.zeros(7, 1, 28, 28))

@@ -31,7 +31,7 @@ class LowRankGuide(AmortizedGuide):
 
     References:
         D. Rezende, S. Mohamed, D. Wierstra (2014), *Stochastic backpropagation and approximate inference in deep
-        generative models*, section 4.3, arXiv 1401.4082 (a factor in the precision, of rank one); V. Ong, D. Nott,
+        generative models*, arXiv 1401.4082 (a factor in the precision, of rank one); V. Ong, D. Nott,
         M. Smith (2018), *Gaussian variational approximation with a factor covariance structure*, arXiv 1701.03208.
 
     >>> import torch
