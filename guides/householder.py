@@ -39,7 +39,8 @@ class ReflectedNormal(TorchDistribution):
         """Return a view with another batch shape."""
         batch = torch.Size(batch_shape)
         loc, scale = self.loc.expand(batch + self.loc.shape[-1:]), self.scale.expand(batch + self.scale.shape[-1:])
-        return ReflectedNormal(loc, scale, self.vectors.expand(batch + self.vectors.shape[-2:]), validate_args=False)
+        vectors = self.vectors.expand(batch + self.vectors.shape[-2:])
+        return ReflectedNormal(loc, scale, vectors, validate_args=self._validate_args)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Sample, with the gradient of all arguments."""

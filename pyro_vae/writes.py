@@ -17,7 +17,7 @@ def written(node: Node) -> list[Node]:
     return found
 
 
-def writes_unseen(node: Node) -> bool:
+def _writes_unseen(node: Node) -> bool:
     """Whether a call may write or have another effect that its schema does not tell."""
     if node.op != "call_function" or getattr(node.target, "__module__", None) in ("_operator", "operator"):
         return False
@@ -30,7 +30,7 @@ def writes_unseen(node: Node) -> bool:
 def is_safe_to_reorder(graph: Graph) -> bool:
     """Whether no call writes to what another one reads: only noise into memory that was made for it."""
     for node in graph.nodes:
-        if writes_unseen(node):
+        if _writes_unseen(node):
             return False
         if not all(_is_private(target) for target in written(node)):
             return False

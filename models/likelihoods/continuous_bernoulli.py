@@ -42,7 +42,7 @@ class ContinuousBernoulli(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "ContinuousBernoulli":
         """Return a view with another batch shape."""
-        return ContinuousBernoulli(self.logits.expand(batch_shape), validate_args=False)
+        return ContinuousBernoulli(self.logits.expand(batch_shape), validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of each element."""

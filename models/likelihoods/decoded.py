@@ -1,7 +1,7 @@
 """What likelihoods with one decoder share."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ class DecodedLikelihood(nn.Module):
         outputs: how many numbers the decoder gives for each element of x.
     """
 
+    bias_for: Callable[[Tensor], Tensor]
+    """From a mean ``x_shape`` to the decoder's first output whose distribution has it; a subclass's own."""
+
     def __init__(
         self, x_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str, outputs: int = 1
     ) -> None:
@@ -31,10 +34,6 @@ class DecodedLikelihood(nn.Module):
         """Return what the decoder gives for z ``(*batch, latent_dim)``: tensors ``(*batch, *x_shape)``."""
         found = self.decoder(z)
         return tuple(part.unflatten(-1, self.x_shape) for part in found.split(math.prod(self.x_shape), dim=-1))
-
-    def bias_for(self, mean: Tensor) -> Tensor:
-        """Return the decoder's first output whose distribution has this mean."""
-        raise NotImplementedError
 
     def initialize_bias(self, mean: Tensor) -> None:
         """Set the output bias so that z = 0 starts near the training mean.

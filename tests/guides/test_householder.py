@@ -86,6 +86,13 @@ def test_every_weight_equals_the_evidence(linear_gaussian):
     assert_close(found, case.evidence(x).expand(3, 7), rtol=1e-8, atol=1e-8)
 
 
+def test_a_wider_batch_is_checked_as_well():
+    q = ReflectedNormal(torch.zeros(3), torch.ones(3), torch.ones(2, 3), validate_args=True).expand((5,))
+    assert q.rsample().shape == (5, 3)
+    with pytest.raises(ValueError, match="support"):
+        q.log_prob(torch.full((5, 3), float("nan")))
+
+
 def test_no_reflections_are_refused():
     with pytest.raises(ValueError, match=r"HouseholderGuide: num_reflections must be at least 1; got 0\."):
         HouseholderGuide((3,), 4, num_reflections=0)

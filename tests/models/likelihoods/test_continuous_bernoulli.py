@@ -66,3 +66,5 @@ def test_draws_follow_the_distribution_function(logit):
 def test_values_outside_its_support_are_refused():
     with pytest.raises(ValueError, match="support"):
         ContinuousBernoulli(torch.zeros(2), validate_args=True).log_prob(torch.tensor([0.5, 1.5]))
+    with pytest.raises(ValueError, match="support"):
+        ContinuousBernoulli(torch.zeros(2), validate_args=True).expand((3, 2)).log_prob(torch.tensor([0.5, 1.5]))

@@ -17,10 +17,10 @@ def test_log_density_by_formula(kind):
     z, x = torch.randn(5, 2).double(), torch.randn(5, 2, 3).double()
     features = likelihood.decoder(z)
     loc = features[:, :6].reshape(5, 2, 3)
-    scales = {0.3: torch.tensor(0.3).double(), "shared": torch.tensor(-0.7).double().exp()}
+    scales = {0.3: torch.tensor(0.3, dtype=torch.float64), "shared": torch.tensor(-0.7, dtype=torch.float64).exp()}
     scale = scales[kind] if kind in scales else features[:, 6:].exp().reshape(5, 2, 3)
     density = torch.exp(-((x - loc) ** 2) / (2 * scale**2)) / (scale * math.sqrt(2 * math.pi))
-    assert_close(likelihood(z).log_prob(x), density.log().sum((1, 2)), rtol=1e-6, atol=1e-6)
+    assert_close(likelihood(z).log_prob(x), density.log().sum((1, 2)), rtol=1e-12, atol=1e-12)
     assert likelihood(z).mean.shape == (5, 2, 3)
 
 
