@@ -4,14 +4,12 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.util import prune_subsample_sites
@@ -20,13 +18,12 @@ from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.graph import no_side_effects
+from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.nonfinite import find_nonfinite
+from pyro_vae.particles import PARTICLES, BatchPlate, LogTerms, Particles, samples
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.sites import PLATE
-
-PARTICLES = "pyro_vae_particles"
-"""Name of the outer plate that holds the samples of one vectorized run."""
 
 logger = logging.getLogger("pyro_vae")
 
@@ -41,33 +38,6 @@ class FixedRows(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] == self.plate and isinstance(msg["fn"], _Subsample):
             msg["value"], msg["done"] = self.rows, True
-
-
-@dataclass(frozen=True)
-class BatchPlate:
-    """The plate over data: its name, its dim (negative), the rows it holds and the rows it stands for."""
-
-    name: str
-    dim: int
-    size: int
-    full_size: int
-
-
-@dataclass(frozen=True)
-class LogTerms:
-    r"""The pieces of a log-weight, each ``(num_samples, batch)`` in nats."""
-
-    reconstruction: Tensor
-    """log p(x | z), all observed sites."""
-    log_prior: Tensor
-    """log p(z), all latent sites of the model."""
-    log_guide: Tensor
-    """log q(z | x), all sites of the guide."""
-
-    @property
-    def log_weight(self) -> Tensor:
-        """Log p(x, z) - log q(z | x)."""
-        return self.reconstruction + self.log_prior - self.log_guide
 
 
 class Pair:
@@ -95,7 +65,7 @@ class Pair:
                 check_model_guide_match(model_trace, guide_trace)
             self.num_rows = _rows(self._args)
             self.plate = _find_plate(model_trace, guide_trace, self.num_rows, plate)
-            sites = [*_samples(model_trace), *_samples(guide_trace)]
+            sites = [*samples(model_trace), *samples(guide_trace)]
             depth = max(-f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized)
             with warnings.catch_warnings():
                 # Whoever uses the weights refuses a NaN, and says at which datum and site.
@@ -104,13 +74,13 @@ class Pair:
                     trace.compute_log_prob()
             for site in sites:
                 check_site_shape(site, depth)
-        self.latents = [site["name"] for site in _samples(guide_trace) if not site["is_observed"]]
-        self.observed = [site["name"] for site in _samples(model_trace) if site["is_observed"]]
-        self.normalized = all(_is_normalized(site["fn"]) for site in _samples(model_trace))
+        self.latents = [site["name"] for site in samples(guide_trace) if not site["is_observed"]]
+        self.observed = [site["name"] for site in samples(model_trace) if site["is_observed"]]
+        self.normalized = all(_is_normalized(site["fn"]) for site in samples(model_trace))
         self._particle_dim = -depth - 1
 
-    def terms(self, x: Any, num_samples: int, rows: Tensor | None = None) -> LogTerms:
-        """Run the pair on x and return each term of the log-weights, ``(num_samples, plate.size)``.
+    def run(self, x: Any, num_samples: int, rows: Tensor | None = None) -> list[Particles]:
+        """Run the pair on x: once where samples vectorize, else once for each sample.
 
         Args:
             x: as in the constructor, of any batch size.
@@ -118,35 +88,34 @@ class Pair:
             rows: for a subsampled plate, the indices it shall take.
         """
         args = as_args(x)
-        fix = nullcontext() if rows is None else FixedRows(self.plate.name, rows)
-        with fix:
+        with nullcontext() if rows is None else FixedRows(self.plate.name, rows):
             if self.vectorizes:
-                return self._terms(*self._traces(args, num_samples))
-            runs = [self._terms(*self._traces(args)) for _ in range(num_samples)]
-        return LogTerms(
-            torch.cat([run.reconstruction for run in runs]),
-            torch.cat([run.log_prior for run in runs]),
-            torch.cat([run.log_guide for run in runs]),
-        )
+                return [self._run(args, num_samples)]
+            return [self._run(args) for _ in range(num_samples)]
+
+    def terms(self, x: Any, num_samples: int, rows: Tensor | None = None) -> LogTerms:
+        """Run the pair on x and return each term of the log-weights, ``(num_samples, plate.size)``.
+
+        Args: as for :meth:`run`.
+        """
+        return LogTerms.together([particles.terms() for particles in self.run(x, num_samples, rows)])
 
     @cached_property
     def vectorizes(self) -> bool:
         """Whether a run with an outer plate of samples gives each sample the weight it has when run alone.
 
-        Decided by doing it: two samples are drawn in one run and each is scored again in a run of its own.
-        A pair that fails is run in a loop, which is said once.
+        Decided by doing it: two samples are drawn in one run, and each is run alone, from the same noise or, where
+        alone it asks for other noise, with the same values. A pair that fails is run in a loop, which is said once.
         """
         with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
             try:
-                model_trace, guide_trace = self._traces(self._args, num_samples=2)
-                together = self._terms(model_trace, guide_trace).log_weight
+                with RecordedNoise() as noise:
+                    particles = self._run(self._args, num_samples=2)
+                together = particles.terms().log_weight
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
                 reason = str(error).strip().splitlines()[0]
             else:
-                alone = torch.cat([self._rescore(guide_trace, k) for k in range(2)])
-                # Rounding only: other batch shapes take other kernels, and sums of many terms cancel.
-                tolerance = 1e3 * torch.finfo(alone.dtype).eps
-                if torch.allclose(together, alone, rtol=tolerance, atol=tolerance, equal_nan=True):
+                if self._same_alone(together, particles, noise.draws):
                     return True
                 reason = "a sample's weight depends on the samples beside it"
         logger.warning("log_weights: samples are run one by one, which is slower: %s", reason)
@@ -170,16 +139,36 @@ class Pair:
                 raise
             raise NonFiniteError(f"{where} {error}") from error
 
-    def _rescore(self, guide_trace: poutine.Trace, k: int) -> Tensor:
-        """Return the log-weights ``(1, batch)`` of the k-th sample of a vectorized trace, run by itself."""
-        alone = guide_trace.copy()
-        for name, site in alone.nodes.items():
+    def _same_alone(self, together: Tensor, particles: Particles, draws: list[Tensor]) -> bool:
+        """Whether each sample of a run with two has the same weight when it is run by itself."""
+        # Rounding only: other batch shapes take other kernels, and sums of many terms cancel.
+        tolerance = 1e3 * torch.finfo(together.dtype).eps
+
+        def from_noise(k: int) -> Particles:
+            with ReplayedNoise(draws, k):
+                return self._run(self._args)
+
+        def from_values(k: int) -> Particles:
+            return self._run(self._args, replayed=self._select(particles.guide_trace, k))
+
+        for alone in (from_noise, from_values):
+            try:
+                weights = torch.cat([alone(k).terms().log_weight for k in range(2)])
+            except (RuntimeError, ValueError, IndexError, TypeError, KeyError):
+                continue
+            if torch.allclose(together, weights, rtol=tolerance, atol=tolerance, equal_nan=True):
+                return True
+        return False
+
+    def _select(self, guide_trace: poutine.Trace, k: int) -> poutine.Trace:
+        """Return the trace of the k-th sample of a vectorized run."""
+        selected = guide_trace.copy()
+        for name, site in selected.nodes.items():
             if site["type"] == "sample" and not site["is_observed"] and not isinstance(site["fn"], _Subsample):
                 value = site["value"]
                 dim = value.ndim + self._particle_dim - site["fn"].event_dim
-                alone.nodes[name] = {**site, "value": value.select(dim, k) if dim >= 0 else value}
-        traces = self._traces(self._args, replayed=alone)
-        return self._terms(*traces).log_weight
+                selected.nodes[name] = {**site, "value": value.select(dim, k) if dim >= 0 else value}
+        return selected
 
     def _traces(
         self, args: tuple[Any, ...], num_samples: int | None = None, replayed: poutine.Trace | None = None
@@ -196,43 +185,10 @@ class Pair:
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
-    def _terms(self, model_trace: poutine.Trace, guide_trace: poutine.Trace) -> LogTerms:
-        observed = [site for site in _samples(model_trace) if site["is_observed"]]
-        latent = [site for site in _samples(model_trace) if not site["is_observed"]]
-        size = next(f.size for site in observed + latent for f in site["cond_indep_stack"] if f.name == self.plate.name)
-        shape = (self._num_samples(guide_trace), size)
-        return LogTerms(
-            self._log_prob(observed, shape),
-            self._log_prob(latent, shape),
-            self._log_prob(list(_samples(guide_trace)), shape),
-        )
-
-    def _num_samples(self, trace: poutine.Trace) -> int:
-        frames = (f for site in _samples(trace) for f in site["cond_indep_stack"] if f.name == PARTICLES)
-        return next((f.size for f in frames), 1)
-
-    def _log_prob(self, sites: list[dict[str, Any]], shape: tuple[int, int]) -> Tensor:
-        """Sum the sites' unscaled, masked log-probabilities over all dims but samples and batch."""
-        total: Tensor | None = None
-        for site in sites:
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            log_prob = scale_and_mask(log_prob, mask=site["mask"])
-            missing = -self._particle_dim - log_prob.ndim
-            if missing > 0:
-                log_prob = log_prob.reshape((1,) * missing + tuple(log_prob.shape))
-            keep = (0, log_prob.ndim + self.plate.dim)
-            rest = [dim for dim in range(log_prob.ndim) if dim not in keep]
-            log_prob = log_prob.sum(rest) if rest else log_prob
-            total = log_prob if total is None else total + log_prob
-        if total is None:
-            return torch.zeros(shape)
-        return total.expand(shape)
-
-
-def _samples(trace: poutine.Trace) -> Iterator[dict[str, Any]]:
-    return (
-        site for site in trace.nodes.values() if site["type"] == "sample" and not isinstance(site["fn"], _Subsample)
-    )
+    def _run(
+        self, args: tuple[Any, ...], num_samples: int | None = None, replayed: poutine.Trace | None = None
+    ) -> Particles:
+        return Particles(*self._traces(args, num_samples, replayed), self.plate, self._particle_dim)
 
 
 def _rows(args: tuple[Any, ...]) -> int | None:
@@ -262,7 +218,7 @@ def _listing(trace: poutine.Trace) -> str:
     described = (
         f"{site['name']}{' (observed)' if site['is_observed'] else ''} in "
         f"{', '.join(sorted(_plates(site))) or 'no plate'}"
-        for site in _samples(trace)
+        for site in samples(trace)
     )
     return "; ".join(described) or "no sites"
 
@@ -272,8 +228,10 @@ def _both(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> str:
 
 
 def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
-    in_model = {site["name"] for site in _samples(model_trace) if not site["is_observed"]}
-    in_guide = {site["name"] for site in _samples(guide_trace) if not site["is_observed"]}
+    in_model = {site["name"] for site in samples(model_trace) if not site["is_observed"]}
+    # An auxiliary site is the guide's own: another variable of q, or a factor in its density.
+    own = [site for site in samples(guide_trace) if not site["infer"].get("is_auxiliary")]
+    in_guide = {site["name"] for site in own if not site["is_observed"]}
     if in_model != in_guide:
         only = [
             f"only in the {where}: {', '.join(sorted(names))}"
@@ -289,8 +247,8 @@ def _find_plate(
     model_trace: poutine.Trace, guide_trace: poutine.Trace, rows: int | None, name: str | None
 ) -> BatchPlate:
     """Return the one vectorized plate that holds every latent and observed site, and has the data's length."""
-    sites = [*_samples(model_trace), *_samples(guide_trace)]
-    if not any(site["is_observed"] for site in _samples(model_trace)):
+    sites = [*samples(model_trace), *samples(guide_trace)]
+    if not any(site["is_observed"] for site in samples(model_trace)):
         raise PairError(f"the model observes nothing. {_both(model_trace, guide_trace)}")
     frames = {f.name: f for site in sites for f in site["cond_indep_stack"] if f.vectorized}
     shared = set.intersection(*(_plates(site) for site in sites))

@@ -6,6 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro.distributions.transforms import conditional_planar
 from pyro.nn import PyroModule
 from torch import nn
 from torch.testing import assert_close
@@ -14,6 +15,7 @@ from pyro_vae import log_weights
 from pyro_vae.errors import PairError
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
+from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.pair import Pair
 from pyro_vae.programs import in_mode, local_params, modules_of
 
@@ -304,3 +306,93 @@ def test_modes_come_back_part_by_part():
     with pytest.raises(RuntimeError, match="stop"):
         interrupted()
     assert (both.training, both.layer.training, both.dropout.training) == (True, True, False)
+
+
+def planar_pair():
+    """A flow of Pyro's that has no inverse: it scores no z but what it has just drawn."""
+    decoder = nn.Linear(3, 4)
+    flow = conditional_planar(2, context_dim=4, hidden_dims=[5])
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(decoder(torch.cat([z, z[..., :1]], -1)), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            base = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+            pyro.sample("z", dist.ConditionalTransformedDistribution(base, [flow]).condition(x))
+
+    return model, guide
+
+
+def test_a_flow_without_inverse_vectorizes():
+    model, guide = planar_pair()
+    x = torch.randn(6, 4)
+    pair = Pair(model, guide, x)
+    assert pair.vectorizes
+    torch.manual_seed(1)
+    together = pair.terms(x, 4).log_weight
+    assert together.shape == (4, 6)
+    with RecordedNoise() as noise:
+        torch.manual_seed(1)
+        pair.terms(x, 4)
+    for k in range(4):
+        with ReplayedNoise(noise.draws, k):
+            torch.testing.assert_close(pair.terms(x, 1).log_weight[0], together[k], rtol=1e-4, atol=1e-4)
+
+
+def test_auxiliary_variables_of_the_guide_enter_its_density():
+    """q(v) q(z | v) / r(v | z) with the exact r: the weights are those of q(z), datum by datum."""
+    zero, s, t = torch.zeros(()).double(), 0.5, 0.8
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(zero, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            v = pyro.sample("v", dist.Normal(x, s), infer={"is_auxiliary": True})
+            z = pyro.sample("z", dist.Normal(v, t))
+            precision = s**-2 + t**-2
+            r = dist.Normal((x / s**2 + z / t**2) / precision, precision**-0.5)
+            pyro.factor("reverse", -r.log_prob(v), has_rsample=True)
+
+    x = torch.randn(5).double()
+    pair = Pair(model, guide, x)
+    assert pair.vectorizes
+    (particles,) = pair.run(x, 3)
+    assert [site["name"] for site in particles.latents] == ["v", "z"]
+    z = particles.model_trace.nodes["z"]["value"]
+    exact = dist.Normal(zero, 1.0).log_prob(z) + dist.Normal(z, 1.0).log_prob(x)
+    exact = exact - dist.Normal(x, (s**2 + t**2) ** 0.5).log_prob(z)
+    torch.testing.assert_close(particles.terms().log_weight, exact, rtol=1e-12, atol=1e-12)
+
+
+def test_a_rejection_sampler_vectorizes_by_its_values():
+    """Alone it asks for other noise than beside another sample."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.VonMises(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.VonMises(x, 2.0))
+
+    assert Pair(model, guide, torch.randn(50)).vectorizes
+
+
+def test_a_subsampled_pair_vectorizes():
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=3) as rows:
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[rows])
+
+    def guide(x):
+        with pyro.plate("data", len(x), subsample_size=3) as rows:
+            pyro.sample("z", dist.Normal(x[rows], 1.0))
+
+    assert Pair(model, guide, torch.randn(50)).vectorizes

@@ -11,7 +11,8 @@ from torch.testing import assert_close
 from pyro_vae import guides, log_weights
 from pyro_vae.graph import capture
 from pyro_vae.models import VAE
-from pyro_vae.pair import PARTICLES, Pair
+from pyro_vae.pair import Pair
+from pyro_vae.particles import PARTICLES
 from pyro_vae.protocols import PosteriorGuide
 
 X_SHAPE, LATENT_DIM = (1, 3, 2), 4

@@ -9,7 +9,8 @@ from torch.testing import assert_close
 
 from pyro_vae import log_weights, models
 from pyro_vae.graph import capture
-from pyro_vae.pair import PARTICLES, Pair
+from pyro_vae.pair import Pair
+from pyro_vae.particles import PARTICLES
 
 LATENT_DIM = 3
 

@@ -1,0 +1,55 @@
+"""The noise of one run, recorded and given to another: what no seed can do where the shapes differ."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+
+class RecordedNoise(TorchDispatchMode):
+    """Records what every random operation inside it returns, in ``draws``.
+
+    >>> with RecordedNoise() as noise:
+    ...     drawn = torch.randn(2, 3)
+    >>> torch.equal(noise.draws[0], drawn)
+    True
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.draws: list[Tensor] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation."""
+        out = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.draws.append(out.detach().clone())
+        return out
+
+
+class ReplayedNoise(TorchDispatchMode):
+    """Gives the random operations inside it the noise of one sample out of a run with several.
+
+    Args:
+        draws: what :class:`RecordedNoise` recorded, the samples in the leftmost dim.
+        k: which sample.
+
+    Raises:
+        ValueError: (by an operation) the noise it asks for is not that of one sample.
+    """
+
+    def __init__(self, draws: list[Tensor], k: int) -> None:
+        super().__init__()
+        self._draws, self._k = iter(draws), k
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, and put the recorded noise in the place of its own."""
+        out = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            drawn = next(self._draws, None)
+            if drawn is None or drawn.numel() % max(out.numel(), 1):
+                raise ValueError("run alone, a sample asks for other noise")
+            several = drawn.reshape(-1, *out.shape)
+            out.copy_(several[self._k if len(several) > 1 else 0])
+        return out

@@ -1,0 +1,158 @@
+"""Samples of the latent variables out of one run of a pair, and what each is worth: the pieces of a log-weight."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from pyro.poutine.subsample_messenger import _Subsample
+from torch import Tensor
+
+PARTICLES = "pyro_vae_particles"
+"""Name of the outer plate that holds the samples of one vectorized run."""
+
+Site = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class BatchPlate:
+    """The plate over data: its name, its dim (negative), the rows it holds and the rows it stands for."""
+
+    name: str
+    dim: int
+    size: int
+    full_size: int
+
+
+@dataclass(frozen=True)
+class LogTerms:
+    r"""The pieces of a log-weight, each ``(num_samples, batch)`` in nats."""
+
+    reconstruction: Tensor
+    """log p(x | z), all observed sites."""
+    log_prior: Tensor
+    """log p(z), all latent sites of the model."""
+    log_guide: Tensor
+    """log q(z | x), all sites of the guide."""
+
+    @staticmethod
+    def together(parts: "list[LogTerms]") -> "LogTerms":
+        """Put the samples of several runs below one another."""
+        if len(parts) == 1:
+            return parts[0]
+        return LogTerms(
+            torch.cat([part.reconstruction for part in parts]),
+            torch.cat([part.log_prior for part in parts]),
+            torch.cat([part.log_guide for part in parts]),
+        )
+
+    @property
+    def log_joint(self) -> Tensor:
+        """Log p(x, z)."""
+        return self.reconstruction + self.log_prior
+
+    @property
+    def log_weight(self) -> Tensor:
+        """Log p(x, z) - log q(z | x)."""
+        return self.reconstruction + self.log_prior - self.log_guide
+
+
+@dataclass(frozen=True)
+class Particles:
+    """One run of a pair with samples in an outer plate, or with one sample and no such plate."""
+
+    model_trace: Trace
+    guide_trace: Trace
+    plate: BatchPlate
+    particle_dim: int
+    """Where the samples are, a negative batch dim: left of every plate of the pair."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of samples and of data in this run."""
+        plates = [f for s in (*samples(self.guide_trace), *samples(self.model_trace)) for f in s["cond_indep_stack"]]
+        num_samples = next((f.size for f in plates if f.name == PARTICLES), 1)
+        return num_samples, next(f.size for f in plates if f.name == self.plate.name)
+
+    @property
+    def latents(self) -> list[Site]:
+        """What the guide draws, auxiliary variables too."""
+        return [site for site in samples(self.guide_trace) if not site["is_observed"]]
+
+    def terms(self) -> LogTerms:
+        """Return the log-terms as they are, whatever scales (subsampling, ``poutine.scale``) the sites carry."""
+        model, guide = ([1.0 for _ in samples(trace)] for trace in (self.model_trace, self.guide_trace))
+        return self._sum(model, guide)
+
+    def scaled_terms(self) -> tuple[LogTerms, Any]:
+        r"""Return the log-terms for a bound that is not linear in them, and the weight of each datum outside it.
+
+        A site's scale is the product of what its plates' subsamples stand for and of a rest r. The batch plate's
+        factor, and r of the (first) observed site, multiply the bound of a datum: its logarithm knows neither
+        how many data there are nor how the loss is scaled. The factor of an inner plate, and r relative to that of
+        the observed site (as a KL weight on latent sites), multiply the site's log-probability inside.
+        """
+        model, guide = list(samples(self.model_trace)), list(samples(self.guide_trace))
+        observed = next(site for site in model if site["is_observed"])
+        base = _rest_of_scale(observed)
+        inner_model, inner_guide = ([self._inner_scale(site, base) for site in sites] for sites in (model, guide))
+        weight = base * _subsampling(observed) / _subsampling(observed, but=self.plate.name)
+        return self._sum(inner_model, inner_guide), weight.squeeze() if isinstance(weight, Tensor) else weight
+
+    def log_prob(self, sites: list[Site], scales: list[Any]) -> Tensor:
+        """Sum the sites' masked, scaled log-probabilities over all dims but samples and batch."""
+        total: Tensor | None = None
+        for site, scale in zip(sites, scales, strict=True):
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            log_prob = scale_and_mask(log_prob, scale=scale, mask=site["mask"])
+            log_prob = self.per_datum(log_prob)
+            total = log_prob if total is None else total + log_prob
+        return torch.zeros(self.shape) if total is None else total.expand(self.shape)
+
+    def per_datum(self, values: Tensor) -> Tensor:
+        """Sum values ``(*batch_dims)`` of a site over all dims but samples and batch."""
+        missing = -self.particle_dim - values.ndim
+        if missing > 0:
+            values = values.reshape((1,) * missing + tuple(values.shape))
+        keep = (0, values.ndim + self.plate.dim)
+        rest = [dim for dim in range(values.ndim) if dim not in keep]
+        return values.sum(rest) if rest else values
+
+    def _sum(self, model_scales: list[Any], guide_scales: list[Any]) -> LogTerms:
+        model = list(zip(samples(self.model_trace), model_scales, strict=True))
+        observed = [pair for pair in model if pair[0]["is_observed"]]
+        latent = [pair for pair in model if not pair[0]["is_observed"]]
+        return LogTerms(
+            self.log_prob(*_unzip(observed)),
+            self.log_prob(*_unzip(latent)),
+            self.log_prob(list(samples(self.guide_trace)), guide_scales),
+        )
+
+    def _inner_scale(self, site: Site, base: Any) -> Any:
+        return _rest_of_scale(site) / base * _subsampling(site, but=self.plate.name)
+
+
+def samples(trace: Trace) -> Iterator[Site]:
+    """Iterate over the sample sites of a trace that are not a plate's subsample."""
+    return (
+        site for site in trace.nodes.values() if site["type"] == "sample" and not isinstance(site["fn"], _Subsample)
+    )
+
+
+def _unzip(pairs: list[tuple[Site, Any]]) -> tuple[list[Site], list[Any]]:
+    return [site for site, _ in pairs], [scale for _, scale in pairs]
+
+
+def _subsampling(site: Site, but: str | None = None) -> float:
+    """Return how many elements each of the site's stands for, by its plates' subsamples."""
+    factor = 1.0
+    for frame in site["cond_indep_stack"]:
+        if frame.name != but and frame.size > 0 and frame.full_size is not None:
+            factor *= frame.full_size / frame.size
+    return factor
+
+
+def _rest_of_scale(site: Site) -> Any:
+    return site["scale"] / _subsampling(site)
