@@ -68,7 +68,7 @@ class Pair:
         self._local = local
         self._args = as_args(x)
         with pyro.validation_enabled(True), self._quiet(), torch.no_grad():
-            model_trace, guide_trace = (prune_subsample_sites(trace) for trace in self._first_traces())
+            model_trace, guide_trace, _ = map(prune_subsample_sites, self._first_traces())
             _check_sites(model_trace, guide_trace)
             with _restated("the sites of model and guide differ in shape"):
                 check_model_guide_match(model_trace, guide_trace)
@@ -143,7 +143,7 @@ class Pair:
         device = next((arg.device for arg in self._args if isinstance(arg, Tensor)), torch.device("cpu"))
         return no_side_effects(modules_of(self.model, self.guide), device)
 
-    def _first_traces(self) -> tuple[poutine.Trace, poutine.Trace]:
+    def _first_traces(self) -> tuple[poutine.Trace, poutine.Trace, poutine.Trace]:
         try:
             return self._traces(self._args)
         except ValueError as error:
@@ -187,22 +187,26 @@ class Pair:
                 selected.nodes[name] = {**site, "value": value.select(dim, k) if dim >= 0 else value}
         return selected
 
+    def _run(self, *args: Any, **options: Any) -> Particles:
+        return Particles(*self._traces(*args, **options), self.plate, self._particle_dim)
+
     def _traces(
         self,
         args: tuple[Any, ...],
         num_samples: int | None = None,
         replayed: poutine.Trace | None = None,
         at: Revision = unchanged,
-    ) -> tuple[poutine.Trace, poutine.Trace]:
-        """Return the traces of the model and of the guide that it was replayed against."""
+    ) -> tuple[poutine.Trace, poutine.Trace, poutine.Trace]:
+        """Return the traces of the model and of the guide, and the one that the model was replayed against."""
         outer = self._outer(num_samples)
         guide = outer(self.guide)
         if replayed is not None:
             guide = poutine.replay(guide, trace=replayed)
         with self._local_params():
             guide_trace = poutine.trace(guide).get_trace(*args)
-            model_trace = poutine.trace(poutine.replay(outer(self.model), trace=at(guide_trace))).get_trace(*args)
-        return model_trace, guide_trace
+            values = at(guide_trace)
+            model_trace = poutine.trace(poutine.replay(outer(self.model), trace=values)).get_trace(*args)
+        return model_trace, guide_trace, values
 
     def _outer(self, num_samples: int | None) -> Callable[[Program], Program]:
         if num_samples is None:
@@ -211,15 +215,6 @@ class Pair:
 
     def _local_params(self) -> AbstractContextManager[None]:
         return local_params(self.model, self.guide) if self._local else nullcontext()
-
-    def _run(
-        self,
-        args: tuple[Any, ...],
-        num_samples: int | None = None,
-        replayed: poutine.Trace | None = None,
-        at: Revision = unchanged,
-    ) -> Particles:
-        return Particles(*self._traces(args, num_samples, replayed, at), self.plate, self._particle_dim)
 
 
 def _rows(args: tuple[Any, ...]) -> int | None:

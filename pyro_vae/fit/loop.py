@@ -24,7 +24,7 @@ from pyro_vae.fit.snapshot import open_folder, restore, save
 from pyro_vae.fit.step import TracedStep, eager_step
 from pyro_vae.fit.training import Training
 from pyro_vae.graph import no_side_effects
-from pyro_vae.objectives import without_jit
+from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.pair import Pair
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Objective, Program
