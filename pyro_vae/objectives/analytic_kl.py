@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.objectives.tensor_loss import tensor_loss
+from pyro_vae.particles import samples
 from pyro_vae.protocols import Program
 
 logger = logging.getLogger("pyro_vae")
@@ -24,7 +25,8 @@ class AnalyticKL(TraceMeanField_ELBO):
         sample_rest: whether a KL without a closed form may be sampled.
 
     Raises:
-        ValueError: (when called) a latent site has no closed KL, and ``sample_rest`` is False.
+        ValueError: (when called) the guide has a site without reparameterized sampling, or a latent site has no closed
+            KL and ``sample_rest`` is False.
 
     References:
         D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, appendix B, arXiv 1312.6114.
@@ -40,6 +42,12 @@ class AnalyticKL(TraceMeanField_ELBO):
 
     def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
         traces = super()._get_trace(model, guide, args, kwargs)
+        for site in samples(traces[1]):
+            if not site["is_observed"] and not site["fn"].has_rsample:
+                raise ValueError(
+                    f"AnalyticKL: needs reparameterized samples, and the guide's site {site['name']!r} has none. "
+                    f"Use Trace_ELBO."
+                )
         for name, q, p in without_closed_kl(*traces):
             text = f"site {name!r} has no closed KL of {type(q).__name__} to {type(p).__name__}"
             if not self.sample_rest:

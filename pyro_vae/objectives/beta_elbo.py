@@ -48,7 +48,7 @@ class BetaELBO(Trace_ELBO):
         super().__init__(num_particles=num_particles)
         self.beta, self.warmup, self.cycle = beta, warmup, cycle
         # A tensor, written in place: a captured graph reads it anew at each step.
-        self._weight = torch.tensor(float(beta))
+        self._weight = torch.tensor(beta, dtype=torch.float64)
         self.set_epoch(0)
 
     def kl_weight_at(self, epoch: int) -> float:
@@ -65,6 +65,10 @@ class BetaELBO(Trace_ELBO):
     def final(self) -> "BetaELBO":
         """Return the objective that the schedule ends at."""
         return BetaELBO(self.beta, num_particles=self.num_particles)
+
+    def final_kl_weight(self) -> float:
+        """Return the weight that the schedule ends at."""
+        return self.beta
 
     def tensor_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return the loss as a tensor."""

@@ -54,7 +54,9 @@ class Chain:
     def guide(self, x):
         slope, offset, back = self.parameters
         with pyro.plate("data", len(x)):
-            second = pyro.sample("second", dist.Normal(slope * x + offset, torch.tensor(2 / 3, dtype=torch.float64).sqrt()))
+            second = pyro.sample(
+                "second", dist.Normal(slope * x + offset, torch.tensor(2 / 3, dtype=torch.float64).sqrt())
+            )
             pyro.sample("first", dist.Normal(back * second, torch.tensor(0.5, dtype=torch.float64).sqrt()))
 
 
@@ -122,5 +124,7 @@ def test_a_site_without_reparameterization_is_refused_by_name():
         with pyro.plate("data", len(x)):
             pyro.sample("switch", dist.Bernoulli(logits=logit))
 
-    with pytest.raises(ValueError, match="StickingTheLanding: needs reparameterized samples, and the guide's site 'switch'"):
+    with pytest.raises(
+        ValueError, match="StickingTheLanding: needs reparameterized samples, and the guide's site 'switch'"
+    ):
         StickingTheLanding().differentiable_loss(model, guide, torch.zeros(4))
