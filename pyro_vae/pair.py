@@ -24,6 +24,7 @@ from pyro_vae.nonfinite import find_nonfinite
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.sites import PLATE
+from pyro_vae.support import discrete_dims
 
 PARTICLES = "pyro_vae_particles"
 """Name of the outer plate that holds the samples of one vectorized run."""
@@ -107,6 +108,8 @@ class Pair:
         self.latents = [site["name"] for site in _samples(guide_trace) if not site["is_observed"]]
         self.observed = [site["name"] for site in _samples(model_trace) if site["is_observed"]]
         self.normalized = all(_is_normalized(site["fn"]) for site in _samples(model_trace))
+        observed = [site for site in _samples(model_trace) if site["is_observed"]]
+        self.discrete_dims = discrete_dims(observed, self.plate.size)
         self._particle_dim = -depth - 1
 
     def terms(self, x: Any, num_samples: int, rows: Tensor | None = None) -> LogTerms:
