@@ -6,6 +6,8 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro.infer import SVI, Trace_ELBO
+from pyro.optim import Adam
 from torch import nn
 from torch.testing import assert_close
 
@@ -138,6 +140,15 @@ def test_the_guides_parameters_are_trained_and_kept_once():
     every = [*model.likelihood.parameters(), model.prior.pseudo_inputs, *guide.parameters()]
     assert sorted(map(id, parameters.trainable)) == sorted(map(id, every))
     assert len(parameters.state()) == len(every)
+
+
+def test_a_step_of_pyros_svi_moves_every_parameter_once():
+    """Adam's first step is the learning rate long, whatever the gradient, where there is one."""
+    model, guide = make_pair()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    SVI(model, guide, Adam({"lr": 0.01}), Trace_ELBO()).step(torch.rand(20, *X_SHAPE).round())
+    for name, value in model.state_dict().items():
+        assert 0.005 < (value - before[name]).abs().max() < 0.0101, name
 
 
 @pytest.mark.parametrize("compile_", ["trace", "off"])
