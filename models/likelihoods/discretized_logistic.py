@@ -34,7 +34,7 @@ class DiscretizedLogistic(TorchDistribution):
 
     Args:
         loc: :math:`\mu`, in the units of x.
-        scale: s, in the units of x.
+        scale: s, in the units of x, of a shape that broadcasts with that of ``loc``.
         levels: L.
 
     References:
@@ -50,9 +50,9 @@ class DiscretizedLogistic(TorchDistribution):
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012 (torch's protocol)
 
     def __init__(self, loc: Tensor, scale: Tensor, levels: int = 256, validate_args: bool | None = None) -> None:
-        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
+        self.loc, self.scale = loc, scale
         self.levels = levels
-        super().__init__(self.loc.shape, validate_args=validate_args)
+        super().__init__(torch.broadcast_shapes(loc.shape, scale.shape), validate_args=validate_args)
 
     @property
     def support(self) -> constraints.Constraint:
@@ -80,7 +80,7 @@ class DiscretizedLogistic(TorchDistribution):
     def mean(self) -> Tensor:
         r"""Return the mean, which the open edges keep in [0, 1]: the sum of P(level > k) over k."""
         loc, scale = self._in_levels()
-        total = torch.zeros_like(loc)
+        total = loc.new_zeros(self.batch_shape)
         for level in range(self.levels - 1):
             total = total + torch.sigmoid((loc - level - 0.5) / scale)
         return total / (self.levels - 1)
@@ -153,7 +153,7 @@ class DiscretizedLogisticLikelihood(DecodedLikelihood):
 
         The scale is that of the moment, or for a predicted one that at the start.
         """
-        scale = self._own_scale(mean.double())
+        scale = self._own_scale(mean.double()).to(mean.device)
 
         def mean_at(loc: Tensor) -> Tensor:
             return DiscretizedLogistic(loc, scale, self.levels, validate_args=False).mean
