@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
     add("--root", help="folder of the data sets (else $PYRO_VAE_DATA, else the user's cache folder)")
     add("--likelihood", choices=["discretized_logistic", "gaussian"], default="discretized_logistic",
         help="a probability of 8-bit pixels, or a density of real ones, which has no bits per dimension")  # fmt: skip
-    add("--scale", choices=["shared", "predicted"], default="shared", help="one for all pixels, or by the decoder")
+    add("--scale", choices=["shared", "predicted"], default="predicted", help="one for all pixels, or by the decoder")
     add("--latent-dims", type=int, nargs="+", default=[2, 10], help="dimensions of z, a model each")
     add("--hidden-dims", type=int, nargs="+", default=[200, 200], help="hidden layers of encoder and decoder")
     add("--epochs", type=int, default=300, help="passes over the training faces")
