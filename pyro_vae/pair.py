@@ -24,6 +24,7 @@ from pyro_vae.particles import PARTICLES, BatchPlate, LogTerms, Particles, sampl
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.sites import PLATE
+from pyro_vae.support import discrete_dims
 
 logger = logging.getLogger("pyro_vae")
 
@@ -83,9 +84,8 @@ class Pair:
                     trace.compute_log_prob()
             for site in sites:
                 check_site_shape(site, depth)
-        self.latents = [site["name"] for site in samples(guide_trace) if not site["is_observed"]]
-        self.observed = [site["name"] for site in samples(model_trace) if site["is_observed"]]
         self.normalized = all(_is_normalized(site["fn"]) for site in samples(model_trace))
+        self.discrete_dims = discrete_dims((s for s in samples(model_trace) if s["is_observed"]), self.plate.size)
         self._particle_dim = -depth - 1
 
     def run(self, x: Any, num_samples: int, rows: Tensor | None = None, at: Revision = unchanged) -> list[Particles]:
