@@ -6,7 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -126,7 +126,7 @@ def make_pair(
     guide: str = "mean_field",
     prior: str = "standard_normal",
     likelihood: str = "bernoulli",
-    data: Tensor | None = None,
+    data: Callable[[], Tensor] | None = None,
 ) -> tuple[Any, Any]:
     """Make a VAE and its guide from the names of their parts.
 
@@ -137,7 +137,7 @@ def make_pair(
         guide: ``NAME`` or ``NAME(option=value, ...)``, a name for :func:`find_part`.
         prior: likewise.
         likelihood: likewise.
-        data: model inputs ``(N, *x_shape)``, for parts that start from data.
+        data: returns model inputs ``(N, *x_shape)``; called once for each part that starts from data.
 
     Returns:
         The model and the guide.
@@ -156,6 +156,9 @@ def make_pair(
     encoder: dict[str, Any] = {"hidden_dims": tuple(hidden_dims)[::-1]}
     made_likelihood = make_part("likelihood", likelihood, **common, **decoder)
 
+    def data_for(kind: str, text: str) -> Tensor | None:
+        return data() if data is not None and "data" in _arguments(kind, text) else None
+
     def model_with(made_prior: Any) -> Any:
         return VAE(**common, **decoder, prior=made_prior, likelihood=made_likelihood)
 
@@ -164,10 +167,11 @@ def make_pair(
             raise ValueError(
                 f"prior {prior} needs the guide, and guide {guide} needs the model: choose another of one."
             )
-        model = model_with(make_part("prior", prior, **common, data=data))
-        return model, make_part("guide", guide, **common, **encoder, data=data, model=model)
-    made_guide = make_part("guide", guide, **common, **encoder, data=data)
-    return model_with(make_part("prior", prior, **common, data=data, guide=made_guide)), made_guide
+        model = model_with(make_part("prior", prior, **common, data=data_for("prior", prior)))
+        return model, make_part("guide", guide, **common, **encoder, data=data_for("guide", guide), model=model)
+    made_guide = make_part("guide", guide, **common, **encoder, data=data_for("guide", guide))
+    made_prior = make_part("prior", prior, **common, data=data_for("prior", prior), guide=made_guide)
+    return model_with(made_prior), made_guide
 
 
 def _arguments(kind: str, text: str) -> set[str]:
