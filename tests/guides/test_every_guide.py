@@ -21,6 +21,7 @@ MAKE = {
     "HouseholderGuide": lambda: guides.HouseholderGuide(X_SHAPE, LATENT_DIM, (5,), num_reflections=2),
     "LowRankGuide": lambda: guides.LowRankGuide(X_SHAPE, LATENT_DIM, (5,), rank=2),
     "MeanFieldGuide": lambda: guides.MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)),
+    "MixtureGuide": lambda: guides.MixtureGuide(X_SHAPE, LATENT_DIM, (5,), num_components=3),
 }
 
 
@@ -161,7 +162,7 @@ def test_the_parameter_store_stays_empty(name):
 def test_an_encoder_with_the_wrong_number_of_features_is_told_so(name):
     guide = make(name)
     guide.encoder = nn.Linear(6, 3)
-    with pytest.raises(ValueError, match=rf"{name}: `encoder` must return 4 \(location\) \+ .* features; got shape"):
+    with pytest.raises(ValueError, match=rf"{name}: `encoder` must return \d+ \(location\) \+ .* features; got shape"):
         guide(binary(4))
 
 
