@@ -11,5 +11,14 @@ from pyro_vae.guides.local import LocalGuide
 from pyro_vae.guides.low_rank import LowRankGuide
 from pyro_vae.guides.mean_field import MeanFieldGuide
 from pyro_vae.guides.mixture import MixtureGuide
+from pyro_vae.guides.semi_amortized import SemiAmortizedGuide
 
-__all__ = ["FullRankGuide", "HouseholderGuide", "LocalGuide", "LowRankGuide", "MeanFieldGuide", "MixtureGuide"]
+__all__ = [
+    "FullRankGuide",
+    "HouseholderGuide",
+    "LocalGuide",
+    "LowRankGuide",
+    "MeanFieldGuide",
+    "MixtureGuide",
+    "SemiAmortizedGuide",
+]

@@ -19,6 +19,15 @@ X_SHAPE, LATENT_DIM = (1, 3, 2), 4
 EVERY_IMAGE = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6).reshape(-1, *X_SHAPE)
 """All that `binary` can draw: what a guide that is not amortized is made with."""
 
+
+def model_without_parameters(x):
+    """For a guide that runs a model: takes x of either dtype."""
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(LATENT_DIM), 1.0).to_event(1))
+        loc = z.sin().sum(-1).reshape(-1, 1, 1, 1).expand(-1, *X_SHAPE)
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(3), obs=x)
+
+
 MAKE = {
     "FullRankGuide": lambda: guides.FullRankGuide(X_SHAPE, LATENT_DIM, (5,)),
     "HouseholderGuide": lambda: guides.HouseholderGuide(X_SHAPE, LATENT_DIM, (5,), num_reflections=2),
@@ -26,6 +35,9 @@ MAKE = {
     "LowRankGuide": lambda: guides.LowRankGuide(X_SHAPE, LATENT_DIM, (5,), rank=2),
     "MeanFieldGuide": lambda: guides.MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)),
     "MixtureGuide": lambda: guides.MixtureGuide(X_SHAPE, LATENT_DIM, (5,), num_components=3),
+    "SemiAmortizedGuide": lambda: guides.SemiAmortizedGuide(
+        X_SHAPE, LATENT_DIM, (5,), num_steps=2, model=model_without_parameters
+    ),
 }
 
 
