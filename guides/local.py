@@ -35,7 +35,7 @@ class LocalGuide(PyroModule):
     themselves are not kept, and a run folder records such a guide by name only.
 
     Of data that it was not made for, it knows nothing, and says so: in a captured graph, which has no way to raise,
-    by parameters that are NaN.
+    by parameters that are NaN. In ``fit``, ``valid=data.valid[:0]`` leaves out validation data.
 
     Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
 

@@ -135,22 +135,33 @@ def test_fit_brings_it_near_the_best_mean_field_solution(level, make_linear_gaus
     assert run.config["guide"] == {"class": "pyro_vae.guides.local:LocalGuide"}
 
 
-@both_levels
-def test_fit_says_that_stochastic_binarization_makes_new_data(level):
-    grey = torch.rand(20, *SHAPE)
-    data = ImageData(
-        name="grey",
-        train=grey,
-        valid=grey[:0],
-        test=grey,
-        binarization="stochastic",
+def image_data(train, valid, binarization):
+    return ImageData(
+        name="here",
+        train=train,
+        valid=valid,
+        test=valid,
+        binarization=binarization,
         seed=0,
         content_hash="",
         source="",
     )
-    guide = LocalGuide(SHAPE, 2, data=images(3))
+
+
+@both_levels
+def test_fit_says_that_stochastic_binarization_makes_new_data(level):
+    grey = torch.rand(20, *SHAPE)
+    data, guide = image_data(grey, grey[:0], "stochastic"), LocalGuide(SHAPE, 2, data=images(3))
     with pytest.raises(ValueError, match=UNKNOWN.format(r"\d+", 20, 3)):
         pyro_vae.fit(VAE(SHAPE, 2, (5,)), guide, data, epochs=1, batch_size=20, compile=level)
+
+
+def test_fit_validates_on_unknown_data_unless_told_not_to():
+    x = images(30)
+    data, model, guide = image_data(x[:20], x[20:], "static"), VAE(SHAPE, 2, (5,)), LocalGuide(SHAPE, 2, data=x[:20])
+    with pytest.raises(ValueError, match=UNKNOWN.format(10, 10, 20)):
+        pyro_vae.fit(model, guide, data, epochs=1, batch_size=20)
+    assert len(pyro_vae.fit(model, guide, data, valid=data.valid[:0], epochs=1, batch_size=20).history) == 1
 
 
 @both_levels
