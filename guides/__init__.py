@@ -7,7 +7,18 @@ if __name__ != "pyro_vae.guides":
 
 from pyro_vae.guides.full_rank import FullRankGuide
 from pyro_vae.guides.householder import HouseholderGuide
+from pyro_vae.guides.local import LocalGuide
 from pyro_vae.guides.low_rank import LowRankGuide
 from pyro_vae.guides.mean_field import MeanFieldGuide
+from pyro_vae.guides.mixture import MixtureGuide
+from pyro_vae.guides.semi_amortized import SemiAmortizedGuide
 
-__all__ = ["FullRankGuide", "HouseholderGuide", "LowRankGuide", "MeanFieldGuide"]
+__all__ = [
+    "FullRankGuide",
+    "HouseholderGuide",
+    "LocalGuide",
+    "LowRankGuide",
+    "MeanFieldGuide",
+    "MixtureGuide",
+    "SemiAmortizedGuide",
+]
