@@ -17,6 +17,7 @@ from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.pair import Pair
 from pyro_vae.programs import modules_of
+from pyro_vae.protocols import Program
 
 X_DIM = 784
 LATENT_DIM = 50
@@ -58,9 +59,13 @@ def pyro_example(batches: TensorBatches, hidden_dims: tuple[int, ...]) -> Side:
 
 
 def ours(batches: TensorBatches, hidden_dims: tuple[int, ...], level: str) -> Side:
-    """Return this library's pair in the very loop of ``pyro_vae.fit``, with ``compile=level``."""
+    """Return this library's VAE, as ``fit`` trains it."""
     model = VAE((X_DIM,), LATENT_DIM, hidden_dims[::-1])
-    guide = MeanFieldGuide((X_DIM,), LATENT_DIM, hidden_dims)
+    return in_fit(model, MeanFieldGuide((X_DIM,), LATENT_DIM, hidden_dims), batches, level)
+
+
+def in_fit(model: Program, guide: Program, batches: TensorBatches, level: str) -> Side:
+    """Return a pair in the very loop of ``pyro_vae.fit``, with ``compile=level``."""
     rows = batches.first()
     pair, parameters = Pair(model, guide, rows), Parameters.of(model, guide, rows)
     optimizer = torch.optim.Adam(parameters.trainable, lr=LEARNING_RATE, fused=True)

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from benchmarks import importance, log_likelihood, step, training
+from benchmarks import guides, importance, log_likelihood, step, training
 from benchmarks.pyro_example import ExampleVAE
 from benchmarks.raw_vae import RawVAE
 from pyro_vae import log_likelihood as our_log_likelihood
@@ -19,6 +19,14 @@ def test_step_prints_the_ratios_of_each_batch_size(capsys, monkeypatch):
     assert found.keys() == {"20"}
     assert found["20"].keys() == {"raw_ms", "trace", "off", "pyro_example"}
     assert all(value > 0 for value in found["20"].values())
+
+
+def test_guides_prints_the_ratios_of_each_guide(capsys):
+    guides.main(["--json", "--guides", "low_rank(rank=2)", "--rounds", "1", "--steps", "2", "--batch", "4"])
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"mean_field", "low_rank(rank=2)"}
+    assert found["mean_field"]["trace"] == found["mean_field"]["off"] == 1
+    assert all(value > 0 for row in found.values() for value in row.values())
 
 
 def test_log_likelihood_prints_speeds_and_memory(capsys, monkeypatch):
