@@ -7,8 +7,16 @@ if __name__ != "pyro_vae.guides":
 
 from pyro_vae.guides.full_rank import FullRankGuide
 from pyro_vae.guides.householder import HouseholderGuide
+from pyro_vae.guides.iaf import InverseAutoregressiveGuide
 from pyro_vae.guides.low_rank import LowRankGuide
 from pyro_vae.guides.mean_field import MeanFieldGuide
 from pyro_vae.guides.planar import PlanarGuide
 
-__all__ = ["FullRankGuide", "HouseholderGuide", "LowRankGuide", "MeanFieldGuide", "PlanarGuide"]
+__all__ = [
+    "FullRankGuide",
+    "HouseholderGuide",
+    "InverseAutoregressiveGuide",
+    "LowRankGuide",
+    "MeanFieldGuide",
+    "PlanarGuide",
+]

@@ -117,6 +117,7 @@ class FlowDistribution(TorchDistribution):
                     f"{self.owner}: this z was drawn without gradients (by sample(), or under torch.no_grad()), and "
                     f"its log-density has none. Draw it with rsample(), or score it under torch.no_grad()."
                 )
+        value = value.expand(torch.broadcast_shapes(value.shape, self.loc.shape))
         total = torch.zeros((), dtype=self.loc.dtype, device=self.loc.device)
         for step in reversed(self.steps):
             if step.inverse is None:

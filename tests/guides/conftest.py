@@ -12,8 +12,8 @@ from torch import nn
 
 
 def grid(reach, points, dim=2):
-    """Points of an equally spaced grid ``(points ** dim, dim)``, and the volume of a cell."""
-    axis = torch.linspace(-reach, reach, points, dtype=torch.float64)
+    """The ``points ** 2`` points of an equally spaced grid in one or two dimensions, and the volume of a cell."""
+    axis = torch.linspace(-reach, reach, points ** (2 // dim), dtype=torch.float64)
     return torch.cartesian_prod(*[axis] * dim).reshape(-1, dim), (axis[1] - axis[0]).item() ** dim
 
 
@@ -34,11 +34,16 @@ class Quadrature:
     def mass_of_another_density(self, q):
         """What the densities of samples make of the mass of a Gaussian: E_q[p(z) / q(z)] = 1 for a true density.
 
-        The Gaussian lies well within q, so that the grid covers it. One that a map folds over is counted twice.
+        The Gaussian lies well within q, so that the grid covers it. What a map folds over is counted twice.
         """
         inside = q.push(torch.zeros(q.event_shape).double())[0].detach()
-        p = dist.Normal(inside, 0.5).to_event(1)
+        p = dist.Normal(inside, 0.3).to_event(1)
         return self.expectation(q, lambda z, log_q: (p.log_prob(z) - log_q).exp())
+
+    def mass(self, q):
+        """The integral of q's density over z, each point scored as a foreign one."""
+        z, cell = grid(self.reach, self.points, q.event_shape[0])
+        return q.log_prob(z.reshape(-1, *[1] * len(q.batch_shape), *q.event_shape)).exp().sum(0) * cell
 
 
 @pytest.fixture
@@ -100,13 +105,13 @@ class BananaCase:
             best = min(best, optimizer.step(negative_elbo).item(), negative_elbo().item())
         return self.evidence + best
 
-    def fit(self, guide, steps=500, copies=64):
+    def fit(self, guide, steps=800, copies=32, rate=0.05):
         """Plain SVI on copies of the one datum; returns q(z | x) for it, batch ``(1,)``."""
         x = self.x.expand(copies, 1)
         guide.double()
         # The last steps average out what is left of the noise.
         optimizer = pyro.optim.ExponentialLR({
-            "optimizer": torch.optim.Adam, "optim_args": {"lr": 0.02}, "gamma": 0.01 ** (1 / steps)
+            "optimizer": torch.optim.Adam, "optim_args": {"lr": rate}, "gamma": 0.01 ** (1 / steps)
         })  # fmt: skip
         svi = SVI(self.model, guide, optimizer, Trace_ELBO())
         for _ in range(steps):

@@ -21,6 +21,9 @@ X_SHAPE, LATENT_DIM = (1, 3, 2), 4
 MAKE = {
     "FullRankGuide": lambda: guides.FullRankGuide(X_SHAPE, LATENT_DIM, (5,)),
     "HouseholderGuide": lambda: guides.HouseholderGuide(X_SHAPE, LATENT_DIM, (5,), num_reflections=2),
+    "InverseAutoregressiveGuide": lambda: guides.InverseAutoregressiveGuide(
+        X_SHAPE, LATENT_DIM, (5,), num_flows=2, flow_hidden_dims=(6,), context_dim=3
+    ),
     "LowRankGuide": lambda: guides.LowRankGuide(X_SHAPE, LATENT_DIM, (5,), rank=2),
     "MeanFieldGuide": lambda: guides.MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)),
     "PlanarGuide": lambda: guides.PlanarGuide(X_SHAPE, LATENT_DIM, (5,), num_flows=2),

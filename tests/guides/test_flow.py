@@ -57,6 +57,12 @@ def test_draws_have_its_distribution_function():
     assert (u - even).abs().max() < 2.2 / 100_000**0.5
 
 
+def test_one_z_is_scored_for_every_datum():
+    q, _ = flow()
+    z = torch.randn(3).double()
+    assert_close(q.log_prob(z), q.log_prob(z.expand(6, 3)), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("shape", [(), (5,), (4, 5)])
 def test_the_last_draw_is_scored_as_its_inverse_scores_it(shape):
     q, _ = flow()
