@@ -11,6 +11,8 @@ from pyro_vae.guides.iaf import InverseAutoregressiveGuide
 from pyro_vae.guides.low_rank import LowRankGuide
 from pyro_vae.guides.mean_field import MeanFieldGuide
 from pyro_vae.guides.planar import PlanarGuide
+from pyro_vae.guides.spline import SplineGuide
+from pyro_vae.guides.sylvester import SylvesterGuide
 
 __all__ = [
     "FullRankGuide",
@@ -19,4 +21,6 @@ __all__ = [
     "LowRankGuide",
     "MeanFieldGuide",
     "PlanarGuide",
+    "SplineGuide",
+    "SylvesterGuide",
 ]

@@ -27,6 +27,12 @@ MAKE = {
     "LowRankGuide": lambda: guides.LowRankGuide(X_SHAPE, LATENT_DIM, (5,), rank=2),
     "MeanFieldGuide": lambda: guides.MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)),
     "PlanarGuide": lambda: guides.PlanarGuide(X_SHAPE, LATENT_DIM, (5,), num_flows=2),
+    "SplineGuide": lambda: guides.SplineGuide(
+        X_SHAPE, LATENT_DIM, (5,), num_flows=2, flow_hidden_dims=(6,), context_dim=3, num_bins=4
+    ),
+    "SylvesterGuide": lambda: guides.SylvesterGuide(
+        X_SHAPE, LATENT_DIM, (5,), num_flows=2, num_columns=3, num_reflections=2
+    ),
 }
 
 
