@@ -1,6 +1,6 @@
 """Fit a variational autoencoder to MNIST with SVI, and say how likely the test images are under it.
 
-Two minutes on two cores; --help lists what can be changed, --guide, --prior and --likelihood first of all.
+Two minutes on two cores; --help lists what can be changed: --guide, --prior, --likelihood, --objective first of all.
 """
 
 import argparse
@@ -10,14 +10,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from pyro.infer import Trace_ELBO
 
 import pyro_vae
 from pyro_vae import plots
 from pyro_vae.data import ImageData, is_available
-from pyro_vae.models import VAE
 from pyro_vae.models.priors import StandardNormalPrior
-from pyro_vae.parts import find_part, part_names
+from pyro_vae.parts import make_objective, make_pair, part_names
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,9 +30,10 @@ def parse_args() -> argparse.Namespace:
     add("--root", help="folder of the data sets (else $PYRO_VAE_DATA, else the user's cache folder)")
     add("--binarization", help="stochastic, static, threshold or none (default: the data set's own)")
     add("--valid-size", type=int, help="images held out of training for validation (default: the data set's own)")
-    for kind, default in (("guide", "mean_field"), ("prior", "standard_normal"), ("likelihood", "bernoulli")):
-        names = ", ".join(part_names(kind))
-        add(f"--{kind}", default=default, help=f"{names}, or your own: file.py:ClassName, package.module:ClassName")
+    defaults = {"guide": "mean_field", "prior": "standard_normal", "likelihood": "bernoulli", "objective": "trace_elbo"}
+    for kind, default in defaults.items():
+        own = "your own: file.py:ClassName, package.module:ClassName; with options: 'NAME(option=value)'"
+        add(f"--{kind}", default=default, help=f"{', '.join(part_names(kind))}, or {own}")
     add("--latent-dim", type=int, default=50, help="dimension of z")
     add("--hidden-dims", type=int, nargs="+", default=[200, 200], help="hidden layers of encoder and decoder")
     add("--epochs", type=int, default=40, help="passes over the training images")
@@ -87,10 +86,9 @@ def main() -> None:
     data = load(args)
     print(data)
     torch.manual_seed(args.seed)
-    prior = find_part("prior", args.prior)(args.latent_dim)
-    likelihood = find_part("likelihood", args.likelihood)(data.x_shape, args.latent_dim, args.hidden_dims)
-    model = VAE(data.x_shape, args.latent_dim, args.hidden_dims, prior=prior, likelihood=likelihood)
-    guide = find_part("guide", args.guide)(data.x_shape, args.latent_dim, args.hidden_dims[::-1])
+    parts = {"guide": args.guide, "prior": args.prior, "likelihood": args.likelihood}
+    inputs = partial(data.observe, data.train)
+    model, guide = make_pair(data.x_shape, args.latent_dim, args.hidden_dims, **parts, data=inputs)
     if not args.no_init_bias:
         model.likelihood.initialize_bias(data.train_mean())
     cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=args.epochs, eta_min=0.02 * args.lr)
@@ -99,7 +97,7 @@ def main() -> None:
         model,
         guide,
         data,
-        objective=Trace_ELBO(),
+        objective=make_objective(args.objective),
         optimizer=partial(torch.optim.Adam, lr=args.lr, fused=True),
         scheduler={"cosine": cosine, "iwae": "iwae", "constant": None}[args.schedule],
         epochs=args.epochs,
@@ -131,16 +129,16 @@ def draw(folder: Path, run: pyro_vae.Run, test: torch.Tensor, most_active: list[
     folder.mkdir(exist_ok=True)
     prior, likelihood = run.model.prior, run.model.likelihood
     with torch.no_grad():
-        q = run.guide.posterior(test[:30])
-        means = likelihood(q.sample()).mean
+        means = likelihood(run.guide(test[:30])).mean
+        center = torch.stack([run.guide(test[:1])[0] for _ in range(100)]).mean(0)
     figures = {
-        "learning_curves": plots.learning_curves(run.history),
+        "learning_curves": plots.learning_curves(run.history, run.config["objective"]["class"].rpartition(":")[2]),
         "reconstructions": plots.reconstructions(test[:30], means),
         "prior_samples": plots.prior_samples(prior, likelihood),
-        "traversal": plots.latent_traversal(prior, likelihood, q.mean[0], most_active[:10]),
+        "traversal": plots.latent_traversal(prior, likelihood, center, most_active[:10]),
     }
-    if q.event_shape == (2,) and isinstance(prior, StandardNormalPrior):
-        figures["manifold"] = plots.manifold(likelihood, like=q.mean)
+    if len(center) == 2 and isinstance(prior, StandardNormalPrior):
+        figures["manifold"] = plots.manifold(likelihood, like=center)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png")
 

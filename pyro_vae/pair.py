@@ -2,7 +2,7 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
@@ -24,8 +24,16 @@ from pyro_vae.particles import PARTICLES, BatchPlate, LogTerms, Particles, sampl
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.sites import PLATE
+from pyro_vae.support import discrete_dims
 
 logger = logging.getLogger("pyro_vae")
+
+Revision = Callable[[poutine.Trace], poutine.Trace]
+
+
+def unchanged(trace: poutine.Trace) -> poutine.Trace:
+    """Return the trace itself."""
+    return trace
 
 
 class FixedRows(Messenger):
@@ -48,6 +56,7 @@ class Pair:
         guide: q(z | x), a Pyro program with the same latent sites in the same plate.
         x: the data, or a tuple of all positional arguments; the first tensor's length is the batch.
         plate: the batch plate's name, needed only where several plates would do.
+        local: whether modules keep their parameters to themselves; else the caller decides, as Pyro's SVI does.
 
     Raises:
         PairError: no batch plate can be found, a latent site is outside it, or a latent site is in only one of
@@ -55,11 +64,12 @@ class Pair:
         ValueError: whatever Pyro's own validation finds.
     """
 
-    def __init__(self, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
+    def __init__(self, model: Program, guide: Program, x: Any, plate: str | None = None, *, local: bool = True) -> None:
         self.model, self.guide = model, guide
+        self._local = local
         self._args = as_args(x)
         with pyro.validation_enabled(True), self._quiet(), torch.no_grad():
-            model_trace, guide_trace = self._first_traces()
+            model_trace, guide_trace, _ = map(prune_subsample_sites, self._first_traces())
             _check_sites(model_trace, guide_trace)
             with _restated("the sites of model and guide differ in shape"):
                 check_model_guide_match(model_trace, guide_trace)
@@ -74,24 +84,31 @@ class Pair:
                     trace.compute_log_prob()
             for site in sites:
                 check_site_shape(site, depth)
-        self.latents = [site["name"] for site in samples(guide_trace) if not site["is_observed"]]
-        self.observed = [site["name"] for site in samples(model_trace) if site["is_observed"]]
         self.normalized = all(_is_normalized(site["fn"]) for site in samples(model_trace))
+        self.discrete_dims = discrete_dims((s for s in samples(model_trace) if s["is_observed"]), self.plate.size)
         self._particle_dim = -depth - 1
 
-    def run(self, x: Any, num_samples: int, rows: Tensor | None = None) -> list[Particles]:
+    def run(self, x: Any, num_samples: int, rows: Tensor | None = None, at: Revision = unchanged) -> list[Particles]:
         """Run the pair on x: once where samples vectorize, else once for each sample.
 
         Args:
             x: as in the constructor, of any batch size.
             num_samples: samples of the guide.
             rows: for a subsampled plate, the indices it shall take.
+            at: makes the trace whose values the model takes out of the guide's.
         """
         args = as_args(x)
         with nullcontext() if rows is None else FixedRows(self.plate.name, rows):
             if self.vectorizes:
-                return [self._run(args, num_samples)]
-            return [self._run(args) for _ in range(num_samples)]
+                return [self._run(args, num_samples, at=at)]
+            return [self._run(args, at=at) for _ in range(num_samples)]
+
+    def rerun_guide(self, x: Any, trace: poutine.Trace) -> poutine.Trace:
+        """Run the guide on x with the values, and as many samples, as a trace of it holds."""
+        frames = (f for site in samples(trace) for f in site["cond_indep_stack"] if f.name == PARTICLES)
+        guide = self._outer(next((f.size for f in frames), None))(self.guide)
+        with self._local_params():
+            return poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*as_args(x))
 
     def terms(self, x: Any, num_samples: int, rows: Tensor | None = None) -> LogTerms:
         """Run the pair on x and return each term of the log-weights, ``(num_samples, plate.size)``.
@@ -126,7 +143,7 @@ class Pair:
         device = next((arg.device for arg in self._args if isinstance(arg, Tensor)), torch.device("cpu"))
         return no_side_effects(modules_of(self.model, self.guide), device)
 
-    def _first_traces(self) -> tuple[poutine.Trace, poutine.Trace]:
+    def _first_traces(self) -> tuple[poutine.Trace, poutine.Trace, poutine.Trace]:
         try:
             return self._traces(self._args)
         except ValueError as error:
@@ -170,25 +187,34 @@ class Pair:
                 selected.nodes[name] = {**site, "value": value.select(dim, k) if dim >= 0 else value}
         return selected
 
+    def _run(self, *args: Any, **options: Any) -> Particles:
+        return Particles(*self._traces(*args, **options), self.plate, self._particle_dim)
+
     def _traces(
-        self, args: tuple[Any, ...], num_samples: int | None = None, replayed: poutine.Trace | None = None
-    ) -> tuple[poutine.Trace, poutine.Trace]:
-        """Return the traces of the model and of the guide that it was replayed against."""
-        model, guide = self.model, self.guide
-        if num_samples is not None:
-            particles = pyro.plate(PARTICLES, num_samples, dim=self._particle_dim)
-            model, guide = particles(model), particles(guide)
+        self,
+        args: tuple[Any, ...],
+        num_samples: int | None = None,
+        replayed: poutine.Trace | None = None,
+        at: Revision = unchanged,
+    ) -> tuple[poutine.Trace, poutine.Trace, poutine.Trace]:
+        """Return the traces of the model and of the guide, and the one that the model was replayed against."""
+        outer = self._outer(num_samples)
+        guide = outer(self.guide)
         if replayed is not None:
             guide = poutine.replay(guide, trace=replayed)
-        with local_params(self.model, self.guide):
+        with self._local_params():
             guide_trace = poutine.trace(guide).get_trace(*args)
-            model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(*args)
-        return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+            values = at(guide_trace)
+            model_trace = poutine.trace(poutine.replay(outer(self.model), trace=values)).get_trace(*args)
+        return model_trace, guide_trace, values
 
-    def _run(
-        self, args: tuple[Any, ...], num_samples: int | None = None, replayed: poutine.Trace | None = None
-    ) -> Particles:
-        return Particles(*self._traces(args, num_samples, replayed), self.plate, self._particle_dim)
+    def _outer(self, num_samples: int | None) -> Callable[[Program], Program]:
+        if num_samples is None:
+            return lambda program: program
+        return pyro.plate(PARTICLES, num_samples, dim=self._particle_dim)
+
+    def _local_params(self) -> AbstractContextManager[None]:
+        return local_params(self.model, self.guide) if self._local else nullcontext()
 
 
 def _rows(args: tuple[Any, ...]) -> int | None:

@@ -65,6 +65,8 @@ class Particles:
 
     model_trace: Trace
     guide_trace: Trace
+    replayed: Trace
+    """What the model took its values from: the guide's trace, or a revision of it."""
     plate: BatchPlate
     particle_dim: int
     """Where the samples are, a negative batch dim: left of every plate of the pair."""
@@ -86,6 +88,11 @@ class Particles:
         model, guide = ([1.0 for _ in samples(trace)] for trace in (self.model_trace, self.guide_trace))
         return self._sum(model, guide)
 
+    def guide_factors(self) -> Tensor:
+        """Return the sum of the factors in the guide's density, ``(num_samples, batch)``; they may be unnormalised."""
+        factors = [site for site in samples(self.guide_trace) if site["is_observed"]]
+        return self.log_prob(factors, [self.inner_scale(site) for site in factors])
+
     def scaled_terms(self) -> tuple[LogTerms, Any]:
         r"""Return the log-terms for a bound that is not linear in them, and the weight of each datum outside it.
 
@@ -96,9 +103,8 @@ class Particles:
         """
         model, guide = list(samples(self.model_trace)), list(samples(self.guide_trace))
         observed = next(site for site in model if site["is_observed"])
-        base = _rest_of_scale(observed)
-        inner_model, inner_guide = ([self._inner_scale(site, base) for site in sites] for sites in (model, guide))
-        weight = base * _subsampling(observed) / _subsampling(observed, but=self.plate.name)
+        inner_model, inner_guide = ([self.inner_scale(site) for site in sites] for sites in (model, guide))
+        weight = _rest_of_scale(observed) * _subsampling(observed) / _subsampling(observed, but=self.plate.name)
         return self._sum(inner_model, inner_guide), weight.squeeze() if isinstance(weight, Tensor) else weight
 
     def log_prob(self, sites: list[Site], scales: list[Any]) -> Tensor:
@@ -130,8 +136,10 @@ class Particles:
             self.log_prob(list(samples(self.guide_trace)), guide_scales),
         )
 
-    def _inner_scale(self, site: Site, base: Any) -> Any:
-        return _rest_of_scale(site) / base * _subsampling(site, but=self.plate.name)
+    def inner_scale(self, site: Site) -> Any:
+        """Return what multiplies a site's log-probability inside the bound of a datum."""
+        observed = next(site for site in samples(self.model_trace) if site["is_observed"])
+        return _rest_of_scale(site) / _rest_of_scale(observed) * _subsampling(site, but=self.plate.name)
 
 
 def samples(trace: Trace) -> Iterator[Site]:

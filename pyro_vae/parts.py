@@ -1,17 +1,23 @@
-"""Parts by name: the package's own, or a user's class by its file or module."""
+"""Parts by name: the package's own or a user's class, found, and made into a pair."""
 
+import ast
 import difflib
 import importlib
 import importlib.util
 import inspect
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+from torch import Tensor
 
 PACKAGES = {
     "guide": "pyro_vae.guides",
     "prior": "pyro_vae.models.priors",
     "likelihood": "pyro_vae.models.likelihoods",
+    "objective": "pyro_vae.objectives",
 }
 
 
@@ -19,10 +25,10 @@ def part_names(kind: str) -> dict[str, type]:
     """Return the package's own parts by name, which is that of their file.
 
     Args:
-        kind: ``"guide"``, ``"prior"`` or ``"likelihood"``.
+        kind: ``"guide"``, ``"prior"``, ``"likelihood"`` or ``"objective"``.
 
-    >>> sorted(part_names("guide"))
-    ['full_rank', 'householder', 'low_rank', 'mean_field']
+    >>> part_names("guide")["low_rank"].__name__
+    'LowRankGuide'
     """
     package = importlib.import_module(PACKAGES[kind])
     classes = [getattr(package, name) for name in package.__all__]
@@ -33,7 +39,7 @@ def find_part(kind: str, name: str) -> type:
     """Return the class of a part.
 
     Args:
-        kind: ``"guide"``, ``"prior"`` or ``"likelihood"``.
+        kind: ``"guide"``, ``"prior"``, ``"likelihood"`` or ``"objective"``.
         name: one of :func:`part_names`, or a class of your own: ``path/to/file.py:ClassName`` or
             ``package.module:ClassName``.
 
@@ -47,13 +53,134 @@ def find_part(kind: str, name: str) -> type:
         return _own_class(kind, name)
     known = part_names(kind)
     if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise ValueError(
-            f"{kind}: unknown name {name!r}.{hint} There are {', '.join(sorted(known))}; "
+            f"{kind}: unknown name {name!r}.{_nearest(name, known)} There are {', '.join(sorted(known))}; "
             f"your own is path/to/file.py:ClassName or package.module:ClassName."
         )
     return known[name]
+
+
+def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
+    """Split ``NAME`` or ``NAME(option=value, ...)`` into the name and its options.
+
+    Args:
+        kind: for the message.
+        text: options are Python literals.
+
+    Raises:
+        ValueError: the text is neither.
+
+    >>> parse_part("guide", "low_rank(rank=4)")
+    ('low_rank', {'rank': 4})
+    """
+    name, bracket, rest = text.strip().partition("(")
+    try:
+        call = ast.parse(f"_({rest}" if bracket else "_()", mode="eval").body
+        if not name or not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+            raise ValueError(text)
+        return name.strip(), {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(
+            f"{kind}: cannot read {text!r}: write NAME or NAME(option=value, ...), as low_rank(rank=4)."
+        ) from error
+
+
+def make_part(kind: str, text: str, **offered: Any) -> Any:
+    """Make a part from its name and options, and from those of ``offered`` that its constructor names.
+
+    Raises:
+        ValueError: there is no such part, it has no such option, or it needs what is not offered.
+    """
+    name, options = parse_part(kind, text)
+    cls = find_part(kind, name)
+    parameters = inspect.signature(cls).parameters
+    for option in options:
+        if option in offered:
+            raise ValueError(f"{kind} {name}: {option} is the pair's, and no option.")
+        if option not in parameters:
+            own = [parameter for parameter in parameters if parameter not in offered]
+            raise ValueError(
+                f"{kind} {name}: has no option {option!r}.{_nearest(option, own)} It has {', '.join(own)}."
+            )
+    given = {parameter: offered[parameter] for parameter in parameters if offered.get(parameter) is not None}
+    for parameter in parameters.values():
+        if parameter.default is parameter.empty and parameter.name not in given | options:
+            raise ValueError(f"{kind} {name}: needs `{parameter.name}`, which was not given.")
+    return cls(**given, **options)
+
+
+def make_objective(text: str) -> Any:
+    """Make an objective from its name and options.
+
+    >>> make_objective("iwae(num_particles=3)").num_particles
+    3
+    """
+    return make_part("objective", text)
+
+
+def make_pair(
+    x_shape: Sequence[int],
+    latent_dim: int,
+    hidden_dims: Sequence[int],
+    *,
+    guide: str = "mean_field",
+    prior: str = "standard_normal",
+    likelihood: str = "bernoulli",
+    data: Callable[[], Tensor] | None = None,
+) -> tuple[Any, Any]:
+    """Make a VAE and its guide from the names of their parts.
+
+    Args:
+        x_shape: shape of one datum.
+        latent_dim: dimension of z.
+        hidden_dims: of the decoder, nearest to z first; the encoder has them in reverse.
+        guide: ``NAME`` or ``NAME(option=value, ...)``, a name for :func:`find_part`.
+        prior: likewise.
+        likelihood: likewise.
+        data: returns model inputs ``(N, *x_shape)``; called once for each part that starts from data.
+
+    Returns:
+        The model and the guide.
+
+    Raises:
+        ValueError: as for :func:`make_part`; or the prior needs the guide and the guide the model.
+
+    >>> model, guide = make_pair((1, 28, 28), 50, (200, 200), guide="low_rank(rank=4)")
+    >>> guide.rank
+    4
+    """
+    from pyro_vae.models import VAE
+
+    common: dict[str, Any] = {"x_shape": tuple(x_shape), "latent_dim": latent_dim}
+    decoder: dict[str, Any] = {"hidden_dims": tuple(hidden_dims)}
+    encoder: dict[str, Any] = {"hidden_dims": tuple(hidden_dims)[::-1]}
+    made_likelihood = make_part("likelihood", likelihood, **common, **decoder)
+
+    def data_for(kind: str, text: str) -> Tensor | None:
+        return data() if data is not None and "data" in _arguments(kind, text) else None
+
+    def model_with(made_prior: Any) -> Any:
+        return VAE(**common, **decoder, prior=made_prior, likelihood=made_likelihood)
+
+    if "model" in _arguments("guide", guide):
+        if "guide" in _arguments("prior", prior):
+            raise ValueError(
+                f"prior {prior} needs the guide, and guide {guide} needs the model: choose another of one."
+            )
+        model = model_with(make_part("prior", prior, **common, data=data_for("prior", prior)))
+        return model, make_part("guide", guide, **common, **encoder, data=data_for("guide", guide), model=model)
+    made_guide = make_part("guide", guide, **common, **encoder, data=data_for("guide", guide))
+    made_prior = make_part("prior", prior, **common, data=data_for("prior", prior), guide=made_guide)
+    return model_with(made_prior), made_guide
+
+
+def _arguments(kind: str, text: str) -> set[str]:
+    return set(inspect.signature(find_part(kind, parse_part(kind, text)[0])).parameters)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def _own_class(kind: str, name: str) -> type:

@@ -61,3 +61,17 @@ class TensorObjective(Objective, Protocol):
 
     def tensor_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return the same loss, with the same gradient, as one tensor."""
+
+
+@runtime_checkable
+class ScheduledObjective(Objective, Protocol):
+    """An objective whose KL weight changes from epoch to epoch."""
+
+    def set_epoch(self, epoch: int) -> float:
+        """Set the weight to that of an epoch, counted from 0, and return it."""
+
+    def final(self) -> Objective:
+        """Return the objective that the schedule ends at, with which validation data are judged."""
+
+    def final_kl_weight(self) -> float:
+        """Return the weight that the schedule ends at."""

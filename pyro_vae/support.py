@@ -1,10 +1,12 @@
-"""Whether the data lie in the support of what the model observes them with."""
+"""The support of what the model observes: whether the data lie in it, and whether it is discrete."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -46,6 +48,31 @@ def check_support(model: Program, x: Tensor, sample: Tensor) -> None:
             inside = support.check(block)
             if not inside.all():
                 raise SupportError(_message(name, site["fn"], support, block, inside))
+
+
+def discrete_dims(sites: Iterable[Any], rows: int) -> int | None:
+    """Return how many elements a datum has, where each is observed on a grid of more than two values; else None.
+
+    Bits per dimension are quoted for such data. Of a density they would depend on the units of x, and of binary
+    pixels nats are quoted. Where a mask hides elements, data differ in their number.
+
+    Args:
+        sites: the observed sites of a trace.
+        rows: the data they hold.
+    """
+    total = 0
+    for site in sites:
+        fn, masked = site["fn"], site["mask"] is not None
+        while hasattr(fn, "base_dist"):
+            fn, masked = fn.base_dist, masked or isinstance(fn, MaskedDistribution)
+        try:
+            support = _elementwise(fn.support)
+        except NotImplementedError:
+            return None
+        if masked or not support.is_discrete or support.event_dim > 0 or support is constraints.boolean:
+            return None
+        total += site["value"].numel()
+    return total // rows
 
 
 def _is_input(value: Any, sample: Tensor, reshaped: bool) -> bool:

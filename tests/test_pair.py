@@ -46,7 +46,7 @@ X = torch.zeros(4)
 def test_a_pair_knows_its_plate_and_sites():
     pair = Pair(model, guide, X)
     assert (pair.plate.name, pair.plate.dim, pair.plate.size, pair.plate.full_size) == ("data", -1, 4, 4)
-    assert (pair.latents, pair.observed, pair.normalized, pair.vectorizes) == (["z"], ["x"], True, True)
+    assert (pair.normalized, pair.discrete_dims, pair.vectorizes) == (True, None, True)
 
 
 def test_the_terms_add_up_to_the_weight():

@@ -3,10 +3,11 @@
 import sys
 
 import pytest
+import torch
 
-from pyro_vae import guides, models
+from pyro_vae import guides, log_weights, models, objectives
 from pyro_vae.guides import MeanFieldGuide
-from pyro_vae.parts import PACKAGES, find_part, part_names
+from pyro_vae.parts import PACKAGES, find_part, make_objective, make_pair, parse_part, part_names
 
 
 @pytest.fixture
@@ -18,7 +19,8 @@ def own_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "package"), [("guide", guides), ("prior", models.priors), ("likelihood", models.likelihoods)]
+    ("kind", "package"),
+    [("guide", guides), ("prior", models.priors), ("likelihood", models.likelihoods), ("objective", objectives)],
 )
 def test_every_part_has_a_name(kind, package):
     found = part_names(kind)
@@ -27,7 +29,7 @@ def test_every_part_has_a_name(kind, package):
 
 
 def test_every_kind_is_tried():
-    assert set(PACKAGES) == {"guide", "prior", "likelihood"}
+    assert set(PACKAGES) == {"guide", "prior", "likelihood", "objective"}
 
 
 @pytest.mark.parametrize(("name", "hint"), [("meen_field", r" Did you mean 'mean_field'\?"), ("abacus", "")])
@@ -72,3 +74,75 @@ def test_a_file_must_not_hide_a_loaded_module(tmp_path):
     path.write_text("class Mine: ...\n")
     with pytest.raises(ValueError, match=r"math\.py has the name of a module that is already loaded: rename"):
         find_part("guide", f"{path}:Mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("iaf", ("iaf", {})),
+        ("low_rank(rank=4)", ("low_rank", {"rank": 4})),
+        ("my/file.py:Mine(a=0.5, b='x', c=(1, 2))", ("my/file.py:Mine", {"a": 0.5, "b": "x", "c": (1, 2)})),
+        (" iwae( ) ", ("iwae", {})),
+    ],
+)  # fmt: skip
+def test_a_part_is_written_as_a_call(text, expected):
+    assert parse_part("guide", text) == expected
+
+
+@pytest.mark.parametrize("text", ["low_rank(4)", "low_rank(rank=4", "low_rank(rank=x)", "low_rank(**a)", "(rank=1)"])
+def test_what_is_no_call_is_refused(text):
+    with pytest.raises(ValueError, match=r"guide: cannot read .* write NAME or NAME\(option=value, ...\)"):
+        parse_part("guide", text)
+
+
+def data(n=20):
+    return torch.rand(n, 1, 3, 2).round()
+
+
+def test_a_pair_by_names_with_options():
+    parts = {"guide": "low_rank(rank=2)", "prior": "mixture(num_components=3)", "likelihood": "gaussian(scale=0.5)"}
+    model, guide = make_pair((1, 3, 2), 4, (6, 5), **parts)
+    assert (guide.rank, guide.hidden_dims, guide.latent_dim) == (2, (5, 6), 4)
+    assert (model.prior.num_components, model.likelihood.scale, model.likelihood.hidden_dims) == (3, 0.5, (6, 5))
+    assert log_weights(model, guide, data(3), 2).shape == (2, 3)
+    assert make_objective("renyi(alpha=0.25, num_particles=3)").alpha == 0.25
+
+
+@pytest.mark.parametrize("guide", sorted(part_names("guide")))
+def test_every_guide_is_made_by_its_name(guide):
+    x = data()
+    model, made = make_pair((1, 3, 2), 4, (5,), guide=guide, data=lambda: x)
+    assert log_weights(model, made, x[:3], 2).isfinite().all()
+
+
+@pytest.mark.parametrize("prior", sorted(part_names("prior")))
+def test_every_prior_is_made_by_its_name(prior):
+    x = data(600)
+    model, made = make_pair((1, 3, 2), 4, (5,), prior=prior, data=lambda: x)
+    assert log_weights(model, made, x[:3], 2).isfinite().all()
+
+
+@pytest.mark.parametrize("likelihood", sorted(part_names("likelihood")))
+def test_every_likelihood_is_made_by_its_name(likelihood):
+    model, made = make_pair((1, 3, 2), 4, (5,), likelihood=likelihood)
+    assert log_weights(model, made, data(3), 2).isfinite().all()
+
+
+@pytest.mark.parametrize("objective", sorted(part_names("objective")))
+def test_every_objective_is_made_by_its_name(objective):
+    assert isinstance(make_objective(objective), part_names("objective")[objective])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"guide": "low_rank(rnak=4)"}, r"guide low_rank: has no option 'rnak'. Did you mean 'rank'\? It has .*rank"),
+        ({"guide": "low_rank(latent_dim=4)"}, "guide low_rank: latent_dim is the pair's, and no option"),
+        ({"guide": "low_rank(rank=9)"}, "LowRankGuide: rank must be from 1 to latent_dim = 4; got 9"),
+        ({"prior": "vamp"}, "prior vamp: needs `data`, which was not given"),
+        ({"prior": "vamp", "guide": "semi_amortized", "data": data}, "prior vamp needs the guide, and"),
+    ],
+)  # fmt: skip
+def test_parts_that_cannot_be_made_say_why(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_pair((1, 3, 2), 4, (5,), **arguments)

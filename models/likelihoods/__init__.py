@@ -1,7 +1,15 @@
 """Likelihoods p(x | z)."""
 
 from pyro_vae.models.likelihoods.bernoulli import BernoulliLikelihood
+from pyro_vae.models.likelihoods.categorical import CategoricalLikelihood
 from pyro_vae.models.likelihoods.continuous_bernoulli import ContinuousBernoulliLikelihood
+from pyro_vae.models.likelihoods.discretized_logistic import DiscretizedLogisticLikelihood
 from pyro_vae.models.likelihoods.gaussian import GaussianLikelihood
 
-__all__ = ["BernoulliLikelihood", "ContinuousBernoulliLikelihood", "GaussianLikelihood"]
+__all__ = [
+    "BernoulliLikelihood",
+    "CategoricalLikelihood",
+    "ContinuousBernoulliLikelihood",
+    "DiscretizedLogisticLikelihood",
+    "GaussianLikelihood",
+]

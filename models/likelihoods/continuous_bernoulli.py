@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from pyro_vae.models.likelihoods.bisection import invert_increasing
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
 
 SERIES_BELOW = 0.5
@@ -132,13 +133,7 @@ class ContinuousBernoulliLikelihood(DecodedLikelihood):
 
     def bias_for(self, mean: Tensor) -> Tensor:
         """Return the logit whose mean this is, clipped to [0.001, 0.999], by bisection."""
-        mean = mean.double().clamp(0.001, 0.999)
-        low, high = torch.full_like(mean, -1e4), torch.full_like(mean, 1e4)
-        for _ in range(60):
-            middle = (low + high) / 2
-            below = ContinuousBernoulli(middle).mean < mean
-            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
-        return (low + high) / 2
+        return invert_increasing(lambda eta: ContinuousBernoulli(eta).mean, mean.clamp(0.001, 0.999), -1e4, 1e4)
 
     def forward(self, z: Tensor) -> Distribution:
         """Return p(x | z) for z ``(*batch, latent_dim)``: batch ``batch``, event ``x_shape``."""

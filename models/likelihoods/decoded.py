@@ -18,7 +18,7 @@ class DecodedLikelihood(nn.Module):
     """
 
     bias_for: Callable[[Tensor], Tensor]
-    """From a mean ``x_shape`` to the decoder's first output whose distribution has it; a subclass's own."""
+    """From a mean ``x_shape`` to the decoder's first outputs, whose distribution has it; a subclass's own."""
 
     def __init__(
         self, x_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str, outputs: int = 1
@@ -49,5 +49,6 @@ class DecodedLikelihood(nn.Module):
         """
         if tuple(mean.shape) != self.x_shape:
             raise ValueError(f"{type(self).__name__}: mean must have shape {self.x_shape}; got {tuple(mean.shape)}.")
+        bias = self.bias_for(mean).flatten()
         with torch.no_grad():
-            self.decoder.output.bias[: mean.numel()] = self.bias_for(mean).flatten()
+            self.decoder.output.bias[: len(bias)] = bias

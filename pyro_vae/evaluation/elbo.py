@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.protocols import Program
 
@@ -25,6 +26,8 @@ class ElboTerms:
     bound: bool = True
     """False where the numbers are no lower bound on a log-likelihood (soft targets)."""
     unit: str = "datum"
+    num_dims: int | None = None
+    """Elements of a datum, where x is discrete with more than two values; else None."""
 
     @property
     def elbo(self) -> Tensor:
@@ -46,6 +49,11 @@ class ElboTerms:
         """Standard error of the mean over data: what another test set would change."""
         return (self.elbo.std() / math.sqrt(len(self.rate))).item()
 
+    @property
+    def bits_per_dim(self) -> BitsPerDim | None:
+        """Minus the mean in bits for each element, where x is discrete with more than two values; else None."""
+        return BitsPerDim.of_nats(self.mean, self.standard_error, self.data_standard_error, self.num_dims)
+
     def summary(self) -> dict[str, Any]:
         """Return the numbers of ``str(self)``, for a file."""
         return {
@@ -56,14 +64,16 @@ class ElboTerms:
             "rate_nats": self.rate.mean().item(),
             "num_samples": self.num_samples,
             "num_data": len(self.rate),
+            **(self.bits_per_dim.summary() if self.bits_per_dim else {}),
         }
 
     def __str__(self) -> str:
-        return (
+        text = (
             f"ELBO {self.mean:.2f} = reconstruction {self.reconstruction.mean():.2f} - rate {self.rate.mean():.2f} "
             f"nats/{self.unit} (Monte Carlo s.e. {self.standard_error:.2g}, data s.e. "
             f"{self.data_standard_error:.2g}; {len(self.rate)} {self.unit}s)"
         )
+        return f"{text}; {self.bits_per_dim}" if self.bits_per_dim else text
 
 
 def elbo_terms(
@@ -100,4 +110,5 @@ def elbo_terms(
     spread = (mean[3] - mean[2].square()).clamp(min=0) * num_samples / max(num_samples - 1, 1)
     variance = spread if num_samples > 1 else torch.full_like(spread, math.nan)
     unit = "image" if stream.event_dim > 1 else "datum"
-    return ElboTerms(mean[0], -mean[1], variance, num_samples, stream.pair.normalized, unit)
+    pair = stream.pair
+    return ElboTerms(mean[0], -mean[1], variance, num_samples, pair.normalized, unit, pair.discrete_dims)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.pareto import MIN_SAMPLES, khat_threshold, pareto_k, tail_length
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.protocols import Program
@@ -30,6 +31,8 @@ class LogLikelihood:
     bound: bool = True
     """False where the numbers are no lower bound on a log-likelihood (soft targets)."""
     unit: str = "datum"
+    num_dims: int | None = None
+    """Elements of a datum, where x is discrete with more than two values; else None."""
 
     @property
     def mean(self) -> float:
@@ -56,6 +59,11 @@ class LogLikelihood:
         """Which data have a k-hat above the threshold, ``(N,)``."""
         return self.pareto_k > self.khat_threshold
 
+    @property
+    def bits_per_dim(self) -> BitsPerDim | None:
+        """Minus the mean in bits for each element, where x is discrete with more than two values; else None."""
+        return BitsPerDim.of_nats(self.mean, self.standard_error, self.data_standard_error, self.num_dims)
+
     def summary(self) -> dict[str, Any]:
         """Return the numbers of ``str(self)``, for a file."""
         return {
@@ -68,6 +76,7 @@ class LogLikelihood:
             "share_above_threshold": self.flagged.double().mean().item(),
             "median_ess": self.ess.median().item(),
             "bound": self.bound,
+            **(self.bits_per_dim.summary() if self.bits_per_dim else {}),
         }
 
     def __str__(self) -> str:
@@ -82,6 +91,8 @@ class LogLikelihood:
             f"{kind} {self.mean:.2f} nats/{self.unit} (Monte Carlo s.e. {_error(self.standard_error)}, "
             f"data s.e. {_error(self.data_standard_error)}; K = {self.num_samples}; {khat})"
         )
+        if self.bits_per_dim:
+            text += f"; {self.bits_per_dim}"
         if self.flagged.double().mean() > 0.5:
             text += (
                 "; most weights have too heavy a tail: the bound is loose and its Monte Carlo error understated. "
@@ -169,7 +180,10 @@ def log_likelihood(
     variance = (concentration - 1 / num_samples).clamp(min=0) * num_samples / max(num_samples - 1, 1)
     errors = variance.sqrt() if num_samples > 1 else torch.full_like(variance, math.nan)
     unit = "image" if stream.event_dim > 1 else "datum"
-    return LogLikelihood(per_datum, errors, 1 / concentration, khat, num_samples, stream.pair.normalized, unit)
+    pair = stream.pair
+    return LogLikelihood(
+        per_datum, errors, 1 / concentration, khat, num_samples, pair.normalized, unit, pair.discrete_dims
+    )
 
 
 def _by_data(stream: Stream) -> Iterator[tuple[slice, Iterator[Tensor]]]:

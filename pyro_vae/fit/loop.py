@@ -24,10 +24,10 @@ from pyro_vae.fit.snapshot import open_folder, restore, save
 from pyro_vae.fit.step import TracedStep, eager_step
 from pyro_vae.fit.training import Training
 from pyro_vae.graph import no_side_effects
-from pyro_vae.objectives import without_jit
+from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.pair import Pair
 from pyro_vae.programs import in_mode
-from pyro_vae.protocols import Objective, Program
+from pyro_vae.protocols import Objective, Program, ScheduledObjective
 from pyro_vae.support import check_support
 
 COMPILE_LEVELS = ("off", "trace")
@@ -180,6 +180,7 @@ def fit(
             while len(history) < epochs and not training.has_stalled(patience):
                 epoch, start = len(history), time.perf_counter()
                 beta = kl_weight_at(epoch, kl_warmup)
+                own_weight = objective.set_epoch(epoch) if isinstance(objective, ScheduledObjective) else 1.0
                 train = training.epoch(epoch, beta, bar.update)
                 bound = training.validate(epoch, valid_blocks, seed)
                 history.append(
@@ -187,7 +188,7 @@ def fit(
                         "epoch": epoch + 1,
                         "train_bound_nats": train,
                         "valid_bound_nats": bound,
-                        "kl_weight": beta,
+                        "kl_weight": beta * own_weight,
                         "learning_rate": float(optimizer.param_groups[0]["lr"]),
                         "seconds": round(time.perf_counter() - start, 4),
                     }

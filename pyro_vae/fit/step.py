@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.graph import NotTraceable, capture, unlike
-from pyro_vae.objectives import KLWeight, tensor_loss
+from pyro_vae.objectives.kl_weight import KLWeight
+from pyro_vae.objectives.tensor_loss import tensor_loss
 from pyro_vae.programs import local_params
 from pyro_vae.protocols import Objective, Program
 
@@ -37,7 +39,7 @@ def eager_step(
         objective: a ``pyro.infer.ELBO``.
         observe: from rows of the data to the model's input; where binarization happens.
         parameters: what the gradient is taken of.
-        warmup: whether the KL weight enters; without it the pair runs unwrapped.
+        warmup: whether the KL weight enters.
     """
     if hasattr(objective, "differentiable_loss"):
         return _step(model, guide, objective.differentiable_loss, observe, parameters, warmup)
@@ -46,9 +48,8 @@ def eager_step(
         # RenyiELBO, TraceGraph_ELBO and others have only what SVI calls: it leaves the gradients in `.grad`.
         for parameter in parameters:
             parameter.grad = None
-        weighted: Any = KLWeight(beta) if warmup else lambda program: program
-        with local_params(model, guide):
-            loss = objective.loss_and_grads(weighted(model), weighted(guide), observe(rows))  # type: ignore[attr-defined]
+        with local_params(model, guide), KLWeight(beta) if warmup else nullcontext():
+            loss = objective.loss_and_grads(model, guide, observe(rows))  # type: ignore[attr-defined]
         if all(parameter.grad is None for parameter in parameters):
             raise ValueError(
                 f"fit: {type(objective).__name__} gave no gradient: it trains only what a `pyro.param` or "
@@ -69,9 +70,8 @@ def _step(
     warmup: bool,
 ) -> LossAndGradients:
     def loss_and_gradients(rows: Tensor, beta: Tensor) -> list[Tensor]:
-        weighted: Any = KLWeight(beta) if warmup else lambda program: program
-        with local_params(model, guide):
-            loss = loss_function(weighted(model), weighted(guide), observe(rows))
+        with local_params(model, guide), KLWeight(beta) if warmup else nullcontext():
+            loss = loss_function(model, guide, observe(rows))
         gradients = torch.autograd.grad(loss, list(parameters), allow_unused=True, materialize_grads=True)
         return [loss.detach(), *(gradient.contiguous() for gradient in gradients)]
 

@@ -20,7 +20,7 @@ from pyro_vae.fit.step import LossAndGradients, TracedStep
 from pyro_vae.nonfinite import nonfinite_site
 from pyro_vae.pair import Pair
 from pyro_vae.programs import in_mode, local_params
-from pyro_vae.protocols import Objective
+from pyro_vae.protocols import Objective, ScheduledObjective
 
 
 @dataclass
@@ -96,11 +96,12 @@ class Training:
             return math.nan
         total, count = 0.0, 0
         model, guide = self.pair.model, self.pair.guide
+        objective = self.objective.final() if isinstance(self.objective, ScheduledObjective) else self.objective
         with self.own_noise(), in_mode(self.parameters.modules, training=False), torch.no_grad():
             torch.manual_seed(seed)
             for x in blocks():
                 with local_params(model, guide):
-                    loss = self.objective.loss(model, guide, x)
+                    loss = objective.loss(model, guide, x)
                 if not math.isfinite(loss):
                     raise self._stopped(f"the validation loss became {loss} at epoch {index + 1}", x)
                 total -= loss / self._stands_for(x) * len(x)
@@ -127,7 +128,8 @@ class Training:
     @property
     def best_epoch(self) -> int | None:
         """The first epoch (from 1) with the best validation bound, among those with the full KL weight."""
-        rows = [row for row in self.history if row["kl_weight"] == 1.0]
+        full = self.objective.final_kl_weight() if isinstance(self.objective, ScheduledObjective) else 1.0
+        rows = [row for row in self.history if row["kl_weight"] == full]
         return int(max(rows, key=lambda row: row["valid_bound_nats"])["epoch"]) if rows else None
 
     def has_stalled(self, patience: int | None) -> bool:

@@ -1,7 +1,30 @@
-"""Lower bounds and gradient estimators, each a ``pyro.infer.ELBO``; for now Pyro's own, and a KL weight."""
+"""Lower bounds and gradient estimators, each a ``pyro.infer.ELBO``; ``Trace_ELBO`` is Pyro's own."""
 
-from pyro_vae.objectives.kl_weight import KLWeight
-from pyro_vae.objectives.tensor_loss import tensor_loss
-from pyro_vae.objectives.without_jit import without_jit
+from pyro.infer import Trace_ELBO
 
-__all__ = ["KLWeight", "tensor_loss", "without_jit"]
+from pyro_vae.objectives.analytic_kl import AnalyticKL
+from pyro_vae.objectives.beta_elbo import BetaELBO
+from pyro_vae.objectives.ciwae import CIWAE
+from pyro_vae.objectives.dreg import DReG
+from pyro_vae.objectives.free_bits import FreeBits
+from pyro_vae.objectives.iwae import IWAE
+from pyro_vae.objectives.miwae import MIWAE
+from pyro_vae.objectives.piwae import PIWAE
+from pyro_vae.objectives.renyi import RenyiBound
+from pyro_vae.objectives.reweighted_wake_sleep import ReweightedWakeSleep
+from pyro_vae.objectives.sticking_the_landing import StickingTheLanding
+
+__all__ = [
+    "CIWAE",
+    "IWAE",
+    "MIWAE",
+    "PIWAE",
+    "AnalyticKL",
+    "BetaELBO",
+    "DReG",
+    "FreeBits",
+    "RenyiBound",
+    "ReweightedWakeSleep",
+    "StickingTheLanding",
+    "Trace_ELBO",
+]

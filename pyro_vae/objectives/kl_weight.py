@@ -23,7 +23,8 @@ class KLWeight(Messenger):
     >>> import torch, pyro
     >>> from pyro import poutine, distributions as dist
     >>> half = KLWeight(torch.tensor(0.5))
-    >>> trace = poutine.trace(half(lambda: pyro.sample("z", dist.Normal(0.0, 1.0)))).get_trace()
+    >>> with half:
+    ...     trace = poutine.trace(lambda: pyro.sample("z", dist.Normal(0.0, 1.0))).get_trace()
     >>> trace.nodes["z"]["scale"]
     tensor(0.5000)
     """
@@ -33,5 +34,7 @@ class KLWeight(Messenger):
         self.beta = beta
 
     def _pyro_sample(self, msg: Any) -> None:
-        if not msg["is_observed"] and not isinstance(msg["fn"], _Subsample):
+        # A factor in the guide's density is observed, and auxiliary.
+        is_latent = not msg["is_observed"] or msg["infer"].get("is_auxiliary")
+        if is_latent and not isinstance(msg["fn"], _Subsample):
             msg["scale"] = msg["scale"] * self.beta

@@ -22,7 +22,7 @@ from pyro_vae.fit.parameters import Parameters
 from pyro_vae.fit.step import MAX_GRAPHS, TracedStep
 from pyro_vae.graph import no_side_effects
 from pyro_vae.models import VAE
-from pyro_vae.objectives import KLWeight
+from pyro_vae.objectives.kl_weight import KLWeight
 from pyro_vae.programs import modules_of
 
 ONE = torch.ones(())

@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from pyro_vae import guides, log_weights
 from pyro_vae.graph import capture
+from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.models import VAE
 from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.pair import Pair
@@ -17,6 +18,17 @@ from pyro_vae.particles import PARTICLES
 from pyro_vae.protocols import PosteriorGuide
 
 X_SHAPE, LATENT_DIM = (1, 3, 2), 4
+EVERY_IMAGE = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6).reshape(-1, *X_SHAPE)
+"""All that `binary` can draw: what a guide that is not amortized is made with."""
+
+
+def model_without_parameters(x):
+    """For a guide that runs a model: takes x of either dtype."""
+    with pyro.plate("data", len(x), dim=-1):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(LATENT_DIM), 1.0).to_event(1))
+        loc = z.sin().sum(-1).reshape(-1, 1, 1, 1).expand(-1, *X_SHAPE)
+        pyro.sample("x", dist.Normal(loc, 1.0).to_event(3), obs=x)
+
 
 MAKE = {
     "FullRankGuide": lambda: guides.FullRankGuide(X_SHAPE, LATENT_DIM, (5,)),
@@ -24,9 +36,14 @@ MAKE = {
     "InverseAutoregressiveGuide": lambda: guides.InverseAutoregressiveGuide(
         X_SHAPE, LATENT_DIM, (5,), num_flows=2, flow_hidden_dims=(6,), context_dim=3
     ),
+    "LocalGuide": lambda: guides.LocalGuide(X_SHAPE, LATENT_DIM, data=EVERY_IMAGE),
     "LowRankGuide": lambda: guides.LowRankGuide(X_SHAPE, LATENT_DIM, (5,), rank=2),
     "MeanFieldGuide": lambda: guides.MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)),
+    "MixtureGuide": lambda: guides.MixtureGuide(X_SHAPE, LATENT_DIM, (5,), num_components=3),
     "PlanarGuide": lambda: guides.PlanarGuide(X_SHAPE, LATENT_DIM, (5,), num_flows=2),
+    "SemiAmortizedGuide": lambda: guides.SemiAmortizedGuide(
+        X_SHAPE, LATENT_DIM, (5,), num_steps=2, model=model_without_parameters
+    ),
     "SplineGuide": lambda: guides.SplineGuide(
         X_SHAPE, LATENT_DIM, (5,), num_flows=2, flow_hidden_dims=(6,), context_dim=3, num_bins=4
     ),
@@ -59,6 +76,9 @@ def test_every_guide_is_here():
 
 
 every_guide = pytest.mark.parametrize("name", guides.__all__)
+with_an_encoder = pytest.mark.parametrize(
+    "name", [name for name in guides.__all__ if issubclass(getattr(guides, name), AmortizedGuide)]
+)
 every_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 
 
@@ -201,11 +221,11 @@ def test_the_parameter_store_stays_empty(name):
     assert len(pyro.get_param_store()) == 0
 
 
-@every_guide
+@with_an_encoder
 def test_an_encoder_with_the_wrong_number_of_features_is_told_so(name):
     guide = make(name)
     guide.encoder = nn.Linear(6, 3)
-    with pytest.raises(ValueError, match=rf"{name}: `encoder` must return 4 \(location\) \+ .* features; got shape"):
+    with pytest.raises(ValueError, match=rf"{name}: `encoder` must return \d+ \(location\) \+ .* features; got shape"):
         guide(binary(4))
 
 

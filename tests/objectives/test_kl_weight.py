@@ -6,7 +6,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from pyro_vae.objectives import KLWeight
+from pyro_vae.objectives.kl_weight import KLWeight
 
 
 class Programs(nn.Module):

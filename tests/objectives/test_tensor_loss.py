@@ -6,7 +6,7 @@ from pyro.infer import JitTrace_ELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanFiel
 from torch import Tensor, nn
 
 from pyro_vae.graph import NotTraceable
-from pyro_vae.objectives import tensor_loss
+from pyro_vae.objectives.tensor_loss import tensor_loss
 from pyro_vae.programs import local_params
 
 D = 3

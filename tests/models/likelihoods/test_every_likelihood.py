@@ -5,14 +5,19 @@ import torch
 from torch.distributions import Distribution
 from torch.testing import assert_close
 
-from pyro_vae.models import likelihoods
+from pyro_vae.graph import capture
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE, likelihoods
+from pyro_vae.pair import Pair
 from pyro_vae.protocols import Likelihood
 
 X_SHAPE, LATENT_DIM = (1, 3, 2), 4
 
 MAKE = {
     "BernoulliLikelihood": lambda: likelihoods.BernoulliLikelihood(X_SHAPE, LATENT_DIM, (5,)),
+    "CategoricalLikelihood": lambda: likelihoods.CategoricalLikelihood(X_SHAPE, LATENT_DIM, (5,)),
     "ContinuousBernoulliLikelihood": lambda: likelihoods.ContinuousBernoulliLikelihood(X_SHAPE, LATENT_DIM, (5,)),
+    "DiscretizedLogisticLikelihood": lambda: likelihoods.DiscretizedLogisticLikelihood(X_SHAPE, LATENT_DIM, (5,)),
     "GaussianLikelihood": lambda: likelihoods.GaussianLikelihood(X_SHAPE, LATENT_DIM, (5,)),
 }
 
@@ -79,3 +84,22 @@ def test_the_bias_starts_at_the_mean(name):
     assert_close(likelihood(torch.zeros(LATENT_DIM).double()).mean, mean, rtol=1e-8, atol=1e-8)
     with pytest.raises(ValueError, match=rf"{name}: mean must have shape \(1, 3, 2\); got \(6,\)"):
         likelihood.initialize_bias(mean.flatten())
+
+
+@every_likelihood
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_it_survives_being_captured_with_its_gradient(name, dtype):
+    likelihood, guide = make(name).to(dtype), MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)).to(dtype)
+    x, other = likelihood(torch.randn(2, 4, LATENT_DIM, dtype=dtype)).sample()
+    pair = Pair(VAE(X_SHAPE, LATENT_DIM, likelihood=likelihood), guide, x)
+    assert pair.vectorizes
+
+    def step(x):
+        weights = pair.terms(x, 3).log_weight
+        return [weights.detach(), *torch.autograd.grad(weights.sum(), list(likelihood.parameters()))]
+
+    graph = capture(step, [x], [other], [pair.model, guide])
+    torch.manual_seed(2)
+    expected = step(other)
+    torch.manual_seed(2)
+    assert_close(graph(other), expected)

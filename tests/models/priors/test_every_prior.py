@@ -1,19 +1,38 @@
 """What every prior owes. A prior without an entry below fails; it is not skipped."""
 
+import pyro
 import pytest
 import torch
 from torch.distributions import Distribution
 from torch.testing import assert_close
 
-from pyro_vae.models import priors
+from pyro_vae.graph import capture
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE, priors
+from pyro_vae.pair import Pair
 from pyro_vae.protocols import Prior
 
-LATENT_DIM = 4
+X_SHAPE, LATENT_DIM = (1, 3, 2), 4
+
+
+def flow():
+    """One that has left its start, at which it is the standard normal."""
+    prior = priors.FlowPrior(LATENT_DIM, 3, (5,))
+    for layer in prior.layers:
+        torch.nn.init.normal_(layer.network.output.weight, std=0.3)
+    return prior
+
+
+def vamp():
+    return priors.VampPrior(LATENT_DIM, MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)), torch.rand(9, *X_SHAPE), 3)
+
 
 MAKE = {
+    "FlowPrior": flow,
     "GaussianMixturePrior": lambda: priors.GaussianMixturePrior(LATENT_DIM, 3),
     "StandardNormalPrior": lambda: priors.StandardNormalPrior(LATENT_DIM),
     "StudentTPrior": lambda: priors.StudentTPrior(LATENT_DIM, df=7.0),
+    "VampPrior": vamp,
 }
 
 
@@ -63,12 +82,41 @@ def test_gradient_reaches_z_and_every_parameter(name):
 
 @every_prior
 def test_the_density_integrates_to_one(name):
-    """E_q[p(z) / q(z)] = 1 with a wide Student-t as q; 200000 draws, 4 standard errors."""
+    """E_q[p(z) / q(z)] = 1 with a Student-t as q, wider than p's draws; 200000 draws, 4 standard errors."""
     p = make(name).double()()
+    draws = p.sample((10_000,))
     q = torch.distributions.Independent(
-        torch.distributions.StudentT(torch.tensor(5.0).double(), p.mean, 1.5 * p.variance.sqrt()),
-        1,
+        torch.distributions.StudentT(torch.tensor(5.0).double(), draws.mean(0), 1.5 * draws.std(0)), 1
     )
     z = q.sample((200_000,))
     ratio = (p.log_prob(z) - q.log_prob(z)).exp()
     assert abs(ratio.mean().item() - 1) < 4 * (ratio.std() / len(ratio) ** 0.5).item()
+
+
+@every_prior
+@every_dtype
+def test_it_survives_being_captured_with_its_gradient(name, dtype):
+    prior, guide = make(name).to(dtype), MeanFieldGuide(X_SHAPE, LATENT_DIM, (5,)).to(dtype)
+    x, other = torch.rand(2, 4, *X_SHAPE, dtype=dtype).round()
+    pair = Pair(VAE(X_SHAPE, LATENT_DIM, (5,), prior=prior).to(dtype), guide, x)
+    assert pair.vectorizes
+    parameters = list(prior.parameters()) + list(guide.parameters())
+
+    def step(x):
+        weights = pair.terms(x, 3).log_weight
+        return [weights.detach(), *torch.autograd.grad(weights.sum(), parameters)]
+
+    graph = capture(step, [x], [other], [pair.model, guide])
+    torch.manual_seed(2)
+    expected = step(other)
+    torch.manual_seed(2)
+    assert_close(graph(other), expected)
+
+
+@every_prior
+def test_an_expanded_prior_keeps_its_validation(name):
+    with pyro.validation_enabled(True):
+        p = make(name)()
+    for q in (p, p.expand((6,))):
+        with pytest.raises(ValueError, match="support"):
+            q.log_prob(torch.full((6, LATENT_DIM), torch.nan))

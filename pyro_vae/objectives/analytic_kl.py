@@ -1,0 +1,77 @@
+"""The ELBO with KL terms in closed form."""
+
+import logging
+from typing import Any
+
+from pyro.infer import TraceMeanField_ELBO
+from pyro.poutine import Trace
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.objectives.tensor_loss import tensor_loss
+from pyro_vae.particles import samples
+from pyro_vae.protocols import Program
+
+logger = logging.getLogger("pyro_vae")
+
+
+class AnalyticKL(TraceMeanField_ELBO):
+    """Pyro's ``TraceMeanField_ELBO``: KL terms in closed form where torch knows one, and a word where it does not.
+
+    There Pyro samples the term without saying so. Here it is said once, or refused.
+
+    Args:
+        num_particles: samples for each datum.
+        sample_rest: whether a KL without a closed form may be sampled.
+
+    Raises:
+        ValueError: (when called) the guide has a site without reparameterized sampling, or a latent site has no closed
+            KL and ``sample_rest`` is False.
+
+    References:
+        D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, appendix B, arXiv 1312.6114.
+
+    >>> AnalyticKL().num_particles
+    1
+    """
+
+    def __init__(self, num_particles: int = 1, *, sample_rest: bool = True) -> None:
+        super().__init__(num_particles=num_particles)
+        self.sample_rest = sample_rest
+        self._said: set[str] = set()
+
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        traces = super()._get_trace(model, guide, args, kwargs)
+        for site in samples(traces[1]):
+            if not site["is_observed"] and not site["fn"].has_rsample:
+                raise ValueError(
+                    f"AnalyticKL: needs reparameterized samples, and the guide's site {site['name']!r} has none. "
+                    f"Use Trace_ELBO."
+                )
+        for name, q, p in without_closed_kl(*traces):
+            text = f"site {name!r} has no closed KL of {type(q).__name__} to {type(p).__name__}"
+            if not self.sample_rest:
+                raise ValueError(f"AnalyticKL: {text}. Use Trace_ELBO, or sample_rest=True to have it sampled.")
+            if text not in self._said:
+                logger.warning("AnalyticKL: %s: it is sampled", text)
+                self._said.add(text)
+        return traces
+
+    def tensor_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
+        """Return the loss as a tensor."""
+        stock = TraceMeanField_ELBO(num_particles=self.num_particles)
+        stock._get_trace = self._get_trace
+        return tensor_loss(stock)(model, guide, *args)
+
+
+def without_closed_kl(model_trace: Trace, guide_trace: Trace) -> list[tuple[str, Any, Any]]:
+    """Return the latent sites (name, q, p) whose KL torch has no formula for."""
+    found = []
+    for name, site in model_trace.nodes.items():
+        if site["type"] == "sample" and not site["is_observed"] and name in guide_trace.nodes:
+            q, p = guide_trace.nodes[name]["fn"], site["fn"]
+            try:
+                kl_divergence(q, p)
+            except NotImplementedError:
+                found.append((name, q, p))
+    return found
