@@ -7,18 +7,26 @@ if __name__ != "pyro_vae.guides":
 
 from pyro_vae.guides.full_rank import FullRankGuide
 from pyro_vae.guides.householder import HouseholderGuide
+from pyro_vae.guides.iaf import InverseAutoregressiveGuide
 from pyro_vae.guides.local import LocalGuide
 from pyro_vae.guides.low_rank import LowRankGuide
 from pyro_vae.guides.mean_field import MeanFieldGuide
 from pyro_vae.guides.mixture import MixtureGuide
+from pyro_vae.guides.planar import PlanarGuide
 from pyro_vae.guides.semi_amortized import SemiAmortizedGuide
+from pyro_vae.guides.spline import SplineGuide
+from pyro_vae.guides.sylvester import SylvesterGuide
 
 __all__ = [
     "FullRankGuide",
     "HouseholderGuide",
+    "InverseAutoregressiveGuide",
     "LocalGuide",
     "LowRankGuide",
     "MeanFieldGuide",
     "MixtureGuide",
+    "PlanarGuide",
     "SemiAmortizedGuide",
+    "SplineGuide",
+    "SylvesterGuide",
 ]
