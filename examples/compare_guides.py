@@ -56,9 +56,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     data = pyro_vae.load_data(args.data, seed=args.seed)
     test = data.test[: args.num_test]
-    print(
-        f"{data}\n{len(test)} test images; nats per image with their Monte Carlo s.e.; differences are paired by image\n"
-    )
+    print(f"{data}\n{len(test)} test images, nats per image. In brackets the Monte Carlo s.e. of the bounds, and for\n"
+          "differences the paired s.e. over images.\n")  # fmt: skip
     print(f"{'guide':16s} {'ELBO':>17s} {'log p(x) >=':>17s} {'gap':>14s} {'ELBO over first':>16s} "
           f"{'ms/step':>8s} {'parameters':>10s}", flush=True)  # fmt: skip
     rows, pairs, first = {}, {}, None
