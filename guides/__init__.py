@@ -5,9 +5,10 @@ if __name__ != "pyro_vae.guides":
         f"imported as {__name__!r}: import pyro_vae.guides instead. (Under two names every class would exist twice.)"
     )
 
+from pyro_vae.guides.auxiliary import AuxiliaryGuide
 from pyro_vae.guides.full_rank import FullRankGuide
 from pyro_vae.guides.householder import HouseholderGuide
 from pyro_vae.guides.low_rank import LowRankGuide
 from pyro_vae.guides.mean_field import MeanFieldGuide
 
-__all__ = ["FullRankGuide", "HouseholderGuide", "LowRankGuide", "MeanFieldGuide"]
+__all__ = ["AuxiliaryGuide", "FullRankGuide", "HouseholderGuide", "LowRankGuide", "MeanFieldGuide"]

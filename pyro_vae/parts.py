@@ -28,7 +28,7 @@ def part_names(kind: str) -> dict[str, type]:
         kind: ``"guide"``, ``"prior"``, ``"likelihood"`` or ``"objective"``.
 
     >>> sorted(part_names("guide"))
-    ['full_rank', 'householder', 'low_rank', 'mean_field']
+    ['auxiliary', 'full_rank', 'householder', 'low_rank', 'mean_field']
     """
     package = importlib.import_module(PACKAGES[kind])
     classes = [getattr(package, name) for name in package.__all__]
