@@ -14,8 +14,8 @@ from pyro_vae.sites import AUXILIARY, LATENT, PLATE, REVERSE
 START = 0.1
 """What multiplies Glorot's weights where z takes v in, and where r takes z in.
 
-At 1 a fresh guide is far from mean-field, and pays for a reverse model that knows nothing. At 0, where v and z do not
-feel one another, the gradient of each of the two vanishes for as long as the other is 0.
+At 1 a fresh guide is far from mean-field, and pays for a reverse model that knows nothing. At 0, v and z would not
+feel one another, and to first order neither network gains by changing that alone.
 """
 
 LIMIT = 10.0

@@ -23,6 +23,14 @@ def before_bound(log_scale):
     return LIMIT * torch.atanh(log_scale / LIMIT)
 
 
+def linear(blocks, bias):
+    """The linear layer with this weight, in blocks row by row, and this bias."""
+    weight = torch.cat([torch.cat(row, 1) for row in blocks])
+    layer = nn.Linear(*weight.T.shape).double()
+    layer.weight.data, layer.bias.data = weight, torch.cat(bias)
+    return layer
+
+
 class LinearAuxiliary:
     """A guide with linear networks whose marginal is N(gain x + offset, covariance), and its exact reverse.
 
@@ -40,36 +48,19 @@ class LinearAuxiliary:
         self.stretch = (noise / variances).sqrt()
         loadings = axes * (variances - noise).sqrt()
         v_gain, v_offset = torch.randn(dim, x_dim).double(), torch.randn(dim).double()
-        encoder, conditional, reverse = (
-            nn.Linear(x_dim, 4 * dim).double(),
-            nn.Linear(3 * dim, 2 * dim).double(),
-            nn.Linear(3 * dim, 2 * dim).double(),
-        )
-        back = (variances - noise).sqrt() / variances * axes
-        eye, none = torch.eye(dim).double(), torch.zeros(dim, dim).double()
         turned = loadings / self.scale
-        for layer, weight, bias in (
-            (
-                encoder,
-                torch.cat([v_gain, torch.zeros(dim, x_dim).double(), gain - turned @ v_gain, gain]),
-                torch.cat([v_offset, self.scale.log(), offset - turned @ v_offset, offset]),
-            ),
-            (
-                conditional,
-                torch.cat([torch.cat([eye, none, turned], 1), torch.cat([none, none, none], 1)]),
-                torch.cat([torch.zeros(dim).double(), before_bound(0.5 * noise.log()).expand(dim)]),
-            ),
-            (
-                reverse,
-                torch.cat([torch.cat([none, -back.T, back.T], 1), torch.cat([none, none, none], 1)]),
-                torch.cat([torch.zeros(dim).double(), before_bound(self.stretch.log())]),
-            ),
-        ):
-            with torch.no_grad():
-                layer.weight.copy_(weight)
-                layer.bias.copy_(bias)
-        self.guide = AuxiliaryGuide((x_dim,), dim, context_dim=2 * dim, encoder=encoder).double()
-        self.guide.conditional, self.guide.reverse = conditional, reverse
+        back = ((variances - noise).sqrt() / variances * axes).T
+        eye, none = torch.eye(dim).double(), torch.zeros(dim, dim).double()
+        encoder = linear(
+            [[v_gain], [torch.zeros_like(v_gain)], [gain - turned @ v_gain], [gain]],
+            [v_offset, self.scale.log(), offset - turned @ v_offset, offset],
+        )
+        self.guide = AuxiliaryGuide((x_dim,), dim, context_dim=2 * dim, encoder=encoder)
+        noise_scale = before_bound(0.5 * noise.log()).expand(dim)
+        self.guide.conditional = linear([[eye, none, turned], [none, none, none]], [none[0], noise_scale])
+        self.guide.reverse = linear(
+            [[none, -back, back], [none, none, none]], [none[0], before_bound(self.stretch.log())]
+        )
         self.guide.requires_grad_(False)
 
     @classmethod
@@ -99,33 +90,33 @@ class LinearAuxiliary:
 def test_with_the_exact_reverse_weights_are_those_of_the_marginal(linear_gaussian, recorder):
     case = linear_gaussian
     root = torch.randn(3, 3).double()
-    linear = LinearAuxiliary(torch.randn(3, 5).double(), torch.randn(3).double(), root @ root.T + 0.1 * torch.eye(3))
-    x, guide = case.data(7), recorder(linear.guide)
+    auxiliary = LinearAuxiliary(torch.randn(3, 5).double(), torch.randn(3).double(), root @ root.T + 0.1 * torch.eye(3))
+    x, guide = case.data(7), recorder(auxiliary.guide)
     found = log_weights(case.model, guide, x, num_samples=4)
     z, v = guide.values["z"], guide.values["v"]
     prior = torch.distributions.Normal(torch.zeros(3).double(), 1.0).log_prob(z).sum(-1)
     mean = z @ case.model.loadings.T + case.model.bias
     likelihood = torch.distributions.Normal(mean, case.model.log_scale.exp()).log_prob(x).sum(-1)
-    assert_close(found, prior + likelihood - linear.marginal(x).log_prob(z), rtol=1e-10, atol=1e-10)
+    assert_close(found, prior + likelihood - auxiliary.marginal(x).log_prob(z), rtol=1e-10, atol=1e-10)
     assert v.shape == z.shape == (4, 7, 3)
 
 
 def test_every_weight_equals_the_evidence_where_the_marginal_is_the_posterior(linear_gaussian):
     """A full covariance, out of diagonal Gaussians."""
     case = linear_gaussian
-    linear, x = LinearAuxiliary.at_the_posterior(case.model), case.data(7)
-    off_diagonal = linear.covariance - linear.covariance.diagonal().diag()
+    auxiliary, x = LinearAuxiliary.at_the_posterior(case.model), case.data(7)
+    off_diagonal = auxiliary.covariance - auxiliary.covariance.diagonal().diag()
     assert off_diagonal.abs().max() > 0.01
-    found = log_weights(case.model, linear.guide, x, num_samples=3)
+    found = log_weights(case.model, auxiliary.guide, x, num_samples=3)
     assert_close(found, case.evidence(x).expand(3, 7), rtol=1e-10, atol=1e-10)
 
 
 def test_a_wrong_reverse_costs_its_divergence(linear_gaussian):
     """The mean bound is below the evidence by E[KL(q(v | x, z) || r)], to 4 of its standard errors."""
     case = linear_gaussian
-    linear, x = LinearAuxiliary.at_the_posterior(case.model), case.data(50)
-    cost = linear.spoil_reverse()
-    found = elbo_terms(case.model, linear.guide, x, num_samples=4000, seed=0)
+    auxiliary, x = LinearAuxiliary.at_the_posterior(case.model), case.data(50)
+    cost = auxiliary.spoil_reverse()
+    found = elbo_terms(case.model, auxiliary.guide, x, num_samples=4000, seed=0)
     lost = case.evidence(x).mean().item() - found.mean
     assert abs(lost - cost) < 4 * found.standard_error
     assert cost > 100 * found.standard_error
@@ -134,11 +125,11 @@ def test_a_wrong_reverse_costs_its_divergence(linear_gaussian):
 def test_importance_weighting_closes_the_gap_from_below(linear_gaussian):
     """With a wrong reverse: ELBO < bound at K = 5 < evidence by 4 standard errors each; at K = 1000 a tenth is left."""
     case = linear_gaussian
-    linear, x = LinearAuxiliary.at_the_posterior(case.model), case.data(200)
-    linear.spoil_reverse()
-    elbo = elbo_terms(case.model, linear.guide, x, num_samples=100, seed=0)
+    auxiliary, x = LinearAuxiliary.at_the_posterior(case.model), case.data(100)
+    auxiliary.spoil_reverse()
+    elbo = elbo_terms(case.model, auxiliary.guide, x, num_samples=100, seed=0)
     evidence = case.evidence(x).mean().item()
-    few, many = (log_likelihood(case.model, linear.guide, x, num_samples=k, seed=1) for k in (5, 1000))
+    few, many = (log_likelihood(case.model, auxiliary.guide, x, num_samples=k, seed=1) for k in (5, 1000))
     assert few.mean - elbo.mean > 4 * (few.standard_error + elbo.standard_error)
     assert evidence - few.mean > 4 * few.standard_error
     assert abs(evidence - many.mean) < 0.1 * (evidence - few.mean)
@@ -212,9 +203,9 @@ def test_active_units_of_a_guide_without_a_posterior(linear_gaussian):
     case = linear_gaussian
     gain = torch.randn(3, 5).double()
     gain[1] = 0
-    linear, x = LinearAuxiliary(gain, torch.randn(3).double(), 0.01 * torch.eye(3).double()), case.data(500)
-    assert not isinstance(linear.guide, PosteriorGuide)
-    found = active_units(linear.guide, x)
+    auxiliary, x = LinearAuxiliary(gain, torch.randn(3).double(), 0.01 * torch.eye(3).double()), case.data(500)
+    assert not isinstance(auxiliary.guide, PosteriorGuide)
+    found = active_units(auxiliary.guide, x)
     assert found.active.tolist() == [True, False, True]
     assert_close(found.variance, (x @ gain.T).var(0), rtol=0.02, atol=1e-3)
 
