@@ -132,7 +132,7 @@ def posteriors(pairs: dict, x: Tensor) -> Figure:
                 grid = torch.cartesian_prod(a, b)
                 log_joint = model.prior().log_prob(grid) + model.likelihood(grid).log_prob(image)
                 extent = (low[0].item(), high[0].item(), low[1].item(), high[1].item())
-                exact = log_joint.softmax(0).reshape(SIDE, SIDE).T
+                exact = log_joint.softmax(0).reshape(SIDE, SIDE).T.numpy()
                 panel.imshow(exact, origin="lower", extent=extent, aspect="auto", cmap="Greys")
                 density = gaussian_kde(z.T.numpy())(grid.T.numpy()).reshape(SIDE, SIDE).T
                 panel.contour(a, b, density, levels=[density.max() * share for share in (0.05, 0.3, 0.7)], colors="C3")
