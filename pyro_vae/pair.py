@@ -2,8 +2,9 @@
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +21,17 @@ from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.graph import no_side_effects
 from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.nonfinite import find_nonfinite
-from pyro_vae.particles import PARTICLES, BatchPlate, LogTerms, Particles, Site, samples
+from pyro_vae.particles import (
+    PARTICLES,
+    BatchPlate,
+    LogTerms,
+    Particles,
+    Site,
+    rest_of_scale,
+    same_order,
+    samples,
+    subsamples,
+)
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.sites import PLATE
@@ -37,15 +48,15 @@ def unchanged(trace: poutine.Trace) -> poutine.Trace:
 
 
 class FixedRows(Messenger):
-    """Makes a subsampled plate take the given rows."""
+    """Makes subsampled plates take the given rows, by the plate's name."""
 
-    def __init__(self, plate: str, rows: Tensor) -> None:
+    def __init__(self, rows: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.plate, self.rows = plate, rows
+        self.rows = rows
 
     def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] == self.plate and isinstance(msg["fn"], _Subsample):
-            msg["value"], msg["done"] = self.rows, True
+        if isinstance(msg["fn"], _Subsample) and msg["name"] in self.rows:
+            msg["value"], msg["done"] = self.rows[msg["name"]], True
 
 
 class Pair:
@@ -87,6 +98,12 @@ class Pair:
         self.normalized = all(_is_normalized(site["fn"]) for site in samples(model_trace))
         observed = [site for site in samples(model_trace) if site["is_observed"]]
         self.discrete_dims = discrete_dims(observed, self.plate.size)
+        latent = [site for site in samples(guide_trace) if not site["is_observed"]]
+        self.same_order = same_order(model_trace, guide_trace)
+        self.scales_agree = all(_equal(rest_of_scale(site), rest_of_scale(observed[0])) for site in observed)
+        self.latent_scales_agree = all(
+            _equal(site["scale"], latent[0]["scale"]) and _equal(_mask(site), _mask(latent[0])) for site in latent
+        )
         self.outputs = max(map(_largest_parameter, observed)) // self.plate.size
         self._particle_dim = -depth - 1
 
@@ -100,10 +117,26 @@ class Pair:
             at: makes the trace whose values the model takes out of the guide's.
         """
         args = as_args(x)
-        with nullcontext() if rows is None else FixedRows(self.plate.name, rows):
+        with nullcontext() if rows is None else FixedRows({self.plate.name: rows}):
             if self.vectorizes:
                 return [self._run(args, num_samples, at=at)]
-            return [self._run(args, at=at) for _ in range(num_samples)]
+            first = self._run(args, at=at)
+            # All samples of a datum are of the same datum.
+            with FixedRows(subsamples(first.model_trace) | subsamples(first.guide_trace)):
+                return [first, *(self._run(args, at=at) for _ in range(num_samples - 1))]
+
+    @cached_property
+    def guide_repeats(self) -> bool:
+        """Whether the guide, run again with the values it drew, gives them the density it gave before.
+
+        One with dropout does not, whose later run drops other units.
+        """
+        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+            first = self._run(self._args)
+            with FixedRows(subsamples(first.guide_trace)):
+                again = self.rerun_guide(self._args, first.guide_trace)
+            before, after = first.terms().log_guide, replace(first, guide_trace=again).terms().log_guide
+        return torch.allclose(before, after, rtol=1e-4, atol=1e-4, equal_nan=True)
 
     def rerun_guide(self, x: Any, trace: poutine.Trace) -> poutine.Trace:
         """Run the guide on x with the values, and as many samples, as a trace of it holds."""
@@ -137,7 +170,7 @@ class Pair:
                 if self._same_alone(together, particles, noise.draws):
                     return True
                 reason = "a sample's weight depends on the samples beside it"
-        logger.warning("log_weights: samples are run one by one, which is slower: %s", reason)
+        logger.warning("samples of this pair are run one by one, which is slower: %s", reason)
         return False
 
     def _quiet(self) -> AbstractContextManager[None]:
@@ -222,6 +255,15 @@ class Pair:
 def _rows(args: tuple[Any, ...]) -> int | None:
     tensors = (arg for arg in args if isinstance(arg, Tensor) and arg.ndim > 0)
     return next((len(tensor) for tensor in tensors), None)
+
+
+def _equal(one: Any, other: Any) -> bool:
+    one, other = torch.as_tensor(one), torch.as_tensor(other)
+    return one.numel() == other.numel() and bool(one.flatten().isclose(other.flatten()).all())
+
+
+def _mask(site: Site) -> Any:
+    return True if site["mask"] is None else site["mask"]
 
 
 def _largest_parameter(site: Site) -> int:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pyro.distributions.util import scale_and_mask
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
@@ -74,9 +75,12 @@ class Particles:
     @property
     def shape(self) -> tuple[int, int]:
         """The number of samples and of data in this run."""
-        plates = [f for s in (*samples(self.guide_trace), *samples(self.model_trace)) for f in s["cond_indep_stack"]]
+        sites = [*samples(self.guide_trace), *samples(self.model_trace)]
+        plates = [f for site in sites for f in site["cond_indep_stack"]]
         num_samples = next((f.size for f in plates if f.name == PARTICLES), 1)
-        return num_samples, next(f.size for f in plates if f.name == self.plate.name)
+        # A plate made without a size (-1) takes that of what is inside it.
+        size = next(f.size for f in plates if f.name == self.plate.name)
+        return num_samples, size if size >= 0 else sites[0]["fn"].batch_shape[self.plate.dim]
 
     @property
     def latents(self) -> list[Site]:
@@ -88,23 +92,38 @@ class Particles:
         model, guide = ([1.0 for _ in samples(trace)] for trace in (self.model_trace, self.guide_trace))
         return self._sum(model, guide)
 
-    def guide_factors(self) -> Tensor:
-        """Return the sum of the factors in the guide's density, ``(num_samples, batch)``; they may be unnormalised."""
+    def guide_factors(self) -> Tensor | None:
+        """Return the sum of the factors in the guide's density, ``(num_samples, batch)``, if there are any."""
         factors = [site for site in samples(self.guide_trace) if site["is_observed"]]
-        return self.log_prob(factors, [self.inner_scale(site) for site in factors])
+        return self.log_prob(factors, [self.inner_scale(site) for site in factors]) if factors else None
+
+    def scores(self) -> list[tuple[str, Tensor]]:
+        """Return, by site, what the guide's density owes the score function's gradient, ``(num_samples, batch)``.
+
+        Of a reparameterized site, nothing. Neither scales nor masks enter: they change no law that is drawn from.
+        """
+        found = []
+        for site in samples(self.guide_trace):
+            fn = site["fn"]
+            if fn.has_rsample and type(fn).score_parts is TorchDistributionMixin.score_parts:
+                continue
+            score = fn.score_parts(site["value"], *site["args"], **site["kwargs"]).score_function
+            if not is_identically_zero(score):
+                found.append((site["name"], self.per_datum(score)))
+        return found
 
     def scaled_terms(self) -> tuple[LogTerms, Any]:
         r"""Return the log-terms for a bound that is not linear in them, and the weight of each datum outside it.
 
         A site's scale is the product of what its plates' subsamples stand for and of a rest r. The batch plate's
-        factor, and r of the (first) observed site, multiply the bound of a datum: its logarithm knows neither
-        how many data there are nor how the loss is scaled. The factor of an inner plate, and r relative to that of
-        the observed site (as a KL weight on latent sites), multiply the site's log-probability inside.
+        factor, and the r of observed sites, multiply the bound of a datum: its logarithm knows neither how many data
+        there are nor how the loss is scaled. The factor of an inner plate, and a latent site's r relative to that of
+        the observed ones (as a KL weight), multiply the site's log-probability inside.
         """
         model, guide = list(samples(self.model_trace)), list(samples(self.guide_trace))
         observed = next(site for site in model if site["is_observed"])
         inner_model, inner_guide = ([self.inner_scale(site) for site in sites] for sites in (model, guide))
-        weight = _rest_of_scale(observed) * _subsampling(observed) / _subsampling(observed, but=self.plate.name)
+        weight = rest_of_scale(observed) * _subsampling(observed) / _subsampling(observed, but=self.plate.name)
         return self._sum(inner_model, inner_guide), weight.squeeze() if isinstance(weight, Tensor) else weight
 
     def log_prob(self, sites: list[Site], scales: list[Any]) -> Tensor:
@@ -115,7 +134,9 @@ class Particles:
             log_prob = scale_and_mask(log_prob, scale=scale, mask=site["mask"])
             log_prob = self.per_datum(log_prob)
             total = log_prob if total is None else total + log_prob
-        return torch.zeros(self.shape) if total is None else total.expand(self.shape)
+        if total is None:
+            return torch.zeros(self.shape, device=next(samples(self.model_trace))["value"].device)
+        return total.expand(self.shape)
 
     def per_datum(self, values: Tensor) -> Tensor:
         """Sum values ``(*batch_dims)`` of a site over all dims but samples and batch."""
@@ -139,14 +160,29 @@ class Particles:
     def inner_scale(self, site: Site) -> Any:
         """Return what multiplies a site's log-probability inside the bound of a datum."""
         observed = next(site for site in samples(self.model_trace) if site["is_observed"])
-        return _rest_of_scale(site) / _rest_of_scale(observed) * _subsampling(site, but=self.plate.name)
+        return rest_of_scale(site) / rest_of_scale(observed) * _subsampling(site, but=self.plate.name)
 
 
 def samples(trace: Trace) -> Iterator[Site]:
-    """Iterate over the sample sites of a trace that are not a plate's subsample."""
+    """Iterate over the sample sites of a trace, less subsamples of plates and ``pyro.deterministic`` values."""
     return (
-        site for site in trace.nodes.values() if site["type"] == "sample" and not isinstance(site["fn"], _Subsample)
+        site
+        for site in trace.nodes.values()
+        if site["type"] == "sample"
+        and not isinstance(site["fn"], _Subsample)
+        and not site["infer"].get("_deterministic")
     )
+
+
+def subsamples(trace: Trace) -> dict[str, Tensor]:
+    """Return the rows that each subsampled plate of a trace took."""
+    return {name: site["value"] for name, site in trace.nodes.items() if isinstance(site.get("fn"), _Subsample)}
+
+
+def same_order(model_trace: Trace, guide_trace: Trace) -> bool:
+    """Whether the guide samples the model's latent sites in the model's order."""
+    names = [site["name"] for site in samples(model_trace) if not site["is_observed"]]
+    return names == [site["name"] for site in samples(guide_trace) if site["name"] in names]
 
 
 def _unzip(pairs: list[tuple[Site, Any]]) -> tuple[list[Site], list[Any]]:
@@ -162,5 +198,6 @@ def _subsampling(site: Site, but: str | None = None) -> float:
     return factor
 
 
-def _rest_of_scale(site: Site) -> Any:
+def rest_of_scale(site: Site) -> Any:
+    """Return the site's scale less what comes of its plates' subsamples."""
     return site["scale"] / _subsampling(site)

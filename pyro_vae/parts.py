@@ -76,7 +76,9 @@ def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
     name, bracket, rest = text.strip().partition("(")
     try:
         call = ast.parse(f"_({rest}" if bracket else "_()", mode="eval").body
-        if not name or not isinstance(call, ast.Call) or call.args or any(k.arg is None for k in call.keywords):
+        if not (name and isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            raise ValueError(text)
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError(text)
         return name.strip(), {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError) as error:

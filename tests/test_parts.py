@@ -91,7 +91,9 @@ def test_a_part_is_written_as_a_call(text, expected):
     assert parse_part("guide", text) == expected
 
 
-@pytest.mark.parametrize("text", ["low_rank(4)", "low_rank(rank=4", "low_rank(rank=x)", "low_rank(**a)", "(rank=1)"])
+@pytest.mark.parametrize(
+    "text", ["low_rank(4)", "low_rank(rank=4", "low_rank(rank=x)", "low_rank(**a)", "(rank=1)", "low_rank(rank=4)(x=1)"]
+)
 def test_what_is_no_call_is_refused(text):
     with pytest.raises(ValueError, match=r"guide: cannot read .* write NAME or NAME\(option=value, ...\)"):
         parse_part("guide", text)

@@ -239,7 +239,7 @@ def test_the_conditional_vae_example(digits, caplog):
     assert_close(found, torch.stack([cvae.by_hand(*digits, z) for z in guide.z[-4:]]), **EXACT)
     assert len(caplog.records) == 1
     message = caplog.records[0].getMessage()
-    assert message.startswith("log_weights: samples are run one by one, which is slower: ")
+    assert message.startswith("samples of this pair are run one by one, which is slower: ")
     assert "\n" not in message
 
 

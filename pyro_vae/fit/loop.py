@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyro
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
@@ -24,9 +24,10 @@ from pyro_vae.fit.snapshot import open_folder, restore, save
 from pyro_vae.fit.step import TracedStep, eager_step
 from pyro_vae.fit.training import Training
 from pyro_vae.graph import no_side_effects
+from pyro_vae.objectives.analytic_kl import AnalyticKL
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.pair import Pair
-from pyro_vae.programs import in_mode
+from pyro_vae.programs import in_mode, local_params
 from pyro_vae.protocols import Objective, Program, ScheduledObjective
 from pyro_vae.support import check_support
 
@@ -128,6 +129,10 @@ def fit(
         for block in [] if valid_blocks is None else valid_blocks():
             check_support(model, block, block)
         parameters = Parameters.of(model, guide, x)
+        if type(objective) is TraceMeanField_ELBO:
+            # Which samples a KL without a closed form, and does not say so.
+            with local_params(model, guide):
+                AnalyticKL().loss(model, guide, x)
     optimizer = as_optimizer(optimizer, parameters.trainable)
     schedule = as_scheduler(scheduler, optimizer, epochs)
     if valid_blocks is None and patience is not None:
@@ -135,7 +140,7 @@ def fit(
     if valid_blocks is None and isinstance(schedule, ReduceLROnPlateau):
         raise ValueError("fit: ReduceLROnPlateau needs validation data; pass valid=..., or another scheduler.")
     parts = (model, guide, objective, batches.observe, parameters.trainable, kl_warmup > 0)
-    with pyro.validation_enabled(True), no_side_effects(modules, target):
+    with pyro.validation_enabled(True), no_side_effects(modules, target), in_mode(modules, training=True):
         # One step under Pyro's own checks; those that follow run without them.
         eager_step(*parts)(rows, torch.ones((), device=target))
     step = TracedStep(*parts, modules) if compile == "trace" else eager_step(*parts)

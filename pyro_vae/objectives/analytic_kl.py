@@ -6,10 +6,10 @@ from typing import Any
 from pyro.infer import TraceMeanField_ELBO
 from pyro.poutine import Trace
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.objectives.tensor_loss import tensor_loss
-from pyro_vae.particles import samples
+from pyro_vae.particles import same_order, samples
 from pyro_vae.protocols import Program
 
 logger = logging.getLogger("pyro_vae")
@@ -25,8 +25,8 @@ class AnalyticKL(TraceMeanField_ELBO):
         sample_rest: whether a KL without a closed form may be sampled.
 
     Raises:
-        ValueError: (when called) the guide has a site without reparameterized sampling, or a latent site has no closed
-            KL and ``sample_rest`` is False.
+        ValueError: (when called) the guide has a site without reparameterized sampling, model and guide sample their
+            latent sites in different orders, or one has no closed KL and ``sample_rest`` is False.
 
     References:
         D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, appendix B, arXiv 1312.6114.
@@ -48,12 +48,17 @@ class AnalyticKL(TraceMeanField_ELBO):
                     f"AnalyticKL: needs reparameterized samples, and the guide's site {site['name']!r} has none. "
                     f"Use Trace_ELBO."
                 )
+        if not same_order(*traces):
+            raise ValueError(
+                "AnalyticKL: model and guide sample their latent sites in different orders, so that a site has no KL "
+                "of its own. Use Trace_ELBO."
+            )
         for name, q, p in without_closed_kl(*traces):
-            text = f"site {name!r} has no closed KL of {type(q).__name__} to {type(p).__name__}"
+            text = f"site {name!r} has no closed KL of {base_name(q)} to {base_name(p)}"
             if not self.sample_rest:
                 raise ValueError(f"AnalyticKL: {text}. Use Trace_ELBO, or sample_rest=True to have it sampled.")
             if text not in self._said:
-                logger.warning("AnalyticKL: %s: it is sampled", text)
+                logger.warning("%s: it is sampled", text)
                 self._said.add(text)
         return traces
 
@@ -75,3 +80,10 @@ def without_closed_kl(model_trace: Trace, guide_trace: Trace) -> list[tuple[str,
             except NotImplementedError:
                 found.append((name, q, p))
     return found
+
+
+def base_name(law: Any) -> str:
+    """Return the name of a law's class, less what makes events of it."""
+    while isinstance(law, Independent):
+        law = law.base_dist
+    return type(law).__name__

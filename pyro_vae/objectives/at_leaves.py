@@ -5,7 +5,9 @@ The model is run at leaves: copies of the guide's samples that autograd cannot f
 the chain rule through the samples is completed by hand: z(phi) times a fixed derivative.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from pyro_vae.objectives.particle_bound import ParticleBound, Sampled
 from pyro_vae.pair import Pair, Revision
-from pyro_vae.particles import Particles, samples
+from pyro_vae.particles import Particles, Site, samples
 
 
 def leaves_of(trace: Trace) -> Trace:
@@ -40,52 +42,76 @@ class LeafBound(ParticleBound):
         """Where the model is run, given what the guide drew."""
         return leaves_of
 
-    def put_together(self, sampled: Sampled, joint: Tensor, path: Tensor) -> Tensor:
+    def put_together(self, sampled: Sampled, weights: Tensor, left: Callable[[Tensor, Any], Any]) -> Tensor:
         r"""Return ``(batch,)`` with two gradients: the model's, and the guide's through its samples alone.
+
+        .. math:: \sum_k a_k \Big(\nabla_\theta \log p(x, z_k) + \sum_i c_{ki}
+            \frac{\partial}{\partial z_{ki}} \log w_k \nabla_\phi z_{ki}\Big)
 
         Factors in the guide (as the reverse model of an auxiliary guide) count with the model.
 
-        .. math:: \sum_k a_k \nabla_\theta \log p(x, z_k)
-            + b_k \frac{\partial}{\partial z_k} \log \frac{p(x, z_k)}{q(z_k | x)} \nabla_\phi z_k
-
         Args:
             sampled: the batch.
-            joint: a, weights ``(total_particles, batch)``.
-            path: b, weights ``(total_particles, batch)``.
+            weights: a, ``(total_particles, batch)``.
+            left: from a, of a shape that goes with a site's elements, and what multiplies log q of those elements
+                within the bound (a KL weight, a mask) to c: what is left of the path once the score's is settled.
         """
         sampled.require_reparameterized(type(self).__name__)
         parts = []
-        sizes = [run.shape[0] for run in sampled.runs]
-        for run, a, b in zip(sampled.runs, joint.detach().split(sizes), path.detach().split(sizes), strict=True):
-            at_leaves = with_guide_at_leaves(sampled.pair, run, sampled.x)
+        chunks = weights.detach().split([run.shape[0] for run in sampled.runs])
+        for run, a in zip(sampled.runs, chunks, strict=True):
+            at_leaves = with_guide_at_leaves(type(self).__name__, sampled.pair, run, sampled.x)
             terms, _ = at_leaves.scaled_terms()
-            # A density's score has mean zero and is left out; nobody knows that of a factor.
-            direct = terms.log_joint - at_leaves.guide_factors()
-            parts.append(a * direct + through_samples(run, b * terms.log_weight))
+            factors = at_leaves.guide_factors()
+            direct = terms.log_joint if factors is None else terms.log_joint - factors
+            path = through_samples(run, weighted(a, terms.log_weight), partial(_left_of, left, run, a))
+            parts.append(weighted(a, direct) + path)
         return torch.cat(parts).sum(0)
 
 
-def with_guide_at_leaves(pair: Pair, run: Particles, x: Any) -> Particles:
-    """Return the run with the guide's density at the leaves, too: at a z that is foreign to it."""
+def _left_of(left: Callable[[Tensor, Any], Any], run: Particles, weights: Tensor, site: Site) -> Any:
+    dims = [1] * -run.particle_dim
+    dims[0], dims[run.plate.dim] = weights.shape
+    scale = run.inner_scale(site)
+    return left(weights.reshape(dims), scale if site["mask"] is None else scale * site["mask"])
+
+
+def weighted(weights: Tensor, values: Tensor) -> Tensor:
+    """Return the product, which is 0 where the weight is: there the value may be -inf."""
+    return weights * torch.where(weights > 0, values, torch.zeros_like(values))
+
+
+def with_guide_at_leaves(who: str, pair: Pair, run: Particles, x: Any) -> Particles:
+    """Return the run with the guide's density at the leaves, too: at a z that is foreign to it.
+
+    Raises:
+        ValueError: the guide has several sites, and another density when it is run again.
+    """
     trace = run.replayed
     if len(list(samples(trace))) > 1:
         # One site's law depends on another's value.
+        if not pair.guide_repeats:
+            raise ValueError(
+                f"{who}: scores the guide in a run of its own, and this guide's density changes from run to run "
+                f"(dropout?). Put it in eval mode, or use IWAE, which needs one run."
+            )
         trace = pair.rerun_guide(x, trace)
     return replace(run, guide_trace=trace)
 
 
-def through_samples(run: Particles, values: Tensor) -> Tensor:
+def through_samples(run: Particles, values: Tensor, left: Callable[[Site], Any] = lambda _: 1) -> Tensor:
     """Return ``(num_samples, batch)`` whose gradient is that of ``values`` through the samples alone.
 
     Args:
         run: with the model at leaves.
         values: what depends on the leaves, of any shape; summed.
+        left: from a site to what its gradient is multiplied with, of a shape that goes with the site's elements.
     """
     leaves = [run.replayed.nodes[site["name"]]["value"] for site in run.latents]
     slopes = torch.autograd.grad(values.sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
-    total = torch.zeros(run.shape, dtype=values.dtype, device=values.device)
+    total = torch.zeros_like(values)
     for site, slope in zip(run.latents, slopes, strict=True):
         event_dims = tuple(range(-site["fn"].event_dim, 0))
         product = site["value"] * slope
-        total = total + run.per_datum(product.sum(event_dims) if event_dims else product)
+        total = total + run.per_datum(left(site) * (product.sum(event_dims) if event_dims else product))
     return total

@@ -75,17 +75,17 @@ class BetaELBO(Trace_ELBO):
         with KLWeight(self._weight):
             return tensor_loss(Trace_ELBO(num_particles=self.num_particles))(model, guide, *args)
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss as a tensor; score-function sites are Pyro's to handle."""
         with KLWeight(self._weight):
-            return super().differentiable_loss(model, guide, *args)
+            return super().differentiable_loss(model, guide, *args, **kwargs)
 
-    def loss(self, model: Program, guide: Program, *args: Any) -> float:
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return the loss alone."""
         with KLWeight(self._weight):
-            return super().loss(model, guide, *args)
+            return super().loss(model, guide, *args, **kwargs)
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return the loss, and add its gradient to that of the parameters."""
         with KLWeight(self._weight):
-            return super().loss_and_grads(model, guide, *args)
+            return super().loss_and_grads(model, guide, *args, **kwargs)

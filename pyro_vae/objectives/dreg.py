@@ -14,15 +14,17 @@ class DReG(LeafBound):
         \frac{\partial}{\partial z_k} \log \frac{p(x, z_k)}{q(z_k | x)} \nabla_\phi z_k\Big],
         \quad \bar w_k = \frac{w_k}{\sum_j w_j}
 
-    Unbiased for IWAE's own; the model's gradient is IWAE's. The guide must be able to score any z: planar and
-    Sylvester flows cannot.
+    Unbiased for IWAE's own; the model's gradient is IWAE's. Where log q has a factor :math:`\beta` in the weights (a
+    KL weight, a mask), :math:`\bar w_k - \beta \bar w_k (1 - \bar w_k)` takes the square's place. The guide must be
+    able to score any z: planar and Sylvester flows cannot.
 
     Args:
         num_particles: K, samples for each datum.
         plate: the batch plate's name, needed only where several plates would do.
 
     Raises:
-        ValueError: ``num_particles`` is below 1; (when called) the guide has a site without reparameterized sampling.
+        ValueError: ``num_particles`` is below 1; (when called) the guide has a site without reparameterized sampling,
+            or sites with different scales or masks.
 
     References:
         G. Tucker, D. Lawson, S. Gu, C. Maddison (2019), *Doubly reparameterized gradient estimators for Monte Carlo
@@ -41,5 +43,11 @@ class DReG(LeafBound):
 
     def surrogate(self, sampled: Sampled, value: Tensor) -> Tensor:  # noqa: ARG002 (the gradient is not the value's)
         """Return what is differentiated in place of the bound, ``(batch,)``."""
+        if not sampled.pair.latent_scales_agree:
+            raise ValueError(
+                "DReG: the guide's sites carry different scales or masks, for which it has no unbiased gradient. "
+                "Use IWAE, or give all latent sites the same."
+            )
         normalized = sampled.terms.log_weight.detach().softmax(0)
-        return self.put_together(sampled, joint=normalized, path=normalized.square())
+        # Of w_k's share in the sum, log q's factor times w_k (1 - w_k) is what the score turns into.
+        return self.put_together(sampled, normalized, left=lambda w, scale: 1 - scale * (1 - w))

@@ -17,8 +17,8 @@ class FreeBits(ParticleBound):
         \mathrm{KL}(q(z_j | x) \| p(z_j))\Big)
 
     The mean is over the batch, as in the paper: a group above :math:`\lambda` on average is charged as it is, one below
-    it gets no gradient from its KL. KLs are closed where both laws are registered with torch, else sampled. The value
-    is a bound on log p(x) still, a looser one than the ELBO.
+    it gets no gradient from its KL. Masked data are not counted. KLs are closed where both laws are registered with
+    torch, else sampled. The batch's value is a bound on its log p(x) still, a looser one than the ELBO.
 
     Args:
         floor: :math:`\lambda`, in nats a group.
@@ -28,8 +28,8 @@ class FreeBits(ParticleBound):
 
     Raises:
         ValueError: ``floor`` is negative, ``per`` is neither, ``num_particles`` is below 1; (when called) the guide has
-            auxiliary sites or one without reparameterized sampling, or one whose dims are not independent under
-            ``per="dim"``.
+            auxiliary sites or one without reparameterized sampling, samples its sites in another order than the model,
+            or has dims that are not independent under ``per="dim"``.
 
     References:
         D. Kingma et al. (2016), *Improved variational inference with inverse autoregressive flow*, appendix,
@@ -50,29 +50,46 @@ class FreeBits(ParticleBound):
         self.floor, self.per = floor, per
 
     def value(self, sampled: Sampled) -> Tensor:
-        """Return the bound of each datum ``(batch,)``; the batch shares its rate."""
+        """Return the bound of each datum ``(batch,)``; the batch shares its rates."""
         sampled.require_reparameterized("FreeBits")
+        if not sampled.pair.same_order:
+            raise ValueError(
+                "FreeBits: model and guide sample their latent sites in different orders, so that a site has no KL of "
+                "its own."
+            )
         charged = torch.zeros_like(sampled.terms.reconstruction[0])
         for site in sampled.runs[0].latents:
-            rates = torch.stack([self._rate(run, site["name"]) for run in sampled.runs]).mean(0)
-            scale = sampled.runs[0].inner_scale(site)
-            charged = charged + scale * rates.clamp(min=self.floor).sum()
+            found = [self._kl_of_each_datum(run, site["name"]) for run in sampled.runs]
+            kl = torch.cat(found).mean(0)
+            there = _share_there(sampled.runs[0], site).to(kl)
+            weight = (sampled.weight * there).unsqueeze(-1)
+            rates = (weight * kl).sum(0) / weight.sum().clamp(min=torch.finfo(kl.dtype).tiny)
+            charged = charged + there * rates.clamp(min=self.floor).sum() * sampled.runs[0].inner_scale(site)
         return sampled.terms.reconstruction.mean(0) - charged
 
-    def _rate(self, run: Particles, name: str) -> Tensor:
-        """Return the mean KL of each group of a site, ``(groups,)``."""
+    def _kl_of_each_datum(self, run: Particles, name: str) -> Tensor:
+        """Return the KL of each group of a site, ``(num_samples, batch, groups)``; inner plates are summed over."""
         if name not in run.model_trace.nodes:
             raise ValueError(f"FreeBits: the guide's site {name!r} is auxiliary; its KL has no meaning of its own.")
         q, p = run.guide_trace.nodes[name], run.model_trace.nodes[name]
-        if self.per == "dim":
-            kl = _kl(_independent(q), _independent(p), q["value"])
-            dims = q["fn"].event_dim
+        if self.per == "site":
+            kl = _kl(q["fn"], p["fn"], q["value"]).unsqueeze(-1)
         else:
-            kl, dims = _kl(q["fn"], p["fn"], q["value"]), 0
+            kl = _kl(_independent(q), _independent(p), q["value"])
+            event_dim = q["fn"].event_dim
+            kl = kl.flatten(-event_dim) if event_dim else kl.unsqueeze(-1)
         if q["mask"] is not None:
-            mask = torch.as_tensor(q["mask"], device=kl.device)
-            kl = torch.where(mask.reshape(mask.shape + (1,) * dims), kl, torch.zeros_like(kl))
-        return kl.reshape(-1, *kl.shape[kl.ndim - dims :]).mean(0).flatten()
+            mask = torch.as_tensor(q["mask"], device=kl.device).unsqueeze(-1)
+            kl = torch.where(mask, kl, torch.zeros_like(kl))
+        return torch.stack([run.per_datum(group).expand(run.shape) for group in kl.unbind(-1)], -1)
+
+
+def _share_there(run: Particles, site: Site) -> Tensor:
+    """Return 1 for a datum with a latent here, 0 for one that is masked, ``(batch,)``."""
+    if site["mask"] is None:
+        return torch.ones(run.shape[1], device=site["value"].device)
+    mask = torch.as_tensor(site["mask"], device=site["value"].device).expand(site["fn"].batch_shape)
+    return (run.per_datum(mask.float())[0] > 0).float()
 
 
 def _kl(q: torch.distributions.Distribution, p: torch.distributions.Distribution, z: Tensor) -> Tensor:

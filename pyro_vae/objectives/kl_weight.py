@@ -34,7 +34,7 @@ class KLWeight(Messenger):
         self.beta = beta
 
     def _pyro_sample(self, msg: Any) -> None:
-        # A factor in the guide's density is observed, and auxiliary.
-        is_latent = not msg["is_observed"] or msg["infer"].get("is_auxiliary")
+        # A factor is observed; one in a guide's density says, as Pyro asks, whether it is reparameterized.
+        is_latent = not msg["is_observed"] or "has_rsample" in vars(msg["fn"])
         if is_latent and not isinstance(msg["fn"], _Subsample):
             msg["scale"] = msg["scale"] * self.beta

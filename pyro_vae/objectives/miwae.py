@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from pyro_vae.objectives.particle_bound import ParticleBound, log_mean_exp
+from pyro_vae.objectives.particle_bound import ParticleBound, check_count, log_mean_exp
 from pyro_vae.particles import LogTerms
 
 
@@ -12,7 +12,7 @@ class MIWAE(ParticleBound):
     .. math:: L_{M,K}(x) = E\Big[\frac1M \sum_{m=1}^M \log \frac1K \sum_{k=1}^K
         \frac{p(x, z_{m,k})}{q(z_{m,k} | x)}\Big]
 
-    The signal of q's gradient falls as :math:`\sqrt{M / K}` only.
+    The signal-to-noise ratio of q's gradient goes as :math:`\sqrt{M / K}`.
 
     Args:
         num_groups: M.
@@ -30,8 +30,7 @@ class MIWAE(ParticleBound):
     """
 
     def __init__(self, num_groups: int = 8, num_particles: int = 8, *, plate: str | None = None) -> None:
-        if num_groups < 1:
-            raise ValueError(f"{type(self).__name__}: num_groups must be at least 1; got {num_groups}.")
+        check_count(type(self).__name__, "num_groups", num_groups)
         super().__init__(num_particles, plate=plate)
         self.num_groups = num_groups
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.pair import Pair, Revision, unchanged
 from pyro_vae.particles import LogTerms, Particles
+from pyro_vae.programs import modules_of
 from pyro_vae.protocols import Program
 
 
@@ -31,7 +33,7 @@ class Sampled:
         Raises:
             ValueError: names the sites.
         """
-        names = ", ".join(repr(site["name"]) for site in not_reparameterized(self.runs[0]))
+        names = ", ".join(repr(name) for name, _ in self.runs[0].scores())
         if names:
             raise ValueError(
                 f"{who}: needs reparameterized samples, and the guide's site {names} has none. Objectives that do "
@@ -46,6 +48,8 @@ class ParticleBound(Trace_ELBO):
     stands for, and any ``poutine.scale`` around the pair). That weight is never inside a logarithm; a scale on
     latent sites alone, as a KL weight :math:`\beta`, is: :math:`\log w = \log p(x|z) + \beta (\log p(z) - \log q)`.
 
+    Observed sites must carry one scale: with several there is no weight that they share.
+
     A subclass has ``bound``, and where the gradient is not the bound's own also ``surrogate``. For a latent site
     without reparameterized sampling :math:`\sum_k L(x) \nabla \log q(z_k | x)` is added to the gradient, the score
     function's: unbiased, and noisy.
@@ -55,16 +59,19 @@ class ParticleBound(Trace_ELBO):
         plate: the batch plate's name, needed only where several plates would do.
 
     Raises:
-        ValueError: ``num_particles`` is below 1.
+        ValueError: ``num_particles`` is no integer from 1; (when called) observed sites carry different scales.
         PairError: (when called) as for :func:`pyro_vae.log_weights`.
     """
 
     def __init__(self, num_particles: int = 1, *, plate: str | None = None) -> None:
-        if num_particles < 1:
-            raise ValueError(f"{type(self).__name__}: num_particles must be at least 1; got {num_particles}.")
+        check_count(type(self).__name__, "num_particles", num_particles)
         super().__init__(num_particles=num_particles)
         self.plate = plate
-        self._pair: Pair | None = None
+        self._pairs: dict[tuple[bool, ...], Pair] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the pairs that were seen: a copy or a file of an objective holds no model and no data."""
+        return {**vars(self), "_pairs": {}}
 
     @property
     def total_particles(self) -> int:
@@ -86,12 +93,12 @@ class ParticleBound(Trace_ELBO):
 
     def surrogate(self, sampled: Sampled, value: Tensor) -> Tensor:
         """Return what is differentiated in place of the bound's value, ``(batch,)``."""
-        score = [run.log_prob(sites, [1.0] * len(sites)) for run in sampled.runs if (sites := not_reparameterized(run))]
-        return value + value.detach() * torch.cat(score).sum(0) if score else value
+        scores = [score.sum(0) for run in sampled.runs for _, score in run.scores()]
+        return value + value.detach() * torch.stack(torch.broadcast_tensors(*scores)).sum(0) if scores else value
 
-    def tensor_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
+    def tensor_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss, with the gradient of the surrogate, as a tensor."""
-        sampled = self._sample(model, guide, args)
+        sampled = self._sample(model, guide, args, kwargs)
         value = self.value(sampled)
         surrogate = self.surrogate(sampled, value)
         loss = -(sampled.weight * value).sum()
@@ -100,35 +107,50 @@ class ParticleBound(Trace_ELBO):
         attached = -(sampled.weight * surrogate).sum()
         return loss.detach() + (attached - attached.detach())
 
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
+    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss, with the gradient of the surrogate, as a tensor."""
-        return self.tensor_loss(model, guide, *args)
+        return self.tensor_loss(model, guide, *args, **kwargs)
 
-    def loss(self, model: Program, guide: Program, *args: Any) -> float:
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return the loss alone."""
         with torch.no_grad():
-            sampled = self._sample(model, guide, args)
+            sampled = self._sample(model, guide, args, kwargs)
             return -(sampled.weight * self.value(sampled)).sum().item()
 
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Return the loss, and add its gradient to that of the parameters."""
-        loss = self.tensor_loss(model, guide, *args)
+        loss = self.tensor_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
         return loss.item()
 
-    def _sample(self, model: Program, guide: Program, x: Any) -> Sampled:
-        pair = self._pair
-        if pair is None or pair.model != model or pair.guide != guide:
-            pair = self._pair = Pair(model, guide, x, self.plate, local=False)
+    def _sample(self, model: Program, guide: Program, x: tuple[Any, ...], kwargs: dict[str, Any]) -> Sampled:
+        if kwargs:
+            model, guide = partial(model, **kwargs), partial(guide, **kwargs)
+        pair = self._pair(model, guide, x)
+        if not pair.scales_agree:
+            raise ValueError(
+                f"{type(self).__name__}: the observed sites carry different scales, which have no place in a "
+                f"logarithm. Use Trace_ELBO, or temper a site's distribution instead of scaling it."
+            )
         runs = pair.run(x, self.total_particles, at=self.at)
         scaled = [run.scaled_terms() for run in runs]
         return Sampled(pair, x, runs, LogTerms.together([terms for terms, _ in scaled]), scaled[0][1])
 
+    def _pair(self, model: Program, guide: Program, x: tuple[Any, ...]) -> Pair:
+        """Return the pair's structure, found at the first call with it in each train or evaluation mode."""
+        if any(pair.model != model or pair.guide != guide for pair in self._pairs.values()):
+            self._pairs = {}
+        mode = tuple(part.training for module in modules_of(model, guide) for part in module.modules())
+        if mode not in self._pairs:
+            self._pairs[mode] = Pair(model, guide, x, self.plate, local=False)
+        return self._pairs[mode]
 
-def not_reparameterized(run: Particles) -> list[dict[str, Any]]:
-    """Return the latent sites whose values carry no gradient of the guide's parameters."""
-    return [site for site in run.latents if not site["fn"].has_rsample]
+
+def check_count(who: str, name: str, count: int) -> None:
+    """Refuse what is no number of samples."""
+    if not isinstance(count, int) or count < 1:
+        raise ValueError(f"{who}: {name} must be at least 1; got {count}.")
 
 
 def log_mean_exp(log_weight: Tensor, dim: int = 0) -> Tensor:

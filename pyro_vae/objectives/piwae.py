@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pyro_vae.objectives.at_leaves import LeafBound, through_samples
+from pyro_vae.objectives.at_leaves import LeafBound, through_samples, weighted
 from pyro_vae.objectives.miwae import MIWAE
 from pyro_vae.objectives.particle_bound import Sampled, log_mean_exp
 from pyro_vae.particles import LogTerms
@@ -13,7 +13,8 @@ class PIWAE(MIWAE, LeafBound):
     r"""IWAE(M K) for the model, MIWAE(M, K) for the guide, of the same samples.
 
     The model gets the gradient of the tightest bound, the guide that of one which keeps its signal. The loss reported
-    is that of IWAE(M K).
+    is that of IWAE(M K). Parameters that the model shares with the guide (a VampPrior's posterior) get, where the model
+    uses them, the model's gradient.
 
     Args:
         num_groups: M.
@@ -43,6 +44,6 @@ class PIWAE(MIWAE, LeafBound):
         for_guide = self.in_groups(log_weight).softmax(1).flatten(0, 1) / self.num_groups
         # The model was run at leaves, so that its log-joint reaches the guide through the samples only.
         sizes = [run.shape[0] for run in sampled.runs]
-        parts = zip(sampled.runs, (for_guide * terms.log_joint).split(sizes), strict=True)
-        path = torch.cat([through_samples(run, weighted) for run, weighted in parts])
-        return (for_model * terms.log_joint + path - for_guide * terms.log_guide).sum(0)
+        parts = zip(sampled.runs, weighted(for_guide, terms.log_joint).split(sizes), strict=True)
+        path = torch.cat([through_samples(run, values) for run, values in parts])
+        return (weighted(for_model, terms.log_joint) + path - for_guide * terms.log_guide).sum(0)

@@ -6,7 +6,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.objectives.at_leaves import LeafBound, with_guide_at_leaves
+from pyro_vae.objectives.at_leaves import LeafBound, weighted, with_guide_at_leaves
 from pyro_vae.objectives.particle_bound import Sampled, log_mean_exp
 from pyro_vae.particles import LogTerms, Particles, samples
 
@@ -22,8 +22,8 @@ class ReweightedWakeSleep(LeafBound):
 
     with self-normalised weights of each datum: wake-phi, a descent on KL(p(z | x) || q(z | x)) whose bias falls with
     K, and sleep-phi, unbiased on data that the model makes, as many as the batch has. No sample is differentiated, so
-    that any latent will do, discrete ones too; q must be able to score any z. The loss reported is minus IWAE's bound:
-    what the guide descends has no value of its own to report.
+    that any latent will do, discrete ones too; q must be able to score any z. A KL weight tempers the weights, and
+    nothing else. The loss reported is minus IWAE's bound: what the guide descends has no value of its own to report.
 
     Args:
         num_particles: K, samples for each datum.
@@ -60,10 +60,10 @@ class ReweightedWakeSleep(LeafBound):
                 f"{', '.join(auxiliary)}."
             )
         normalized = sampled.terms.log_weight.detach().softmax(0)
-        total = (normalized * sampled.terms.log_joint).sum(0)
+        total = weighted(normalized, sampled.terms.log_joint).sum(0)
         if self.insomnia > 0:
-            at_leaves = [with_guide_at_leaves(sampled.pair, run, sampled.x).terms() for run in sampled.runs]
-            log_guide = LogTerms.together(at_leaves).log_guide
+            reruns = [with_guide_at_leaves("ReweightedWakeSleep", sampled.pair, r, sampled.x) for r in sampled.runs]
+            log_guide = LogTerms.together([run.terms() for run in reruns]).log_guide
             total = total + self.insomnia * (normalized * log_guide).sum(0)
         if self.insomnia < 1:
             total = total + (1 - self.insomnia) * self._dream(sampled)
@@ -85,4 +85,6 @@ class ReweightedWakeSleep(LeafBound):
         x: list[Any] = list(sampled.x)
         x[places[0]] = dreamed.nodes[observed[0]["name"]]["value"]
         guide_trace = sampled.pair.rerun_guide(tuple(x), dreamed)
-        return Particles(dreamed, guide_trace, guide_trace, run.plate, run.particle_dim).terms().log_guide[0]
+        dream = Particles(dreamed, guide_trace, guide_trace, run.plate, run.particle_dim)
+        sites = list(samples(guide_trace))
+        return dream.log_prob(sites, [1.0] * len(sites))[0]

@@ -32,4 +32,5 @@ class StickingTheLanding(LeafBound):
     def surrogate(self, sampled: Sampled, value: Tensor) -> Tensor:  # noqa: ARG002 (the gradient is not the value's)
         """Return what is differentiated in place of the bound, ``(batch,)``."""
         even = torch.full_like(sampled.terms.log_weight, 1 / self.num_particles)
-        return self.put_together(sampled, joint=even, path=even)
+        # The score's mean is zero, whatever multiplies it.
+        return self.put_together(sampled, even, left=lambda _weights, _scale: 1)

@@ -13,7 +13,7 @@ D = 3
 
 
 class Programs(nn.Module):
-    """Two latent sites, one of which has no closed KL (Laplace against Normal), and a scale and a mask."""
+    """Two latent sites, one of which has no closed KL (Student-t against Normal), and a scale and a mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Programs(nn.Module):
             loc_a, scale_a, loc_b, scale_b = self.encoder(x).chunk(4, -1)
             pyro.sample("a", dist.Normal(loc_a, scale_a.exp()).to_event(1))
             with pyro.poutine.mask(mask=x[:, 0] > 0):
-                pyro.sample("b", dist.Laplace(loc_b, scale_b.exp()).to_event(1))
+                pyro.sample("b", dist.StudentT(5.0, loc_b, scale_b.exp()).to_event(1))
 
 
 @pytest.fixture
