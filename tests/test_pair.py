@@ -396,3 +396,42 @@ def test_a_subsampled_pair_vectorizes():
             pyro.sample("z", dist.Normal(x[rows], 1.0))
 
     assert Pair(model, guide, torch.randn(50)).vectorizes
+
+
+def test_samples_that_are_run_one_by_one_are_of_the_same_rows():
+    """A subsampled plate draws its rows once: under an exact guide every weight of a column is one datum's evidence."""
+
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=3) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            if z.ndim > 1:
+                raise ValueError("one batch dim only")
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x[rows])
+
+    def guide(x):
+        with pyro.plate("data", len(x), subsample_size=3) as rows:
+            pyro.sample("z", dist.Normal(x[rows] / 2, torch.tensor(0.5).double().sqrt()))
+
+    x = torch.linspace(-3, 3, 50).double()
+    pair = Pair(model, guide, x)
+    assert not pair.vectorizes
+    weights = pair.terms(x, 6).log_weight
+    assert_close(weights, weights[:1].expand(6, 3), rtol=1e-6, atol=1e-6)
+    assert weights[0].std() > 0.01
+
+
+def test_a_plate_without_a_size_and_a_deterministic_value():
+    def model(x):
+        pyro.deterministic("half", torch.tensor(0.5))
+        with pyro.plate("data", dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", dim=-1):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    x = torch.randn(4)
+    (particles,) = Pair(model, guide, x).run(x, 3)
+    assert particles.shape == (3, 4)
+    assert particles.terms().log_weight.shape == (3, 4)

@@ -5,12 +5,13 @@ import logging
 import pyro
 import pytest
 import torch
-from gaussian_toy import Toy
+from gaussian_toy import Toy, X
 from pyro import distributions as dist
 from pyro.infer import TraceMeanField_ELBO
 from torch.testing import assert_close
 
-from pyro_vae.objectives import AnalyticKL
+from pyro_vae import fit
+from pyro_vae.objectives import AnalyticKL, FreeBits
 
 
 def test_it_is_pyros():
@@ -32,9 +33,43 @@ def test_a_term_that_is_sampled_is_said_once(caplog):
         for _ in range(3):
             objective.loss(toy.model, mixture_guide, toy.x)
             objective.tensor_loss(toy.model, mixture_guide, toy.x)
-    assert caplog.messages == [
-        "AnalyticKL: site 'z' has no closed KL of MixtureOfDiagNormals to Independent: it is sampled"
-    ]
+    assert caplog.messages == ["site 'z' has no closed KL of MixtureOfDiagNormals to Normal: it is sampled"]
+
+
+def test_fit_says_it_of_pyros_class_too(caplog):
+    toy = Toy(6)
+
+    class Guide(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = torch.nn.Parameter(torch.ones(2).double())
+
+        def forward(self, x):
+            with pyro.plate("data", len(x)):
+                pyro.sample("z", dist.StudentT(5.0, torch.zeros(2).double(), self.scale).to_event(1))
+
+    fit(toy.model, Guide(), X.repeat(6, 1), objective=TraceMeanField_ELBO(), epochs=1, batch_size=6)
+    assert caplog.messages.count("site 'z' has no closed KL of StudentT to Normal: it is sampled") == 1
+
+
+@pytest.mark.filterwarnings("ignore:Failed to verify mean field restriction")  # Pyro's own word on it
+def test_sites_in_another_order_than_the_models_are_refused():
+    """q(z2) q(z1 | z2) against p(z1) p(z2 | z1): closed KLs of the sites do not add up to the KL."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            first = pyro.sample("first", dist.Normal(0.0, 1.0))
+            second = pyro.sample("second", dist.Normal(first, 1.0))
+            pyro.sample("x", dist.Normal(second, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            second = pyro.sample("second", dist.Normal(2 / 3 * x, (2 / 3) ** 0.5))
+            pyro.sample("first", dist.Normal(second / 2, 0.5**0.5))
+
+    for objective in (AnalyticKL(), FreeBits(0.0)):
+        with pytest.raises(ValueError, match=f"{type(objective).__name__}: model and guide sample"):
+            objective.loss(model, guide, torch.zeros(3))
 
 
 def test_or_refused():

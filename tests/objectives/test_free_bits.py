@@ -85,6 +85,48 @@ def test_masked_data_are_not_charged():
     assert loss == pytest.approx((3 * rates(toy).sum() - kept).item(), rel=1e-12)
 
 
+def test_masked_data_neither_dilute_the_rates_nor_pay_the_floor():
+    toy, mask = toy_with_different_rates(), torch.tensor([True] * 3 + [False] * 3)
+    torch.manual_seed(0)
+    masked = pyro.poutine.mask(toy.model, mask=mask), pyro.poutine.mask(toy.guide, mask=mask)
+    found = FreeBits(0.3).loss(*masked, toy.x)
+    z = toy.loc + toy.log_scale.exp() * toy.noise(1)[0]
+    kept = dist.Normal(z + toy.shift, 0.8).log_prob(toy.x)[mask].sum()
+    assert found == pytest.approx((3 * rates(toy).clamp(min=0.3).sum() - kept).item(), rel=1e-12)
+
+
+def test_a_scale_of_each_datum_goes_with_its_kl():
+    toy = toy_with_different_rates()
+    with torch.no_grad():
+        toy.loc[0] += 3
+    scale = torch.tensor([5.0, 1, 1, 1, 1, 1], dtype=torch.float64)
+    scaled = pyro.poutine.scale(toy.model, scale=scale), pyro.poutine.scale(toy.guide, scale=scale)
+    losses = []
+    for objective in (FreeBits(0.0), AnalyticKL()):
+        torch.manual_seed(0)
+        losses.append(objective.loss(*scaled, toy.x))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+
+
+def test_a_plate_within_a_datum_is_summed_over():
+    loc = torch.randn(4, 3, dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixels", 3, dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()).double(), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2), pyro.plate("pixels", 3, dim=-1):
+            pyro.sample("z", dist.Normal(loc, torch.ones(()).double()))
+
+    x, losses = torch.randn(4, 3).double(), []
+    for objective in (FreeBits(0.0, plate="data"), AnalyticKL()):
+        torch.manual_seed(0)
+        losses.append(objective.loss(model, guide, x))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-10)
+
+
 def test_dims_that_are_not_independent_are_refused_by_name():
     def guide(x):
         with pyro.plate("data", len(x)):

@@ -79,3 +79,12 @@ def test_weight_one_changes_nothing():
     one = weighted(programs, torch.ones((), dtype=torch.float64), Trace_ELBO())
     assert torch.equal(one[0], loss.detach())
     assert torch.equal(one[1], torch.autograd.grad(loss, programs.loc)[0])
+
+
+def test_a_factor_of_the_model_is_observed_and_one_of_the_guide_is_not():
+    """With a factor as likelihood, the weight would scale the whole loss."""
+    weight = KLWeight(torch.tensor(BETA))
+    model = weight(lambda: pyro.factor("likelihood", torch.zeros(())))
+    assert poutine.trace(model).get_trace().nodes["likelihood"]["scale"] == 1
+    guide = weight(lambda: pyro.factor("reverse", torch.zeros(()), has_rsample=True))
+    assert poutine.trace(guide).get_trace().nodes["reverse"]["scale"] == BETA

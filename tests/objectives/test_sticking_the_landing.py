@@ -128,3 +128,19 @@ def test_a_site_without_reparameterization_is_refused_by_name():
         ValueError, match="StickingTheLanding: needs reparameterized samples, and the guide's site 'switch'"
     ):
         StickingTheLanding().differentiable_loss(model, guide, torch.zeros(4))
+
+
+def test_a_guide_whose_density_changes_from_run_to_run_is_refused():
+    """Dropout, and a site that depends on another: a second run would score the samples under another law."""
+    net, chain = torch.nn.Sequential(torch.nn.Linear(1, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1)), Chain(4)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            second = pyro.sample("second", dist.Normal(net(x[:, None].float())[:, 0].double(), 1.0))
+            pyro.sample("first", dist.Normal(second, 1.0))
+
+    x = torch.ones(4).double()
+    with pytest.raises(ValueError, match=r"StickingTheLanding: scores the guide in a run of its own, .* \(dropout\?\)"):
+        StickingTheLanding().differentiable_loss(chain.model, guide, x)
+    net.eval()
+    assert StickingTheLanding().differentiable_loss(chain.model, guide, x).isfinite()
