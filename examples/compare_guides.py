@@ -56,9 +56,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     data = pyro_vae.load_data(args.data, seed=args.seed)
     test = data.test[: args.num_test]
-    print(
-        f"{data}\n{len(test)} test images; nats per image with their Monte Carlo s.e.; differences are paired by image\n"
-    )
+    print(f"{data}\n{len(test)} test images, nats per image. In brackets the Monte Carlo s.e. of the bounds, and for\n"
+          "differences the paired s.e. over images.\n")  # fmt: skip
     print(f"{'guide':16s} {'ELBO':>17s} {'log p(x) >=':>17s} {'gap':>14s} {'ELBO over first':>16s} "
           f"{'ms/step':>8s} {'parameters':>10s}", flush=True)  # fmt: skip
     rows, pairs, first = {}, {}, None
@@ -133,7 +132,7 @@ def posteriors(pairs: dict, x: Tensor) -> Figure:
                 grid = torch.cartesian_prod(a, b)
                 log_joint = model.prior().log_prob(grid) + model.likelihood(grid).log_prob(image)
                 extent = (low[0].item(), high[0].item(), low[1].item(), high[1].item())
-                exact = log_joint.softmax(0).reshape(SIDE, SIDE).T
+                exact = log_joint.softmax(0).reshape(SIDE, SIDE).T.numpy()
                 panel.imshow(exact, origin="lower", extent=extent, aspect="auto", cmap="Greys")
                 density = gaussian_kde(z.T.numpy())(grid.T.numpy()).reshape(SIDE, SIDE).T
                 panel.contour(a, b, density, levels=[density.max() * share for share in (0.05, 0.3, 0.7)], colors="C3")

@@ -5,6 +5,7 @@ if __name__ != "pyro_vae.guides":
         f"imported as {__name__!r}: import pyro_vae.guides instead. (Under two names every class would exist twice.)"
     )
 
+from pyro_vae.guides.auxiliary import AuxiliaryGuide
 from pyro_vae.guides.full_rank import FullRankGuide
 from pyro_vae.guides.householder import HouseholderGuide
 from pyro_vae.guides.iaf import InverseAutoregressiveGuide
@@ -18,6 +19,7 @@ from pyro_vae.guides.spline import SplineGuide
 from pyro_vae.guides.sylvester import SylvesterGuide
 
 __all__ = [
+    "AuxiliaryGuide",
     "FullRankGuide",
     "HouseholderGuide",
     "InverseAutoregressiveGuide",

@@ -15,6 +15,8 @@ from pyro_vae.sites import LATENT, PLATE
 class AmortizedGuide(PyroModule):
     """q(z | x) that a subclass's ``posterior(x)`` reads off the features of one encoder.
 
+    A guide without a closed density has no ``posterior``, and a ``forward`` of its own that uses the features.
+
     Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
 
     Args:

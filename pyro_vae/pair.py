@@ -20,7 +20,7 @@ from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.graph import no_side_effects
 from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.nonfinite import find_nonfinite
-from pyro_vae.particles import PARTICLES, BatchPlate, LogTerms, Particles, samples
+from pyro_vae.particles import PARTICLES, BatchPlate, LogTerms, Particles, Site, samples
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.sites import PLATE
@@ -85,7 +85,9 @@ class Pair:
             for site in sites:
                 check_site_shape(site, depth)
         self.normalized = all(_is_normalized(site["fn"]) for site in samples(model_trace))
-        self.discrete_dims = discrete_dims((s for s in samples(model_trace) if s["is_observed"]), self.plate.size)
+        observed = [site for site in samples(model_trace) if site["is_observed"]]
+        self.discrete_dims = discrete_dims(observed, self.plate.size)
+        self.outputs = max(map(_largest_parameter, observed)) // self.plate.size
         self._particle_dim = -depth - 1
 
     def run(self, x: Any, num_samples: int, rows: Tensor | None = None, at: Revision = unchanged) -> list[Particles]:
@@ -220,6 +222,15 @@ class Pair:
 def _rows(args: tuple[Any, ...]) -> int | None:
     tensors = (arg for arg in args if isinstance(arg, Tensor) and arg.ndim > 0)
     return next((len(tensor) for tensor in tensors), None)
+
+
+def _largest_parameter(site: Site) -> int:
+    """Return how many numbers the largest tensor has that the site's distribution was given."""
+    fn = site["fn"]
+    while hasattr(fn, "base_dist"):
+        fn = fn.base_dist
+    given = [value for name, value in vars(fn).items() if name in fn.arg_constraints and isinstance(value, Tensor)]
+    return max((value.numel() for value in given), default=0)
 
 
 def _is_normalized(fn: Any) -> bool:

@@ -11,3 +11,9 @@ LATENT = "z"
 
 OBSERVED = "x"
 """The datum."""
+
+AUXILIARY = "v"
+"""A variable of the guide's own, beside the latent one."""
+
+REVERSE = "log_reverse"
+"""Minus the log-density of the guide's auxiliary variable given the latent one, a factor in the guide's density."""

@@ -27,6 +27,12 @@ logger = logging.getLogger("pyro_vae")
 ROWS = 1280
 """Rows a decoder call: enough for the matmuls' pace, few enough that outputs (4 MB of 784 pixels) stay in cache."""
 
+HEAD = 128
+"""Data that a pair is first run on, to learn what it needs."""
+
+VALUES = 8_000_000
+"""Decoder outputs a call (32 MB), where a datum has many: fewer rows then."""
+
 CALLS = 64
 """Calls whose weights are handed on together, so that what is done with them costs little beside them."""
 
@@ -85,7 +91,7 @@ class Stream:
         self._device = next((p.device for m in self._modules for p in m.parameters()), first.device)
         self.size = len(first)
         self.event_dim = first.ndim - 1
-        head = self._block(slice(0, min(self.size, ROWS)))
+        head = self._block(slice(0, min(self.size, HEAD, ROWS)))
         with in_mode(self._modules, training=False):
             try:
                 self.pair = Pair(model, guide, head, plate)
@@ -103,6 +109,7 @@ class Stream:
             if len(head) == 1:
                 check_support(model, first.to(self._device), head[0])
             self._vectorizes = self.pair.vectorizes
+            self._rows = min(ROWS, max(1, VALUES // max(1, self.pair.outputs)))
 
     def __iter__(self) -> Iterator[Chunk]:
         with torch.no_grad(), in_mode(self._modules, training=False), pyro.validation_enabled(False):
@@ -122,10 +129,10 @@ class Stream:
         """Visit the data in blocks of one size; the last block is filled up with data from before it."""
         samples = self._num_samples
         if self._vectorizes:
-            width = _evenly(self.size, min(ROWS, max(1, CALLS * ROWS // samples)))
-            step = _evenly(samples, max(1, CALLS * ROWS // width))
+            width = _evenly(self.size, min(self._rows, max(1, CALLS * self._rows // samples)))
+            step = _evenly(samples, max(1, CALLS * self._rows // width))
         else:
-            width, step = min(self.size, ROWS), min(samples, CALLS)
+            width, step = min(self.size, self._rows), min(samples, CALLS)
         chunks = math.ceil(samples / step)
         run = self._runner(width, step, chunks * math.ceil(self.size / width))
         for start in range(0, self.size, width):
@@ -142,7 +149,7 @@ class Stream:
     def _subsampled(self) -> Iterator[tuple[Chunk, int]]:
         everything = self._block(slice(0, self.size))
         size = self.pair.plate.size
-        step = max(1, ROWS // size)
+        step = max(1, self._rows // size)
         for index, rows in enumerate(subsample_blocks(self.pair, everything)):
             where = slice(index * size, min((index + 1) * size, self.size))
             width = where.stop - where.start
@@ -155,7 +162,7 @@ class Stream:
 
     def _runner(self, width: int, step: int, chunks: int) -> Callable[..., list[Tensor]]:
         """Return the function from a block of ``width`` data to its terms for at least ``step`` samples."""
-        samples = _evenly(step, max(1, ROWS // width)) if self._vectorizes else step
+        samples = _evenly(step, max(1, self._rows // width)) if self._vectorizes else step
         calls = math.ceil(step / samples)
         draws_on = self._draws(width, samples, calls * chunks)
         if calls == 1:

@@ -18,6 +18,8 @@ from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.evaluation import stream
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
+from pyro_vae.pair import Pair
+from pyro_vae.parts import make_pair
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 
@@ -374,6 +376,8 @@ def test_no_call_sees_more_rows_than_fit(linear_gaussian, monkeypatch):
 MEMORY = """
 import resource, torch, pyro_vae
 from pyro_vae.models import VAE
+from pyro_vae.pair import Pair
+from pyro_vae.parts import make_pair
 from pyro_vae.guides import MeanFieldGuide
 torch.manual_seed(0)
 model, guide = VAE((20,), 2, ()), MeanFieldGuide((20,), 2, ())
@@ -430,3 +434,22 @@ def test_a_nan_weight_in_a_later_block_is_found(linear_gaussian, monkeypatch):
     x[7, 0] = 123.0
     with pytest.raises(NonFiniteError, match=r"log_likelihood: .*NaN or \+inf for 1 of .* site 'z' of the guide"):
         log_likelihood(case.model, guide, x, 1)
+
+
+def test_many_outputs_a_datum_take_fewer_rows_and_give_the_same_number(monkeypatch):
+    """A categorical likelihood: under a bound that leaves two rows a call, the same estimate within its errors."""
+    torch.manual_seed(0)
+    model, guide = make_pair((1, 3, 2), 2, (4,), likelihood="categorical(levels=16)")
+    x = torch.randint(0, 16, (5, 1, 3, 2)) / 15
+    assert Pair(model, guide, x).outputs == 6 * 16
+    calls = []
+    decode = model.likelihood.forward
+    monkeypatch.setattr(model.likelihood, "forward", lambda z: calls.append(z.shape[:-1].numel()) or decode(z))
+    wide = log_likelihood(model, guide, x, 2000, seed=0)
+    assert max(calls) > 100
+    calls.clear()
+    monkeypatch.setattr(stream, "VALUES", 200)
+    narrow = log_likelihood(model, guide, x, 2000, seed=1)
+    assert max(calls) <= 2 * 5  # the pair's own probe: two samples of all data
+    errors = (wide.standard_errors.square() + narrow.standard_errors.square()).sqrt()
+    assert ((wide.per_datum - narrow.per_datum).abs() < 5 * errors).all()

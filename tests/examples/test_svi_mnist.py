@@ -1,29 +1,19 @@
 """The main job, run as its user runs it."""
 
 import json
-import os
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import run_an_example
 import yaml
 from matplotlib import image
 
-ROOT = Path(__file__).parents[2]
 FIGURES = {"learning_curves", "reconstructions", "prior_samples", "traversal"}
 
 
-def run_example(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    # Importing torch 2.6 leaves a temporary directory behind.
-    warnings = ["-W", "error", "-W", "ignore:Implicitly cleaning up:ResourceWarning"]
-    return subprocess.run(
-        [sys.executable, *warnings, ROOT / "examples" / "svi_mnist.py", *flags],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=300,
-    )
+run_example = partial(run_an_example.run_example, "svi_mnist.py")
 
 
 @pytest.fixture(scope="module")

@@ -31,6 +31,7 @@ def model_without_parameters(x):
 
 
 MAKE = {
+    "AuxiliaryGuide": lambda: guides.AuxiliaryGuide(X_SHAPE, LATENT_DIM, (5,), context_dim=3),
     "FullRankGuide": lambda: guides.FullRankGuide(X_SHAPE, LATENT_DIM, (5,)),
     "HouseholderGuide": lambda: guides.HouseholderGuide(X_SHAPE, LATENT_DIM, (5,), num_reflections=2),
     "InverseAutoregressiveGuide": lambda: guides.InverseAutoregressiveGuide(
@@ -114,9 +115,11 @@ def test_leading_sample_dims(name):
 
 @every_guide
 def test_a_datum_does_not_feel_the_others(name):
-    """Its log-density under the same z is the same alone as in a batch."""
+    """Its log-density under the same z, and the same auxiliary variables, is the same alone as in a batch."""
     guide, x = make(name, torch.float64).eval(), binary(6, torch.float64)
-    z = torch.randn(6, LATENT_DIM, dtype=torch.float64)
+    drawn = poutine.trace(guide).get_trace(x)
+    values = {site: drawn.nodes[site]["value"] for site in drawn.stochastic_nodes}
+    values["z"] = torch.randn(6, LATENT_DIM, dtype=torch.float64)
 
     def density(rows):
         class Prior(nn.Module):
@@ -126,7 +129,8 @@ def test_a_datum_does_not_feel_the_others(name):
                     pyro.sample("x", dist.Normal(x.flatten(1), 1.0).to_event(1), obs=x.flatten(1))
 
         fixed = poutine.trace(guide).get_trace(x[rows])
-        fixed.nodes["z"]["value"] = z[rows]
+        for site, value in values.items():
+            fixed.nodes[site]["value"] = value[rows]
         return log_weights(Prior(), poutine.replay(guide, trace=fixed), x[rows])[0]
 
     if isinstance(guide, PosteriorGuide) and not scores_any_z(guide.posterior(x)):
