@@ -1,29 +1,19 @@
 """The Frey faces, run as their user runs them, on digits that are installed."""
 
 import json
-import os
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
+import run_an_example
 from matplotlib import image
 
-ROOT = Path(__file__).parents[2]
 FIGURES = {"learning_curves", "reconstructions", "prior_samples"}
 SWEEPS = {"sweeps_from_zero", "sweeps_from_face_0", "sweeps_from_face_1"}
 
 
-def run_example(*flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    # Importing torch 2.6 leaves a temporary directory behind.
-    warnings = ["-W", "error", "-W", "ignore:Implicitly cleaning up:ResourceWarning"]
-    return subprocess.run(
-        [sys.executable, *warnings, ROOT / "examples" / "frey_faces.py", *flags],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        timeout=300,
-    )
+run_example = partial(run_an_example.run_example, "frey_faces.py")
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +46,9 @@ def test_draws_sweeps_of_each_model_and_the_manifold_of_the_plane(smoke):
 
 
 def test_fits_the_models_that_are_asked_for_with_other_parts(tmp_path):
-    flags = [
-        "--smoke",
-        "--hidden-dims",
-        "20",
-        "--num-sweeps",
-        "0",
-        "--guide",
-        "planar(num_flows=2)",
-        "--prior",
-        "mixture",
-    ]
+    parts = ["--guide", "planar(num_flows=2)", "--prior", "mixture"]
     models = ["--model", "2", "discretized_logistic", "--model", "3", 'gaussian(scale="predicted")']
-    done = run_example(*flags, *models, "--out", str(tmp_path))
+    done = run_example("--smoke", "--hidden-dims", "20", "--num-sweeps", "0", *parts, *models, "--out", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"2_discretized_logistic", "3_gaussian"}
     # A plane under another prior than the normal has no quantiles to be even in.
