@@ -23,7 +23,6 @@ from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.nonfinite import find_nonfinite
 from pyro_vae.particles import (
     PARTICLES,
-    BatchPlate,
     LogTerms,
     Particles,
     Site,
@@ -34,7 +33,7 @@ from pyro_vae.particles import (
 )
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
-from pyro_vae.sites import PLATE
+from pyro_vae.structure import check_sites, find_plate
 from pyro_vae.support import discrete_dims
 
 logger = logging.getLogger("pyro_vae")
@@ -81,11 +80,11 @@ class Pair:
         self._args = as_args(x)
         with pyro.validation_enabled(True), self._quiet(), torch.no_grad():
             model_trace, guide_trace, _ = map(prune_subsample_sites, self._first_traces())
-            _check_sites(model_trace, guide_trace)
+            check_sites(model_trace, guide_trace)
             with _restated("the sites of model and guide differ in shape"):
                 check_model_guide_match(model_trace, guide_trace)
             self.num_rows = _rows(self._args)
-            self.plate = _find_plate(model_trace, guide_trace, self.num_rows, plate)
+            self.plate = find_plate(model_trace, guide_trace, self.num_rows, plate)
             sites = [*samples(model_trace), *samples(guide_trace)]
             depth = max(-f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized)
             with warnings.catch_warnings():
@@ -287,70 +286,3 @@ def _restated(what: str) -> Iterator[None]:
         yield
     except ValueError as error:
         raise PairError(f"{what}: {error}") from error
-
-
-def _plates(site: dict[str, Any]) -> set[str]:
-    return {frame.name for frame in site["cond_indep_stack"] if frame.vectorized}
-
-
-def _listing(trace: poutine.Trace) -> str:
-    described = (
-        f"{site['name']}{' (observed)' if site['is_observed'] else ''} in "
-        f"{', '.join(sorted(_plates(site))) or 'no plate'}"
-        for site in samples(trace)
-    )
-    return "; ".join(described) or "no sites"
-
-
-def _both(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> str:
-    return f"Model: {_listing(model_trace)}. Guide: {_listing(guide_trace)}."
-
-
-def _check_sites(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> None:
-    in_model = {site["name"] for site in samples(model_trace) if not site["is_observed"]}
-    # An auxiliary site is the guide's own: another variable of q, or a factor in its density.
-    own = [site for site in samples(guide_trace) if not site["infer"].get("is_auxiliary")]
-    in_guide = {site["name"] for site in own if not site["is_observed"]}
-    if in_model != in_guide:
-        only = [
-            f"only in the {where}: {', '.join(sorted(names))}"
-            for where, names in (("model", in_model - in_guide), ("guide", in_guide - in_model))
-            if names
-        ]
-        raise PairError(
-            f"model and guide must sample the same latent sites; {'; '.join(only)}. {_both(model_trace, guide_trace)}"
-        )
-
-
-def _find_plate(
-    model_trace: poutine.Trace, guide_trace: poutine.Trace, rows: int | None, name: str | None
-) -> BatchPlate:
-    """Return the one vectorized plate that holds every latent and observed site, and has the data's length."""
-    sites = [*samples(model_trace), *samples(guide_trace)]
-    if not any(site["is_observed"] for site in samples(model_trace)):
-        raise PairError(f"the model observes nothing. {_both(model_trace, guide_trace)}")
-    frames = {f.name: f for site in sites for f in site["cond_indep_stack"] if f.vectorized}
-    shared = set.intersection(*(_plates(site) for site in sites))
-    if not shared:
-        raise PairError(
-            "no batch plate: every latent and observed site must be inside one vectorized pyro.plate over the "
-            f"data (`with pyro.plate('data', len(x), dim=-1):`). {_both(model_trace, guide_trace)}"
-        )
-    if name is not None and name not in shared:
-        raise PairError(f"no plate {name!r} holds all sites. {_both(model_trace, guide_trace)}")
-    # A plate made without a size (-1) takes the length of what is inside it.
-    candidates = {name} if name is not None else {plate for plate in shared if frames[plate].size in (rows, -1)}
-    full_sized = {plate for plate in shared if frames[plate].full_size == rows}
-    chosen = candidates or full_sized or (shared if rows is None else set())
-    if len(chosen) > 1 and PLATE in chosen:
-        chosen = {PLATE}
-    if len(chosen) != 1:
-        sizes = ", ".join(f"{plate} of {frames[plate].size}" for plate in sorted(shared))
-        raise PairError(
-            f"no single plate matches the data's {rows} rows among {sizes}: pass plate='NAME', or give the plate "
-            f"the length of the data. {_both(model_trace, guide_trace)}"
-        )
-    frame = frames[chosen.pop()]
-    if frame.size == -1 and rows is not None:
-        return BatchPlate(frame.name, frame.dim, rows, rows)
-    return BatchPlate(frame.name, frame.dim, int(frame.size), int(frame.full_size))
