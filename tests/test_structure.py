@@ -37,9 +37,7 @@ def test_a_subsampled_plate_stands_for_the_data():
 
 def test_a_name_decides():
     assert find_plate(*traces(), 7, "pixels").name == "pixels"
-    with pytest.raises(
-        PairError, match=r"no plate 'rows' holds all sites\. Model: z in data, pixels; x \(obs"
-    ):
+    with pytest.raises(PairError, match=r"no plate 'rows' holds all sites\. Model: z in data, pixels; x \(obs"):
         find_plate(*traces(), 7, "rows")
 
 
