@@ -126,7 +126,7 @@ def posteriors(pairs: dict, x: Tensor) -> Figure:
     with torch.no_grad():
         for (name, (model, guide)), line in zip(pairs.items(), axes, strict=True):
             for image, panel in zip(x, line, strict=True):
-                z = torch.cat([guide(image[None]) for _ in range(DRAWS)])
+                z = guide(image.expand(DRAWS, *image.shape))
                 low, high = (z.mean(0) + sign * 5 * z.std(0) for sign in (-1, 1))
                 a, b = (torch.linspace(low[i], high[i], SIDE) for i in range(2))
                 grid = torch.cartesian_prod(a, b)
