@@ -135,7 +135,7 @@ class Pair:
             with FixedRows(subsamples(first.guide_trace)):
                 again = self.rerun_guide(self._args, first.guide_trace)
             before, after = first.terms().log_guide, replace(first, guide_trace=again).terms().log_guide
-        return torch.allclose(before, after, rtol=1e-4, atol=1e-4, equal_nan=True)
+        return _same_but_for_rounding(before, after)
 
     def rerun_guide(self, x: Any, trace: poutine.Trace) -> poutine.Trace:
         """Run the guide on x with the values, and as many samples, as a trace of it holds."""
@@ -192,8 +192,6 @@ class Pair:
 
     def _same_alone(self, together: Tensor, particles: Particles, draws: list[Tensor]) -> bool:
         """Whether each sample of a run with two has the same weight when it is run by itself."""
-        # Rounding only: other batch shapes take other kernels, and sums of many terms cancel.
-        tolerance = 1e3 * torch.finfo(together.dtype).eps
 
         def from_noise(k: int) -> Particles:
             with ReplayedNoise(draws, k):
@@ -207,7 +205,7 @@ class Pair:
                 weights = torch.cat([alone(k).terms().log_weight for k in range(2)])
             except (RuntimeError, ValueError, IndexError, TypeError, KeyError):
                 continue
-            if torch.allclose(together, weights, rtol=tolerance, atol=tolerance, equal_nan=True):
+            if _same_but_for_rounding(together, weights):
                 return True
         return False
 
@@ -254,6 +252,12 @@ class Pair:
 def _rows(args: tuple[Any, ...]) -> int | None:
     tensors = (arg for arg in args if isinstance(arg, Tensor) and arg.ndim > 0)
     return next((len(tensor) for tensor in tensors), None)
+
+
+def _same_but_for_rounding(one: Tensor, other: Tensor) -> bool:
+    # Other batch shapes take other kernels, and sums of many terms cancel.
+    tolerance = 1e3 * torch.finfo(one.dtype).eps
+    return torch.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def _equal(one: Any, other: Any) -> bool:
