@@ -11,7 +11,7 @@ from benchmarks.raw_vae import RawVAE
 from benchmarks.timing import Side
 from pyro_vae.fit.batches import TensorBatches
 from pyro_vae.fit.parameters import Parameters
-from pyro_vae.fit.step import TracedStep, eager_step
+from pyro_vae.fit.gradients import TracedGradients, eager_gradients
 from pyro_vae.fit.training import Training
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
@@ -70,7 +70,7 @@ def in_fit(model: Program, guide: Program, batches: TensorBatches, level: str) -
     pair, parameters = Pair(model, guide, rows), Parameters.of(model, guide, rows)
     optimizer = torch.optim.Adam(parameters.trainable, lr=LEARNING_RATE, fused=True)
     parts = (model, guide, Trace_ELBO(), batches.observe, parameters.trainable, False)
-    step = eager_step(*parts) if level == "off" else TracedStep(*parts, modules_of(model, guide))
+    step = eager_gradients(*parts) if level == "off" else TracedGradients(*parts, modules_of(model, guide))
     training = Training(pair, parameters, Trace_ELBO(), step, batches, optimizer)
     bar = tqdm(disable=True)
 

@@ -11,6 +11,7 @@ from functools import partial
 import pyro
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.hoist import Draws, Tensors
@@ -43,10 +44,10 @@ def no_side_effects(modules: Sequence[nn.Module], device: torch.device) -> Itera
                     buffer.copy_(value)
 
 
-def capture(
+def record(
     function: Callable[..., Tensors], inputs: Tensors, other_inputs: Tensors, modules: Sequence[nn.Module] = ()
-) -> Draws:
-    """Record ``function`` on ``inputs`` and return the graph, which draws fresh noise at each call.
+) -> GraphModule:
+    """Record ``function`` on ``inputs`` and return the graph as it is, which draws fresh noise at each call.
 
     Parameters that the function closes over are read where they live: an in-place update is seen by the next
     call. The graph is then run twice on ``other_inputs`` beside the function itself, under another seed than it was
@@ -62,26 +63,58 @@ def capture(
     Raises:
         NotTraceable: the function cannot be recorded, or the graph does not agree with it.
     """
-    device = inputs[0].device
-    with pyro.validation_enabled(False):
-        try:
-            with no_side_effects(modules, device):
-                recorded = make_fx(function)(*inputs)
-            expected = _two_draws(partial(function, *other_inputs), modules, device)
-            with torch.no_grad():
-                frozen = _two_draws(partial(recorded, *other_inputs), modules, device)
-                found = Draws(tidy(recorded), reuse_memory)
-                results = _two_draws(found.on(*other_inputs), modules, device)
-        except Exception as error:
-            # Any failure of a user's program under the tracer means the same: run it as it is.
-            lines = str(error).strip().splitlines()
-            raise NotTraceable(f"{type(error).__name__}: {lines[0] if lines else 'no message'}") from error
-    # The same kernels: some roundings, where a threaded reduction takes another order.
-    if not all(_agree(a, b, roundings=30) for a, b in zip(expected, frozen, strict=True)):
-        raise NotTraceable("its arithmetic depends on Python values that change from call to call")
-    if not all(_agree(a, b, roundings=1000) for a, b in zip(frozen, results, strict=True)):
+    return _record(function, inputs, other_inputs, modules)[0]
+
+
+def capture(
+    function: Callable[..., Tensors], inputs: Tensors, other_inputs: Tensors, modules: Sequence[nn.Module] = ()
+) -> Draws:
+    """Record as :func:`record` does, and return a simpler graph for Python to run, with the same draws.
+
+    Args: as for :func:`record`.
+
+    Raises:
+        NotTraceable: as there, or the simpler graph rounds differently.
+    """
+    recorded, frozen = _record(function, inputs, other_inputs, modules)
+    with _as_a_finding(), torch.no_grad():
+        found = Draws(tidy(recorded), reuse_memory)
+        results = two_draws(found.on(*other_inputs), modules, inputs[0].device)
+    if not all(agree(a, b, roundings=1000) for a, b in zip(frozen, results, strict=True)):
         raise NotTraceable("the simplified graph rounds too differently")
     return found
+
+
+def _record(
+    function: Callable[..., Tensors], inputs: Tensors, other_inputs: Tensors, modules: Sequence[nn.Module]
+) -> tuple[GraphModule, list[Tensor]]:
+    """Return the graph, and two draws of it on the other inputs."""
+    device = inputs[0].device
+    with pyro.validation_enabled(False), _as_a_finding():
+        with no_side_effects(modules, device):
+            recorded = make_fx(function)(*inputs)
+        expected = two_draws(partial(function, *other_inputs), modules, device)
+        with torch.no_grad():
+            frozen = two_draws(partial(recorded, *other_inputs), modules, device)
+    # The same kernels: some roundings, where a threaded reduction takes another order.
+    if not all(agree(a, b, roundings=30) for a, b in zip(expected, frozen, strict=True)):
+        raise NotTraceable("its arithmetic depends on Python values that change from call to call")
+    return recorded, frozen
+
+
+@contextlib.contextmanager
+def _as_a_finding() -> Iterator[None]:
+    """Any failure of a user's program under the tracer means the same: run it as it is."""
+    try:
+        yield
+    except Exception as error:
+        raise NotTraceable(in_one_line(error)) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """Return an exception's class and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 def unlike(rows: Tensor) -> Tensor:
@@ -89,7 +122,7 @@ def unlike(rows: Tensor) -> Tensor:
     return rows.flip(0)[torch.arange(len(rows), device=rows.device) // 2]
 
 
-def _two_draws(draw: Callable[[], Tensors], modules: Sequence[nn.Module], device: torch.device) -> list[Tensor]:
+def two_draws(draw: Callable[[], Tensors], modules: Sequence[nn.Module], device: torch.device) -> list[Tensor]:
     """Return the results of two draws, under a seed of their own, and the buffers after them."""
     with no_side_effects(modules, device):
         torch.manual_seed(VERIFICATION_SEED)
@@ -97,7 +130,7 @@ def _two_draws(draw: Callable[[], Tensors], modules: Sequence[nn.Module], device
         return results + [buffer.clone() for module in modules for buffer in module.buffers()]
 
 
-def _agree(expected: Tensor, found: Tensor, roundings: float) -> bool:
+def agree(expected: Tensor, found: Tensor, roundings: float) -> bool:
     """Whether two results are equal up to some roundings of the largest element."""
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return False

@@ -13,7 +13,11 @@ from pyro_vae.data import ImageData
 
 
 class Batches(Protocol):
-    """Rows of training data, epoch by epoch, and how they become the model's input."""
+    """Batches of training data, epoch by epoch, and how they become the model's input.
+
+    A batch is a tensor as long as the rows that it stands for: their indices, or the rows themselves. What is done to
+    it in ``observe`` is part of the step, and of its graph.
+    """
 
     steps: int | None
     """Batches an epoch, where that is known."""
@@ -21,13 +25,13 @@ class Batches(Protocol):
     """A random state of their own that an epoch advances."""
 
     def epoch(self, index: int) -> Iterator[Tensor]:
-        """Yield the rows of one epoch."""
+        """Yield the batches of one epoch."""
 
-    def observe(self, rows: Tensor) -> Tensor:
-        """Return the model's input for rows."""
+    def observe(self, batch: Tensor) -> Tensor:
+        """Return the model's input for a batch."""
 
     def first(self) -> Tensor:
-        """Return some rows, without touching any random state."""
+        """Return a batch, without touching any random state."""
 
     def describe(self) -> dict[str, Any]:
         """Say what the data are, in YAML's terms."""
@@ -71,21 +75,22 @@ class TensorBatches:
         self.generator: torch.Generator | None = None
 
     def epoch(self, index: int) -> Iterator[Tensor]:
-        """Yield the rows of one epoch."""
+        """Yield the indices of the rows of each batch of one epoch."""
         seed = np.random.SeedSequence((self._seed, index)).generate_state(1, np.uint64)[0]
         order = torch.randperm(len(self._rows), generator=torch.Generator().manual_seed(int(seed >> np.uint64(1))))
         order = order.to(self._rows.device)
         for step in range(len(self._rows) // self._batch_size):
-            yield self._rows.index_select(0, order[step * self._batch_size : (step + 1) * self._batch_size])
+            yield order[step * self._batch_size : (step + 1) * self._batch_size]
 
-    def observe(self, rows: Tensor) -> Tensor:
-        """Return the model's input for rows: scaled and binarized as the data set says."""
+    def observe(self, batch: Tensor) -> Tensor:
+        """Return the model's input for rows by their indices: scaled and binarized as the data set says."""
+        rows = self._rows.index_select(0, batch)
         x = self._data.observe(rows) if isinstance(self._data, ImageData) else rows
         return x.to(self._dtype) if x.is_floating_point() else x
 
     def first(self) -> Tensor:
-        """Return the first rows, as many as a batch."""
-        return self._rows[: self._batch_size]
+        """Return the indices of the first rows, as many as a batch."""
+        return torch.arange(self._batch_size, device=self._rows.device)
 
     def describe(self) -> dict[str, Any]:
         """Say what the data are."""
@@ -126,9 +131,9 @@ class LoaderBatches:
             check_rows("a batch of the DataLoader", rows)
             yield rows.to(self._device, non_blocking=True)
 
-    def observe(self, rows: Tensor) -> Tensor:
+    def observe(self, batch: Tensor) -> Tensor:
         """Return rows in the model's dtype."""
-        return rows.to(self._dtype) if rows.is_floating_point() else rows
+        return batch.to(self._dtype) if batch.is_floating_point() else batch
 
     def first(self) -> Tensor:
         """Return the first batch, without advancing the loader's random state."""

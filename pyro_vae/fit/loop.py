@@ -21,7 +21,7 @@ from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.fit.run import Run, bounds, environment
 from pyro_vae.fit.schedules import kl_weight_at
 from pyro_vae.fit.snapshot import open_folder, restore, save
-from pyro_vae.fit.step import TracedStep, eager_step
+from pyro_vae.fit.gradients import TracedGradients, eager_gradients
 from pyro_vae.fit.training import Training
 from pyro_vae.graph import no_side_effects
 from pyro_vae.objectives.analytic_kl import AnalyticKL
@@ -142,8 +142,8 @@ def fit(
     parts = (model, guide, objective, batches.observe, parameters.trainable, kl_warmup > 0)
     with pyro.validation_enabled(True), no_side_effects(modules, target), in_mode(modules, training=True):
         # One step under Pyro's own checks; those that follow run without them.
-        eager_step(*parts)(rows, torch.ones((), device=target))
-    step = TracedStep(*parts, modules) if compile == "trace" else eager_step(*parts)
+        eager_gradients(*parts)(rows, torch.ones((), device=target))
+    step = TracedGradients(*parts, modules) if compile == "trace" else eager_gradients(*parts)
 
     config = {
         "model": describe(model),

@@ -16,7 +16,7 @@ from pyro_vae.errors import NonFiniteError
 from pyro_vae.fit.batches import Batches
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.fit.run import CHECKPOINT, Row
-from pyro_vae.fit.step import LossAndGradients, TracedStep
+from pyro_vae.fit.gradients import LossAndGradients, TracedGradients
 from pyro_vae.nonfinite import nonfinite_site
 from pyro_vae.pair import Pair
 from pyro_vae.programs import in_mode, local_params
@@ -123,7 +123,7 @@ class Training:
     @property
     def compiled(self) -> str:
         """How the steps really run: "trace" or "off"."""
-        return self.step.level if isinstance(self.step, TracedStep) else "off"
+        return self.step.level if isinstance(self.step, TracedGradients) else "off"
 
     @property
     def best_epoch(self) -> int | None:

@@ -23,7 +23,7 @@ MAX_GRAPHS = 4
 """Batch shapes that are worth a graph each; any further shape runs as it is."""
 
 
-def eager_step(
+def eager_gradients(
     model: Program,
     guide: Program,
     objective: Objective,
@@ -78,13 +78,13 @@ def _step(
     return loss_and_gradients
 
 
-class TracedStep:
+class TracedGradients:
     """The same step as a graph for each batch shape, with the same noise, loss and gradients under a seed.
 
     What cannot be captured is run by Pyro, which is said in one line.
 
     Args:
-        model, guide, objective, observe, parameters, warmup: as for :func:`eager_step`.
+        model, guide, objective, observe, parameters, warmup: as for :func:`eager_gradients`.
         modules: the modules behind the pair, whose buffers a step may change.
     """
 
@@ -98,7 +98,7 @@ class TracedStep:
         warmup: bool,
         modules: Sequence[nn.Module],
     ) -> None:
-        self._eager = eager_step(model, guide, objective, observe, parameters, warmup)
+        self._eager = eager_gradients(model, guide, objective, observe, parameters, warmup)
         self._modules = modules
         self._graphs: dict[Any, LossAndGradients] = {}
         self.level = "trace"

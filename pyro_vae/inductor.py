@@ -1,0 +1,131 @@
+"""Compiles a recorded graph to native code by inductor: loops fused, memory planned, state written where it lives."""
+
+import logging
+import operator
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import platformdirs
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from pyro_vae.graph import in_one_line
+
+logger = logging.getLogger("pyro_vae")
+
+CACHE = "TORCHINDUCTOR_CACHE_DIR"
+"""The environment variable that tells inductor where to keep compiled code."""
+
+OPTIONS = {"fallback_random": True}
+"""Torch's own random numbers instead of inductor's, so that a seed draws the same noise at every level."""
+
+
+class NotCompilable(Exception):  # noqa: N818 (a finding about a graph or a machine, not a fault)
+    """The graph cannot be compiled here; the message is the reason, in one line."""
+
+
+def native(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+    """Compile a recorded graph for inputs of these shapes, dtypes and devices.
+
+    Tensors that the graph holds, and inputs that it writes into, are read and written where they live. Compiled code
+    is kept in ``$TORCHINDUCTOR_CACHE_DIR``, else in the user's cache folder, and found again by later runs.
+
+    Args:
+        module: a graph that returns a list of tensors, and needs no gradient.
+        inputs: tensors to compile for; nothing is written into them.
+
+    Returns:
+        A function of the inputs, to be called without gradients.
+
+    Raises:
+        NotCompilable: there is no compiler, or it fails.
+    """
+    lifted, held = lift(module)
+    # From here on plain memory to read and write: a leaf that requires a gradient could not be written into.
+    held = [tensor.detach() for tensor in held]
+    try:
+        with torch.no_grad(), _cache_folder(), _without_warnings():
+            compiled = _compile(lifted, [*held, *inputs])
+    except Exception as error:
+        # Whatever inductor or the compiler behind it stumbles over, the graph still runs without them.
+        raise NotCompilable(_reason(error)) from error
+    return lambda *values: compiled(*held, *values)  # type: ignore[operator]
+
+
+def _compile(module: GraphModule, inputs: list[Tensor]) -> Callable[..., list[Tensor]]:
+    # Seconds of imports, which only those who compile should wait for.
+    import torch._inductor
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    # Inductor finds again what it compiled before only where it is told how shapes are named.
+    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True))):
+        return torch._inductor.compile(module, inputs, options=OPTIONS)  # type: ignore[return-value]
+
+
+def lift(module: GraphModule) -> tuple[GraphModule, list[Tensor]]:
+    """Return the graph with the tensors that it holds as its first inputs, and these tensors."""
+    graph = torch.fx.Graph()
+    tensors: list[Tensor] = []
+    inputs: dict[int, Node] = {}
+    copies: dict[Node, Node] = {}
+    for node in module.graph.nodes:
+        if node.op == "get_attr":
+            tensor = operator.attrgetter(node.target)(module)
+            if id(tensor) not in inputs:
+                inputs[id(tensor)] = graph.placeholder(f"held_{len(tensors)}")
+                tensors.append(tensor)
+            copies[node] = inputs[id(tensor)]
+    for node in module.graph.nodes:
+        if node.op == "output":
+            graph.output(torch.fx.map_arg(node.args[0], copies.__getitem__))
+        elif node.op != "get_attr":
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+            # Notes of the tracer that recorded it, which would meet those of inductor's own.
+            copies[node].meta = {}
+    return GraphModule(torch.nn.Module(), graph), tensors
+
+
+def _reason(error: Exception) -> str:
+    if "Compiler" in type(error).__name__ or "InvalidCxxCompiler" in str(error):
+        return "no C++ compiler works here (looked for $CXX, g++, clang++)"
+    return in_one_line(error)
+
+
+@contextmanager
+def _cache_folder() -> Iterator[None]:
+    """Keep compiled code between runs where the user can find it, unless they chose a place or it cannot be written."""
+    if CACHE in os.environ:
+        yield
+        return
+    chosen = Path(platformdirs.user_cache_dir("pyro-vae")) / "inductor"
+    with tempfile.TemporaryDirectory() as passing:
+        try:
+            chosen.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=chosen):
+                folder = str(chosen)
+        except OSError as error:
+            logger.warning(
+                "compiled code cannot be kept in %s (%s): each run compiles anew. Point $%s to a folder that can be "
+                "written.", chosen, error.strerror, CACHE,
+            )  # fmt: skip
+            folder = passing
+        os.environ[CACHE] = folder
+        try:
+            yield
+        finally:
+            del os.environ[CACHE]
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Inductor's imports and passes warn of torch's own deprecations, which are nothing to the caller."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
