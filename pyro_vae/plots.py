@@ -2,25 +2,26 @@
 
 Every function returns a matplotlib ``Figure`` that is bound to no window; ``figure.savefig(path)`` keeps it.
 Images are ``(channels, height, width)`` with one or three channels; what a pixel shows is the likelihood's mean.
+matplotlib and torchvision are imported when something is drawn: a script that draws in the end need not wait first.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
-from torchvision.utils import make_grid
 
 from pyro_vae.fit.run import Row
 from pyro_vae.protocols import Likelihood, Prior
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 QUANTILES = torch.linspace(0.02, 0.98, 11)
 """Prior quantiles that a traversal visits: the middle 96 %, the median in the middle."""
 
 
-def learning_curves(history: Sequence[Row], bound: str = "ELBO") -> Figure:
+def learning_curves(history: Sequence[Row], bound: str = "ELBO") -> "Figure":
     """Bound against epoch, training and validation.
 
     In a run of more than 20 epochs the vertical axis is cut below the fifth percentile of the curves, so that the
@@ -30,6 +31,9 @@ def learning_curves(history: Sequence[Row], bound: str = "ELBO") -> Figure:
         history: rows of a run.
         bound: what to call the objective.
     """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     epochs = [row["epoch"] for row in history]
@@ -49,7 +53,7 @@ def learning_curves(history: Sequence[Row], bound: str = "ELBO") -> Figure:
     return figure
 
 
-def reconstructions(x: Tensor, means: Tensor, columns: int = 10) -> Figure:
+def reconstructions(x: Tensor, means: Tensor, columns: int = 10) -> "Figure":
     """Data ``(N, *x_shape)`` in odd rows, the mean of p(x | z) with z ~ q(z | x) under each in even rows."""
     rows = []
     for start in range(0, len(x), columns):
@@ -57,7 +61,7 @@ def reconstructions(x: Tensor, means: Tensor, columns: int = 10) -> Figure:
     return image_grid(torch.cat(rows), columns, "test images, and below each its reconstruction")
 
 
-def prior_samples(prior: Prior, likelihood: Likelihood, count: int = 100) -> Figure:
+def prior_samples(prior: Prior, likelihood: Likelihood, count: int = 100) -> "Figure":
     """Means of p(x | z) for ``count`` draws z ~ p(z)."""
     with torch.no_grad():
         images = _mean(likelihood(prior().sample(torch.Size([count]))))
@@ -66,7 +70,7 @@ def prior_samples(prior: Prior, likelihood: Likelihood, count: int = 100) -> Fig
 
 def latent_traversal(
     prior: Prior, likelihood: Likelihood, center: Tensor, dims: Sequence[int], quantiles: Tensor = QUANTILES
-) -> Figure:
+) -> "Figure":
     """Each of ``dims`` swept through the prior's quantiles, the others held at ``center``; a row a dimension.
 
     The quantiles are read off 10 000 draws of the prior, so that any prior will do.
@@ -90,7 +94,7 @@ def latent_traversal(
     return image_grid(torch.cat(rows), len(quantiles), title, [f"z[{dim}]" for dim in dims])
 
 
-def manifold(likelihood: Likelihood, like: Tensor, columns: int = 20) -> Figure:
+def manifold(likelihood: Likelihood, like: Tensor, columns: int = 20) -> "Figure":
     """Means of p(x | z) on a grid over a two-dimensional latent space, evenly spaced in prior probability.
 
     Args:
@@ -109,12 +113,15 @@ def manifold(likelihood: Likelihood, like: Tensor, columns: int = 20) -> Figure:
     return image_grid(images, columns, "mean of p(x | z) over the latent plane, even in prior probability")
 
 
-def image_grid(images: Tensor, columns: int, title: str, row_labels: Sequence[str] = ()) -> Figure:
+def image_grid(images: Tensor, columns: int, title: str, row_labels: Sequence[str] = ()) -> "Figure":
     """Images ``(N, *x_shape)`` in rows of ``columns``, on a common grey scale from 0 to 1.
 
     Raises:
         ValueError: an image is not ``(channels, height, width)`` with one or three channels.
     """
+    from matplotlib.figure import Figure
+    from torchvision.utils import make_grid
+
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
             f"plots: images must have shape (N, 1 or 3, height, width); got {tuple(images.shape)}. "

@@ -1,5 +1,7 @@
 """What importing the package promises."""
 
+import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +30,34 @@ def test_importing_changes_no_global():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == done.stderr == ""
+
+
+LIGHT = {"mlxtend", "numpy", "platformdirs", "safetensors", "tqdm", "yaml", "zuko"}
+"""Packages that may be loaded beside torch and Pyro: some hundredths of a second together."""
+
+HEAVY = ["arviz", "matplotlib", "pandas", "scipy", "sympy", "torch._dynamo", "torch._inductor", "torchvision"]
+"""Each takes some tenths of a second to seconds, and waits until something needs it."""
+
+
+@pytest.mark.parametrize("statement", ["import pyro_vae", "from pyro_vae import parts, plots"])
+def test_importing_loads_nothing_that_is_slow_to_import(statement):
+    done = in_a_new_interpreter(
+        "import json, sys, pyro, torch\n"
+        "before = set(sys.modules)\n"
+        f"{statement}\n"
+        "print(json.dumps([name for name in sys.modules if name not in before and not name.startswith('_')]))\n"
+    )
+    assert done.returncode == 0, done.stderr
+    loaded = set(json.loads(done.stdout))
+    assert "pyro_vae" in loaded
+    assert [name for name in HEAVY if name in loaded] == []
+    packages = {name.partition(".")[0] for name in loaded}
+    assert packages - sys.stdlib_module_names - {"pyro", "pyro_vae", "torch"} <= LIGHT
+
+
+def test_the_packages_that_must_wait_are_called_by_their_names():
+    for name in HEAVY:
+        assert importlib.util.find_spec(name) is not None
 
 
 @pytest.mark.parametrize("name", ["models", "guides"])
