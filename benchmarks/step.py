@@ -27,6 +27,7 @@ NUM_DATA = 60_000
 """As many as MNIST has: the batches are gathered from as large a tensor."""
 SIDES: dict[str, Callable[[TensorBatches, tuple[int, ...]], Side]] = {
     "raw": raw,
+    "inductor": partial(ours, level="inductor"),
     "trace": partial(ours, level="trace"),
     "off": partial(ours, level="off"),
     "pyro_example": pyro_example,

@@ -10,9 +10,11 @@ from benchmarks.pyro_example import ExampleVAE
 from benchmarks.raw_vae import RawVAE
 from benchmarks.timing import Side
 from pyro_vae.fit.batches import TensorBatches
+from pyro_vae.fit.gradients import BatchLoss
+from pyro_vae.fit.levels import make_step
 from pyro_vae.fit.parameters import Parameters
-from pyro_vae.fit.gradients import TracedGradients, eager_gradients
 from pyro_vae.fit.training import Training
+from pyro_vae.fit.watch import Watch
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.pair import Pair
@@ -31,7 +33,8 @@ def raw(batches: TensorBatches, hidden_dims: tuple[int, ...]) -> Side:
 
     def epoch(index: int) -> float:
         total = 0.0
-        for x in batches.epoch(index):
+        for rows in batches.epoch(index):
+            x = batches.observe(rows)
             optimizer.zero_grad()
             loss = vae.loss(x)
             loss.backward()
@@ -51,8 +54,8 @@ def pyro_example(batches: TensorBatches, hidden_dims: tuple[int, ...]) -> Side:
     def epoch(index: int) -> float:
         total = 0.0
         with pyro.validation_enabled(True):
-            for x in batches.epoch(index):
-                total += svi.step(x)
+            for rows in batches.epoch(index):
+                total += svi.step(batches.observe(rows))
         return total
 
     return epoch
@@ -67,11 +70,13 @@ def ours(batches: TensorBatches, hidden_dims: tuple[int, ...], level: str) -> Si
 def in_fit(model: Program, guide: Program, batches: TensorBatches, level: str) -> Side:
     """Return a pair in the very loop of ``pyro_vae.fit``, with ``compile=level``."""
     rows = batches.first()
-    pair, parameters = Pair(model, guide, rows), Parameters.of(model, guide, rows)
+    x = batches.observe(rows)
+    pair, parameters = Pair(model, guide, x), Parameters.of(model, guide, x)
     optimizer = torch.optim.Adam(parameters.trainable, lr=LEARNING_RATE, fused=True)
-    parts = (model, guide, Trace_ELBO(), batches.observe, parameters.trainable, False)
-    step = eager_gradients(*parts) if level == "off" else TracedGradients(*parts, modules_of(model, guide))
-    training = Training(pair, parameters, Trace_ELBO(), step, batches, optimizer)
+    loss = BatchLoss(model, guide, Trace_ELBO(), batches.observe, parameters.trainable, modules_of(model, guide))
+    step = make_step(level, loss, optimizer)
+    watch = None if level == "off" else Watch(loss, rows)
+    training = Training(pair, parameters, Trace_ELBO(), step, batches, optimizer, watch=watch)
     bar = tqdm(disable=True)
 
     def epoch(index: int) -> float:

@@ -13,6 +13,10 @@ class SupportError(ValueError):
     """Observed values lie outside the support of the likelihood."""
 
 
+class StaleGraphError(RuntimeError):
+    """The pair does something else by now than the graph that was recorded of it, and the steps still run the graph."""
+
+
 class RunError(ValueError):
     """A run folder is missing, of another version, damaged, or does not fit what is asked of it."""
 

@@ -7,9 +7,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
-import platformdirs
 import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
@@ -32,8 +30,8 @@ class NotCompilable(Exception):  # noqa: N818 (a finding about a graph or a mach
 def native(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
     """Compile a recorded graph for inputs of these shapes, dtypes and devices.
 
-    Tensors that the graph holds, and inputs that it writes into, are read and written where they live. Compiled code
-    is kept in ``$TORCHINDUCTOR_CACHE_DIR``, else in the user's cache folder, and found again by later runs.
+    Tensors that the graph holds, and inputs that it writes into, are read and written where they live. Inductor keeps
+    compiled code in ``$TORCHINDUCTOR_CACHE_DIR``, else in the folder for temporary files, where later runs find it.
 
     Args:
         module: a graph that returns a list of tensors, and needs no gradient.
@@ -49,12 +47,12 @@ def native(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., list[
     # From here on plain memory to read and write: a leaf that requires a gradient could not be written into.
     held = [tensor.detach() for tensor in held]
     try:
-        with torch.no_grad(), _cache_folder(), _without_warnings():
+        with torch.no_grad(), _without_warnings(), _writable_cache():
             compiled = _compile(lifted, [*held, *inputs])
     except Exception as error:
         # Whatever inductor or the compiler behind it stumbles over, the graph still runs without them.
         raise NotCompilable(_reason(error)) from error
-    return lambda *values: compiled(*held, *values)  # type: ignore[operator]
+    return lambda *values: compiled(*held, *values)
 
 
 def _compile(module: GraphModule, inputs: list[Tensor]) -> Callable[..., list[Tensor]]:
@@ -66,7 +64,7 @@ def _compile(module: GraphModule, inputs: list[Tensor]) -> Callable[..., list[Te
 
     # Inductor finds again what it compiled before only where it is told how shapes are named.
     with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True))):
-        return torch._inductor.compile(module, inputs, options=OPTIONS)  # type: ignore[return-value]
+        return torch._inductor.compile(module, list(inputs), options=OPTIONS)
 
 
 def lift(module: GraphModule) -> tuple[GraphModule, list[Tensor]]:
@@ -99,28 +97,28 @@ def _reason(error: Exception) -> str:
 
 
 @contextmanager
-def _cache_folder() -> Iterator[None]:
-    """Keep compiled code between runs where the user can find it, unless they chose a place or it cannot be written."""
-    if CACHE in os.environ:
-        yield
-        return
-    chosen = Path(platformdirs.user_cache_dir("pyro-vae")) / "inductor"
+def _writable_cache() -> Iterator[None]:
+    """Keep compiled code for this compilation only where inductor's own folder for it cannot be written."""
+    from torch._inductor.codecache import cache_dir
+
     with tempfile.TemporaryDirectory() as passing:
+        before = os.environ.get(CACHE)
         try:
-            chosen.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=chosen):
-                folder = str(chosen)
+            with tempfile.TemporaryFile(dir=cache_dir()):
+                pass
         except OSError as error:
             logger.warning(
                 "compiled code cannot be kept in %s (%s): each run compiles anew. Point $%s to a folder that can be "
-                "written.", chosen, error.strerror, CACHE,
+                "written.", os.environ.get(CACHE), error.strerror, CACHE,
             )  # fmt: skip
-            folder = passing
-        os.environ[CACHE] = folder
+            os.environ[CACHE] = passing
         try:
             yield
         finally:
-            del os.environ[CACHE]
+            if before is None:
+                os.environ.pop(CACHE, None)
+            else:
+                os.environ[CACHE] = before
 
 
 @contextmanager

@@ -16,13 +16,15 @@ from tqdm import tqdm
 from pyro_vae.data import ImageData
 from pyro_vae.fit.batches import Batches, LoaderBatches, TensorBatches, check_rows
 from pyro_vae.fit.describe import describe, describe_settings
+from pyro_vae.fit.gradients import BatchLoss
+from pyro_vae.fit.levels import LEVELS, make_step
 from pyro_vae.fit.options import OptimizerLike, SchedulerLike, as_device, as_optimizer, as_scheduler, check_settings
 from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.fit.run import Run, bounds, environment
 from pyro_vae.fit.schedules import kl_weight_at
 from pyro_vae.fit.snapshot import open_folder, restore, save
-from pyro_vae.fit.gradients import TracedGradients, eager_gradients
 from pyro_vae.fit.training import Training
+from pyro_vae.fit.watch import Watch
 from pyro_vae.graph import no_side_effects
 from pyro_vae.objectives.analytic_kl import AnalyticKL
 from pyro_vae.objectives.without_jit import without_jit
@@ -31,7 +33,6 @@ from pyro_vae.programs import in_mode, local_params
 from pyro_vae.protocols import Objective, Program, ScheduledObjective
 from pyro_vae.support import check_support
 
-COMPILE_LEVELS = ("off", "trace")
 VALIDATION_BLOCK = 1000
 """Validation data a call: large enough for the matmuls, small enough for the cache."""
 
@@ -103,7 +104,7 @@ def fit(
     check_settings(
         epochs=epochs,
         compile=compile,
-        levels=COMPILE_LEVELS,
+        levels=tuple(LEVELS),
         kl_warmup=kl_warmup,
         clip_grad_norm=clip_grad_norm,
         patience=patience,
@@ -139,11 +140,13 @@ def fit(
         raise ValueError("fit: patience needs validation data; pass valid=..., or patience=None.")
     if valid_blocks is None and isinstance(schedule, ReduceLROnPlateau):
         raise ValueError("fit: ReduceLROnPlateau needs validation data; pass valid=..., or another scheduler.")
-    parts = (model, guide, objective, batches.observe, parameters.trainable, kl_warmup > 0)
+    loss = BatchLoss(model, guide, objective, batches.observe, parameters.trainable, modules, kl_warmup > 0)
     with pyro.validation_enabled(True), no_side_effects(modules, target), in_mode(modules, training=True):
         # One step under Pyro's own checks; those that follow run without them.
-        eager_gradients(*parts)(rows, torch.ones((), device=target))
-    step = TracedGradients(*parts, modules) if compile == "trace" else eager_gradients(*parts)
+        loss.eager()(rows, torch.ones((), device=target))
+        watch = None if compile == "off" else Watch(loss, rows)
+    steps = None if batches.steps is None else epochs * batches.steps
+    step = make_step(compile, loss, optimizer, clip_grad_norm, steps)
 
     config = {
         "model": describe(model),
@@ -165,7 +168,7 @@ def fit(
     }
     folder = None if out is None else Path(out)
     training = Training(
-        pair, parameters, objective, step, batches, optimizer, schedule, clip_grad_norm, target, folder
+        pair, parameters, objective, step, batches, optimizer, schedule, watch, target, folder
     )  # fmt: skip
     with training.own_noise(), pyro.validation_enabled(False), warnings.catch_warnings():
         # Pyro's warning; the error that is raised instead says more.

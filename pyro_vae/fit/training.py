@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -16,11 +15,15 @@ from pyro_vae.errors import NonFiniteError
 from pyro_vae.fit.batches import Batches
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.fit.run import CHECKPOINT, Row
-from pyro_vae.fit.gradients import LossAndGradients, TracedGradients
+from pyro_vae.fit.step import Step
+from pyro_vae.fit.watch import EVERY, Watch
 from pyro_vae.nonfinite import nonfinite_site
 from pyro_vae.pair import Pair
 from pyro_vae.programs import in_mode, local_params
 from pyro_vae.protocols import Objective, ScheduledObjective
+
+LOSSES_TOGETHER = 50
+"""Steps whose losses are read at once from a device that works on its own."""
 
 
 @dataclass
@@ -30,15 +33,17 @@ class Training:
     pair: Pair
     parameters: Parameters
     objective: Objective
-    step: LossAndGradients
+    step: Step
     batches: Batches
     optimizer: Optimizer
     schedule: LRScheduler | None = None
-    clip_grad_norm: float | None = None
+    watch: Watch | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     folder: Path | None = None
     history: list[Row] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
+    _unwatched: int = 0
+    """Steps since the graph was last compared with the pair."""
 
     def epoch(self, index: int, kl_weight: float, on_step: Callable[[], object] = lambda: None) -> float:
         """Take the steps of one epoch.
@@ -54,35 +59,51 @@ class Training:
         Raises:
             NonFiniteError: a loss or, after the last step, a parameter is NaN or infinite.
         """
-        trainable = self.parameters.trainable
-        beta = torch.tensor(kl_weight, device=self.device, dtype=trainable[0].dtype)
+        dtype = self.parameters.trainable[0].dtype
+        beta = torch.tensor(kl_weight, device=self.device, dtype=dtype)
+        # The CPU has a loss when the step returns; to ask another device for each would keep it waiting.
+        together = 1 if self.device.type == "cpu" else LOSSES_TOGETHER
         total, count = 0.0, 0
-        for number, rows in enumerate(self.batches.epoch(index)):
-            noise = torch.get_rng_state()
-            loss, *gradients = self.step(rows, beta)
-            value = loss.item()
-            if not math.isfinite(value):
-                # The same noise again, to see where it went wrong.
-                torch.set_rng_state(noise)
-                x = self.batches.observe(rows)
-                raise self._stopped(f"the loss became {value} at epoch {index + 1}, step {number + 1}", x)
-            if self.clip_grad_norm is not None:
-                # Out of place: gradients out of a graph may share their memory.
-                factor = (self.clip_grad_norm / (get_total_norm(gradients) + 1e-6)).clamp(max=1.0)
-                gradients = [gradient * factor for gradient in gradients]
-            for parameter, gradient in zip(trainable, gradients, strict=True):
-                parameter.grad = gradient
-            self.optimizer.step()
-            total -= value / self._stands_for(rows) * len(rows)
-            count += len(rows)
-            on_step()
+        pending: list[tuple[Tensor, float]] = []
+
+        try:
+            for number, batch in enumerate(self.batches.epoch(index)):
+                noise = torch.get_rng_state()
+                pending.append((self.step(batch, beta), len(batch) / self._stands_for(batch)))
+                count += len(batch)
+                if len(pending) == together:
+                    total -= self._read(pending, (index, number), batch, noise)
+                self._look(batch, beta, first=number == 0)
+                on_step()
+            if pending:
+                total -= self._read(pending, (index, number), batch, noise)
+        finally:
+            self.step.settle()
         if count == 0:
             raise ValueError(f"fit: the data ran out: epoch {index + 1} has no batch.")
-        self.optimizer.zero_grad()
         if self.parameters.not_finite():
             # A gradient can be NaN where the loss is not, and the epoch's last step is behind its last loss.
             raise self._stopped(f"a step made parameters NaN or infinite in epoch {index + 1}")
         return total / count
+
+    def _read(self, pending: list[tuple[Tensor, float]], last: tuple[int, int], batch: Tensor, noise: Tensor) -> float:
+        """Empty the list of losses and return their sum, each for as many data as it is a share of.
+
+        Raises:
+            NonFiniteError: a loss is NaN or infinite.
+        """
+        epoch, number = last
+        total, steps = 0.0, range(number + 2 - len(pending), number + 2)
+        for step, (loss, share) in zip(steps, pending, strict=True):
+            value = loss.item()
+            if not math.isfinite(value):
+                # The same noise again, to see where it went wrong.
+                torch.set_rng_state(noise)
+                what = f"the loss became {value} at epoch {epoch + 1}, step {step}"
+                raise self._stopped(what, self.batches.observe(batch))
+            total += value * share
+        pending.clear()
+        return total
 
     def validate(self, index: int, blocks: Callable[[], Iterable[Tensor]] | None, seed: int) -> float:
         """Return the objective's bound on validation data in nats per datum, under the same noise every epoch.
@@ -122,8 +143,8 @@ class Training:
 
     @property
     def compiled(self) -> str:
-        """How the steps really run: "trace" or "off"."""
-        return self.step.level if isinstance(self.step, TracedGradients) else "off"
+        """How the steps really run: "off", "trace" or "inductor"."""
+        return self.step.level
 
     @property
     def best_epoch(self) -> int | None:
@@ -136,6 +157,14 @@ class Training:
         """Whether the last ``patience`` epochs brought no better validation bound."""
         best = self.best_epoch
         return patience is not None and best is not None and len(self.history) - best >= patience
+
+    def _look(self, batch: Tensor, beta: Tensor, first: bool) -> None:
+        """Now and then, and where an objective has just set a weight of its own, compare the graph with the pair."""
+        self._unwatched += 1
+        if self._unwatched >= EVERY or (first and isinstance(self.objective, ScheduledObjective)):
+            self._unwatched = 0
+            if self.watch is not None:
+                self.watch.look(self.step, batch, beta)
 
     def _stands_for(self, rows: Tensor) -> int:
         """Return how many data a loss on these rows is a sum over: a plate of a fixed size scales up to all of it."""

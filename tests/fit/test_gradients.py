@@ -18,8 +18,8 @@ from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from pyro_vae.data.binarization import BINARIZATIONS
+from pyro_vae.fit.gradients import MAX_GRAPHS, BatchLoss, TracedGradients
 from pyro_vae.fit.parameters import Parameters
-from pyro_vae.fit.gradients import MAX_GRAPHS, TracedGradients
 from pyro_vae.graph import no_side_effects
 from pyro_vae.models import VAE
 from pyro_vae.objectives.kl_weight import KLWeight
@@ -43,7 +43,7 @@ def traced(pair: PairAndData, objective=None, observe=as_it_is, warmup: bool = F
     model, guide, x = pair
     objective = Trace_ELBO() if objective is None else objective
     parameters = trained(pair, observe(x))
-    return TracedGradients(model, guide, objective, observe, parameters, warmup, modules_of(model, guide))
+    return TracedGradients(BatchLoss(model, guide, objective, observe, parameters, modules_of(model, guide), warmup))
 
 
 def by_pyro(pair: PairAndData, objective, x: Tensor) -> list[Tensor]:
@@ -288,7 +288,7 @@ def test_rows_of_each_dtype_have_their_own_graph():
     torch.manual_seed(0)
     model, (_, guide, x) = Counts((6,), 3, (8,)), mean_field()
     pair = PairAndData(model, lambda rows: guide(rows.float()), binary_rows())
-    step = TracedGradients(*pair[:2], Trace_ELBO(), as_it_is, list(model.parameters()), False, [model])
+    step = TracedGradients(BatchLoss(*pair[:2], Trace_ELBO(), as_it_is, list(model.parameters()), [model]))
     losses = []
     for rows in (x, x.to(torch.int64)):
         torch.manual_seed(3)

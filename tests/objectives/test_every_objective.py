@@ -9,7 +9,7 @@ from pyro.infer import ELBO, SVI
 from torch.testing import assert_close
 
 from pyro_vae import fit, objectives
-from pyro_vae.fit.gradients import TracedGradients
+from pyro_vae.fit.gradients import BatchLoss, TracedGradients
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import LinearGaussian
 from pyro_vae.objectives.kl_weight import KLWeight
@@ -134,7 +134,7 @@ def test_the_captured_step_is_the_eager_one(name, warmup, caplog):
             return objective.differentiable_loss(model, guide, x)
 
     expected = value_and_gradients(eager, model, guide, x)
-    step = TracedGradients(model, guide, objective, lambda rows: rows, parameters, warmup, [model, guide])
+    step = TracedGradients(BatchLoss(model, guide, objective, lambda rows: rows, parameters, [model, guide], warmup))
     step(x, torch.tensor(0.3).double())
     torch.manual_seed(7)
     found = step(x, torch.tensor(0.3).double())

@@ -1,0 +1,195 @@
+"""A step of training as one compiled graph: gather, binarize, loss, gradient, clipping, and the optimizer's move."""
+
+import logging
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import Optimizer
+
+from pyro_vae.fit.gradients import BatchLoss, TracedGradients
+from pyro_vae.fit.step import SeparateStep, clipped
+from pyro_vae.fit.updates import Update
+from pyro_vae.graph import VERIFICATION_SEED, NotTraceable, agree, no_side_effects, record, unlike
+from pyro_vae.inductor import NotCompilable, lift, native
+
+logger = logging.getLogger("pyro_vae")
+
+
+class WholeStep:
+    """Steps by native code for the first batch shape; other shapes (a loader's last batch) are traced.
+
+    Noise, and up to rounding loss and move, are those of the gradient by Pyro and a step by torch's optimizer: one
+    step is taken both ways beforehand, on copies, and compared. What cannot be compiled is traced, which is said in one
+    line.
+
+    Args:
+        loss: what the step descends.
+        optimizer: one that :class:`~pyro_vae.fit.updates.Update` knows; its state is kept up to date.
+        clip_grad_norm: bound on the norm of the gradient of all parameters together.
+    """
+
+    def __init__(self, loss: BatchLoss, optimizer: Optimizer, clip_grad_norm: float | None = None) -> None:
+        self._loss, self._optimizer, self._clip_grad_norm = loss, optimizer, clip_grad_norm
+        self._traced = SeparateStep(TracedGradients(loss), loss, optimizer, clip_grad_norm)
+        self._update: Update | None = None
+        self._run: Callable[..., list[Tensor]] | None = None
+        self._takes: tuple[Any, ...] | None = None
+        self._recorded: GraphModule | None = None
+        self._falls_back = False
+
+    @property
+    def level(self) -> str:
+        """How it really runs: "inductor", or what the traced step does."""
+        return self._traced.level if self._falls_back else "inductor"
+
+    def __call__(self, batch: Tensor, beta: Tensor) -> Tensor:
+        """Take a step on a batch and return the loss; one that is not finite moves nothing."""
+        if not self._falls_back and (self._run is None or self._update is None or not self._update.is_current):
+            self._prepare(batch, beta)
+        if self._run is None or self._update is None or self._takes != (batch.shape, batch.dtype):
+            return self._by_the_optimizer(batch, beta)
+        numbers = self._update.numbers().to(batch.device, non_blocking=True)
+        with torch.no_grad():
+            loss = self._run(batch, beta, numbers)[0]
+        self._update.advance()
+        return loss
+
+    def replay(self, batch: Tensor, beta: Tensor) -> list[Tensor] | None:
+        """Return loss and gradients by the graph, or None where none runs."""
+        if self._recorded is None or self._takes != (batch.shape, batch.dtype):
+            return None if self._update is None and not self._falls_back else self._traced.replay(batch, beta)
+        with torch.no_grad():
+            return self._recorded(batch, beta)
+
+    def settle(self) -> None:
+        """Write the number of steps into the optimizer's state."""
+        self._traced.settle()
+        if self._update is not None:
+            self._update.write_steps()
+
+    def _by_the_optimizer(self, batch: Tensor, beta: Tensor) -> Tensor:
+        self.settle()
+        loss = self._traced(batch, beta)
+        if self._update is not None:
+            self._update.advance()
+        return loss
+
+    def _prepare(self, batch: Tensor, beta: Tensor) -> None:
+        self.settle()
+        self._run = None
+        try:
+            self._update = Update(self._optimizer, self._loss.parameters)
+            self._run = self._compiled(self._update, batch, beta)
+            self._takes = (batch.shape, batch.dtype)
+        except NotTraceable:
+            # The traced step finds the same, and says so.
+            self._falls_back = True
+        except NotCompilable as reason:
+            logger.warning("fit: compile='inductor' is not possible here, the step is traced instead: %s", reason)
+            self._falls_back = True
+
+    def _compiled(self, update: Update, batch: Tensor, beta: Tensor) -> Callable[..., list[Tensor]]:
+        """Return the step as native code that takes batch, KL weight and the update's numbers.
+
+        Raises:
+            NotTraceable: the gradient cannot be recorded.
+            NotCompilable: the step cannot be compiled, or does not do what it should.
+        """
+        recorded = record(self._loss.recordable(), [batch, beta], [unlike(batch), 0.5 * beta], self._loss.modules)
+        gradients, held = lift(recorded)
+        read = len(held)
+        # What the graph reads, then parameters that it does not read, then the optimizer's state.
+        places = [_place(p, held) for p in self._loss.parameters]
+        state = [tensor for own in update.tensors for tensor in own]
+        tensors = [tensor.detach() for tensor in [*held, *state]]
+
+        def step(batch: Tensor, beta: Tensor, numbers: Tensor, *tensors: Tensor) -> list[Tensor]:
+            before, rest = list(tensors[: len(held)]), iter(tensors[len(held) :])
+            loss, *found = gradients(*before[:read], batch, beta)
+            if self._clip_grad_norm is not None:
+                found = clipped(found, self._clip_grad_norm)
+            parameters = [before[place] for place in places]
+            own = [[next(rest) for _ in names] for names in update.tensors]
+            finite = loss.isfinite()
+            for place, kept, moved in zip(update.places, own, update(parameters, found, own, numbers), strict=True):
+                for tensor, value in zip([parameters[place], *kept], moved, strict=True):
+                    tensor.copy_(torch.where(finite, value, tensor))
+            return [loss]
+
+        inputs = [batch, beta, update.numbers().to(batch.device), *tensors]
+        whole = make_fx(step, tracing_mode="fake")(*inputs)
+        run = native(whole, inputs)
+        self._verify(run, recorded, update, batch, beta, tensors, places)
+        self._recorded = recorded
+        return lambda batch, beta, numbers: run(batch, beta, numbers, *tensors)
+
+    def _verify(
+        self, run: Callable[..., list[Tensor]], recorded: GraphModule, update: Update, batch: Tensor, beta: Tensor,
+        tensors: Sequence[Tensor], places: Sequence[int],
+    ) -> None:  # fmt: skip
+        """Take one step by native code and one by torch's optimizer, on copies and with the same noise.
+
+        Raises:
+            NotCompilable: they differ by more than rounding.
+        """
+        parameters, num_state = self._loss.parameters, sum(map(len, update.tensors))
+        twin = deepcopy(self._optimizer)
+        twins = {id(p): q for p, q in zip(_held(self._optimizer), _held(twin), strict=True)}
+        with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
+            torch.manual_seed(VERIFICATION_SEED)
+            loss, *gradients = recorded(batch, beta)
+            gradients = [gradient.clone() for gradient in gradients]
+        if self._clip_grad_norm is not None:
+            gradients = clipped(gradients, self._clip_grad_norm)
+        for p, gradient in zip(parameters, gradients, strict=True):
+            if id(p) in twins:
+                twins[id(p)].grad = gradient
+        # The class's own step: a scheduler wraps that of the object.
+        type(twin).step(twin)
+        written = {*(places[place] for place in update.places), *range(len(tensors) - num_state, len(tensors))}
+        copies = [tensor.clone() if place in written else tensor for place, tensor in enumerate(tensors)]
+        with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
+            torch.manual_seed(VERIFICATION_SEED)
+            found = run(batch, beta, update.numbers().to(batch.device), *copies)[0]
+        alike = agree(loss, found, roundings=1000)
+        for p, place, gradient in zip(parameters, places, gradients, strict=True):
+            expected = twins.get(id(p), p).detach()
+            alike = alike and _moved_alike(p.detach(), expected, copies[place], gradient)
+        if not alike:
+            raise NotCompilable("the compiled step rounds too differently")
+
+
+def _place(parameter: Tensor, held: list[Tensor]) -> int:
+    """Return where a parameter is among the tensors that a graph holds; one that it does not hold is added."""
+    for place, tensor in enumerate(held):
+        same_memory = tensor.data_ptr() == parameter.data_ptr() and tensor.numel() > 0
+        if tensor is parameter or (same_memory and tensor.shape == parameter.shape):
+            return place
+    held.append(parameter)
+    return len(held) - 1
+
+
+def _held(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _moved_alike(before: Tensor, expected: Tensor, found: Tensor, gradient: Tensor) -> bool:
+    """Whether two moves are one but for rounding, where the gradient is more than rounding.
+
+    Adam divides a gradient by its own size: where all of it is rounding, so is the sign of the move.
+    """
+    if before.numel() == 0:
+        return True
+    clear = gradient.abs() >= 1e-3 * gradient.abs().max()
+    if not clear.any():
+        # A NaN is above nothing.
+        return False
+    move = (expected - before)[clear]
+    rounding = 10 * torch.finfo(before.dtype).eps * before.abs().max()
+    tolerance = 1e-2 * move.abs().max() + rounding
+    return bool(((found - before)[clear] - move).abs().max() <= tolerance)
