@@ -128,6 +128,7 @@ class Update:
         self._optimizer = optimizer
         self._places = {id(p): place for place, p in enumerate(parameters)}
         self._rules = [self._rule(group) for group in optimizer.param_groups]
+        self._made: list[tuple[dict[str, Any], str]] = []
         self._steps = [self._steps_taken(index) for index in range(len(self._rules))]
         self._dtype = parameters[0].dtype
         self._fixed = _fixed_settings(optimizer)
@@ -182,6 +183,11 @@ class Update:
         """Count a step that was taken."""
         self._steps = [steps + 1 for steps in self._steps]
 
+    def forget(self) -> None:
+        """Take back the state that was made for steps that shall not be taken: SGD's first step asks for it."""
+        for state, key in self._made:
+            del state[key]
+
     def write_steps(self) -> None:
         """Tell the optimizer how many steps were taken."""
         for index, rule, p in self._held():
@@ -216,10 +222,13 @@ class Update:
             fresh = any(state.get(key) is None for key in rule.state)
             for key in rule.state:
                 if state.get(key) is None:
+                    self._made.append((state, key))
                     state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
             if rule.counts_steps:
                 beside = p.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
-                state.setdefault("step", torch.zeros((), dtype=torch.float32, device=beside))
+                if "step" not in state:
+                    self._made.append((state, "step"))
+                    state["step"] = torch.zeros((), dtype=torch.float32, device=beside)
                 taken.add(int(state["step"]))
             else:
                 taken.add(0 if fresh else 1)

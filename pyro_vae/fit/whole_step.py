@@ -81,19 +81,23 @@ class WholeStep:
 
     def _prepare(self, batch: Tensor, beta: Tensor) -> None:
         self.settle()
-        self._run = None
+        self._run, self._update, self._recorded = None, None, None
+        twin, update = deepcopy(self._optimizer), None
         try:
-            self._update = Update(self._optimizer, self._loss.parameters)
-            self._run = self._compiled(self._update, batch, beta)
-            self._takes = (batch.shape, batch.dtype)
+            update = Update(self._optimizer, self._loss.parameters)
+            self._run = self._compiled(update, twin, batch, beta)
+            self._takes, self._update = (batch.shape, batch.dtype), update
+            return
         except NotTraceable:
             # The traced step finds the same, and says so.
-            self._falls_back = True
+            pass
         except NotCompilable as reason:
             logger.warning("fit: compile='inductor' is not possible here, the step is traced instead: %s", reason)
-            self._falls_back = True
+        self._falls_back = True
+        if update is not None:
+            update.forget()
 
-    def _compiled(self, update: Update, batch: Tensor, beta: Tensor) -> Callable[..., list[Tensor]]:
+    def _compiled(self, update: Update, twin: Optimizer, batch: Tensor, beta: Tensor) -> Callable[..., list[Tensor]]:
         """Return the step as native code that takes batch, KL weight and the update's numbers.
 
         Raises:
@@ -124,12 +128,13 @@ class WholeStep:
         inputs = [batch, beta, update.numbers().to(batch.device), *tensors]
         whole = make_fx(step, tracing_mode="fake")(*inputs)
         run = native(whole, inputs)
-        self._verify(run, recorded, update, batch, beta, tensors, places)
+        self._verify(run, recorded, update, twin, batch, beta, tensors, places)
         self._recorded = recorded
         return lambda batch, beta, numbers: run(batch, beta, numbers, *tensors)
 
     def _verify(
-        self, run: Callable[..., list[Tensor]], recorded: GraphModule, update: Update, batch: Tensor, beta: Tensor,
+        self, run: Callable[..., list[Tensor]], recorded: GraphModule, update: Update, twin: Optimizer,
+        batch: Tensor, beta: Tensor,
         tensors: Sequence[Tensor], places: Sequence[int],
     ) -> None:  # fmt: skip
         """Take one step by native code and one by torch's optimizer, on copies and with the same noise.
@@ -138,7 +143,6 @@ class WholeStep:
             NotCompilable: they differ by more than rounding.
         """
         parameters, num_state = self._loss.parameters, sum(map(len, update.tensors))
-        twin = deepcopy(self._optimizer)
         twins = {id(p): q for p, q in zip(_held(self._optimizer), _held(twin), strict=True)}
         with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
             torch.manual_seed(VERIFICATION_SEED)
