@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch.optim import Optimizer
 
+from pyro_vae.fit.auto_step import AutoStep
 from pyro_vae.fit.gradients import BatchLoss, TracedGradients
 from pyro_vae.fit.step import SeparateStep, Step
 from pyro_vae.fit.whole_step import WholeStep
@@ -25,6 +26,7 @@ LEVELS: dict[str, Callable[[BatchLoss, Optimizer, float | None, int | None], Ste
     "off": _off,
     "trace": _trace,
     "inductor": _inductor,
+    "auto": AutoStep,
 }
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import RunError
+from pyro_vae.fit.auto_step import AutoStep
 from pyro_vae.fit.checkpoint import (
     load_optimizer_state,
     optimizer_state,
@@ -66,6 +67,7 @@ def save(training: Training, folder: Path) -> None:
         tensors["rng.loader"] = training.batches.generator.get_state()
     state = {
         "compiled": training.compiled,
+        "picked": training.step.pick if isinstance(training.step, AutoStep) else None,
         "epoch": len(training.history),
         "best_epoch": training.best_epoch if training.best else None,
         "optimizer": rest,
@@ -94,5 +96,7 @@ def restore(training: Training, folder: Path) -> None:
         torch.cuda.set_rng_state(parts["rng"]["cuda"], training.device)
     if training.batches.generator is not None:
         training.batches.generator.set_state(parts["rng"]["loader"])
+    if isinstance(training.step, AutoStep):
+        training.step.resume(state.get("picked"), state["epoch"] * (training.batches.steps or 0))
     training.history = read_history(folder, state["epoch"])
     training.best = parts["best"]

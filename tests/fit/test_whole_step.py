@@ -1,0 +1,223 @@
+"""A step as one compiled graph, beside the traced gradient and torch's own optimizer: the same training."""
+
+import logging
+from functools import partial
+
+import pyro
+import pytest
+import torch
+from fit_programs import REPARAMETERIZED, PairAndData, bernoulli_latent, binary_rows, mean_field
+from torch import Tensor
+from torch.optim import SGD, Adam, NAdam
+from torch.optim.lr_scheduler import ExponentialLR
+from torch.utils.data import DataLoader, TensorDataset
+
+from pyro_vae import fit
+from pyro_vae.data import ImageData
+from pyro_vae.fit.checkpoint import read_checkpoint
+from pyro_vae.fit.run import CHECKPOINT
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE
+from pyro_vae.programs import modules_of
+
+
+def state(pair: PairAndData) -> list[Tensor]:
+    """Parameters and buffers, wherever they live."""
+    owned = [t.detach().clone() for m in modules_of(pair.model, pair.guide) for t in m.state_dict().values()]
+    store = pyro.get_param_store()
+    return owned + [store[name].detach().clone() for name in sorted(store.keys())]
+
+
+def grey() -> ImageData:
+    images = (255 * torch.rand(53, 1, 2, 3, generator=torch.Generator().manual_seed(0))).to(torch.uint8)
+    held_out = (images > 127).float()
+    return ImageData(
+        name="grey", train=images, valid=held_out[:7], test=held_out[:7], binarization="stochastic", seed=0,
+        content_hash="", source="",
+    )  # fmt: skip
+
+
+def vae() -> PairAndData:
+    torch.manual_seed(0)
+    shape = (1, 2, 3)
+    return PairAndData(VAE(shape, 3, (8,)), MeanFieldGuide(shape, 3, (8,)), torch.empty(0))
+
+
+def lines(caplog) -> list[str]:
+    """What we said; torch's compiler logs to itself."""
+    return [record.getMessage() for record in caplog.records if record.name == "pyro_vae"]
+
+
+def ends_of_both(build, data=None, **settings) -> dict[str, list]:
+    """History and state after a run traced and one compiled."""
+    ends = {}
+    for level in ("trace", "inductor"):
+        pyro.clear_param_store()
+        pair = build()
+        run = fit(pair.model, pair.guide, pair.x if data is None else data(), compile=level, **settings)
+        assert run.compiled == level
+        ends[level] = [row["train_bound_nats"] for row in run.history], state(pair)
+    return ends
+
+
+def assert_same_training(ends: dict[str, list]) -> None:
+    (bounds, traced), (ours, compiled) = ends["trace"], ends["inductor"]
+    assert ours == pytest.approx(bounds, rel=1e-5)
+    for a, b in zip(compiled, traced, strict=True):
+        # Some steps of 1e-2; where a gradient is near 0 its sign is rounding, and Adam divides by its size.
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_binarization_clipping_warmup_and_schedule_are_in_the_graph(tmp_path, caplog):
+    settings = {
+        "optimizer": partial(Adam, lr=1e-2, fused=True),
+        "scheduler": partial(ExponentialLR, gamma=0.5),
+        "clip_grad_norm": 5.0,
+        "kl_warmup": 2,
+        "epochs": 3,
+        "batch_size": 13,
+    }
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"):
+        ends = {}
+        for level in ("trace", "inductor"):
+            pair = vae()
+            run = fit(pair.model, pair.guide, grey(), compile=level, out=tmp_path / level, **settings)
+            assert run.compiled == level
+            ends[level] = [row["train_bound_nats"] for row in run.history], state(pair)
+    assert_same_training(ends)
+    assert lines(caplog) == []
+    (theirs, _), (ours, _) = (read_checkpoint(tmp_path / level / CHECKPOINT) for level in ("trace", "inductor"))
+    assert ours.keys() == theirs.keys()
+    assert torch.equal(ours["rng.cpu"], theirs["rng.cpu"]), "other noise was drawn"
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-5)
+    assert ours["optimizer.0.step"] == 12
+
+
+@pytest.mark.parametrize("program", ["batch_norm", "dropout", "functions"])
+def test_buffers_masks_and_stored_parameters_are_written_where_they_live(program):
+    settings = {"optimizer": partial(SGD, lr=1e-3, momentum=0.9), "epochs": 3, "batch_size": 10}
+    ends = ends_of_both(REPARAMETERIZED[program], **settings)
+    assert_same_training(ends)
+    start = state(REPARAMETERIZED[program]())
+    assert any(not torch.equal(a, b) for a, b in zip(start, ends["inductor"][1], strict=False))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", sorted(REPARAMETERIZED.keys() - {"batch_norm", "dropout", "functions"}))
+def test_every_kind_of_pair_trains_alike(program):
+    ends = ends_of_both(REPARAMETERIZED[program], optimizer=partial(Adam, lr=1e-2), epochs=2, batch_size=10)
+    assert_same_training(ends)
+
+
+def test_a_last_batch_of_another_size_is_traced_between_compiled_steps():
+    x = binary_rows(25)
+
+    def loader() -> DataLoader:
+        return DataLoader(TensorDataset(x), batch_size=10)
+
+    assert_same_training(ends_of_both(mean_field, loader, optimizer=partial(Adam, lr=1e-2), epochs=3))
+
+
+def test_a_resumed_run_ends_bit_identical(tmp_path):
+    ends = []
+    for epochs in ([4], [2, 4]):
+        out = tmp_path / str(len(epochs))
+        for last in epochs:
+            pair = vae()
+            run = fit(
+                pair.model, pair.guide, grey(), epochs=last, batch_size=13, compile="inductor", out=out, resume=True
+            )
+            assert run.compiled == "inductor"
+        ends.append(state(pair))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
+
+
+def test_compiled_code_is_found_again(monkeypatch, tmp_path):
+    from torch._dynamo.utils import counters
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    hits = []
+    for _ in range(2):
+        counters.clear()
+        pair = mean_field()
+        fit(pair.model, pair.guide, pair.x, epochs=1, batch_size=20, compile="inductor")
+        hits.append(counters["inductor"]["fxgraph_cache_hit"])
+    assert hits == [0, 1]
+
+
+def fitted(caplog, pair: PairAndData, **settings) -> tuple[str, list[str]]:
+    """How the steps ran, and the lines about it."""
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"):
+        run = fit(pair.model, pair.guide, pair.x, epochs=1, batch_size=20, compile="inductor", **settings)
+    return run.compiled, lines(caplog)
+
+
+INSTEAD = "fit: compile='inductor' is not possible here, the step is traced instead: "
+
+
+def test_another_optimizer_steps_outside_a_traced_gradient(caplog):
+    level, said = fitted(caplog, mean_field(), optimizer=NAdam)
+    assert (level, said) == ("trace", [INSTEAD + "NAdam is none of Adam, AdamW, Adamax, SGD"])
+
+
+def test_what_cannot_be_recorded_is_left_to_pyro_with_one_line(caplog):
+    level, (line,) = fitted(caplog, bernoulli_latent())
+    assert level == "off"
+    assert "guide site 'z' is not reparameterized" in line
+
+
+@pytest.fixture
+def compiler(monkeypatch, tmp_path):
+    """Point inductor to another compiler, and to an empty cache."""
+    from torch._inductor import config, cpp_builder
+
+    def use(path: str) -> None:
+        monkeypatch.setattr(config.cpp, "cxx", (None, path))
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+        for function in vars(cpp_builder).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
+
+    yield use
+    monkeypatch.undo()
+    for function in vars(cpp_builder).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+
+
+def test_without_a_compiler_the_step_is_traced(compiler, caplog):
+    compiler("/no/such/compiler")
+    level, said = fitted(caplog, mean_field())
+    assert (level, said) == ("trace", [INSTEAD + "no C++ compiler works here (looked for $CXX, g++, clang++)"])
+
+
+def test_a_compiler_that_crashes_is_reported_and_done_without(compiler, caplog, tmp_path):
+    broken = tmp_path / "g++"
+    broken.write_text(
+        '#!/bin/sh\ncase "$*" in *--version*) exec g++ --version;; esac\necho out of luck >&2; exit 139\n'
+    )
+    broken.chmod(0o755)
+    compiler(str(broken))
+    pair = mean_field()
+    level, (line,) = fitted(caplog, pair, optimizer=partial(SGD, lr=1e-3, momentum=0.9, dampening=0.5))
+    assert level == "trace"
+    assert line.startswith(INSTEAD)
+    assert "C++" in line
+    # What was prepared for the compiled step is gone: the first step filled the momentum with the whole gradient.
+    traced = mean_field()
+    momentum = partial(SGD, lr=1e-3, momentum=0.9, dampening=0.5)
+    fit(traced.model, traced.guide, traced.x, epochs=1, batch_size=20, optimizer=momentum)
+    assert all(torch.equal(a, b) for a, b in zip(state(pair), state(traced), strict=True))
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch, caplog, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(blocked / "cache"))
+    level, said = fitted(caplog, mean_field())
+    assert level == "inductor"
+    assert said == [
+        f"compiled code cannot be kept in {blocked / 'cache'} (Not a directory): each run compiles anew. Point "
+        "$TORCHINDUCTOR_CACHE_DIR to a folder that can be written."
+    ]
