@@ -17,7 +17,7 @@ from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.pair import Pair
 from pyro_vae.programs import modules_of
-from pyro_vae.protocols import Program
+from pyro_vae.protocols import Objective, Program
 
 X_DIM = 784
 LATENT_DIM = 50
@@ -58,20 +58,25 @@ def pyro_example(batches: TensorBatches, hidden_dims: tuple[int, ...]) -> Side:
     return epoch
 
 
-def ours(batches: TensorBatches, hidden_dims: tuple[int, ...], level: str) -> Side:
+def ours(batches: TensorBatches, hidden_dims: tuple[int, ...], level: str, objective: Objective | None = None) -> Side:
     """Return this library's VAE, as ``fit`` trains it."""
     model = VAE((X_DIM,), LATENT_DIM, hidden_dims[::-1])
-    return in_fit(model, MeanFieldGuide((X_DIM,), LATENT_DIM, hidden_dims), batches, level)
+    return in_fit(model, MeanFieldGuide((X_DIM,), LATENT_DIM, hidden_dims), batches, level, objective)
 
 
-def in_fit(model: Program, guide: Program, batches: TensorBatches, level: str) -> Side:
-    """Return a pair in the very loop of ``pyro_vae.fit``, with ``compile=level``."""
+def in_fit(
+    model: Program, guide: Program, batches: TensorBatches, level: str, objective: Objective | None = None
+) -> Side:
+    """Return a pair in the very loop of ``pyro_vae.fit``, with ``compile=level`` and ``Trace_ELBO`` unless given."""
+    objective = Trace_ELBO() if objective is None else objective
     rows = batches.first()
     pair, parameters = Pair(model, guide, rows), Parameters.of(model, guide, rows)
     optimizer = torch.optim.Adam(parameters.trainable, lr=LEARNING_RATE, fused=True)
-    parts = (model, guide, Trace_ELBO(), batches.observe, parameters.trainable, False)
+    parts = (model, guide, objective, batches.observe, parameters.trainable, False)
+    # As fit does before it captures one: an objective may learn the pair's structure from it.
+    eager_step(*parts)(rows, torch.ones(()))
     step = eager_step(*parts) if level == "off" else TracedStep(*parts, modules_of(model, guide))
-    training = Training(pair, parameters, Trace_ELBO(), step, batches, optimizer)
+    training = Training(pair, parameters, objective, step, batches, optimizer)
     bar = tqdm(disable=True)
 
     def epoch(index: int) -> float:
