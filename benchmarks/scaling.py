@@ -82,7 +82,7 @@ AXES = {
     "particles": Axis("K of IWAE, 20 data a batch", (1, 5, 20, 50), "particles", base=Point(batch=20)),
     "num_flows": Axis("layers of IAF", (1, 2, 4, 8), "num_flows"),
     "images": Axis("images N, K = 2000", (1, 5, 20, 100), "images", SPEED),
-    "num_samples": Axis("samples K, N = 20", (50, 500, 5000, 20000), "num_samples", SPEED),
+    "num_samples": Axis("samples K, N = 20", (20, 200, 2000, 20000), "num_samples", SPEED),
 }
 Found = dict[str, dict[int, Spread]]
 
