@@ -39,6 +39,8 @@ STORED = Path(__file__).with_name("ratios.json")
 VS_PLAIN = "log_likelihood vs_plain"
 MORE_IS_FASTER = {VS_PLAIN}
 """The other ratios are of times."""
+NUM_SAMPLES = 5000
+"""Of each image's estimate."""
 OUTSIDE = 0.01
 """Probability that a process's interval does not hold the median."""
 
@@ -101,7 +103,7 @@ def rounds_of(rounds: int, seconds: float, images: int) -> dict[str, list[float]
     for batch_size in step.HIDDEN_DIMS:
         spreads = step.measure(pixels, batch_size, rounds, seconds, levels)
         found |= {f"step {batch_size} {level}": list(spreads[level].values) for level in levels}
-    speeds = log_likelihood.measure(images, 5000, rounds, 1, [2500])
+    speeds = log_likelihood.measure(images, NUM_SAMPLES, rounds, 1, [2500])
     return found | {VS_PLAIN: list(speeds["vs_plain"].values)}
 
 

@@ -75,23 +75,24 @@ def pythae_vae(vae: RawVAE, x_dim: int, latent_dim: int) -> VAE:
 
 def own_loader(batches: NumberedBatches, hidden_dims: tuple[int, ...]) -> Side:
     """Return the trainer as its users run it: it collates its batches one datum after the other."""
-    trainer = _trainer(batches, hidden_dims)
-    return lambda index: trainer.train_step(index + 1)
+    as_it_is = trainer(batches, hidden_dims)
+    return lambda index: as_it_is.train_step(index + 1)
 
 
 def same_batches(batches: NumberedBatches, hidden_dims: tuple[int, ...]) -> Side:
     """Return the trainer with the other sides' batches in its loader's place: its loop and its model alone."""
-    trainer = _trainer(batches, hidden_dims)
-    trainer.train_loader = loader = SameBatches(batches, trainer.train_dataset)
+    fed = trainer(batches, hidden_dims)
+    fed.train_loader = loader = SameBatches(batches, fed.train_dataset)
 
     def epoch(index: int) -> float:
         loader.index = index
-        return float(trainer.train_step(index + 1))
+        return float(fed.train_step(index + 1))
 
     return epoch
 
 
-def _trainer(batches: NumberedBatches, hidden_dims: tuple[int, ...]) -> BaseTrainer:
+def trainer(batches: NumberedBatches, hidden_dims: tuple[int, ...]) -> BaseTrainer:
+    """Return Pythae's trainer, ready for ``train_step``, with the hand-written side's networks and optimizer."""
     logging.getLogger("pythae.trainers.base_trainer.base_trainer").setLevel(logging.WARNING)
     model = pythae_vae(RawVAE(X_DIM, LATENT_DIM, hidden_dims), X_DIM, LATENT_DIM)
     dataset = BaseDataset(batches.pixels, torch.zeros(len(batches.pixels)))
@@ -104,7 +105,7 @@ def _trainer(batches: NumberedBatches, hidden_dims: tuple[int, ...]) -> BaseTrai
             learning_rate=LEARNING_RATE,
             no_cuda=True,
         )
-        trainer = BaseTrainer(model, dataset, training_config=config)
-        trainer.prepare_training()
-    trainer.callback_handler.callbacks = []
-    return trainer
+        prepared = BaseTrainer(model, dataset, training_config=config)
+        prepared.prepare_training()
+    prepared.callback_handler.callbacks = []
+    return prepared
