@@ -99,7 +99,7 @@ def rounds_of(rounds: int, seconds: float, images: int) -> dict[str, list[float]
     torch.manual_seed(0)
     pixels = torch.randint(0, 2, (step.NUM_DATA, X_DIM), dtype=torch.uint8).float()
     levels = [name for name in step.SIDES if name in COMPILE_LEVELS]
-    found = {}
+    found: dict[str, list[float]] = {}
     for batch_size in step.HIDDEN_DIMS:
         spreads = step.measure(pixels, batch_size, rounds, seconds, levels)
         found |= {f"step {batch_size} {level}": list(spreads[level].values) for level in levels}

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from benchmarks import guides, importance, log_likelihood, step, training
+from benchmarks.floors import layer_sizes
 from benchmarks.opponents import Opponent
 from benchmarks.pyro_example import ExampleVAE
+from benchmarks.raw_particles import RawParticles
 from benchmarks.raw_vae import RawVAE
 from pyro_vae import log_likelihood as our_log_likelihood
 from pyro_vae.guides import MeanFieldGuide
@@ -72,9 +74,10 @@ def test_log_likelihood_prints_speeds_and_memory(capsys, monkeypatch):
 def test_the_sides_train_the_same_number_of_parameters(hidden_dims):
     sizes = training.X_DIM, training.LATENT_DIM, hidden_dims
     model, guide = VAE((784,), 50, hidden_dims[::-1]), MeanFieldGuide((784,), 50, hidden_dims)
-    sides = [[model, guide], [RawVAE(*sizes)], [ExampleVAE(*sizes)]]
+    sides = [[model, guide], [RawVAE(*sizes)], [ExampleVAE(*sizes)], [RawParticles.new(*sizes, num_particles=5)]]
     counts = {sum(p.numel() for module in side for p in module.parameters()) for side in sides}
     assert len(counts) == 1
+    assert counts == {sum((n_in + 1) * n_out for n_in, n_out in layer_sizes(hidden_dims))}
 
 
 def test_the_plain_estimate_is_the_librarys():
