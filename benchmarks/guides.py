@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
+from benchmarks.batches import NumberedBatches
 from benchmarks.timing import Spread, interleaved, ratios
 from benchmarks.training import LATENT_DIM, X_DIM, in_fit
-from pyro_vae.fit.batches import TensorBatches
 from pyro_vae.parts import make_pair, part_names
 
 LEVELS = ("off", "trace")
@@ -35,7 +35,7 @@ def measure(names: Sequence[str], batch_size: int, steps: int, rounds: int) -> d
     """
     torch.manual_seed(0)
     pixels = torch.randint(0, 2, (steps * batch_size, X_DIM), dtype=torch.uint8).float()
-    batches = TensorBatches(pixels, batch_size, 0, torch.device("cpu"), torch.float32)
+    batches = NumberedBatches(pixels, batch_size)
     names = list(dict.fromkeys([REFERENCE, *names]))
     sides = {}
     for name in names:

@@ -4,7 +4,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 Side = Callable[[int], object]
@@ -18,11 +18,13 @@ class Spread:
     median: float
     low: float
     high: float
+    values: tuple[float, ...] = field(repr=False)
+    """All of them, in the order of the rounds."""
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
         """Summarize one value a round."""
-        return cls(median(values), min(values), max(values))
+        return cls(median(values), min(values), max(values), tuple(values))
 
     def __format__(self, spec: str) -> str:
         return f"{self.median:{spec}}  ({self.low:{spec}} to {self.high:{spec}})"

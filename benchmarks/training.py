@@ -6,10 +6,10 @@ from pyro.infer import SVI, Trace_ELBO
 from pyro.optim import Adam as PyroAdam
 from tqdm import tqdm
 
+from benchmarks.batches import NumberedBatches
 from benchmarks.pyro_example import ExampleVAE
 from benchmarks.raw_vae import RawVAE
 from benchmarks.timing import Side
-from pyro_vae.fit.batches import TensorBatches
 from pyro_vae.fit.gradients import BatchLoss
 from pyro_vae.fit.levels import make_step
 from pyro_vae.fit.parameters import Parameters
@@ -19,22 +19,21 @@ from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.pair import Pair
 from pyro_vae.programs import modules_of
-from pyro_vae.protocols import Program
+from pyro_vae.protocols import Objective, Program
 
 X_DIM = 784
 LATENT_DIM = 50
 LEARNING_RATE = 1e-3
 
 
-def raw(batches: TensorBatches, hidden_dims: tuple[int, ...]) -> Side:
+def raw(batches: NumberedBatches, hidden_dims: tuple[int, ...]) -> Side:
     """Return the hand-written VAE with one fused Adam."""
     vae = RawVAE(X_DIM, LATENT_DIM, hidden_dims)
     optimizer = torch.optim.Adam(vae.parameters(), lr=LEARNING_RATE, fused=True)
 
     def epoch(index: int) -> float:
         total = 0.0
-        for rows in batches.epoch(index):
-            x = batches.observe(rows)
+        for x in batches.images(index):
             optimizer.zero_grad()
             loss = vae.loss(x)
             loss.backward()
@@ -45,7 +44,7 @@ def raw(batches: TensorBatches, hidden_dims: tuple[int, ...]) -> Side:
     return epoch
 
 
-def pyro_example(batches: TensorBatches, hidden_dims: tuple[int, ...]) -> Side:
+def pyro_example(batches: NumberedBatches, hidden_dims: tuple[int, ...]) -> Side:
     """Return Pyro's example as its authors wrote it: ``SVI.step`` under Pyro's default settings."""
     pyro.clear_param_store()
     vae = ExampleVAE(X_DIM, LATENT_DIM, hidden_dims)
@@ -54,29 +53,36 @@ def pyro_example(batches: TensorBatches, hidden_dims: tuple[int, ...]) -> Side:
     def epoch(index: int) -> float:
         total = 0.0
         with pyro.validation_enabled(True):
-            for rows in batches.epoch(index):
-                total += svi.step(batches.observe(rows))
+            for x in batches.images(index):
+                total += svi.step(x)
         return total
 
     return epoch
 
 
-def ours(batches: TensorBatches, hidden_dims: tuple[int, ...], level: str) -> Side:
+def ours(
+    batches: NumberedBatches, hidden_dims: tuple[int, ...], level: str, objective: Objective | None = None
+) -> Side:
     """Return this library's VAE, as ``fit`` trains it."""
     model = VAE((X_DIM,), LATENT_DIM, hidden_dims[::-1])
-    return in_fit(model, MeanFieldGuide((X_DIM,), LATENT_DIM, hidden_dims), batches, level)
+    return in_fit(model, MeanFieldGuide((X_DIM,), LATENT_DIM, hidden_dims), batches, level, objective)
 
 
-def in_fit(model: Program, guide: Program, batches: TensorBatches, level: str) -> Side:
-    """Return a pair in the very loop of ``pyro_vae.fit``, with ``compile=level``."""
+def in_fit(
+    model: Program, guide: Program, batches: NumberedBatches, level: str, objective: Objective | None = None
+) -> Side:
+    """Return a pair in the very loop of ``pyro_vae.fit``, with ``compile=level`` and ``Trace_ELBO`` unless given."""
+    objective = Trace_ELBO() if objective is None else objective
     rows = batches.first()
     x = batches.observe(rows)
     pair, parameters = Pair(model, guide, x), Parameters.of(model, guide, x)
     optimizer = torch.optim.Adam(parameters.trainable, lr=LEARNING_RATE, fused=True)
-    loss = BatchLoss(model, guide, Trace_ELBO(), batches.observe, parameters.trainable, modules_of(model, guide))
+    loss = BatchLoss(model, guide, objective, batches.observe, parameters.trainable, modules_of(model, guide))
+    # As fit does before it captures one: an objective may learn the pair's structure from it.
+    loss.eager()(rows, torch.ones(()))
     step = make_step(level, loss, optimizer)
     watch = None if level == "off" else Watch(loss, rows)
-    training = Training(pair, parameters, Trace_ELBO(), step, batches, optimizer, watch=watch)
+    training = Training(pair, parameters, objective, step, batches, optimizer, watch=watch)
     bar = tqdm(disable=True)
 
     def epoch(index: int) -> float:

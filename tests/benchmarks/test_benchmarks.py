@@ -1,24 +1,57 @@
 import json
 import math
+from importlib import import_module
+from importlib.util import find_spec
 
 import pytest
 import torch
 
 from benchmarks import guides, importance, log_likelihood, step, training
+from benchmarks.floors import layer_sizes
+from benchmarks.opponents import Opponent
 from benchmarks.pyro_example import ExampleVAE
+from benchmarks.raw_particles import RawParticles
 from benchmarks.raw_vae import RawVAE
 from pyro_vae import log_likelihood as our_log_likelihood
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 
+NEEDS = {"numpyro": ("numpyro_jit", "numpyro_scan"), "pythae": ("pythae", "pythae_same_batches")}
+"""What sides of a step need beside the project's own dependencies."""
+
 
 def test_step_prints_the_ratios_of_each_batch_size(capsys, monkeypatch):
     monkeypatch.setattr(step, "NUM_DATA", 40)
+    # No need to wait for a compiler.
+    monkeypatch.setitem(step.SIDES, "inductor", step.SIDES["trace"])
     step.main(["--json", "--rounds", "1", "--seconds", "0.001", "--batch", "20"])
-    found = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    found = json.loads(out)
     assert found.keys() == {"20"}
-    assert found["20"].keys() == {"raw_ms", "trace", "off", "pyro_example"}
+    absent = {name for library, names in NEEDS.items() if find_spec(library) is None for name in names}
+    assert found["20"].keys() == {"raw_ms", *step.SIDES} - {"raw"} - absent
     assert all(value > 0 for value in found["20"].values())
+    assert [line.split()[1] for line in err.splitlines() if "is left out" in line] == [
+        name for name in step.SIDES if name in absent
+    ]
+
+
+def test_step_leaves_out_a_side_whose_library_is_missing_and_says_so(capsys, monkeypatch):
+    monkeypatch.setattr(step, "NUM_DATA", 40)
+    monkeypatch.setitem(step.SIDES, "numpyro_scan", lambda *_: import_module("not_installed"))
+    step.main(["--json", "--rounds", "1", "--seconds", "0.001", "--batch", "20", "--sides", "trace", "numpyro_scan"])
+    out, err = capsys.readouterr()
+    assert json.loads(out)["20"].keys() == {"raw_ms", "trace"}
+    assert err == (
+        "benchmarks.step: numpyro_scan is left out: not_installed is not installed; benchmarks/README.md says how\n"
+    )
+
+
+def test_step_does_not_take_a_missing_file_of_its_own_for_a_library(monkeypatch):
+    monkeypatch.setattr(step, "NUM_DATA", 40)
+    monkeypatch.setitem(step.SIDES, "numpyro_scan", Opponent("no_such_file", "side"))
+    with pytest.raises(ModuleNotFoundError, match="no_such_file"):
+        step.main(["--rounds", "1", "--seconds", "0.001", "--batch", "20", "--sides", "numpyro_scan"])
 
 
 def test_guides_prints_the_ratios_of_each_guide(capsys):
@@ -43,9 +76,10 @@ def test_log_likelihood_prints_speeds_and_memory(capsys, monkeypatch):
 def test_the_sides_train_the_same_number_of_parameters(hidden_dims):
     sizes = training.X_DIM, training.LATENT_DIM, hidden_dims
     model, guide = VAE((784,), 50, hidden_dims[::-1]), MeanFieldGuide((784,), 50, hidden_dims)
-    sides = [[model, guide], [RawVAE(*sizes)], [ExampleVAE(*sizes)]]
+    sides = [[model, guide], [RawVAE(*sizes)], [ExampleVAE(*sizes)], [RawParticles.new(*sizes, num_particles=5)]]
     counts = {sum(p.numel() for module in side for p in module.parameters()) for side in sides}
     assert len(counts) == 1
+    assert counts == {sum((n_in + 1) * n_out for n_in, n_out in layer_sizes(hidden_dims))}
 
 
 def test_the_plain_estimate_is_the_librarys():
