@@ -11,8 +11,7 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
-from fit_programs import REPARAMETERIZED, PairAndData, bernoulli_latent, binary_rows, mean_field
-from torch import Tensor
+from fit_programs import REPARAMETERIZED, PairAndData, bernoulli_latent, binary_rows, lines, mean_field, state
 from torch.optim import SGD, Adam, NAdam
 from torch.optim.lr_scheduler import ExponentialLR
 from torch.utils.data import DataLoader, TensorDataset
@@ -23,14 +22,6 @@ from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
-from pyro_vae.programs import modules_of
-
-
-def state(pair: PairAndData) -> list[Tensor]:
-    """Parameters and buffers, wherever they live."""
-    owned = [t.detach().clone() for m in modules_of(pair.model, pair.guide) for t in m.state_dict().values()]
-    store = pyro.get_param_store()
-    return owned + [store[name].detach().clone() for name in sorted(store.keys())]
 
 
 def grey() -> ImageData:
@@ -46,11 +37,6 @@ def vae() -> PairAndData:
     torch.manual_seed(0)
     shape = (1, 2, 3)
     return PairAndData(VAE(shape, 3, (8,)), MeanFieldGuide(shape, 3, (8,)), torch.empty(0))
-
-
-def lines(caplog) -> list[str]:
-    """What we said; torch's compiler logs to itself."""
-    return [record.getMessage() for record in caplog.records if record.name == "pyro_vae"]
 
 
 def ends_of_both(build, data=None, **settings) -> dict[str, list]:
