@@ -1,8 +1,9 @@
 """How much sooner several seeds are done by one process a core than by one process that trains them in turn.
 
-As many seeds as cores, the same number of steps each. The sides: one process with a thread a core, one process with
-one thread, and as many one-thread processes as cores, out of joblib's pool, as examples/several_seeds.py has them.
-Processes are kept from round to round: what they cost to start is reported apart, and is not in the rounds.
+As many seeds as processes. The sides: one process with a thread a core, one process with one thread, and one-thread
+processes, one a core unless told otherwise, out of joblib's pool, as examples/several_seeds.py has them. What counts
+is the number of steps a second in all. Processes are kept from round to round: what they cost to start is reported
+apart, and is not in the rounds.
 
     python -m benchmarks.seeds
     python -m benchmarks.seeds --batch 20 --rounds 3 --seconds 0.2
@@ -60,7 +61,7 @@ def measure(batch_size: int, processes: int, level: str, rounds: int, seconds: f
         processes: how many, and as many seeds.
         level: of ``fit(compile=...)``.
         rounds: how many count.
-        seconds: what a seed shall take in a round by one process with all threads.
+        seconds: what a seed shall take in a round, were it alone; each side takes as many steps as that allows.
 
     Returns:
         ``steps_per_second`` of one process with all threads; ``one_thread`` and ``processes``, the speed of these
@@ -69,32 +70,31 @@ def measure(batch_size: int, processes: int, level: str, rounds: int, seconds: f
     """
     threads = torch.get_num_threads()
     try:
-        steps = min(_steps(batch_size, threads, level, seconds), NUM_DATA // batch_size)
-        one_thread = partial(train, batch_size, steps, 1, level)
+        steps = {number: _steps(batch_size, number, level, seconds) for number in (threads, 1)}
+        work = {number: partial(train, batch_size, steps[number], number, level) for number in steps}
         sides = {
-            REFERENCE: in_turn(partial(train, batch_size, steps, threads, level), processes),
-            "one_thread": in_turn(one_thread, processes),
-            "processes": in_processes(one_thread, processes),
+            REFERENCE: in_turn(work[threads], processes),
+            "one_thread": in_turn(work[1], processes),
+            "processes": in_processes(work[1], processes),
         }
         start = started(sides["processes"], processes)
         times = interleaved(sides, rounds)
     finally:
         torch.set_num_threads(threads)
         get_reusable_executor().shutdown()
-    found = {"steps_per_second": Spread.of([processes * steps / took for took in times[REFERENCE]])}
-    # How many times longer the other takes is how many times faster the side is.
-    found |= {name: ratios(times[REFERENCE], times[name]) for name in sides if name != REFERENCE}
-    found["processes_over_one_thread"] = ratios(times["one_thread"], times["processes"])
+    speeds = {
+        name: [processes * steps[threads if name == REFERENCE else 1] / took for took in times[name]] for name in sides
+    }
+    found = {"steps_per_second": Spread.of(speeds[REFERENCE])}
+    found |= {name: ratios(speeds[name], speeds[REFERENCE]) for name in sides if name != REFERENCE}
+    found["processes_over_one_thread"] = ratios(speeds["processes"], speeds["one_thread"])
     return found | {"start_seconds": Spread.of([start])}
 
 
 def _steps(batch_size: int, threads: int, level: str, seconds: float, trial: int = 20) -> int:
-    """Return how many steps of a seed take about so many seconds."""
-    work = partial(train, batch_size, trial, threads, level)
-    work(0)
-    start = perf_counter()
-    work(1)
-    return max(1, round(trial * seconds / (perf_counter() - start)))
+    """Return how many steps of a seed take about so many seconds, by the fastest of three trials."""
+    took = interleaved({"trial": partial(train, batch_size, trial, threads, level)}, 3)["trial"]
+    return min(max(1, round(trial * seconds / min(took))), NUM_DATA // batch_size)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=cpu_count(), help="and as many seeds; 2 or more")
     parser.add_argument("--compile", default="trace", help="level, as of fit")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of a seed in a round, by one process")
+    parser.add_argument("--seconds", type=float, default=1.0, help="of a seed in a round, were it alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(arguments)
     if args.processes < 2:
