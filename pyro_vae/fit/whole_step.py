@@ -19,6 +19,9 @@ from pyro_vae.inductor import NotCompilable, lift, native
 
 logger = logging.getLogger("pyro_vae")
 
+NOISES = tuple(range(VERIFICATION_SEED, VERIFICATION_SEED + 3))
+"""Seeds of the draws that a compiled step is tried on."""
+
 
 class WholeStep:
     """Steps by native code for the first batch shape; other shapes (a loader's last batch) are traced.
@@ -128,24 +131,23 @@ class WholeStep:
         inputs = [batch, beta, update.numbers().to(batch.device), *tensors]
         whole = make_fx(step, tracing_mode="fake")(*inputs)
         run = native(whole, inputs)
-        self._verify(run, recorded, update, twin, batch, beta, tensors, places)
+        twins = (deepcopy(twin) for _ in NOISES)
+        both = (recorded, run, update, batch, beta, tensors, places)
+        # Where a spline's knot or a clamp is met within a rounding, one draw may differ; a wrong graph always does.
+        if not any(self._same_step(*both, twin=twin, seed=seed) for twin, seed in zip(twins, NOISES, strict=True)):
+            raise NotCompilable("the compiled step rounds too differently")
         self._recorded = recorded
         return lambda batch, beta, numbers: run(batch, beta, numbers, *tensors)
 
-    def _verify(
-        self, run: Callable[..., list[Tensor]], recorded: GraphModule, update: Update, twin: Optimizer,
-        batch: Tensor, beta: Tensor,
-        tensors: Sequence[Tensor], places: Sequence[int],
-    ) -> None:  # fmt: skip
-        """Take one step by native code and one by torch's optimizer, on copies and with the same noise.
-
-        Raises:
-            NotCompilable: they differ by more than rounding.
-        """
+    def _same_step(
+        self, recorded: GraphModule, run: Callable[..., list[Tensor]], update: Update, batch: Tensor, beta: Tensor,
+        tensors: Sequence[Tensor], places: Sequence[int], *, twin: Optimizer, seed: int,
+    ) -> bool:  # fmt: skip
+        """Whether a step by native code and one by torch's optimizer, on copies and with the same noise, are one."""
         parameters, num_state = self._loss.parameters, sum(map(len, update.tensors))
         twins = {id(p): q for p, q in zip(_held(self._optimizer), _held(twin), strict=True)}
         with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
-            torch.manual_seed(VERIFICATION_SEED)
+            torch.manual_seed(seed)
             loss, *gradients = recorded(batch, beta)
             gradients = [gradient.clone() for gradient in gradients]
         if self._clip_grad_norm is not None:
@@ -158,14 +160,13 @@ class WholeStep:
         written = {*(places[place] for place in update.places), *range(len(tensors) - num_state, len(tensors))}
         copies = [tensor.clone() if place in written else tensor for place, tensor in enumerate(tensors)]
         with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
-            torch.manual_seed(VERIFICATION_SEED)
+            torch.manual_seed(seed)
             found = run(batch, beta, update.numbers().to(batch.device), *copies)[0]
         alike = agree(loss, found, roundings=1000)
         for p, place, gradient in zip(parameters, places, gradients, strict=True):
             expected = twins.get(id(p), p).detach()
             alike = alike and _moved_alike(p.detach(), expected, copies[place], gradient)
-        if not alike:
-            raise NotCompilable("the compiled step rounds too differently")
+        return alike
 
 
 def _place(parameter: Tensor, held: list[Tensor]) -> int:
