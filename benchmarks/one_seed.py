@@ -8,10 +8,10 @@ from functools import cache
 
 import torch
 
+from benchmarks.batches import NumberedBatches
 from benchmarks.step import HIDDEN_DIMS
 from benchmarks.timing import Side
 from benchmarks.training import X_DIM, ours
-from pyro_vae.fit.batches import TensorBatches
 
 
 def train(batch_size: int, steps: int, threads: int, level: str, index: int) -> int:
@@ -35,5 +35,5 @@ def _training(batch_size: int, steps: int, threads: int, level: str) -> Side:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     pixels = torch.randint(0, 2, (steps * batch_size, X_DIM), dtype=torch.uint8).float()
-    batches = TensorBatches(pixels, batch_size, 0, torch.device("cpu"), torch.float32)
+    batches = NumberedBatches(pixels, batch_size)
     return ours(batches, HIDDEN_DIMS[batch_size], level)

@@ -15,7 +15,7 @@ from pyro_vae.fit.gradients import BatchLoss, TracedGradients
 from pyro_vae.fit.step import SeparateStep, clipped
 from pyro_vae.fit.updates import Update
 from pyro_vae.graph import VERIFICATION_SEED, NotTraceable, agree, no_side_effects, record, unlike
-from pyro_vae.inductor import NotCompilable, lift, native
+from pyro_vae.inductor import NotCompilable, launched_once, lift, native
 
 logger = logging.getLogger("pyro_vae")
 
@@ -137,7 +137,13 @@ class WholeStep:
         if not any(self._same_step(*both, twin=twin, seed=seed) for twin, seed in zip(twins, NOISES, strict=True)):
             raise NotCompilable("the compiled step rounds too differently")
         self._recorded = recorded
-        return lambda batch, beta, numbers: run(batch, beta, numbers, *tensors)
+
+        def in_place(batch: Tensor, beta: Tensor, numbers: Tensor) -> list[Tensor]:
+            return run(batch, beta, numbers, *tensors)
+
+        # A number on the CPU (an objective's own weight) is read at the launch, which must then be each step's own.
+        on_gpu = all(tensor.device.type == "cuda" for tensor in inputs)
+        return launched_once(in_place, inputs[:3]) if on_gpu else in_place
 
     def _same_step(
         self, recorded: GraphModule, run: Callable[..., list[Tensor]], update: Update, batch: Tensor, beta: Tensor,

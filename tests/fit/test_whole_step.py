@@ -210,3 +210,23 @@ def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch, caplog):
     assert line.startswith("compiled code cannot be kept in /proc (")
     assert line.endswith("): each run compiles anew. Point $TORCHINDUCTOR_CACHE_DIR to a folder that can be written.")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/proc"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT CHECKED: no CUDA device")
+def test_on_cuda_the_levels_train_alike_and_a_resumed_run_is_bit_identical(tmp_path):
+    settings = {"optimizer": partial(Adam, lr=1e-2, fused=True), "batch_size": 13, "clip_grad_norm": 5.0}
+    settings["device"] = "cuda"
+    ends = {}
+    for level in ("off", "trace", "inductor"):
+        pair = vae()
+        run = fit(pair.model, pair.guide, grey(), compile=level, epochs=4, out=tmp_path / level, **settings)
+        assert run.compiled == level
+        ends[level] = [row["train_bound_nats"] for row in run.history], state(pair)
+    assert_same_training({"trace": ends["off"], "inductor": ends["trace"]})
+    assert_same_training(ends)
+    for epochs in (2, 4):
+        pair = vae()
+        resumable = {"out": tmp_path / "resumed", "resume": True, **settings}
+        fit(pair.model, pair.guide, grey(), compile="inductor", epochs=epochs, **resumable)
+    assert all(torch.equal(a, b) for a, b in zip(state(pair), ends["inductor"][1], strict=True))
