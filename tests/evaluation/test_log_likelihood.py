@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from pyro_vae import log_likelihood, log_weights
 from pyro_vae.errors import NonFiniteError, PairError
-from pyro_vae.evaluation import stream
+from pyro_vae.evaluation import stream, term_draws
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.pair import Pair
@@ -298,12 +298,12 @@ def test_the_graph_equals_the_eager_path_under_the_same_seed(monkeypatch):
     model, guide = VAE((1, 4, 4), 3, (8,)), MeanFieldGuide((1, 4, 4), 3, (8,))
     x = torch.rand(6, 1, 4, 4).round()
     captures = []
-    real = stream.capture
-    monkeypatch.setattr(stream, "capture", lambda *args: captures.append(None) or real(*args))
+    real = term_draws.capture
+    monkeypatch.setattr(term_draws, "capture", lambda *args: captures.append(None) or real(*args))
     monkeypatch.setattr(stream, "ROWS", 20)
     results = []
     for calls_worth_a_graph in (10**9, 0):
-        monkeypatch.setattr(stream, "CALLS_WORTH_A_GRAPH", calls_worth_a_graph)
+        monkeypatch.setattr(term_draws, "CALLS_WORTH_A_GRAPH", calls_worth_a_graph)
         results.append(log_likelihood(model, guide, x, 70, seed=5))
     assert len(captures) == 1
     assert_close(results[1].per_datum, results[0].per_datum)
@@ -312,7 +312,7 @@ def test_the_graph_equals_the_eager_path_under_the_same_seed(monkeypatch):
 
 def test_what_cannot_be_captured_is_run_as_it_is(linear_gaussian, monkeypatch, caplog):
     case = linear_gaussian
-    monkeypatch.setattr(stream, "CALLS_WORTH_A_GRAPH", 0)
+    monkeypatch.setattr(term_draws, "CALLS_WORTH_A_GRAPH", 0)
 
     def branching(x):
         if x.sum() > 1e9:

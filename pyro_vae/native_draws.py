@@ -1,0 +1,61 @@
+"""Draws of a captured graph in native code: what stands on log-weights runs on this where the work is long enough."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.graph import agree, two_draws
+from pyro_vae.hoist import Draws
+from pyro_vae.inductor import NotCompilable, native
+
+FIRST_SECONDS = 10.0
+"""What compiling a graph costs: 6 to 12 s, or 2 to 5 s of imports where an earlier run left it in the cache."""
+
+AGAIN_SECONDS = 0.3
+"""What it costs to compile a graph again in the same process."""
+
+_known: set[int] = set()
+
+
+def native_draws(draws: Draws, inputs: Sequence[Tensor], modules: Sequence[nn.Module] = ()) -> Draws:
+    """Compile the part of a captured function that is run for each draw, and compare it with the graph.
+
+    The same noise is drawn under a seed, and the numbers differ by rounding only. The part that all draws share is
+    run once for many, and stays as it is.
+
+    Args:
+        draws: what :func:`pyro_vae.graph.capture` returns.
+        inputs: tensors to compile for and to compare on; other ones must have their shapes, dtypes and devices.
+        modules: whose buffers the function may change.
+
+    Returns:
+        The compiled draws, to be run without gradients.
+
+    Raises:
+        NotCompilable: there is no compiler, it fails, or the compiled graph rounds too differently.
+    """
+    device = inputs[0].device
+    with torch.no_grad():
+        compiled = draws.remade(native, *inputs)
+        expected = two_draws(draws.on(*inputs), modules, device)
+        try:
+            found = two_draws(compiled.on(*inputs), modules, device)
+        except Exception as error:
+            raise NotCompilable(f"the compiled graph fails: {error}") from error
+    if not all(agree(a, b, roundings=1000) for a, b in zip(expected, found, strict=True)):
+        raise NotCompilable("the compiled graph rounds too differently")
+    _known.add(_key(draws))
+    return compiled
+
+
+def expected_seconds(draws: Draws) -> float:
+    """Return what :func:`native_draws` will take, roughly: less where this process has compiled such a graph."""
+    return AGAIN_SECONDS if _key(draws) in _known else FIRST_SECONDS
+
+
+def _key(draws: Draws) -> int:
+    """Return a number that tells graphs of other operations or shapes apart."""
+    nodes = draws.drawn_part().graph.nodes
+    values = ((str(node.target), node.meta.get("val")) for node in nodes)
+    return hash(tuple((name, tuple(value.shape) if isinstance(value, Tensor) else None) for name, value in values))
