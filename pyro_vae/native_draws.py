@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.graph import agree, two_draws
+from pyro_vae.graph import agree, in_one_line, two_draws
 from pyro_vae.hoist import Draws
 from pyro_vae.inductor import NotCompilable, native
 
@@ -42,7 +42,7 @@ def native_draws(draws: Draws, inputs: Sequence[Tensor], modules: Sequence[nn.Mo
         try:
             found = two_draws(compiled.on(*inputs), modules, device)
         except Exception as error:
-            raise NotCompilable(f"the compiled graph fails: {error}") from error
+            raise NotCompilable(f"the compiled graph fails: {in_one_line(error)}") from error
     if not all(agree(a, b, roundings=1000) for a, b in zip(expected, found, strict=True)):
         raise NotCompilable("the compiled graph rounds too differently")
     _known.add(_key(draws))
