@@ -230,11 +230,11 @@ COMPILED_EACH_TIME = ("AuxiliaryGuide", "InverseAutoregressiveGuide", "MeanField
     [name if name in COMPILED_EACH_TIME else pytest.param(name, marks=pytest.mark.slow) for name in guides.__all__],
 )
 def test_compiled_weights_equal_those_of_pyro_under_a_seed(name, caplog):
-    """On each datum to 1e-5 relative: twenty times what float32 rounds, and the sums have some ten terms."""
+    """To 1e-5, some eighty roundings of float32: a log-weight is a sum of ten terms or more that partly cancel."""
     model, guide, x = model_for(), make(name), binary(6)
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
         expected, found = (log_likelihood(model, guide, x, 300, seed=4, compile=level) for level in ("off", "inductor"))
-    assert not caplog.records
+    assert [record for record in caplog.records if record.name == "pyro_vae"] == []
     assert_close(found.per_datum, expected.per_datum, rtol=1e-5, atol=1e-5)
     assert_close(found.ess, expected.ess, rtol=1e-3, atol=0)
 
