@@ -80,6 +80,23 @@ def test_subsampled_plates_are_visited_in_order(linear_gaussian, monkeypatch, su
     assert_close(found.ess, torch.full((11,), 30.0).double(), **EXACT)
 
 
+@pytest.mark.parametrize("subsample_size", [64, 128, 256])
+def test_a_subsample_may_be_as_large_as_anyone_would_choose(linear_gaussian, subsample_size):
+    case, p = linear_gaussian, linear_gaussian.model
+    x = case.data(300)
+
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=subsample_size) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ p.loadings.T + p.bias, p.log_scale.exp()).to_event(1), obs=x[rows])
+
+    def guide(x):
+        with pyro.plate("data", len(x), subsample_size=subsample_size) as rows:
+            pyro.sample("z", p.posterior(x[rows]))
+
+    assert_close(log_likelihood(model, guide, x, 30).per_datum, case.evidence(x), **EXACT)
+
+
 @pytest.mark.parametrize("n", [3, 11])
 def test_a_plate_that_stands_for_more_rows_than_it_is_given(linear_gaussian, monkeypatch, n):
     """plate("data", 11, subsample_size=len(x)) takes all rows it is given, also when those are all 11."""
