@@ -1,5 +1,6 @@
 """Draws of a captured graph in native code: what stands on log-weights runs on this where the work is long enough."""
 
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -9,11 +10,17 @@ from pyro_vae.graph import agree, in_one_line, two_draws
 from pyro_vae.hoist import Draws
 from pyro_vae.inductor import NotCompilable, native
 
+INDUCTOR = "torch._inductor.compile_fx"
+"""The module whose import loads the compiler."""
+
 FIRST_SECONDS = 10.0
-"""What compiling a graph costs: 6 to 12 s, or 2 to 5 s of imports where an earlier run left it in the cache."""
+"""What it costs to compile a first graph, in a process that has not compiled any: half of it imports."""
+
+NEXT_SECONDS = 5.0
+"""What it costs to compile another graph."""
 
 AGAIN_SECONDS = 0.3
-"""What it costs to compile a graph again in the same process."""
+"""What it costs to compile a graph that this process has compiled before."""
 
 _known: set[int] = set()
 
@@ -50,8 +57,10 @@ def native_draws(draws: Draws, inputs: Sequence[Tensor], modules: Sequence[nn.Mo
 
 
 def expected_seconds(draws: Draws) -> float:
-    """Return what :func:`native_draws` will take, roughly: less where this process has compiled such a graph."""
-    return AGAIN_SECONDS if _key(draws) in _known else FIRST_SECONDS
+    """Return what :func:`native_draws` will take, roughly, by what this process has compiled so far."""
+    if _key(draws) in _known:
+        return AGAIN_SECONDS
+    return NEXT_SECONDS if INDUCTOR in sys.modules else FIRST_SECONDS
 
 
 def _key(draws: Draws) -> int:

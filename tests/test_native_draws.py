@@ -1,5 +1,8 @@
 """Compiled draws: the graph's noise and numbers, or a reason why not."""
 
+import importlib.util
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +11,7 @@ from torch.testing import assert_close
 from pyro_vae import native_draws as module
 from pyro_vae.graph import capture
 from pyro_vae.inductor import NotCompilable
-from pyro_vae.native_draws import AGAIN_SECONDS, FIRST_SECONDS, expected_seconds, native_draws
+from pyro_vae.native_draws import AGAIN_SECONDS, FIRST_SECONDS, NEXT_SECONDS, expected_seconds, native_draws
 
 A, B = torch.randn(4, 3), torch.randn(4, 3)
 
@@ -24,6 +27,10 @@ def noisy(x):
 
 def run_as_it_is(graph, inputs):
     return graph.forward
+
+
+def test_the_module_that_tells_whether_the_compiler_is_loaded_exists():
+    assert importlib.util.find_spec(module.INDUCTOR) is not None
 
 
 def test_compiled_draws_equal_the_graphs_under_a_seed_and_read_parameters_where_they_live():
@@ -72,9 +79,12 @@ def test_the_comparison_leaves_random_numbers_and_buffers_alone(monkeypatch):
     assert count.sum() == 0
 
 
-def test_a_graph_that_was_compiled_before_is_expected_to_cost_less(monkeypatch):
+def test_what_was_compiled_before_is_expected_to_cost_less(monkeypatch):
     monkeypatch.setattr(module, "native", run_as_it_is)
     graph = capture(noisy, [A], [B])
+    monkeypatch.setitem(sys.modules, module.INDUCTOR, None)
+    assert expected_seconds(graph) == NEXT_SECONDS
+    monkeypatch.delitem(sys.modules, module.INDUCTOR)
     assert expected_seconds(graph) == FIRST_SECONDS
     native_draws(graph, [A])
     assert expected_seconds(capture(noisy, [A], [B])) == AGAIN_SECONDS
