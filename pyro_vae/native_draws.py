@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pyro_vae.graph import agree, in_one_line, two_draws
 from pyro_vae.hoist import Draws
 from pyro_vae.inductor import NotCompilable, native
+from pyro_vae.softplus import expand_softplus
 
 INDUCTOR = "torch._inductor.compile_fx"
 """The module whose import loads the compiler."""
@@ -44,7 +45,7 @@ def native_draws(draws: Draws, inputs: Sequence[Tensor], modules: Sequence[nn.Mo
     """
     device = inputs[0].device
     with torch.no_grad():
-        compiled = draws.remade(native, *inputs)
+        compiled = draws.remade(lambda graph, values: native(expand_softplus(graph), values), *inputs)
         expected = two_draws(draws.on(*inputs), modules, device)
         try:
             found = two_draws(compiled.on(*inputs), modules, device)

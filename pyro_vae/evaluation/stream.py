@@ -18,7 +18,7 @@ from pyro_vae.evaluation.term_draws import TermDraws, check_level
 from pyro_vae.fit.batches import check_rows
 from pyro_vae.graph import in_one_line, unlike
 from pyro_vae.log_weights import check_num_samples, subsample_blocks
-from pyro_vae.memory import is_out_of_memory
+from pyro_vae.memory import is_out_of_memory, keep_freed_memory
 from pyro_vae.nonfinite import check_finite
 from pyro_vae.pair import Pair
 from pyro_vae.particles import LogTerms
@@ -125,6 +125,7 @@ class Stream:
         self.vectorizes = self.pair.vectorizes
 
     def __iter__(self) -> Iterator[Chunk]:
+        keep_freed_memory()
         with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False):
             bar = tqdm(
                 total=self.size,
