@@ -19,8 +19,8 @@ logger = logging.getLogger("pyro_vae")
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """The environment variable that tells inductor where to keep compiled code."""
 
-OPTIONS = {"fallback_random": True}
-"""Torch's own random numbers instead of inductor's, so that a seed draws the same noise at every level."""
+OPTIONS = {"fallback_random": True, "reorder_for_peak_memory": False}
+"""Torch's own random numbers instead of inductor's, and in their order: a seed draws the same noise at every level."""
 
 
 class NotCompilable(Exception):  # noqa: N818 (a finding about a graph or a machine, not a fault)
