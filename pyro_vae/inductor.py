@@ -46,12 +46,8 @@ def native(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., list[
     lifted, held = lift(module)
     # From here on plain memory to read and write: a leaf that requires a gradient could not be written into.
     held = [tensor.detach() for tensor in held]
-    try:
-        with torch.no_grad(), _without_warnings(), _writable_cache():
-            compiled = _compile(lifted, [*held, *inputs])
-    except Exception as error:
-        # Whatever inductor or the compiler behind it stumbles over, the graph still runs without them.
-        raise NotCompilable(_reason(error)) from error
+    with as_not_compilable(), torch.no_grad(), _without_warnings(), _writable_cache():
+        compiled = _compile(lifted, [*held, *inputs])
     return lambda *values: compiled(*held, *values)
 
 
@@ -88,6 +84,17 @@ def lift(module: GraphModule) -> tuple[GraphModule, list[Tensor]]:
             # Notes of the tracer that recorded it, which would meet those of inductor's own.
             copies[node].meta = {}
     return GraphModule(torch.nn.Module(), graph), tensors
+
+
+@contextmanager
+def as_not_compilable() -> Iterator[None]:
+    """Whatever inductor or the compiler behind it stumbles over, the graph still runs without them."""
+    try:
+        yield
+    except NotCompilable:
+        raise
+    except Exception as error:
+        raise NotCompilable(_reason(error)) from error
 
 
 def _reason(error: Exception) -> str:

@@ -15,7 +15,7 @@ from pyro_vae.fit.gradients import BatchLoss, TracedGradients
 from pyro_vae.fit.step import SeparateStep, clipped
 from pyro_vae.fit.updates import Update
 from pyro_vae.graph import VERIFICATION_SEED, NotTraceable, agree, no_side_effects, record, unlike
-from pyro_vae.inductor import NotCompilable, lift, native
+from pyro_vae.inductor import NotCompilable, as_not_compilable, lift, native
 
 logger = logging.getLogger("pyro_vae")
 
@@ -56,7 +56,7 @@ class WholeStep:
         numbers = self._update.numbers().to(batch.device, non_blocking=True)
         with torch.no_grad():
             loss = self._run(batch, beta, numbers)[0]
-        self._update.advance()
+        self._count(loss)
         return loss
 
     def replay(self, batch: Tensor, beta: Tensor) -> list[Tensor] | None:
@@ -75,9 +75,13 @@ class WholeStep:
     def _by_the_optimizer(self, batch: Tensor, beta: Tensor) -> Tensor:
         self.settle()
         loss = self._traced(batch, beta)
-        if self._update is not None:
-            self._update.advance()
+        self._count(loss)
         return loss
+
+    def _count(self, loss: Tensor) -> None:
+        # One that moved nothing is none; other devices are not waited for.
+        if self._update is not None and (loss.device.type != "cpu" or loss.isfinite()):
+            self._update.advance()
 
     def _prepare(self, batch: Tensor, beta: Tensor) -> None:
         self.settle()
@@ -87,15 +91,16 @@ class WholeStep:
             update = Update(self._optimizer, self._loss.parameters)
             self._run = self._compiled(update, twin, batch, beta)
             self._takes, self._update = (batch.shape, batch.dtype), update
-            return
         except NotTraceable:
             # The traced step finds the same, and says so.
             pass
         except NotCompilable as reason:
             logger.warning("fit: compile='inductor' is not possible here, the step is traced instead: %s", reason)
-        self._falls_back = True
-        if update is not None:
-            update.forget()
+        finally:
+            # Also where the user has interrupted the compiler.
+            if self._run is None and update is not None:
+                update.forget()
+        self._falls_back = self._run is None
 
     def _compiled(self, update: Update, twin: Optimizer, batch: Tensor, beta: Tensor) -> Callable[..., list[Tensor]]:
         """Return the step as native code that takes batch, KL weight and the update's numbers.
@@ -125,24 +130,27 @@ class WholeStep:
                     tensor.copy_(torch.where(finite, value, tensor))
             return [loss]
 
+        written = {*(places[place] for place in update.places), *range(len(held), len(tensors))}
+        if _overlap(tensors, written):
+            raise NotCompilable("parameters share their memory with other tensors")
         inputs = [batch, beta, update.numbers().to(batch.device), *tensors]
-        whole = make_fx(step, tracing_mode="fake")(*inputs)
-        run = native(whole, inputs)
-        self._verify(run, recorded, update, twin, batch, beta, tensors, places)
+        with as_not_compilable():
+            whole = make_fx(step, tracing_mode="fake")(*inputs)
+            run = native(whole, inputs)
+            self._verify(run, recorded, update, twin, batch, beta, tensors, places, written)
         self._recorded = recorded
         return lambda batch, beta, numbers: run(batch, beta, numbers, *tensors)
 
     def _verify(
         self, run: Callable[..., list[Tensor]], recorded: GraphModule, update: Update, twin: Optimizer,
-        batch: Tensor, beta: Tensor,
-        tensors: Sequence[Tensor], places: Sequence[int],
+        batch: Tensor, beta: Tensor, tensors: Sequence[Tensor], places: Sequence[int], written: set[int],
     ) -> None:  # fmt: skip
         """Take one step by native code and one by torch's optimizer, on copies and with the same noise.
 
         Raises:
             NotCompilable: they differ by more than rounding.
         """
-        parameters, num_state = self._loss.parameters, sum(map(len, update.tensors))
+        parameters = self._loss.parameters
         twins = {id(p): q for p, q in zip(_held(self._optimizer), _held(twin), strict=True)}
         with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
             torch.manual_seed(VERIFICATION_SEED)
@@ -155,7 +163,6 @@ class WholeStep:
                 twins[id(p)].grad = gradient
         # The class's own step: a scheduler wraps that of the object.
         type(twin).step(twin)
-        written = {*(places[place] for place in update.places), *range(len(tensors) - num_state, len(tensors))}
         copies = [tensor.clone() if place in written else tensor for place, tensor in enumerate(tensors)]
         with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
             torch.manual_seed(VERIFICATION_SEED)
@@ -172,10 +179,28 @@ def _place(parameter: Tensor, held: list[Tensor]) -> int:
     """Return where a parameter is among the tensors that a graph holds; one that it does not hold is added."""
     for place, tensor in enumerate(held):
         same_memory = tensor.data_ptr() == parameter.data_ptr() and tensor.numel() > 0
-        if tensor is parameter or (same_memory and tensor.shape == parameter.shape):
+        same_layout = tensor.shape == parameter.shape and tensor.stride() == parameter.stride()
+        if tensor is parameter or (same_memory and same_layout):
             return place
     held.append(parameter)
     return len(held) - 1
+
+
+def _overlap(tensors: Sequence[Tensor], written: set[int]) -> bool:
+    """Whether one that is written may be part of another: in which order they are read, nobody promises."""
+    spans = []
+    for place, tensor in enumerate(tensors):
+        extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+        start = tensor.data_ptr()
+        if tensor.numel() > 0:
+            spans.append((start, start + extent * tensor.element_size(), place in written))
+    read_until, written_until = 0, 0
+    for start, end, is_written in sorted(spans):
+        if start < written_until or (is_written and start < read_until):
+            return True
+        read_until = max(read_until, end)
+        written_until = max(written_until, end) if is_written else written_until
+    return False
 
 
 def _held(optimizer: Optimizer) -> list[Tensor]:

@@ -11,14 +11,23 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
-from fit_programs import REPARAMETERIZED, PairAndData, bernoulli_latent, binary_rows, mean_field
-from torch import Tensor
+from fit_programs import (
+    REPARAMETERIZED,
+    PairAndData,
+    bernoulli_latent,
+    binary_rows,
+    mean_field,
+    with_networks,
+)
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, NAdam
 from torch.optim.lr_scheduler import ExponentialLR
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import fit
 from pyro_vae.data import ImageData
+from pyro_vae.errors import NonFiniteError
+from pyro_vae.fit import whole_step
 from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT
 from pyro_vae.guides import MeanFieldGuide
@@ -224,3 +233,79 @@ def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch, caplog):
     assert line.startswith("compiled code cannot be kept in /proc (")
     assert line.endswith("): each run compiles anew. Point $TORCHINDUCTOR_CACHE_DIR to a folder that can be written.")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/proc"
+
+
+@torch.library.custom_op("pyro_vae_tests::opaque", mutates_args=())
+def opaque(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+opaque.register_autograd(lambda _, gradient: gradient)
+
+
+class Opaque(nn.Module):
+    """Runs, and is recorded, but does not say what it returns for which shapes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return opaque(x)
+
+
+def test_an_operation_that_only_runs_is_traced(caplog):
+    level, (line,) = fitted(caplog, with_networks(Opaque))
+    assert level == "trace"
+    assert line.startswith(INSTEAD + "RuntimeError: ")
+    assert "pyro_vae_tests::opaque" in line
+
+
+def test_parameters_over_one_memory_are_left_to_torch(caplog):
+    pair = mean_field()
+    first, last = (layer for layer in pair.guide.modules() if isinstance(layer, nn.Linear))
+    last.bias = nn.Parameter(first.bias.data[: len(last.bias)])
+    level, said = fitted(caplog, pair)
+    assert (level, said) == ("trace", [INSTEAD + "parameters share their memory with other tensors"])
+
+
+def test_parameters_side_by_side_in_one_memory_are_compiled():
+    def build() -> PairAndData:
+        pair = mean_field()
+        parameters = [*pair.model.parameters(), *pair.guide.parameters()]
+        memory = torch.cat([p.data.flatten() for p in parameters])
+        for p, part in zip(parameters, memory.split([p.numel() for p in parameters]), strict=True):
+            p.data = part.view(p.shape)
+        return pair
+
+    assert_same_training(ends_of_both(build, optimizer=partial(Adam, lr=1e-2), epochs=1, batch_size=10))
+
+
+def test_batches_may_lie_in_memory_as_they_like():
+    rows = binary_rows(40)
+
+    class Transposed(IterableDataset):
+        def __iter__(self) -> Iterator[Tensor]:
+            for number, batch in enumerate(rows.split(10)):
+                yield batch if number % 2 == 0 else batch.t().contiguous().t()
+
+    loader = partial(DataLoader, Transposed(), batch_size=None)
+    assert_same_training(ends_of_both(mean_field, loader, optimizer=partial(Adam, lr=1e-2), epochs=1))
+
+
+@pytest.mark.parametrize("level", ["trace", "inductor"])
+def test_a_step_that_moved_nothing_is_not_counted(level):
+    pair, rows = mean_field(), binary_rows(40)
+    rows[20:30] = torch.finfo(torch.float32).max
+    optimizer = Adam([*pair.model.parameters(), *pair.guide.parameters()])
+    with pytest.raises(NonFiniteError, match="epoch 1, step 3"):
+        fit(pair.model, pair.guide, DataLoader(TensorDataset(rows), batch_size=10), optimizer=optimizer, compile=level)
+    assert {int(state["step"]) for state in optimizer.state.values()} == {2}
+
+
+def test_an_interrupted_compiler_leaves_the_optimizer_as_it_was(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(whole_step, "native", interrupted)
+    pair = mean_field()
+    optimizer = SGD([*pair.model.parameters(), *pair.guide.parameters()], lr=1e-3, momentum=0.9, dampening=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        fit(pair.model, pair.guide, pair.x, batch_size=20, optimizer=optimizer, compile="inductor")
+    assert not any(optimizer.state.values())
