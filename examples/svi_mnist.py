@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     add("--num-test", type=int, help="test images to evaluate (default: all)")
     add("--seed", type=int, default=0, help="of initial parameters, data order and noise")
     add("--device", default="cpu", help="cpu, cuda or mps")
-    add("--compile", choices=["trace", "off"], default="trace", help="capture the step as a graph, or run Pyro's")
+    add("--compile", choices=["off", "trace", "inductor", "auto"], default="trace", help="how steps run: see fit")
     add("--out", type=Path, default=Path("runs/svi_mnist"), help="run folder")
     add("--resume", action="store_true", help="go on with the run in --out")
     add("--quiet", action="store_true", help="no progress bars")

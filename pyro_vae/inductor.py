@@ -3,6 +3,7 @@
 import logging
 import operator
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -46,9 +47,31 @@ def native(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., list[
     lifted, held = lift(module)
     # From here on plain memory to read and write: a leaf that requires a gradient could not be written into.
     held = [tensor.detach() for tensor in held]
-    with as_not_compilable(), torch.no_grad(), _without_warnings(), _writable_cache():
+    with as_not_compilable(), torch.no_grad(), _own_settings(), _writable_cache():
         compiled = _compile(lifted, [*held, *inputs])
     return lambda *values: compiled(*held, *values)
+
+
+def launched_once(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
+    """On CUDA, record what a function launches, and launch all of it at once at each call.
+
+    Args:
+        function: reads and writes memory that stays where it is, and has run on this device before.
+        inputs: tensors of the shapes to come; copied over at each call.
+    """
+    own = [tensor.clone() for tensor in inputs]
+    launches = torch.cuda.CUDAGraph()
+    with torch.no_grad(), torch.cuda.graph(launches):
+        results = function(*own)
+
+    def call(*values: Tensor) -> list[Tensor]:
+        for tensor, value in zip(own, values, strict=True):
+            tensor.copy_(value, non_blocking=True)
+        launches.replay()
+        # The next call writes over them.
+        return [result.clone() for result in results]
+
+    return call
 
 
 def _compile(module: GraphModule, inputs: list[Tensor]) -> Callable[..., list[Tensor]]:
@@ -129,8 +152,12 @@ def _writable_cache() -> Iterator[None]:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Inductor's imports and passes warn of torch's own deprecations, which are nothing to the caller."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _own_settings() -> Iterator[None]:
+    """Inductor warns of torch's own deprecations, which are nothing to the caller, and raises the recursion limit."""
+    limit = sys.getrecursionlimit()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.setrecursionlimit(limit)

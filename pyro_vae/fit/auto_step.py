@@ -84,11 +84,7 @@ class AutoStep:
             self._keep_if_faster(seconds, self._traced_seconds)
             return
         left = None if self._steps is None else max(self._steps - self._taken, 0)
-        why = (
-            "how many steps there are is unknown"
-            if left is None
-            else f"{left} steps of {1e3 * seconds:.2g} ms are left"
-        )
+        why = f"{'an unknown number of' if left is None else left} steps of {1e3 * seconds:.2g} ms are left"
         worth = left is not None and left * seconds * SHARE_SAVED > COMPILE_SECONDS
         if self._step.level == "trace" and worth:
             self._traced_seconds = seconds

@@ -81,8 +81,13 @@ def fit(
         out: the run folder: configuration, metrics, checkpoint. None keeps nothing.
         resume: take up the run in ``out`` where its last checkpoint left it, if there is one. The result is
             bit-identical to a run that was never stopped.
-        compile: "trace" captures the step once as a graph and runs that, and says so where it cannot;
-            "off" lets Pyro run every step.
+        compile: how a step is taken. "off": Pyro runs it. "trace": loss and gradient are recorded once as a graph,
+            and that is run. "inductor": gather, binarization, loss, gradient, clipping and the move of Adam, AdamW,
+            Adamax or SGD are compiled as one graph, which takes seconds once and is kept by torch for later runs;
+            batches of another shape than the first are traced. "auto": traced, then compiled if the steps left are
+            worth it. What is not possible falls back a level, and one line says why. Noise is the same at each
+            level, numbers differ by rounding. A graph does not see a Python number of the pair that changes: sites,
+            loss and gradients are compared with the pair's every 1000 steps.
         device: "cpu", "cuda", "cuda:1", "mps", ...
         kl_warmup: epochs over which the KL term's weight rises linearly to 1.
         clip_grad_norm: bound on the norm of the gradient of all parameters together.
@@ -97,6 +102,7 @@ def fit(
         PairError: model and guide do not fit each other.
         SupportError: the data lie outside the likelihood's support.
         NonFiniteError: the loss became NaN or infinite; the message names the site.
+        StaleGraphError: the pair changed while its graph was run.
         RunError: ``out`` holds another run, or one that cannot be resumed.
         CheckpointError: the disk refuses; the last good checkpoint is intact.
     """

@@ -43,7 +43,7 @@ class Run:
     best_epoch: int | None = None
     """The epoch whose parameters the pair holds, where early stopping chose one; else None."""
     compiled: str = "off"
-    """How the steps really ran: "trace" or "off"."""
+    """How the steps really ran in the end: "off", "trace" or "inductor"."""
 
     def __str__(self) -> str:
         where = f" in {self.path}" if self.path else ""

@@ -125,6 +125,16 @@ def test_loading_neither_reads_nor_advances_the_global_generator(binarization):
             assert torch.equal(getattr(first, split), getattr(data, split))
 
 
+def test_a_read_draws_what_torch_bernoulli_draws():
+    rows = torch.arange(256, dtype=torch.uint8).repeat(50).reshape(100, 128)
+    torch.manual_seed(3)
+    seen = BINARIZATIONS["stochastic"].observe(rows)
+    torch.manual_seed(3)
+    assert torch.equal(seen, torch.bernoulli(rows / 255))
+    assert (seen[rows == 255] == 1).all()
+    assert (seen[rows == 0] == 0).all()
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT CHECKED: no CUDA device")
 def test_observe_draws_on_the_rows_device():

@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
+from pyro_vae.programs import modules_of
 
 X_DIM, LATENT_DIM, HIDDEN = 6, 3, 8
 
@@ -213,6 +214,18 @@ REPARAMETERIZED = {
     "pyro_style": pyro_style,
 }
 """Pairs whose step can be captured as a graph."""
+
+
+def state(pair: PairAndData) -> list[Tensor]:
+    """Parameters and buffers, wherever they live."""
+    owned = [t.detach().clone() for m in modules_of(pair.model, pair.guide) for t in m.state_dict().values()]
+    store = pyro.get_param_store()
+    return owned + [store[name].detach().clone() for name in sorted(store.keys())]
+
+
+def lines(caplog) -> list[str]:
+    """What we said; torch's compiler logs to itself."""
+    return [record.getMessage() for record in caplog.records if record.name == "pyro_vae"]
 
 
 class Location(PyroModule):

@@ -43,7 +43,7 @@ INF[3, 0] = -torch.inf
     ("settings", "message"),
     [
         ({"epochs": 0}, "fit: epochs must be at least 1; got 0."),
-        ({"compile": "jit"}, "fit: compile must be one of off, trace; got 'jit'."),
+        ({"compile": "jit"}, "fit: compile must be one of off, trace, inductor, auto; got 'jit'."),
         ({"kl_warmup": -1}, "fit: kl_warmup counts epochs and cannot be negative; got -1."),
         ({"clip_grad_norm": 0.0}, "fit: clip_grad_norm must be positive; got 0.0."),
         ({"clip_grad_norm": float("nan")}, "fit: clip_grad_norm must be positive; got nan."),
@@ -142,7 +142,7 @@ class Breaks(nn.Module):
             pyro.factor("clock", -clock / len(x))
 
 
-@pytest.mark.parametrize("compile", ["off", "trace"])
+@pytest.mark.parametrize("compile", ["off", "trace", "inductor"])
 def test_a_loss_that_becomes_nan_names_the_site_and_keeps_the_last_good_checkpoint(compile, tmp_path):
     """Two steps an epoch; the logarithm of a negative number comes with the sixth."""
     model = Breaks("loss", 5)
@@ -162,7 +162,7 @@ def test_a_loss_that_becomes_nan_names_the_site_and_keeps_the_last_good_checkpoi
     assert (len(run.history), kept.clock.item()) == (2, 1.0)
 
 
-@pytest.mark.parametrize("compile", ["off", "trace"])
+@pytest.mark.parametrize("compile", ["off", "trace", "inductor"])
 @pytest.mark.parametrize("steps", [4, 5])
 def test_a_nan_gradient_under_a_finite_loss_never_reaches_a_checkpoint(steps, compile, tmp_path):
     """The poison comes with the fifth step, the first of its epoch, or with the sixth, the last."""

@@ -3,6 +3,9 @@
 import functools
 import logging
 import os
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +19,9 @@ from fit_programs import (
     PairAndData,
     bernoulli_latent,
     binary_rows,
+    lines,
     mean_field,
+    state,
     with_networks,
 )
 from torch import Tensor, nn
@@ -32,14 +37,6 @@ from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
-from pyro_vae.programs import modules_of
-
-
-def state(pair: PairAndData) -> list[Tensor]:
-    """Parameters and buffers, wherever they live."""
-    owned = [t.detach().clone() for m in modules_of(pair.model, pair.guide) for t in m.state_dict().values()]
-    store = pyro.get_param_store()
-    return owned + [store[name].detach().clone() for name in sorted(store.keys())]
 
 
 def grey() -> ImageData:
@@ -55,11 +52,6 @@ def vae() -> PairAndData:
     torch.manual_seed(0)
     shape = (1, 2, 3)
     return PairAndData(VAE(shape, 3, (8,)), MeanFieldGuide(shape, 3, (8,)), torch.empty(0))
-
-
-def lines(caplog) -> list[str]:
-    """What we said; torch's compiler logs to itself."""
-    return [record.getMessage() for record in caplog.records if record.name == "pyro_vae"]
 
 
 def ends_of_both(build, data=None, **settings) -> dict[str, list]:
@@ -146,17 +138,31 @@ def test_a_resumed_run_ends_bit_identical(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-def test_compiled_code_is_found_again(monkeypatch, tmp_path):
+@pytest.fixture
+def low_recursion_limit() -> Iterator[int]:
+    """Below what inductor asks for."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1900)
+    yield 1900
+    sys.setrecursionlimit(limit)
+
+
+def test_compiled_code_is_found_again_and_nothing_else_is_left(monkeypatch, tmp_path, low_recursion_limit):
     from torch._dynamo.utils import counters
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    filters = list(warnings.filters)
     hits = []
     for _ in range(2):
         counters.clear()
         pair = mean_field()
+        noise = torch.get_rng_state()
         fit(pair.model, pair.guide, pair.x, epochs=1, batch_size=20, compile="inductor")
+        assert torch.equal(torch.get_rng_state(), noise)
         hits.append(counters["inductor"]["fxgraph_cache_hit"])
     assert hits == [0, 1]
+    assert sys.getrecursionlimit() == low_recursion_limit
+    assert warnings.filters == filters
 
 
 def fitted(caplog, pair: PairAndData, **settings) -> tuple[str, list[str]]:
@@ -309,3 +315,30 @@ def test_an_interrupted_compiler_leaves_the_optimizer_as_it_was(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         fit(pair.model, pair.guide, pair.x, batch_size=20, optimizer=optimizer, compile="inductor")
     assert not any(optimizer.state.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT CHECKED: no CUDA device")
+def test_on_cuda_the_levels_train_alike_and_a_resumed_run_is_bit_identical(tmp_path):
+    settings = {"optimizer": partial(Adam, lr=1e-2, fused=True), "batch_size": 13, "clip_grad_norm": 5.0}
+    settings["device"] = "cuda"
+    ends = {}
+    for level in ("off", "trace", "inductor"):
+        pair = vae()
+        run = fit(pair.model, pair.guide, grey(), compile=level, epochs=4, out=tmp_path / level, **settings)
+        assert run.compiled == level
+        ends[level] = [row["train_bound_nats"] for row in run.history], state(pair)
+    assert_same_training({"trace": ends["off"], "inductor": ends["trace"]})
+    assert_same_training(ends)
+    for epochs in (2, 4):
+        pair = vae()
+        resumable = {"out": tmp_path / "resumed", "resume": True, **settings}
+        fit(pair.model, pair.guide, grey(), compile="inductor", epochs=epochs, **resumable)
+    assert all(torch.equal(a, b) for a, b in zip(state(pair), ends["inductor"][1], strict=True))
+
+
+def test_an_optimizer_that_cannot_be_copied_steps_by_itself(caplog):
+    pair = mean_field()
+    optimizer = Adam([{"params": [*pair.model.parameters(), *pair.guide.parameters()], "own": threading.Lock()}])
+    level, said = fitted(caplog, pair, optimizer=optimizer)
+    assert (level, said) == ("trace", [INSTEAD + "TypeError: cannot pickle '_thread.lock' object"])

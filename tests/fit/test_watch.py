@@ -1,0 +1,163 @@
+"""A pair that changes while its graph is run is found out, and one that does not is left in peace."""
+
+import re
+from functools import partial
+
+import pyro
+import pytest
+import torch
+from fit_programs import REPARAMETERIZED, PairAndData, mean_field
+from pyro import distributions as dist
+from pyro import poutine
+from pyro.infer import Trace_ELBO
+from torch import Tensor
+from torch.optim import SGD, Adam
+
+from pyro_vae import fit
+from pyro_vae.errors import StaleGraphError
+from pyro_vae.fit import training
+
+
+class Changing:
+    """Batches of a loader's kind that change something of the pair's as an epoch goes on."""
+
+    def __init__(self, x: Tensor, change, at: int, batches: int = 12) -> None:
+        self.x, self.change, self.at, self.batches = x, change, at, batches
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index >= self.batches:
+            raise IndexError(index)
+        if index == self.at:
+            self.change()
+        return self.x
+
+
+def loader(*args, **settings) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(Changing(*args, **settings), batch_size=None)
+
+
+class Scaled:
+    """A pair that counts as much as a Python number says, and whose model may grow a site."""
+
+    def __init__(self, vae, guide) -> None:
+        self.vae, self.encoder, self.weight, self.grown = vae, guide, 1.0, False
+
+    def guide(self, x: Tensor) -> None:
+        with poutine.scale(scale=self.weight):
+            self.encoder(x)
+
+    def model(self, x: Tensor) -> None:
+        with poutine.scale(scale=self.weight):
+            self.vae(x)
+        if self.grown:
+            pyro.sample("extra", dist.Normal(0.0, 1.0), obs=torch.zeros(()))
+
+
+@pytest.fixture
+def often(monkeypatch) -> None:
+    monkeypatch.setattr(training, "EVERY", 4)
+
+
+@pytest.mark.parametrize("level", ["trace", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_python_number_that_changes_is_found(level, often):
+    vae, guide, x = mean_field()
+    pair = Scaled(vae, guide)
+    data = loader(x, partial(setattr, pair, "weight", 0.9), at=5)
+    with pytest.raises(StaleGraphError) as raised:
+        fit(pair.model, pair.guide, data, epochs=1, compile=level)
+    number = r"(\d+\.\d+)"
+    found = re.fullmatch(
+        rf"fit: the loss of the pair is {number}, that of the graph in its place {number}, with the same noise: a "
+        r"Python number of the pair has changed\. Steps since the last look, at most \d+, followed the graph, not the "
+        r"pair\. Keep what changes in a tensor that is written in place, change it between two calls of fit, or pass "
+        r"compile='off'\.",
+        str(raised.value),
+    )
+    now, frozen = map(float, found.groups())
+    assert now / frozen == pytest.approx(0.9, rel=1e-4)
+
+
+def test_a_site_that_comes_up_is_named(often):
+    vae, guide, x = mean_field()
+    pair = Scaled(vae, guide)
+    data = loader(x, partial(setattr, pair, "grown", True), at=5)
+    message = (
+        "^fit: the pair is not the one whose graph is run: model site 'extra' was absent, is Normal of shape \\(\\)"
+    )
+    with pytest.raises(StaleGraphError, match=message):
+        fit(pair.model, pair.guide, data, epochs=1)
+
+
+def test_eager_steps_may_follow_a_program_that_changes(often):
+    vae, guide, x = mean_field()
+    pair = Scaled(vae, guide)
+    data = loader(x, partial(setattr, pair, "weight", 0.9), at=5)
+    assert fit(pair.model, pair.guide, data, epochs=1, compile="off").compiled == "off"
+
+
+class OwnSchedule(Trace_ELBO):
+    """A schedule that its author keeps in a Python number."""
+
+    weight = 0.5
+
+    def set_epoch(self, epoch: int) -> float:
+        self.weight = 0.5 + 0.1 * epoch
+        return self.weight
+
+    def final(self) -> Trace_ELBO:
+        return Trace_ELBO()
+
+    def final_kl_weight(self) -> float:
+        return 1.0
+
+    def tensor_loss(self, model, guide, *args) -> Tensor:
+        trace = poutine.trace(guide).get_trace(*args)
+        of_model = poutine.trace(poutine.replay(model, trace=trace)).get_trace(*args)
+        return self.weight * (trace.log_prob_sum() - of_model.log_prob_sum())
+
+    def differentiable_loss(self, model, guide, *args) -> Tensor:
+        return self.tensor_loss(model, guide, *args)
+
+
+def test_an_objective_that_froze_its_schedule_is_found_at_the_next_epoch():
+    model, guide, x = mean_field()
+    with pytest.raises(StaleGraphError, match="a Python number of the pair has changed"):
+        fit(model, guide, x, objective=OwnSchedule(), epochs=3, batch_size=20)
+
+
+@pytest.mark.parametrize("program", REPARAMETERIZED)
+def test_looking_changes_nothing(program, monkeypatch):
+    ends = []
+    for every in (1, 10**6):
+        monkeypatch.setattr(training, "EVERY", every)
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        pair: PairAndData = REPARAMETERIZED[program]()
+        run = fit(*pair, epochs=2, batch_size=13, optimizer=partial(Adam, lr=1e-2))
+        assert run.compiled == "trace"
+        ends.append([row["train_bound_nats"] for row in run.history])
+    assert ends[0] == ends[1]
+
+
+def test_a_loss_near_zero_is_no_cause_for_alarm(monkeypatch):
+    """A bound of 0 has no relative precision: here it crosses zero again and again, looked at each time."""
+    monkeypatch.setattr(training, "EVERY", 1)
+    torch.manual_seed(0)
+    x = 0.2420 * torch.randn(64, 6)
+
+    def model(rows: Tensor) -> None:
+        loc = pyro.param("loc", lambda: torch.zeros(6))
+        with pyro.plate("data", len(rows)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(loc, 0.2420).to_event(1), obs=rows)
+
+    def guide(rows: Tensor) -> None:
+        with pyro.plate("data", len(rows)):
+            pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0))
+
+    run = fit(model, guide, x, epochs=40, batch_size=16, optimizer=partial(SGD, lr=1e-4))
+    assert run.compiled == "trace"
+    assert abs(run.history[-1]["train_bound_nats"]) < 1.0
