@@ -81,7 +81,7 @@ def test_a_resumed_run_keeps_to_what_was_picked(worth, pick, monkeypatch, tmp_pa
     monkeypatch.setattr(auto_step.AutoStep, "_keep_if_faster", lambda self, *_: setattr(self, "_traced_seconds", None))
     fitted(epochs=2, out=tmp_path)
     _, kept = read_checkpoint(tmp_path / CHECKPOINT)
-    assert kept["picked"] == pick
+    assert kept["auto"]["pick"] == pick
     caplog.clear()
     monkeypatch.setattr(auto_step, "COMPILE_SECONDS", 1e9 - worth)
     _, run = fitted(epochs=4, out=tmp_path, resume=True)
