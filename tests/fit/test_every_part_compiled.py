@@ -8,6 +8,7 @@ import pytest
 import torch
 from fit_programs import lines
 from torch import Tensor
+from torch._dynamo.utils import counters
 from torch.optim import Adam
 
 from pyro_vae import fit
@@ -89,9 +90,11 @@ def test_every_part_is_in_some_pair(kind):
 def test_compiled_steps_train_as_traced_ones(parts, caplog):
     with caplog.at_level(logging.DEBUG, logger="pyro_vae"):
         traced, bounds, expected = trained(parts, "trace")
+        counters.clear()
         compiled, ours, found = trained(parts, "inductor")
     assert (traced, compiled) == ("trace", "inductor")
     assert lines(caplog) == []
+    assert counters["inductor"]["fxgraph_cache_bypass"] == 0, "compiled anew in each run"
     assert ours == pytest.approx(bounds, rel=1e-5)
     for name, value in expected.items():
         # Eight steps of 1e-2; where a gradient is near 0 its sign is rounding, and Adam divides by its size.

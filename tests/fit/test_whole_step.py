@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 import os
 import sys
 import threading
@@ -37,6 +38,7 @@ from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
+from pyro_vae.programs import modules_of
 
 
 def grey() -> ImageData:
@@ -342,3 +344,47 @@ def test_an_optimizer_that_cannot_be_copied_steps_by_itself(caplog):
     optimizer = Adam([{"params": [*pair.model.parameters(), *pair.guide.parameters()], "own": threading.Lock()}])
     level, said = fitted(caplog, pair, optimizer=optimizer)
     assert (level, said) == ("trace", [INSTEAD + "TypeError: cannot pickle '_thread.lock' object"])
+
+
+def test_a_move_by_the_sign_of_rounding_is_no_difference():
+    before, up = torch.ones(3), torch.tensor([0.01, -0.01, 0.01])
+    rounding, clear = torch.tensor([1e-7, -3e-8, 2e-7]), torch.tensor([1.0, -0.3, 2.0])
+    alike = partial(whole_step._moved_alike, before, before + up, largest=2.0, furthest=0.01)
+    assert alike(before - up, rounding)
+    assert not alike(before - 2 * up, rounding)
+    assert not alike(before - up, clear)
+    assert alike(before + up, clear)
+    assert not alike(before - up, torch.zeros(3)), "no gradient, no rounding"
+    assert not alike(before + up, torch.tensor([1.0, math.nan, 2.0]))
+
+
+@pytest.mark.slow
+def test_adam_trains_in_front_of_batch_normalization():
+    """The biases in front of it do nothing, and follow the sign of rounding; running means are in their units."""
+    pair = REPARAMETERIZED["batch_norm"]
+    ends = ends_of_both(pair, optimizer=partial(Adam, lr=1e-2), epochs=2, batch_size=10)
+    (bounds, traced), (ours, compiled) = ends["trace"], ends["inductor"]
+    assert ours == pytest.approx(bounds, rel=1e-5)
+    built = pair()
+    names = [name for m in modules_of(built.model, built.guide) for name in m.state_dict()]
+    free = [n for n in names if n.endswith(("0.bias", "running_mean"))]
+    assert len(free) == 4
+    for name, a, b in zip(names, compiled, traced, strict=True):
+        if name not in free:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_learning_rate_that_is_a_tensor_is_one_after_a_resumption(tmp_path):
+    ends = []
+    for epochs in ([4], [2, 4]):
+        for last in epochs:
+            pair = mean_field()
+            run = fit(
+                pair.model, pair.guide, pair.x, epochs=last, batch_size=20, out=tmp_path / str(len(epochs)),
+                resume=True, compile="inductor", optimizer=lambda p: Adam(p, lr=torch.tensor(1e-2)),
+                scheduler=partial(ExponentialLR, gamma=0.7),
+            )  # fmt: skip
+            assert run.compiled == "inductor"
+        ends.append(state(pair))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
