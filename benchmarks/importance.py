@@ -35,9 +35,9 @@ def images(count: int) -> Tensor:
     return torch.randint(0, 2, (count, X_DIM)).float()
 
 
-def ours(model: VAE, guide: MeanFieldGuide, x: Tensor, num_samples: int) -> Side:
+def ours(model: VAE, guide: MeanFieldGuide, x: Tensor, num_samples: int, level: str = "auto") -> Side:
     """Return the whole call, with its checks, its graph, the standard errors and the k-hats."""
-    return lambda _: pyro_vae.log_likelihood(model, guide, x, num_samples, progress=False).per_datum
+    return lambda _: pyro_vae.log_likelihood(model, guide, x, num_samples, progress=False, compile=level).per_datum
 
 
 def plain(model: VAE, guide: MeanFieldGuide, x: Tensor, num_samples: int, rows: int) -> Side:

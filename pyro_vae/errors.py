@@ -23,3 +23,7 @@ class RunError(ValueError):
 
 class CheckpointError(OSError):
     """A checkpoint could not be written; the one before it is intact."""
+
+
+class OutOfMemoryError(MemoryError):
+    """Not even half of the rows that were tried first fit into memory; the message says how many, and what helps."""

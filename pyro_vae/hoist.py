@@ -1,6 +1,8 @@
 """Splits a captured graph into what no noise enters, which is the same for all draws, and the draws themselves."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +29,8 @@ class Draws:
         passed_on = [node for node in constant if node.op != "get_attr" and not shared.issuperset(node.users)]
         rest = [node for node in nodes if node.op == "get_attr" or (node.op == "call_function" and node not in shared)]
         self._constants = finish(_part(module, constant, (), passed_on)).forward
-        self._draw = finish(_part(module, rest, passed_on, nodes[-1].args[0])).forward
+        self._drawn_part = partial(_part, module, rest, passed_on, nodes[-1].args[0])
+        self._draw: Callable[..., Tensors] = finish(self.drawn_part()).forward
 
     def __call__(self, *inputs: Tensor) -> Tensors:
         """Return the results of one draw."""
@@ -37,6 +40,16 @@ class Draws:
         """Return a function that draws anew at each call, and shares what does not depend on the noise."""
         constants = self._constants(*inputs)
         return lambda: self._draw(*constants)
+
+    def drawn_part(self) -> GraphModule:
+        """Return the graph that is run anew for each draw, as it was before ``finish``."""
+        return self._drawn_part()
+
+    def remade(self, remake: Callable[[GraphModule, Tensors], Callable[..., Tensors]], *inputs: Tensor) -> "Draws":
+        """Return the same draws, run by what ``remake`` makes of their graph and of values for its inputs."""
+        other = copy(self)
+        other._draw = remake(self.drawn_part(), self._constants(*inputs))
+        return other
 
 
 def _part(module: GraphModule, nodes: Sequence[Node], inputs: Sequence[Node], outputs: Any) -> GraphModule:

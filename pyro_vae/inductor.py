@@ -85,12 +85,14 @@ def launched_once(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor
 def _compile(module: GraphModule, inputs: list[Tensor]) -> Callable[..., list[Tensor]]:
     # Seconds of imports, which only those who compile should wait for.
     import torch._inductor
+    from torch._dynamo.utils import get_metrics_context
     from torch._guards import TracingContext, tracing
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     # Inductor finds again what it compiled before only where it is told how shapes are named.
-    with tracing(TracingContext(FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True))):
+    shapes = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True)
+    with tracing(TracingContext(shapes)), get_metrics_context():
         return torch._inductor.compile(module, list(inputs), options=OPTIONS)
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.graph import no_side_effects
+from pyro_vae.memory import is_out_of_memory
 from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.nonfinite import find_nonfinite
 from pyro_vae.particles import (
@@ -164,6 +165,8 @@ class Pair:
                     particles = self._run(self._args, num_samples=2)
                 together = particles.terms().log_weight
             except (RuntimeError, ValueError, IndexError, TypeError) as error:
+                if is_out_of_memory(error):
+                    raise
                 reason = str(error).strip().splitlines()[0]
             else:
                 if self._same_alone(together, particles, noise.draws):

@@ -120,3 +120,26 @@ def test_an_operation_from_elsewhere_is_not_split():
 
     _, shared, _ = split(lambda x: [noise(x.exp())], X)
     assert shared == 0
+
+
+def test_the_drawn_part_can_be_run_by_something_else():
+    """What remakes it gets the drawn operations alone, as they were before they were finished, and their inputs."""
+    weight = torch.randn(4, 5)
+
+    def function(x):
+        return [(x @ weight).tanh() + torch.rand(3, 5)]
+
+    draws, _, drawn = split(function, X)
+    given = []
+
+    def remake(graph, inputs):
+        given.append((sum(node.op == "call_function" for node in graph.graph.nodes), [tuple(v.shape) for v in inputs]))
+        return lambda *values: [2 * value for value in graph(*values)]
+
+    remade = draws.remade(remake, X)
+    assert given == [(drawn, [(3, 5)])]
+    torch.manual_seed(0)
+    expected = function(Y)[0]
+    torch.manual_seed(0)
+    assert_close(remade.on(Y)()[0], 2 * expected, rtol=0, atol=0)
+    assert_same_draws(draws, function, Y)

@@ -85,6 +85,7 @@ def elbo_terms(
     plate: str | None = None,
     seed: int | None = None,
     progress: bool | None = None,
+    compile: str = "auto",
 ) -> ElboTerms:
     r"""ELBO of each datum and its terms, by sampling.
 
@@ -95,7 +96,7 @@ def elbo_terms(
     References:
         D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, equations 2 and 3, arXiv 1312.6114.
     """
-    stream = Stream("elbo_terms", model, guide, x, num_samples, plate, progress)
+    stream = Stream("elbo_terms", model, guide, x, num_samples, plate, progress, compile)
     sums = torch.zeros(4, stream.size, dtype=torch.float64)
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices, enabled=seed is not None):

@@ -117,6 +117,7 @@ def log_likelihood(
     plate: str | None = None,
     seed: int | None = None,
     progress: bool | None = None,
+    compile: str = "auto",
 ) -> LogLikelihood:
     r"""Importance-weighted log-likelihood of each datum.
 
@@ -135,22 +136,29 @@ def log_likelihood(
         plate: the batch plate's name, needed only where several plates would do.
         seed: of the samples; None draws from the global generator.
         progress: show a bar; None shows it on a terminal only.
+        compile: how the weights are computed: "off" by Pyro; "trace" by a graph that is captured once, where there
+            are calls enough to repay that; "inductor" by that graph in native code, which takes seconds to compile
+            and a fifth or more off the rest; "auto" by the graph, and in native code where the first calls' pace
+            says that this pays, so that the level can differ from run to run. A seed gives the same noise at every
+            level, and numbers that differ by rounding only. What cannot be captured or compiled runs a level below,
+            and says so.
 
     Returns:
         :class:`LogLikelihood`; ``print`` it for one line.
 
     Raises:
-        ValueError: ``num_samples`` is below 1, or x is empty or not finite.
+        ValueError: ``num_samples`` is below 1, there is no such level, or x is empty or not finite.
         PairError: model and guide do not fit each other, or have no batch plate.
         SupportError: x lies outside the likelihood's support.
         NonFiniteError: a weight is NaN or +inf; the message names the site.
+        OutOfMemoryError: memory does not do for half of the rows a call that are tried first either.
 
     References:
         Y. Burda, R. Grosse, R. Salakhutdinov (2015), *Importance weighted autoencoders*, equation 8,
         arXiv 1509.00519.
         A. Vehtari et al. (2024), *Pareto smoothed importance sampling*, arXiv 1507.02646.
     """
-    stream = Stream("log_likelihood", model, guide, x, num_samples, plate, progress)
+    stream = Stream("log_likelihood", model, guide, x, num_samples, plate, progress, compile)
     n, tail = stream.size, tail_length(num_samples) + 1
     peak = torch.full((n,), -math.inf, dtype=torch.float64)
     first, second = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)

@@ -5,19 +5,23 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from time import perf_counter
+from typing import Any, TypeVar
 
 import pyro
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae.errors import NonFiniteError
+from pyro_vae.errors import NonFiniteError, OutOfMemoryError
+from pyro_vae.evaluation.term_draws import TermDraws, check_level
 from pyro_vae.fit.batches import check_rows
-from pyro_vae.graph import NotTraceable, capture, unlike
+from pyro_vae.graph import in_one_line, unlike
 from pyro_vae.log_weights import check_num_samples, subsample_blocks
+from pyro_vae.memory import is_out_of_memory, keep_freed_memory
 from pyro_vae.nonfinite import check_finite
 from pyro_vae.pair import Pair
+from pyro_vae.particles import LogTerms
 from pyro_vae.programs import as_args, in_mode, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.support import check_support
@@ -25,10 +29,12 @@ from pyro_vae.support import check_support
 logger = logging.getLogger("pyro_vae")
 
 ROWS = 1280
-"""Rows a decoder call: enough for the matmuls' pace, few enough that outputs (4 MB of 784 pixels) stay in cache."""
+"""Rows a decoder call: enough for the matmuls' pace, few enough that outputs (4 MB of 784 pixels) stay in cache.
 
-HEAD = 128
-"""Data that a pair is first run on, to learn what it needs."""
+As a graph and compiled, any number from 640 to 5000 was as fast within noise."""
+
+HEAD = 127
+"""Data that a pair is first run on, to learn what it needs. A subsample of just as many would look like all of them."""
 
 VALUES = 8_000_000
 """Decoder outputs a call (32 MB), where a datum has many: fewer rows then."""
@@ -36,8 +42,7 @@ VALUES = 8_000_000
 CALLS = 64
 """Calls whose weights are handed on together, so that what is done with them costs little beside them."""
 
-CALLS_WORTH_A_GRAPH = 100
-"""Capturing a graph costs a tenth of a second or more, and saves a few milliseconds a call."""
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Stream:
         num_samples: samples for each datum.
         plate: the batch plate's name, where several would do.
         progress: show a bar; None shows it on a terminal only.
+        compile: at which level the terms are drawn, one of :data:`pyro_vae.evaluation.term_draws.LEVELS`.
     """
 
     def __init__(
@@ -79,44 +85,52 @@ class Stream:
         num_samples: int,
         plate: str | None,
         progress: bool | None,
+        compile: str,
     ) -> None:
         check_num_samples(who, num_samples)
-        self._who, self._model, self._guide = who, model, guide
-        self._args, self._num_samples, self._progress = as_args(x), num_samples, progress
+        check_level(who, compile)
+        self.who, self._model, self._guide, self._plate = who, model, guide, plate
+        self._args, self._num_samples, self._progress, self.level = as_args(x), num_samples, progress, compile
         first = self._args[0]
         if not isinstance(first, Tensor):
             raise ValueError(f"{who}: x must be a tensor, or a tuple that starts with one; got {type(first)}.")
         check_rows(f"{who}: x", first)
-        self._modules = modules_of(model, guide)
-        self._device = next((p.device for m in self._modules for p in m.parameters()), first.device)
+        self.modules = modules_of(model, guide)
+        self._device = next((p.device for m in self.modules for p in m.parameters()), first.device)
         self.size = len(first)
         self.event_dim = first.ndim - 1
-        head = self._block(slice(0, min(self.size, HEAD, ROWS)))
-        with in_mode(self._modules, training=False):
-            try:
-                self.pair = Pair(model, guide, head, plate)
-                picks_rows = self.pair.plate.size < len(head[0])
-            except (IndexError, ValueError) as error:
-                # A plate with a size or subsample of its own may reach beyond the head.
-                if len(head[0]) == self.size or isinstance(error, NonFiniteError):
-                    raise
-                picks_rows = True
-            if picks_rows:
-                # Such a plate is shown everything, and told which rows to take.
-                head = self._block(slice(0, self.size))
-                self.pair = Pair(model, guide, head, plate)
-            self._picks_rows = picks_rows and self.pair.plate.full_size == self.size
-            if len(head) == 1:
-                check_support(model, first.to(self._device), head[0])
-            self._vectorizes = self.pair.vectorizes
-            self._rows = min(ROWS, max(1, VALUES // max(1, self.pair.outputs)))
+        self.rows, self._halved = HEAD, False
+        with in_mode(self.modules, training=False):
+            self._fits(self._probe)
+        self.rows, self._halved = min(ROWS, max(1, VALUES // max(1, self.pair.outputs))), False
+
+    def _probe(self) -> None:
+        """Run the pair once on some data."""
+        head = self.block(0, min(self.size, self.rows, ROWS))
+        try:
+            self.pair = Pair(self._model, self._guide, head, self._plate)
+            picks_rows = self.pair.plate.size < len(head[0])
+        except (IndexError, ValueError) as error:
+            # A plate with a size or subsample of its own may reach beyond the head.
+            if len(head[0]) == self.size or isinstance(error, NonFiniteError):
+                raise
+            picks_rows = True
+        if picks_rows:
+            # Such a plate is shown everything, and told which rows to take.
+            head = self.block(0, self.size)
+            self.pair = Pair(self._model, self._guide, head, self._plate)
+        self._picks_rows = picks_rows and self.pair.plate.full_size == self.size
+        if len(head) == 1:
+            check_support(self._model, self._args[0].to(self._device), head[0])
+        self.vectorizes = self.pair.vectorizes
 
     def __iter__(self) -> Iterator[Chunk]:
-        with torch.no_grad(), in_mode(self._modules, training=False), pyro.validation_enabled(False):
+        keep_freed_memory()
+        with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False):
             bar = tqdm(
                 total=self.size,
                 unit=" data",
-                desc=self._who,
+                desc=self.who,
                 disable=None if self._progress is None else not self._progress,
                 dynamic_ncols=True,
             )
@@ -128,84 +142,132 @@ class Stream:
     def _blocks(self) -> Iterator[tuple[Chunk, int]]:
         """Visit the data in blocks of one size; the last block is filled up with data from before it."""
         samples = self._num_samples
-        if self._vectorizes:
-            width = _evenly(self.size, min(self._rows, max(1, CALLS * self._rows // samples)))
-            step = _evenly(samples, max(1, CALLS * self._rows // width))
+        if self.vectorizes:
+            width = _evenly(self.size, min(self.rows, max(1, CALLS * self.rows // samples)))
+            step = _evenly(samples, max(1, CALLS * self.rows // width))
         else:
-            width, step = min(self.size, self._rows), min(samples, CALLS)
+            width, step = min(self.size, self.rows), min(samples, CALLS)
         chunks = math.ceil(samples / step)
-        run = self._runner(width, step, chunks * math.ceil(self.size / width))
+        left = chunks * math.ceil(self.size / width)
+        terms_of = _ChunkTerms(self, width, step)
         for start in range(0, self.size, width):
             shift = max(0, start + width - self.size)
             where = slice(start, min(start + width, self.size))
-            block = self._block(slice(start - shift, start - shift + width))
+            block = self.block(start - shift, width)
             for chunk in range(chunks):
                 count = min(step, samples - chunk * step)
-                reconstruction, minus_rate = (t[:count, shift:] for t in run(*block))
-                check_finite(self._who, self._model, self._guide, block, reconstruction + minus_rate)
+                begin = perf_counter()
+                terms = self._fits(partial(terms_of, start - shift, left))
+                reconstruction, minus_rate = (t[:count, shift:] for t in terms)
+                check_finite(self.who, self._model, self._guide, block, reconstruction + minus_rate)
+                left -= 1
+                terms_of.draws.spent(perf_counter() - begin, left)
                 done = where.stop - where.start if chunk == chunks - 1 else 0
                 yield Chunk(where, reconstruction, minus_rate), done
 
     def _subsampled(self) -> Iterator[tuple[Chunk, int]]:
-        everything = self._block(slice(0, self.size))
+        everything = self.block(0, self.size)
         size = self.pair.plate.size
-        step = max(1, self._rows // size)
         for index, rows in enumerate(subsample_blocks(self.pair, everything)):
             where = slice(index * size, min((index + 1) * size, self.size))
             width = where.stop - where.start
-            for begin in range(0, self._num_samples, step):
-                terms = self.pair.terms(everything, min(step, self._num_samples - begin), rows)
-                check_finite(self._who, self._model, self._guide, everything, terms.log_weight)
+            left = self._num_samples
+            while left:
+                terms = self._fits(partial(self._some_terms, everything, rows, left))
+                check_finite(self.who, self._model, self._guide, everything, terms.log_weight)
                 minus_rate = terms.log_prior - terms.log_guide
-                done = width if begin + step >= self._num_samples else 0
-                yield Chunk(where, terms.reconstruction[:, :width], minus_rate[:, :width]), done
+                left -= len(minus_rate)
+                yield Chunk(where, terms.reconstruction[:, :width], minus_rate[:, :width]), 0 if left else width
 
-    def _runner(self, width: int, step: int, chunks: int) -> Callable[..., list[Tensor]]:
-        """Return the function from a block of ``width`` data to its terms for at least ``step`` samples."""
-        samples = _evenly(step, max(1, self._rows // width)) if self._vectorizes else step
-        calls = math.ceil(step / samples)
-        draws_on = self._draws(width, samples, calls * chunks)
-        if calls == 1:
-            return lambda *block: draws_on(*block)()
-        whole: list[Tensor] = []
+    def _some_terms(self, everything: tuple[Any, ...], rows: Tensor, most: int) -> LogTerms:
+        return self.pair.terms(everything, min(max(1, self.rows // len(rows)), most), rows)
 
-        def run(*block: Any) -> list[Tensor]:
-            draw = draws_on(*block)
-            for index in range(calls):
-                found = draw()
-                if not whole:
-                    whole.extend(part.new_empty(calls * samples, *part.shape[1:]) for part in found)
-                for kept, part in zip(whole, found, strict=True):
-                    kept[index * samples : (index + 1) * samples] = part
-            return whole
-
-        return run
-
-    def _draws(self, width: int, samples: int, calls: int) -> Callable[..., Callable[[], list[Tensor]]]:
-        """Return the function from a block to what draws its terms, as a graph where that pays and can be had."""
-
-        def terms(*block: Any) -> list[Tensor]:
-            found = self.pair.terms(block, samples)
-            return [found.reconstruction, found.log_prior - found.log_guide]
-
-        def without_a_graph(*block: Any) -> Callable[[], list[Tensor]]:
-            return partial(terms, *block)
-
-        block = self._block(slice(0, width))
-        if calls < CALLS_WORTH_A_GRAPH or not self._vectorizes or not all(isinstance(a, Tensor) for a in block):
-            return without_a_graph
-        other = [unlike(arg) if arg.ndim else arg for arg in self._block(slice(self.size - width, self.size))]
+    def _fits(self, work: Callable[[], Result]) -> Result:
+        """Do the work, which looks at the row budget; where memory is used up, halve it once and do it again."""
         try:
-            return capture(terms, list(block), other, self._modules).on
-        except NotTraceable as reason:
-            logger.warning("%s: runs without a graph, which is slower: %s", self._who, reason)
-            return without_a_graph
+            return work()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = in_one_line(error)
+        # Out of the handler, so that what the failed attempt held is free.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if self._halved or self.rows == 1:
+            outputs = f" and {self.pair.outputs} outputs" if hasattr(self, "pair") else ""
+            raise OutOfMemoryError(
+                f"{self.who}: out of memory with {self.rows} rows a call{', half of before' if self._halved else ''}; "
+                f"a datum has {self._args[0][0].numel()} numbers{outputs}. Free memory that others hold, move model "
+                f"and guide to a device with more, or make the networks smaller. It said: {reason}"
+            )
+        self._halved, self.rows = True, self.rows // 2
+        logger.warning("%s: out of memory; continues with %d rows a call, half of before", self.who, self.rows)
+        return self._fits(work)
 
-    def _block(self, where: slice) -> tuple[Any, ...]:
+    def block(self, start: int, width: int) -> tuple[Any, ...]:
+        """Return the arguments with ``width`` data from ``start`` on, on the pair's device."""
         return tuple(
-            arg[where].to(self._device) if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size else arg
+            arg[start : start + width].to(self._device)
+            if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size
+            else arg
             for arg in self._args
         )
+
+
+class _ChunkTerms:
+    """Computes the terms of ``step`` samples or more of ``width`` data, in calls of as many rows as the stream allows.
+
+    Args:
+        stream: whose pair, data and row budget; a budget that has changed makes a new plan.
+        width: data a block.
+        step: samples a chunk.
+    """
+
+    def __init__(self, stream: Stream, width: int, step: int) -> None:
+        self._stream, self._width, self._step = stream, width, step
+        self._rows = 0
+        self._whole: list[Tensor] = []
+        self.draws: TermDraws
+
+    def __call__(self, start: int, left: int) -> list[Tensor]:
+        """Return the terms of one chunk of the block at ``start``, when ``left`` chunks are to come with this one."""
+        if self._rows != self._stream.rows:
+            self._plan(left)
+        if self._calls == 1 and self._columns == self._width:
+            return self.draws.on(*self._stream.block(start, self._width))()
+        for column in range(0, self._width, self._columns):
+            # The last columns are filled up with some before them.
+            first = min(column, self._width - self._columns)
+            draw = self.draws.on(*self._stream.block(start + first, self._columns))
+            for index in range(self._calls):
+                found = draw()
+                if not self._whole:
+                    shape = self._calls * self._samples, self._width
+                    self._whole = [part.new_empty(shape) for part in found]
+                for kept, part in zip(self._whole, found, strict=True):
+                    kept[index * self._samples : (index + 1) * self._samples, first : first + self._columns] = part
+        return self._whole
+
+    def _plan(self, left: int) -> None:
+        stream, rows = self._stream, self._stream.rows
+        self._columns = columns = _evenly(self._width, rows)
+        self._samples = samples = _evenly(self._step, max(1, rows // columns)) if stream.vectorizes else self._step
+        self._calls = math.ceil(self._step / samples)
+        self._whole = []
+
+        def terms(*block: Any) -> list[Tensor]:
+            found = stream.pair.terms(block, samples)
+            return [found.reconstruction, found.log_prior - found.log_guide]
+
+        block = stream.block(0, columns)
+        other = tuple(
+            unlike(a) if isinstance(a, Tensor) and a.ndim else a for a in stream.block(stream.size - columns, columns)
+        )
+        calls = self._calls * math.ceil(self._width / columns) * left
+        self.draws = TermDraws(
+            stream.who, terms, (block, other), stream.modules, stream.level, calls, stream.vectorizes
+        )
+        self._rows = rows
 
 
 def _evenly(total: int, most: int) -> int:

@@ -14,8 +14,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae import log_likelihood, log_weights
-from pyro_vae.errors import NonFiniteError, PairError
-from pyro_vae.evaluation import stream
+from pyro_vae.errors import NonFiniteError, OutOfMemoryError, PairError
+from pyro_vae.evaluation import stream, term_draws
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.pair import Pair
@@ -78,6 +78,23 @@ def test_subsampled_plates_are_visited_in_order(linear_gaussian, monkeypatch, su
     found = log_likelihood(model, guide, x, num_samples=30)
     assert_close(found.per_datum, case.evidence(x), **EXACT)
     assert_close(found.ess, torch.full((11,), 30.0).double(), **EXACT)
+
+
+@pytest.mark.parametrize("subsample_size", [64, 128, 256])
+def test_a_subsample_may_be_as_large_as_anyone_would_choose(linear_gaussian, subsample_size):
+    case, p = linear_gaussian, linear_gaussian.model
+    x = case.data(300)
+
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=subsample_size) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ p.loadings.T + p.bias, p.log_scale.exp()).to_event(1), obs=x[rows])
+
+    def guide(x):
+        with pyro.plate("data", len(x), subsample_size=subsample_size) as rows:
+            pyro.sample("z", p.posterior(x[rows]))
+
+    assert_close(log_likelihood(model, guide, x, 30).per_datum, case.evidence(x), **EXACT)
 
 
 @pytest.mark.parametrize("n", [3, 11])
@@ -298,12 +315,12 @@ def test_the_graph_equals_the_eager_path_under_the_same_seed(monkeypatch):
     model, guide = VAE((1, 4, 4), 3, (8,)), MeanFieldGuide((1, 4, 4), 3, (8,))
     x = torch.rand(6, 1, 4, 4).round()
     captures = []
-    real = stream.capture
-    monkeypatch.setattr(stream, "capture", lambda *args: captures.append(None) or real(*args))
+    real = term_draws.capture
+    monkeypatch.setattr(term_draws, "capture", lambda *args: captures.append(None) or real(*args))
     monkeypatch.setattr(stream, "ROWS", 20)
     results = []
     for calls_worth_a_graph in (10**9, 0):
-        monkeypatch.setattr(stream, "CALLS_WORTH_A_GRAPH", calls_worth_a_graph)
+        monkeypatch.setattr(term_draws, "CALLS_WORTH_A_GRAPH", calls_worth_a_graph)
         results.append(log_likelihood(model, guide, x, 70, seed=5))
     assert len(captures) == 1
     assert_close(results[1].per_datum, results[0].per_datum)
@@ -312,7 +329,7 @@ def test_the_graph_equals_the_eager_path_under_the_same_seed(monkeypatch):
 
 def test_what_cannot_be_captured_is_run_as_it_is(linear_gaussian, monkeypatch, caplog):
     case = linear_gaussian
-    monkeypatch.setattr(stream, "CALLS_WORTH_A_GRAPH", 0)
+    monkeypatch.setattr(term_draws, "CALLS_WORTH_A_GRAPH", 0)
 
     def branching(x):
         if x.sum() > 1e9:
@@ -326,6 +343,31 @@ def test_what_cannot_be_captured_is_run_as_it_is(linear_gaussian, monkeypatch, c
     assert record.getMessage().startswith("log_likelihood: runs without a graph, which is slower: ")
     assert "\n" not in record.getMessage()
     assert_close(found.per_datum, case.evidence(x), **EXACT)
+
+
+@pytest.mark.parametrize("level", ["off", "trace", "inductor"])
+def test_the_evidence_at_every_level(make_linear_gaussian, level):
+    """The mean within 4 standard errors of the closed form; under one seed within rounding of Pyro's own run."""
+    case = make_linear_gaussian(orthogonal=True)
+    x = case.data(500)
+    found = log_likelihood(case.model, case.inexact_guide, x, 250, seed=0, compile=level)
+    assert abs(found.mean - case.evidence(x).mean().item()) < 4 * found.standard_error
+    by_pyro = log_likelihood(case.model, case.inexact_guide, x, 250, seed=0, compile="off")
+    assert_close(found.per_datum, by_pyro.per_datum, rtol=1e-10, atol=1e-10)
+
+
+def test_a_level_chosen_on_the_way_changes_nothing_but_rounding(monkeypatch):
+    """The graph is exchanged after the second chunk of many."""
+    model, guide = VAE((1, 4, 4), 3, (8,)), MeanFieldGuide((1, 4, 4), 3, (8,))
+    x = torch.rand(40, 1, 4, 4).round()
+    exchanged = []
+    monkeypatch.setattr(stream, "ROWS", 20)
+    monkeypatch.setattr(stream, "CALLS", 2)
+    monkeypatch.setattr(term_draws, "expected_seconds", lambda _: 0.0)
+    monkeypatch.setattr(term_draws, "native_draws", lambda draws, *_: exchanged.append(draws) or draws)
+    found, expected = (log_likelihood(model, guide, x, 70, seed=5, compile=level) for level in ("auto", "trace"))
+    assert len(exchanged) == 1
+    assert torch.equal(found.per_datum, expected.per_datum)
 
 
 def test_a_seed_repeats_and_leaves_the_global_generator_alone(linear_gaussian):
@@ -397,6 +439,102 @@ def test_memory_does_not_grow_with_the_samples():
     assert int(done.stdout) < 8_000
 
 
+REFUSED = "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
+
+
+def with_memory_for(case, most, seen):
+    """The exact guide, on a machine where no more than so many rows fit; what it was asked for goes into ``seen``."""
+
+    def guide(x):
+        z = case.exact_guide(x)
+        seen.append(z.numel() // 3)
+        if seen[-1] > most:
+            raise RuntimeError(REFUSED)
+        return z
+
+    return guide
+
+
+@pytest.mark.parametrize("level", ["off", "trace"])
+@pytest.mark.parametrize(("n", "num_samples"), [(1, 700), (9, 60), (100, 3)])
+def test_rows_that_do_not_fit_are_halved_once_and_every_datum_keeps_its_samples(
+    linear_gaussian, monkeypatch, caplog, n, num_samples, level
+):
+    """An exact guide gives every weight the same value: the ESS is the number of samples that were counted."""
+    monkeypatch.setattr(stream, "ROWS", 50)
+    monkeypatch.setattr(stream, "HEAD", 10)
+    monkeypatch.setattr(term_draws, "CALLS_WORTH_A_GRAPH", 0)
+    case, seen = linear_gaussian, []
+    x = case.data(n)
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"):
+        found = log_likelihood(case.model, with_memory_for(case, 25, seen), x, num_samples, seed=0, compile=level)
+    expected = "log_likelihood: out of memory; continues with 25 rows a call, half of before"
+    assert [record.getMessage() for record in caplog.records] == [expected]
+    assert max(seen) > 25
+    assert_close(found.per_datum, case.evidence(x), **EXACT)
+    assert_close(found.ess, torch.full((n,), float(num_samples)).double(), **EXACT)
+
+
+def test_memory_that_runs_out_on_the_way(make_linear_gaussian, monkeypatch):
+    """After half of the draws: the chunk that failed is drawn again, and the evidence is within 4 standard errors."""
+    monkeypatch.setattr(stream, "ROWS", 100)
+    case, calls = make_linear_gaussian(orthogonal=True), []
+
+    def failing_later(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", case.diagonal(x))
+        calls.append(z.numel() // 3)
+        if len(calls) > 60 and calls[-1] > 50:
+            raise MemoryError
+        return z
+
+    x = case.data(40)
+    found = log_likelihood(case.model, failing_later, x, 250, seed=0, compile="off")
+    assert {rows > 50 for rows in calls[4:61]} == {True}
+    assert max(calls[62:]) <= 50
+    assert abs(found.mean - case.evidence(x).mean().item()) < 4 * found.standard_error
+
+
+@pytest.mark.parametrize("subsample_size", [None, 4])
+def test_memory_that_does_not_do_for_half_the_rows_either(linear_gaussian, monkeypatch, subsample_size):
+    monkeypatch.setattr(stream, "ROWS", 50)
+    monkeypatch.setattr(stream, "HEAD", 6)
+    case, p = linear_gaussian, linear_gaussian.model
+
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=subsample_size) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
+            if z.numel() > 12 * 3:
+                raise RuntimeError(REFUSED)
+            pyro.sample("x", dist.Normal(z @ p.loadings.T + p.bias, p.log_scale.exp()).to_event(1), obs=x[rows])
+
+    def guide(x):
+        with pyro.plate("data", len(x), subsample_size=subsample_size) as rows:
+            pyro.sample("z", p.posterior(x[rows]))
+
+    message = (
+        r"^log_likelihood: out of memory with 25 rows a call, half of before; a datum has 5 numbers and 5 outputs\. "
+        r"Free memory .* It said: RuntimeError: .*DefaultCPUAllocator: can't allocate memory$"
+    )
+    with pytest.raises(OutOfMemoryError, match=message):
+        log_likelihood(model, guide, case.data(12), 60)
+
+
+def test_memory_that_does_not_do_for_the_first_look(linear_gaussian, monkeypatch, caplog):
+    """The pair is first run on 10 data, then on 5."""
+    monkeypatch.setattr(stream, "HEAD", 10)
+    monkeypatch.setattr(stream, "ROWS", 10)
+    case, seen = linear_gaussian, []
+    x = case.data(20)
+    found = log_likelihood(case.model, with_memory_for(case, 10, seen), x, 3)
+    assert max(seen) == 20
+    assert_close(found.per_datum, case.evidence(x), **EXACT)
+    with pytest.raises(
+        OutOfMemoryError, match="out of memory with 5 rows a call, half of before; a datum has 5 numbers"
+    ):
+        log_likelihood(case.model, with_memory_for(case, 4, []), x, 3)
+
+
 # ---------------------------------------------------------------- bad input
 
 
@@ -407,6 +545,8 @@ def test_bad_input(linear_gaussian):
         log_likelihood(model, guide, x, 0)
     with pytest.raises(ValueError, match=r"log_likelihood: x: there are none \(shape \(0, 5\)\)"):
         log_likelihood(model, guide, x[:0], 5)
+    with pytest.raises(ValueError, match=r"log_likelihood: compile must be one of off, trace, .*; got 'on'\."):
+        log_likelihood(model, guide, x, 5, compile="on")
     for value in (math.nan, math.inf):
         bad = x.clone()
         bad[2, 1] = value

@@ -1,5 +1,7 @@
 """What every guide owes. A guide without an entry below fails; it is not skipped."""
 
+import logging
+
 import pyro
 import pytest
 import torch
@@ -8,7 +10,7 @@ from pyro import poutine
 from torch import nn
 from torch.testing import assert_close
 
-from pyro_vae import guides, log_weights
+from pyro_vae import guides, log_likelihood, log_weights
 from pyro_vae.graph import capture
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.models import VAE
@@ -217,6 +219,24 @@ def test_it_survives_being_captured_with_its_gradient(name, dtype):
     expected = step(other)
     torch.manual_seed(2)
     assert_close(graph(other), expected)
+
+
+COMPILED_EACH_TIME = ("AuxiliaryGuide", "InverseAutoregressiveGuide", "MeanFieldGuide")
+"""The rest takes minutes."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in COMPILED_EACH_TIME else pytest.param(name, marks=pytest.mark.slow) for name in guides.__all__],
+)
+def test_compiled_weights_equal_those_of_pyro_under_a_seed(name, caplog):
+    """To 1e-5, some eighty roundings of float32: a log-weight is a sum of ten terms or more that partly cancel."""
+    model, guide, x = model_for(), make(name), binary(6)
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"):
+        expected, found = (log_likelihood(model, guide, x, 300, seed=4, compile=level) for level in ("off", "inductor"))
+    assert [record for record in caplog.records if record.name == "pyro_vae"] == []
+    assert_close(found.per_datum, expected.per_datum, rtol=1e-5, atol=1e-5)
+    assert_close(found.ess, expected.ess, rtol=1e-3, atol=0)
 
 
 @every_guide

@@ -1,0 +1,30 @@
+"""What the system's allocator does with large tensors: fails, and gives back what is soon asked for again."""
+
+import torch
+
+SAID_BY_TORCH = ("DefaultCPUAllocator", "MPS backend out of memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is used up; on the CPU torch has no class of its own for it.
+
+    >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
+    (True, False)
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in SAID_BY_TORCH)
+
+
+KEPT = 30_000_000
+"""Bytes; glibc adapts to pieces of up to 32 MiB."""
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep some 60 MB of what is freed for the next tensor.
+
+    By default it returns memory beyond a threshold to the system, which has to clear the same pages for every call: a
+    third of the time of a small decoder's. The threshold follows the largest piece that was ever freed. This one is
+    never written to, and so never takes memory; with other allocators it does nothing.
+    """
+    torch.empty(KEPT, dtype=torch.uint8)
