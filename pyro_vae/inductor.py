@@ -1,8 +1,10 @@
 """Compiles a recorded graph to native code by inductor: loops fused, memory planned, state written where it lives."""
 
 import logging
+import math
 import operator
 import os
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +21,11 @@ logger = logging.getLogger("pyro_vae")
 CACHE = "TORCHINDUCTOR_CACHE_DIR"
 """The environment variable that tells inductor where to keep compiled code."""
 
+aten = torch.ops.aten
+
+CHECKED = (aten.linalg_cholesky_ex.default, aten.linalg_inv_ex.default)
+"""From matrices to matrices, and to a number for each that is 0 where all went well."""
+
 OPTIONS = {"fallback_random": True, "reorder_for_peak_memory": False}
 """Torch's own random numbers instead of inductor's, and in their order: a seed draws the same noise at every level."""
 
@@ -30,7 +37,8 @@ class NotCompilable(Exception):  # noqa: N818 (a finding about a graph or a mach
 def native(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
     """Compile a recorded graph for inputs of these shapes, dtypes and devices.
 
-    Tensors that the graph holds, and inputs that it writes into, are read and written where they live. Inductor keeps
+    Tensors that the graph holds, and inputs that it writes into, are read and written where they live. A matrix that
+    cannot be factored or inverted makes NaN: code that raises could not be kept, nor launched at once. Inductor keeps
     compiled code in ``$TORCHINDUCTOR_CACHE_DIR``, else in the folder for temporary files, where later runs find it.
 
     Args:
@@ -46,12 +54,9 @@ def native(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., list[
     lifted, held = lift(module)
     # From here on plain memory to read and write: a leaf that requires a gradient could not be written into.
     held = [tensor.detach() for tensor in held]
-    try:
-        with torch.no_grad(), _without_warnings(), _writable_cache():
-            compiled = _compile(lifted, [*held, *inputs])
-    except Exception as error:
-        # Whatever inductor or the compiler behind it stumbles over, the graph still runs without them.
-        raise NotCompilable(_reason(error)) from error
+    with as_not_compilable(), torch.no_grad(), _own_settings(), _writable_cache():
+        _mark_failures(lifted)
+        compiled = _compile(lifted, [*held, *inputs])
     return lambda *values: compiled(*held, *values)
 
 
@@ -114,6 +119,37 @@ def lift(module: GraphModule) -> tuple[GraphModule, list[Tensor]]:
     return GraphModule(torch.nn.Module(), graph), tensors
 
 
+def _mark_failures(module: GraphModule) -> None:
+    """Where the graph checks how a factorization went, fill what failed with NaN instead."""
+    graph = module.graph
+    for check in graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
+        info = check.args[0]
+        source = info.args[0]
+        if source.target not in CHECKED:
+            continue
+        (result,) = (user for user in source.users if user.args == (source, 0))
+        # Before anyone reads it.
+        with graph.inserting_before(max(result, info).next):
+            failed = graph.call_function(aten.ne.Scalar, (info, 0))
+            for _ in range(2):
+                failed = graph.call_function(aten.unsqueeze.default, (failed, -1))
+            marked = graph.call_function(aten.masked_fill.Scalar, (result, failed, math.nan))
+        result.replace_all_uses_with(marked, delete_user_cb=lambda user, marked=marked: user is not marked)
+        graph.erase_node(check)
+    module.recompile()
+
+
+@contextmanager
+def as_not_compilable() -> Iterator[None]:
+    """Whatever inductor or the compiler behind it stumbles over, the graph still runs without them."""
+    try:
+        yield
+    except NotCompilable:
+        raise
+    except Exception as error:
+        raise NotCompilable(_reason(error)) from error
+
+
 def _reason(error: Exception) -> str:
     if "Compiler" in type(error).__name__ or "InvalidCxxCompiler" in str(error):
         return "no C++ compiler works here (looked for $CXX, g++, clang++)"
@@ -146,8 +182,12 @@ def _writable_cache() -> Iterator[None]:
 
 
 @contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Inductor's imports and passes warn of torch's own deprecations, which are nothing to the caller."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _own_settings() -> Iterator[None]:
+    """Inductor warns of torch's own deprecations, which are nothing to the caller, and raises the recursion limit."""
+    limit = sys.getrecursionlimit()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.setrecursionlimit(limit)

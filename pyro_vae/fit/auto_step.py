@@ -2,7 +2,9 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -25,7 +27,7 @@ class AutoStep:
     """Times the first traced steps, then picks "trace" or "inductor" for the rest and says which and why.
 
     A compiled step that turns out no faster is given up again. Numbers are those of either level, which differ by
-    rounding; a run that is resumed keeps to what was picked.
+    rounding; a run that is resumed keeps to what was picked, and to what was measured.
 
     Args:
         loss: what each step descends.
@@ -64,11 +66,16 @@ class AutoStep:
             self._settle_on(median(self._seconds[1:]))
         return loss
 
-    def resume(self, pick: str | None, steps: int) -> None:
-        """Go on as a run did that had taken so many steps and picked this level, or none yet."""
+    def state(self) -> dict[str, Any]:
+        """Return what was picked and measured, in JSON's terms."""
+        return {"pick": self.pick, "seconds": self._seconds, "traced_seconds": self._traced_seconds}
+
+    def resume(self, state: Mapping[str, Any], steps: int) -> None:
+        """Go on as a run did that had taken so many steps and was in this state."""
         self._taken = steps
-        if pick is not None:
-            self._switch(pick)
+        if state["pick"] is not None:
+            self._switch(state["pick"])
+        self._seconds, self._traced_seconds = list(state["seconds"]), state["traced_seconds"]
 
     def replay(self, batch: Tensor, beta: Tensor) -> list[Tensor] | None:
         """Return loss and gradients by the graph, or None where none runs."""

@@ -129,7 +129,8 @@ class LoaderBatches:
                     f"fit: the DataLoader must yield tensors, or sequences that start with one; got {type(rows)}."
                 )
             check_rows("a batch of the DataLoader", rows)
-            yield rows.to(self._device, non_blocking=True)
+            # A graph takes rows as they lay in memory when it was recorded.
+            yield rows.to(self._device, non_blocking=True).contiguous()
 
     def observe(self, batch: Tensor) -> Tensor:
         """Return rows in the model's dtype."""

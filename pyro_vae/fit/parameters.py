@@ -58,7 +58,9 @@ class Parameters:
             start = site["args"][1] if len(site["args"]) > 1 else None
             # `pyro.module` hands in the module's own parameter, which is what its arithmetic uses, whatever
             # another module of the same name has put into the store.
-            value = start if isinstance(start, nn.Parameter) else site["value"].unconstrained()
+            # Pyro drops the way back to it from one that is not constrained, where a module has run since.
+            unconstrained = getattr(site["value"], "unconstrained", lambda value=site["value"]: value)
+            value = start if isinstance(start, nn.Parameter) else unconstrained()
             if id(value) not in owned:
                 store[name] = value
         parameters = cls(owners, store)

@@ -67,7 +67,7 @@ def save(training: Training, folder: Path) -> None:
         tensors["rng.loader"] = training.batches.generator.get_state()
     state = {
         "compiled": training.compiled,
-        "picked": training.step.pick if isinstance(training.step, AutoStep) else None,
+        "auto": training.step.state() if isinstance(training.step, AutoStep) else None,
         "epoch": len(training.history),
         "best_epoch": training.best_epoch if training.best else None,
         "optimizer": rest,
@@ -97,6 +97,6 @@ def restore(training: Training, folder: Path) -> None:
     if training.batches.generator is not None:
         training.batches.generator.set_state(parts["rng"]["loader"])
     if isinstance(training.step, AutoStep):
-        training.step.resume(state.get("picked"), state["epoch"] * (training.batches.steps or 0))
+        training.step.resume(state["auto"], state["epoch"] * (training.batches.steps or 0))
     training.history = read_history(folder, state["epoch"])
     training.best = parts["best"]

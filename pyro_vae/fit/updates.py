@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, Optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from pyro_vae.inductor import NotCompilable
 
@@ -123,14 +124,21 @@ class Update:
         name = type(optimizer).__name__
         if type(optimizer) not in RULES:
             raise NotCompilable(f"{name} is none of {', '.join(known.__name__ for known in RULES)}")
-        if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+        if any((*own, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)):
             raise NotCompilable(f"{name} has hooks around its step")
         self._optimizer = optimizer
         self._places = {id(p): place for place, p in enumerate(parameters)}
         self._rules = [self._rule(group) for group in optimizer.param_groups]
         self._made: list[tuple[dict[str, Any], str]] = []
-        self._steps = [self._steps_taken(index) for index in range(len(self._rules))]
-        self._dtype = parameters[0].dtype
+        try:
+            self._steps = [self._steps_taken(index) for index in range(len(self._rules))]
+        except NotCompilable:
+            self.forget()
+            raise
+        # No lower: bfloat16 takes a beta of 0.999 for 1.
+        double = any(p.dtype == torch.float64 for _, _, p in self._held())
+        self._dtype = torch.float64 if double else torch.float32
         self._fixed = _fixed_settings(optimizer)
 
     @property

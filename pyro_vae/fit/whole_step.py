@@ -15,7 +15,7 @@ from pyro_vae.fit.gradients import BatchLoss, TracedGradients
 from pyro_vae.fit.step import SeparateStep, clipped
 from pyro_vae.fit.updates import Update
 from pyro_vae.graph import VERIFICATION_SEED, NotTraceable, agree, no_side_effects, record, unlike
-from pyro_vae.inductor import NotCompilable, launched_once, lift, native
+from pyro_vae.inductor import NotCompilable, as_not_compilable, launched_once, lift, native
 
 logger = logging.getLogger("pyro_vae")
 
@@ -59,7 +59,7 @@ class WholeStep:
         numbers = self._update.numbers().to(batch.device, non_blocking=True)
         with torch.no_grad():
             loss = self._run(batch, beta, numbers)[0]
-        self._update.advance()
+        self._count(loss)
         return loss
 
     def replay(self, batch: Tensor, beta: Tensor) -> list[Tensor] | None:
@@ -78,27 +78,34 @@ class WholeStep:
     def _by_the_optimizer(self, batch: Tensor, beta: Tensor) -> Tensor:
         self.settle()
         loss = self._traced(batch, beta)
-        if self._update is not None:
-            self._update.advance()
+        self._count(loss)
         return loss
+
+    def _count(self, loss: Tensor) -> None:
+        # One that moved nothing is none; other devices are not waited for.
+        if self._update is not None and (loss.device.type != "cpu" or loss.isfinite()):
+            self._update.advance()
 
     def _prepare(self, batch: Tensor, beta: Tensor) -> None:
         self.settle()
         self._run, self._update, self._recorded = None, None, None
-        twin, update = deepcopy(self._optimizer), None
+        update = None
         try:
-            update = Update(self._optimizer, self._loss.parameters)
+            with as_not_compilable():
+                twin = deepcopy(self._optimizer)
+                update = Update(self._optimizer, self._loss.parameters)
             self._run = self._compiled(update, twin, batch, beta)
             self._takes, self._update = (batch.shape, batch.dtype), update
-            return
         except NotTraceable:
             # The traced step finds the same, and says so.
             pass
         except NotCompilable as reason:
             logger.warning("fit: compile='inductor' is not possible here, the step is traced instead: %s", reason)
-        self._falls_back = True
-        if update is not None:
-            update.forget()
+        finally:
+            # Also where the user has interrupted the compiler.
+            if self._run is None and update is not None:
+                update.forget()
+        self._falls_back = self._run is None
 
     def _compiled(self, update: Update, twin: Optimizer, batch: Tensor, beta: Tensor) -> Callable[..., list[Tensor]]:
         """Return the step as native code that takes batch, KL weight and the update's numbers.
@@ -128,29 +135,34 @@ class WholeStep:
                     tensor.copy_(torch.where(finite, value, tensor))
             return [loss]
 
+        written = {*(places[place] for place in update.places), *range(len(held), len(tensors))}
+        if _overlap(tensors, written):
+            raise NotCompilable("parameters share their memory with other tensors")
         inputs = [batch, beta, update.numbers().to(batch.device), *tensors]
-        whole = make_fx(step, tracing_mode="fake")(*inputs)
-        run = native(whole, inputs)
-        twins = (deepcopy(twin) for _ in NOISES)
-        both = (recorded, run, update, batch, beta, tensors, places)
-        # Where a spline's knot or a clamp is met within a rounding, one draw may differ; a wrong graph always does.
-        if not any(self._same_step(*both, twin=twin, seed=seed) for twin, seed in zip(twins, NOISES, strict=True)):
-            raise NotCompilable("the compiled step rounds too differently")
-        self._recorded = recorded
 
         def in_place(batch: Tensor, beta: Tensor, numbers: Tensor) -> list[Tensor]:
             return run(batch, beta, numbers, *tensors)
 
-        # A number on the CPU (an objective's own weight) is read at the launch, which must then be each step's own.
-        on_gpu = all(tensor.device.type == "cuda" for tensor in inputs)
-        return launched_once(in_place, inputs[:3]) if on_gpu else in_place
+        with as_not_compilable():
+            whole = make_fx(step, tracing_mode="fake")(*inputs)
+            run = native(whole, inputs)
+            twins = (deepcopy(twin) for _ in NOISES)
+            both = (recorded, run, update, batch, beta, tensors, places, written)
+            # Where a spline's knot or a clamp is met within a rounding, one draw may differ; a wrong graph always does.
+            if not any(self._same_step(*both, twin=twin, seed=seed) for twin, seed in zip(twins, NOISES, strict=True)):
+                raise NotCompilable("the compiled step rounds too differently")
+            # A number on the CPU (an objective's own weight) is read at the launch, which must then be each step's own.
+            on_gpu = all(tensor.device.type == "cuda" for tensor in inputs)
+            found = launched_once(in_place, inputs[:3]) if on_gpu else in_place
+        self._recorded = recorded
+        return found
 
     def _same_step(
         self, recorded: GraphModule, run: Callable[..., list[Tensor]], update: Update, batch: Tensor, beta: Tensor,
-        tensors: Sequence[Tensor], places: Sequence[int], *, twin: Optimizer, seed: int,
+        tensors: Sequence[Tensor], places: Sequence[int], written: set[int], *, twin: Optimizer, seed: int,
     ) -> bool:  # fmt: skip
         """Whether a step by native code and one by torch's optimizer, on copies and with the same noise, are one."""
-        parameters, num_state = self._loss.parameters, sum(map(len, update.tensors))
+        parameters = self._loss.parameters
         twins = {id(p): q for p, q in zip(_held(self._optimizer), _held(twin), strict=True)}
         with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
             torch.manual_seed(seed)
@@ -163,44 +175,79 @@ class WholeStep:
                 twins[id(p)].grad = gradient
         # The class's own step: a scheduler wraps that of the object.
         type(twin).step(twin)
-        written = {*(places[place] for place in update.places), *range(len(tensors) - num_state, len(tensors))}
         copies = [tensor.clone() if place in written else tensor for place, tensor in enumerate(tensors)]
         with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
             torch.manual_seed(seed)
             found = run(batch, beta, update.numbers().to(batch.device), *copies)[0]
         alike = agree(loss, found, roundings=1000)
-        for p, place, gradient in zip(parameters, places, gradients, strict=True):
-            expected = twins.get(id(p), p).detach()
-            alike = alike and _moved_alike(p.detach(), expected, copies[place], gradient)
-        return alike
+        before = [p.detach() for p in parameters]
+        expected = [twins.get(id(p), p).detach() for p in parameters]
+        largest, furthest = _largest(gradients), _largest([q - p for p, q in zip(before, expected, strict=True)])
+        ours = [copies[place] for place in places]
+        every = zip(before, expected, ours, gradients, strict=True)
+        return alike and all(_moved_alike(*one, largest, furthest) for one in every)
 
 
 def _place(parameter: Tensor, held: list[Tensor]) -> int:
     """Return where a parameter is among the tensors that a graph holds; one that it does not hold is added."""
     for place, tensor in enumerate(held):
         same_memory = tensor.data_ptr() == parameter.data_ptr() and tensor.numel() > 0
-        if tensor is parameter or (same_memory and tensor.shape == parameter.shape):
+        same_layout = tensor.shape == parameter.shape and tensor.stride() == parameter.stride()
+        if tensor is parameter or (same_memory and same_layout):
             return place
     held.append(parameter)
     return len(held) - 1
+
+
+def _overlap(tensors: Sequence[Tensor], written: set[int]) -> bool:
+    """Whether one that is written may be part of another: in which order they are read, nobody promises."""
+    spans = []
+    for place, tensor in enumerate(tensors):
+        extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+        start = tensor.data_ptr()
+        if tensor.numel() > 0:
+            spans.append((start, start + extent * tensor.element_size(), place in written))
+    read_until, written_until = 0, 0
+    for start, end, is_written in sorted(spans):
+        if start < written_until or (is_written and start < read_until):
+            return True
+        read_until = max(read_until, end)
+        written_until = max(written_until, end) if is_written else written_until
+    return False
 
 
 def _held(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _moved_alike(before: Tensor, expected: Tensor, found: Tensor, gradient: Tensor) -> bool:
+def _largest(tensors: Sequence[Tensor]) -> float:
+    return max((tensor.abs().max().item() for tensor in tensors if tensor.numel() > 0), default=0.0)
+
+
+def _moved_alike(
+    before: Tensor, expected: Tensor, found: Tensor, gradient: Tensor, largest: float, furthest: float
+) -> bool:
     """Whether two moves are one but for rounding, where the gradient is more than rounding.
 
-    Adam divides a gradient by its own size: where all of it is rounding, so is the sign of the move.
+    Adam divides a gradient by its own size: where all of it is rounding, so is the sign of the move. That of a bias
+    in front of batch normalization is: what it adds is taken away again.
+
+    Args:
+        before: a parameter.
+        expected: where torch's optimizer moved it.
+        found: where the compiled step did.
+        gradient: of the parameter.
+        largest: element, in size, of the gradients of all parameters.
+        furthest: move of all parameters.
     """
     if before.numel() == 0:
         return True
-    clear = gradient.abs() >= 1e-3 * gradient.abs().max()
-    if not clear.any():
-        # A NaN is above nothing.
+    eps = torch.finfo(before.dtype).eps
+    sizes = gradient.abs()
+    if not sizes.isfinite().all():
         return False
-    move = (expected - before)[clear]
-    rounding = 10 * torch.finfo(before.dtype).eps * before.abs().max()
-    tolerance = 1e-2 * move.abs().max() + rounding
-    return bool(((found - before)[clear] - move).abs().max() <= tolerance)
+    # A parameter that nothing reads has no gradient, and no rounding either.
+    clear = (sizes >= 1e-3 * sizes.max()) & (sizes >= 1000 * eps * largest) | (sizes.max() == 0)
+    move, ours = expected - before, found - before
+    off = torch.where(clear, (ours - move).abs() - 1e-2 * move.abs().max(), ours.abs() - 1.01 * furthest)
+    return bool(off.max() <= 10 * eps * before.abs().max())

@@ -81,9 +81,24 @@ def test_a_resumed_run_keeps_to_what_was_picked(worth, pick, monkeypatch, tmp_pa
     monkeypatch.setattr(auto_step.AutoStep, "_keep_if_faster", lambda self, *_: setattr(self, "_traced_seconds", None))
     fitted(epochs=2, out=tmp_path)
     _, kept = read_checkpoint(tmp_path / CHECKPOINT)
-    assert kept["picked"] == pick
+    assert kept["auto"]["pick"] == pick
     caplog.clear()
     monkeypatch.setattr(auto_step, "COMPILE_SECONDS", 1e9 - worth)
     _, run = fitted(epochs=4, out=tmp_path, resume=True)
     assert run.compiled == pick
     assert lines(caplog) == []
+
+
+def test_a_run_resumed_before_the_pick_picks_where_it_would_have(monkeypatch, tmp_path, caplog):
+    monkeypatch.setattr(auto_step, "TIMED", 10)
+    monkeypatch.setattr(auto_step, "COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(auto_step.AutoStep, "_keep_if_faster", lambda self, *_: setattr(self, "_traced_seconds", None))
+    ends = []
+    for epochs in ([6], [2, 6]):
+        caplog.clear()
+        for last in epochs:
+            pair, run = fitted(epochs=last, out=tmp_path / str(len(epochs)), resume=True)
+        assert run.compiled == "inductor"
+        assert lines(caplog)[0].startswith("fit: compile='auto' picks 'inductor': 13 steps of ")
+        ends.append(state(pair))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))

@@ -8,7 +8,9 @@ import pyro
 import pytest
 import torch
 from fit_programs import (
+    LATENT_DIM,
     REPARAMETERIZED,
+    X_DIM,
     Location,
     PriorGuide,
     bernoulli_latent,
@@ -651,3 +653,16 @@ def test_the_bar_shows_both_bounds_in_nats(capfd):
     assert "4/4" in shown
     expected = f"Trace_ELBO train {row['train_bound_nats']:.2f}, valid {row['valid_bound_nats']:.2f} nats/datum"
     assert expected in shown
+
+
+@pytest.mark.parametrize("compile", ["off", "trace"])
+def test_a_function_with_stored_parameters_may_guide_a_module(compile):
+    guide, (model, _, x) = functions().guide, mean_field()
+    before = [p.detach().clone() for p in model.parameters()]
+    run = fit(model, guide, x, epochs=3, batch_size=10, compile=compile)
+    assert run.compiled == compile
+    store = pyro.get_param_store()
+    start = torch.linspace(-1, 1, X_DIM * LATENT_DIM).reshape(X_DIM, LATENT_DIM)
+    assert (store["loc"] - start).abs().max() > 5e-3
+    assert (store["scale"] - 0.5).abs().max() > 1e-3
+    assert all((p - q).abs().max() > 5e-3 for p, q in zip(model.parameters(), before, strict=True))

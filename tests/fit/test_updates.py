@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, Adamax, AdamW, NAdam
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from pyro_vae.fit.updates import Update
 from pyro_vae.inductor import NotCompilable
@@ -147,6 +148,19 @@ def uneven(held: list[Tensor]) -> Adam:
     return optimizer
 
 
+def test_low_precision_is_for_parameters_alone():
+    """In bfloat16 a beta of 0.999 is 1."""
+    held = [torch.ones(3, dtype=torch.bfloat16, requires_grad=True), torch.ones(3, requires_grad=True)]
+    _, _, _, beta2, *_ = Update(Adam(held), held).numbers().tolist()
+    assert beta2 == pytest.approx(0.999, abs=1e-7)
+
+
+def test_double_precision_anywhere_is_kept():
+    held = [torch.ones(3, requires_grad=True), torch.ones(3, dtype=torch.float64, requires_grad=True)]
+    _, _, _, beta2, *_ = Update(Adam(held), held).numbers().tolist()
+    assert beta2 == 0.999
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -160,3 +174,22 @@ def test_another_update_is_refused(make, message):
     held = parameters()
     with pytest.raises(NotCompilable, match=f"^{message}$"):
         Update(make(held), held)
+
+
+def test_a_refused_optimizer_is_left_as_it_was():
+    held = parameters()
+    optimizer = SGD(held, lr=1e-2, momentum=0.9, dampening=0.5)
+    held[0].grad = torch.ones_like(held[0])
+    optimizer.step()
+    with pytest.raises(NotCompilable, match=r"^SGD has taken more steps with some parameters$"):
+        Update(optimizer, held)
+    assert [bool(optimizer.state[p]) for p in held] == [True, False, False]
+
+
+def test_a_hook_around_the_steps_of_all_optimizers_is_seen():
+    handle = register_optimizer_step_post_hook(lambda *_: None)
+    try:
+        with pytest.raises(NotCompilable, match=r"^Adam has hooks around its step$"):
+            Update(Adam(held := parameters()), held)
+    finally:
+        handle.remove()

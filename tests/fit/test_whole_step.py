@@ -2,7 +2,11 @@
 
 import functools
 import logging
+import math
 import os
+import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,17 +15,30 @@ from pathlib import Path
 import pyro
 import pytest
 import torch
-from fit_programs import REPARAMETERIZED, PairAndData, bernoulli_latent, binary_rows, lines, mean_field, state
+from fit_programs import (
+    REPARAMETERIZED,
+    PairAndData,
+    bernoulli_latent,
+    binary_rows,
+    lines,
+    mean_field,
+    state,
+    with_networks,
+)
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, NAdam
 from torch.optim.lr_scheduler import ExponentialLR
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import fit
 from pyro_vae.data import ImageData
+from pyro_vae.errors import NonFiniteError
+from pyro_vae.fit import whole_step
 from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
+from pyro_vae.programs import modules_of
 
 
 def grey() -> ImageData:
@@ -123,17 +140,31 @@ def test_a_resumed_run_ends_bit_identical(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
 
 
-def test_compiled_code_is_found_again(monkeypatch, tmp_path):
+@pytest.fixture
+def low_recursion_limit() -> Iterator[int]:
+    """Below what inductor asks for."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1900)
+    yield 1900
+    sys.setrecursionlimit(limit)
+
+
+def test_compiled_code_is_found_again_and_nothing_else_is_left(monkeypatch, tmp_path, low_recursion_limit):
     from torch._dynamo.utils import counters
 
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    filters = list(warnings.filters)
     hits = []
     for _ in range(2):
         counters.clear()
         pair = mean_field()
+        noise = torch.get_rng_state()
         fit(pair.model, pair.guide, pair.x, epochs=1, batch_size=20, compile="inductor")
+        assert torch.equal(torch.get_rng_state(), noise)
         hits.append(counters["inductor"]["fxgraph_cache_hit"])
     assert hits == [0, 1]
+    assert sys.getrecursionlimit() == low_recursion_limit
+    assert warnings.filters == filters
 
 
 def fitted(caplog, pair: PairAndData, **settings) -> tuple[str, list[str]]:
@@ -212,6 +243,82 @@ def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch, caplog):
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/proc"
 
 
+@torch.library.custom_op("pyro_vae_tests::opaque", mutates_args=())
+def opaque(x: Tensor) -> Tensor:
+    return x.clone()
+
+
+opaque.register_autograd(lambda _, gradient: gradient)
+
+
+class Opaque(nn.Module):
+    """Runs, and is recorded, but does not say what it returns for which shapes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return opaque(x)
+
+
+def test_an_operation_that_only_runs_is_traced(caplog):
+    level, (line,) = fitted(caplog, with_networks(Opaque))
+    assert level == "trace"
+    assert line.startswith(INSTEAD + "RuntimeError: ")
+    assert "pyro_vae_tests::opaque" in line
+
+
+def test_parameters_over_one_memory_are_left_to_torch(caplog):
+    pair = mean_field()
+    first, last = (layer for layer in pair.guide.modules() if isinstance(layer, nn.Linear))
+    last.bias = nn.Parameter(first.bias.data[: len(last.bias)])
+    level, said = fitted(caplog, pair)
+    assert (level, said) == ("trace", [INSTEAD + "parameters share their memory with other tensors"])
+
+
+def test_parameters_side_by_side_in_one_memory_are_compiled():
+    def build() -> PairAndData:
+        pair = mean_field()
+        parameters = [*pair.model.parameters(), *pair.guide.parameters()]
+        memory = torch.cat([p.data.flatten() for p in parameters])
+        for p, part in zip(parameters, memory.split([p.numel() for p in parameters]), strict=True):
+            p.data = part.view(p.shape)
+        return pair
+
+    assert_same_training(ends_of_both(build, optimizer=partial(Adam, lr=1e-2), epochs=1, batch_size=10))
+
+
+def test_batches_may_lie_in_memory_as_they_like():
+    rows = binary_rows(40)
+
+    class Transposed(IterableDataset):
+        def __iter__(self) -> Iterator[Tensor]:
+            for number, batch in enumerate(rows.split(10)):
+                yield batch if number % 2 == 0 else batch.t().contiguous().t()
+
+    loader = partial(DataLoader, Transposed(), batch_size=None)
+    assert_same_training(ends_of_both(mean_field, loader, optimizer=partial(Adam, lr=1e-2), epochs=1))
+
+
+@pytest.mark.parametrize("level", ["trace", "inductor"])
+def test_a_step_that_moved_nothing_is_not_counted(level):
+    pair, rows = mean_field(), binary_rows(40)
+    rows[20:30] = torch.finfo(torch.float32).max
+    optimizer = Adam([*pair.model.parameters(), *pair.guide.parameters()])
+    with pytest.raises(NonFiniteError, match="epoch 1, step 3"):
+        fit(pair.model, pair.guide, DataLoader(TensorDataset(rows), batch_size=10), optimizer=optimizer, compile=level)
+    assert {int(state["step"]) for state in optimizer.state.values()} == {2}
+
+
+def test_an_interrupted_compiler_leaves_the_optimizer_as_it_was(monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(whole_step, "native", interrupted)
+    pair = mean_field()
+    optimizer = SGD([*pair.model.parameters(), *pair.guide.parameters()], lr=1e-3, momentum=0.9, dampening=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        fit(pair.model, pair.guide, pair.x, batch_size=20, optimizer=optimizer, compile="inductor")
+    assert not any(optimizer.state.values())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="NOT CHECKED: no CUDA device")
 def test_on_cuda_the_levels_train_alike_and_a_resumed_run_is_bit_identical(tmp_path):
@@ -230,3 +337,54 @@ def test_on_cuda_the_levels_train_alike_and_a_resumed_run_is_bit_identical(tmp_p
         resumable = {"out": tmp_path / "resumed", "resume": True, **settings}
         fit(pair.model, pair.guide, grey(), compile="inductor", epochs=epochs, **resumable)
     assert all(torch.equal(a, b) for a, b in zip(state(pair), ends["inductor"][1], strict=True))
+
+
+def test_an_optimizer_that_cannot_be_copied_steps_by_itself(caplog):
+    pair = mean_field()
+    optimizer = Adam([{"params": [*pair.model.parameters(), *pair.guide.parameters()], "own": threading.Lock()}])
+    level, said = fitted(caplog, pair, optimizer=optimizer)
+    assert (level, said) == ("trace", [INSTEAD + "TypeError: cannot pickle '_thread.lock' object"])
+
+
+def test_a_move_by_the_sign_of_rounding_is_no_difference():
+    before, up = torch.ones(3), torch.tensor([0.01, -0.01, 0.01])
+    rounding, clear = torch.tensor([1e-7, -3e-8, 2e-7]), torch.tensor([1.0, -0.3, 2.0])
+    alike = partial(whole_step._moved_alike, before, before + up, largest=2.0, furthest=0.01)
+    assert alike(before - up, rounding)
+    assert not alike(before - 2 * up, rounding)
+    assert not alike(before - up, clear)
+    assert alike(before + up, clear)
+    assert not alike(before - up, torch.zeros(3)), "no gradient, no rounding"
+    assert not alike(before + up, torch.tensor([1.0, math.nan, 2.0]))
+
+
+@pytest.mark.slow
+def test_adam_trains_in_front_of_batch_normalization():
+    """The biases in front of it do nothing, and follow the sign of rounding; running means are in their units."""
+    pair = REPARAMETERIZED["batch_norm"]
+    ends = ends_of_both(pair, optimizer=partial(Adam, lr=1e-2), epochs=2, batch_size=10)
+    (bounds, traced), (ours, compiled) = ends["trace"], ends["inductor"]
+    assert ours == pytest.approx(bounds, rel=1e-5)
+    built = pair()
+    names = [name for m in modules_of(built.model, built.guide) for name in m.state_dict()]
+    free = [n for n in names if n.endswith(("0.bias", "running_mean"))]
+    assert len(free) == 4
+    for name, a, b in zip(names, compiled, traced, strict=True):
+        if name not in free:
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_learning_rate_that_is_a_tensor_is_one_after_a_resumption(tmp_path):
+    ends = []
+    for epochs in ([4], [2, 4]):
+        for last in epochs:
+            pair = mean_field()
+            run = fit(
+                pair.model, pair.guide, pair.x, epochs=last, batch_size=20, out=tmp_path / str(len(epochs)),
+                resume=True, compile="inductor", optimizer=lambda p: Adam(p, lr=torch.tensor(1e-2)),
+                scheduler=partial(ExponentialLR, gamma=0.7),
+            )  # fmt: skip
+            assert run.compiled == "inductor"
+        ends.append(state(pair))
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
