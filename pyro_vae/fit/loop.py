@@ -87,7 +87,7 @@ def fit(
             batches of another shape than the first are traced. "auto": traced, then compiled if the steps left are
             worth it. What is not possible falls back a level, and one line says why. Noise is the same at each
             level, numbers differ by rounding. A graph does not see a Python number of the pair that changes: sites,
-            loss and gradients are compared with the pair's every 1000 steps.
+            loss and gradients are compared with the pair's every 1000 steps and at the end.
         device: "cpu", "cuda", "cuda:1", "mps", ...
         kl_warmup: epochs over which the KL term's weight rises linearly to 1.
         clip_grad_norm: bound on the norm of the gradient of all parameters together.
@@ -214,6 +214,7 @@ def fit(
                     save(training, folder)
                 bar.set_description(f"epoch {epoch + 1}/{epochs}")
                 bar.set_postfix_str(f"{type(objective).__name__} {bounds(history[-1])}")
+            training.look_once_more()
     if training.best:
         parameters.load_state(training.best, "the best epoch")
     best_epoch = training.best_epoch if training.best else None

@@ -44,6 +44,8 @@ class Training:
     best: dict[str, Tensor] = field(default_factory=dict)
     _unwatched: int = 0
     """Steps since the graph was last compared with the pair."""
+    _last: tuple[Tensor, Tensor] | None = None
+    """The last step's batch and KL weight."""
 
     def epoch(self, index: int, kl_weight: float, on_step: Callable[[], object] = lambda: None) -> float:
         """Take the steps of one epoch.
@@ -158,13 +160,18 @@ class Training:
         best = self.best_epoch
         return patience is not None and best is not None and len(self.history) - best >= patience
 
+    def look_once_more(self) -> None:
+        """Compare the graph with the pair after the last step, unless that was just done."""
+        if self._unwatched and self._last is not None and self.watch is not None:
+            self._unwatched = 0
+            self.watch.look(self.step, *self._last)
+
     def _look(self, batch: Tensor, beta: Tensor, first: bool) -> None:
         """Now and then, and where an objective has just set a weight of its own, compare the graph with the pair."""
         self._unwatched += 1
+        self._last = (batch, beta)
         if self._unwatched >= EVERY or (first and isinstance(self.objective, ScheduledObjective)):
-            self._unwatched = 0
-            if self.watch is not None:
-                self.watch.look(self.step, batch, beta)
+            self.look_once_more()
 
     def _stands_for(self, rows: Tensor) -> int:
         """Return how many data a loss on these rows is a sum over: a plate of a fixed size scales up to all of it."""

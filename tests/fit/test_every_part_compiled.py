@@ -26,27 +26,27 @@ class Parts(NamedTuple):
 
 TOGETHER = [
     Parts("auxiliary(context_dim=4)", "student_t", "bernoulli", "renyi(num_particles=3)"),
-    Parts("full_rank", "flow(num_flows=2, hidden_dims=(8,))", "gaussian", "dreg(num_particles=3)"),
+    Parts("full_rank", "flow(num_flows=1, hidden_dims=(8,))", "gaussian", "dreg(num_particles=3)"),
     Parts(
         "householder(num_reflections=2)", "mixture(num_components=3)", "categorical(levels=4)",
         "piwae(num_groups=2, num_particles=3)",
     ),
     Parts(
-        "iaf(num_flows=2, flow_hidden_dims=(8,), context_dim=4)", "vamp(num_components=3)",
+        "iaf(num_flows=1, flow_hidden_dims=(8,), context_dim=4)", "vamp(num_components=3)",
         "discretized_logistic(levels=4)", "sticking_the_landing",
     ),
     Parts("local", "standard_normal", "continuous_bernoulli", "free_bits"),
     Parts("low_rank", "student_t", "bernoulli", "reweighted_wake_sleep(num_particles=3, insomnia=0.5)"),
     Parts("mean_field", "standard_normal", "gaussian(scale='predicted')", "analytic_kl"),
     Parts("mixture(num_components=3)", "vamp(num_components=3)", "categorical(levels=4)", "ciwae(num_particles=3)"),
-    Parts("planar(num_flows=2)", "flow(num_flows=2, hidden_dims=(8,))", "continuous_bernoulli", "trace_elbo"),
-    Parts("semi_amortized(num_steps=2)", "mixture(num_components=3)", "bernoulli", "beta_elbo(warmup=2)"),
+    Parts("planar(num_flows=2)", "flow(num_flows=1, hidden_dims=(8,))", "continuous_bernoulli", "trace_elbo"),
+    Parts("semi_amortized(num_steps=1)", "mixture(num_components=3)", "bernoulli", "beta_elbo(warmup=2)"),
     Parts(
-        "spline(num_flows=2, flow_hidden_dims=(8,), context_dim=4, num_bins=4)", "student_t",
+        "spline(num_flows=1, flow_hidden_dims=(8,), context_dim=4, num_bins=3)", "student_t",
         "discretized_logistic(levels=4)", "iwae(num_particles=3)",
     ),
     Parts(
-        "sylvester(num_flows=2, num_reflections=2)", "standard_normal", "gaussian",
+        "sylvester(num_flows=1, num_reflections=2)", "standard_normal", "gaussian",
         "miwae(num_groups=2, num_particles=3)",
     ),
 ]  # fmt: skip

@@ -91,6 +91,13 @@ def test_a_site_that_comes_up_is_named(often):
         fit(pair.model, pair.guide, data, epochs=1)
 
 
+def test_a_short_run_is_looked_at_when_it_ends():
+    vae, guide, x = mean_field()
+    pair = Scaled(vae, guide)
+    with pytest.raises(StaleGraphError):
+        fit(pair.model, pair.guide, loader(x, partial(setattr, pair, "weight", 0.9), at=5), epochs=1)
+
+
 def test_eager_steps_may_follow_a_program_that_changes(often):
     vae, guide, x = mean_field()
     pair = Scaled(vae, guide)
