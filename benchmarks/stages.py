@@ -24,7 +24,7 @@ EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "svi_mnist.py"
 PACKAGES = ("torch", "torch._dynamo", "pyro", "pyro_vae", "torchvision", "matplotlib", "arviz", "scipy", "pandas")
 """Imports that are told apart; any other is part of the one that asks for it."""
 
-FIRST_STEP = "fit: first step, with its capture"
+FIRST_STEP = "fit: first step, with its graph"
 STEPS = "fit: steps"
 
 OF_THE_EXAMPLE = {"load": "data", "make_pair": "model", "draw": "figures"}
@@ -37,7 +37,8 @@ OF_THE_LIBRARY = {
     "pyro_vae:elbo_terms": "evaluation: ELBO",
     "pyro_vae:active_units": "evaluation: active units",
     "pyro_vae:log_likelihood": "evaluation: log-likelihood",
-    "pyro_vae.evaluation.stream:capture": "evaluation: capture",
+    "pyro_vae.evaluation.term_draws:capture": "evaluation: capture",
+    "pyro_vae.evaluation.term_draws:native_draws": "evaluation: compile",
 }
 """Functions of the library, and their stages."""
 

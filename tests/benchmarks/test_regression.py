@@ -5,7 +5,7 @@ import random
 import pytest
 
 from benchmarks import regression
-from benchmarks.regression import VS_PLAIN, Band, compare, median_interval
+from benchmarks.regression import COMPILED_VS_PLAIN, VS_PLAIN, Band, compare, median_interval
 
 STORED = {"step 20 trace": Band(1.1, 1.0, 1.2), VS_PLAIN: Band(1.3, 1.2, 1.4)}
 
@@ -103,6 +103,7 @@ def test_the_rounds_of_one_process_are_those_of_each_ratio(monkeypatch, capsys):
     monkeypatch.setitem(regression.step.SIDES, "inductor", regression.step.SIDES["trace"])
     regression.main(["--one-process", "--rounds", "2", "--seconds", "0.001", "--images", "1"])
     found = json.loads(capsys.readouterr().out)
-    expected = {f"step {batch} {level}" for batch in (20, 5) for level in ("inductor", "trace", "off")} | {VS_PLAIN}
+    expected = {f"step {batch} {level}" for batch in (20, 5) for level in ("inductor", "trace", "off")}
+    expected |= {VS_PLAIN, COMPILED_VS_PLAIN}
     assert found.keys() == expected
     assert all(len(rounds) == 2 for rounds in found.values())

@@ -168,7 +168,7 @@ def test_fit_validates_on_unknown_data_unless_told_not_to():
 def test_fit_says_so_as_well_where_unknown_data_come_late(level, caplog):
     """Those that capture the graph are known; the next ones are not, and a graph cannot raise."""
     x = images(40)
-    early = next(TensorBatches(x, 10, 0, torch.device("cpu"), torch.float32).epoch(0))
+    early = x[next(TensorBatches(x, 10, 0, torch.device("cpu"), torch.float32).epoch(0))]
     guide = LocalGuide(SHAPE, 2, data=torch.cat([x[:10], early]))
     with pytest.raises(ValueError, match=UNKNOWN.format(r"\d+", 10, len(guide.loc))):
         pyro_vae.fit(VAE(SHAPE, 2, (5,)), guide, x, epochs=1, batch_size=10, seed=0, compile=level)
