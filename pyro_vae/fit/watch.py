@@ -14,7 +14,7 @@ from pyro_vae.graph import VERIFICATION_SEED, agree, no_side_effects
 from pyro_vae.programs import local_params
 
 EVERY = 1000
-"""Steps between two looks: one costs about three steps run by Pyro, below a hundredth of the steps between."""
+"""Steps between two looks: one was measured at three to five traced steps, less than a hundredth of those between."""
 
 REMEDY = (
     f"Steps since the last look, at most {EVERY}, followed the graph, not the pair. Keep what changes in a tensor that "
