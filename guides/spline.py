@@ -1,9 +1,8 @@
 """The guide with neural spline flows."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -11,36 +10,63 @@ from torch.distributions import Distribution
 
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.guides.flow import FlowDistribution, FlowStep
-from pyro_vae.nn.mlp import ACTIVATIONS
+from pyro_vae.guides.rational_quadratic import RationalQuadraticSpline
+from pyro_vae.nn.mlp import ACTIVATIONS, MLP
 
 
-@contextmanager
-def same_distributions() -> Iterator[None]:
-    """Put back what zuko's import sets for all of torch.distributions: no validation, no constraints to check."""
-    names = ("_validate_args", "arg_constraints")
-    before = {name: vars(Distribution)[name] for name in names}
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(Distribution, name, value)
+class SplineCoupling(nn.Module):
+    """Moves half of the dimensions of z along splines, whose knots come from a context and from the other half.
 
+    Args:
+        fixed: the dimensions that stay where they are; may be empty.
+        moved: all others.
+        context_dim: size of the context.
+        hidden_dims: hidden layers of the network that finds the knots.
+        num_bins: pieces of each spline.
+        activation: one of ``pyro_vae.nn.mlp.ACTIVATIONS``.
+    """
 
-with same_distributions():
-    from zuko.flows.autoregressive import MaskedAutoregressiveTransform
-    from zuko.transforms import MonotonicRQSTransform
+    fixed: Tensor
+    moved: Tensor
 
+    def __init__(
+        self,
+        fixed: Sequence[int],
+        moved: Sequence[int],
+        context_dim: int,
+        hidden_dims: Sequence[int],
+        num_bins: int,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        # Constants of the layout, which have no place in a checkpoint.
+        self.register_buffer("fixed", torch.tensor(fixed, dtype=torch.long), persistent=False)
+        self.register_buffer("moved", torch.tensor(moved, dtype=torch.long), persistent=False)
+        self.register_buffer("back", torch.tensor([*fixed, *moved]).argsort(), persistent=False)
+        self.network = MLP(len(fixed) + context_dim, hidden_dims, len(moved) * (3 * num_bins - 1), activation)
 
-def warp(z: Tensor, context: Tensor, spline: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
-    """Move z by one layer of splines, whose knots come from the context and from other dimensions of z."""
-    return spline(context).call_and_ladj(z)
+    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return z, moved, and the log|det| of that.
 
+        Args:
+            z: ``(*sample, *batch, d)``.
+            context: ``(*batch, context_dim)``.
+        """
+        fixed, moved = z[..., self.fixed], z[..., self.moved]
+        moved, log_slopes = self._splines(fixed, context)(moved)
+        return torch.cat([fixed, moved], -1)[..., self.back], log_slopes.sum(-1)
 
-def unwarp(z: Tensor, context: Tensor, spline: Callable[[Tensor], Any]) -> tuple[Tensor, Tensor]:
-    """Return what :func:`warp` takes to z, and its log|det| there."""
-    layer = spline(context)
-    before = layer.inv(z)
-    return before, layer.call_and_ladj(before)[1]
+    def inverse(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what :meth:`forward` takes to z, and its log|det| there."""
+        fixed, moved = z[..., self.fixed], z[..., self.moved]
+        splines = self._splines(fixed, context)
+        before = splines.inverse(moved)
+        log_slopes = splines(before)[1]
+        return torch.cat([fixed, before], -1)[..., self.back], log_slopes.sum(-1)
+
+    def _splines(self, fixed: Tensor, context: Tensor) -> RationalQuadraticSpline:
+        found = self.network(torch.cat([fixed, context.expand(*fixed.shape[:-1], -1)], -1))
+        return RationalQuadraticSpline(found.unflatten(-1, (-1, len(self.moved))))
 
 
 def stretch(z: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -58,19 +84,19 @@ class SplineGuide(AmortizedGuide):
 
     .. math:: z = loc(x) + scale(x) \, (f_T \circ \cdots \circ f_1)(\epsilon), \quad \epsilon \sim N(0, I).
 
-    Each :math:`f_t` moves each dimension along a monotonic spline within [-5, 5] and leaves it alone outside. The knots
-    of one half of the dimensions come from the features c(x), those of the other half from the first half as well
-    (a coupling). The halves change roles from layer to layer, and are the lower and the upper dimensions, then the
-    even and the odd ones. A sample is one pass through each layer's network; to score any other z takes three.
+    Each :math:`f_t` moves half of the dimensions along monotonic splines within [-5, 5], and leaves them alone outside.
+    The knots come from the features c(x) and from the other half, which stays where it is (a coupling). The halves
+    change roles from layer to layer, and are the lower and the upper dimensions, then the even and the odd ones. To
+    sample is one pass through each layer's network, and so is to score any other z.
 
     Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
 
     Args:
         x_shape: shape of one datum.
-        latent_dim: dimension of z; a single one has nothing to couple with, but is bent all the same.
+        latent_dim: dimension of z; a single one has nothing to couple with, but every layer bends it all the same.
         hidden_dims: hidden layers of the default encoder, nearest to x first.
         activation: activation of the default encoder and of the layers' networks.
-        num_flows: T, at least 1.
+        num_flows: T, at least 1; two layers bend every dimension, four couple each with every other.
         flow_hidden_dims: hidden layers of each spline layer's network.
         context_dim: how many features c(x) of the encoder the splines see.
         num_bins: pieces of each spline, at least 2: with both ends held, one alone is straight.
@@ -82,8 +108,7 @@ class SplineGuide(AmortizedGuide):
             not have ``x_shape``, or the encoder returns another number of features.
 
     References:
-        C. Durkan, A. Bekasov, I. Murray, G. Papamakarios (2019), *Neural spline flows*, arXiv 1906.04032. The
-        splines are those of the zuko library.
+        C. Durkan, A. Bekasov, I. Murray, G. Papamakarios (2019), *Neural spline flows*, arXiv 1906.04032.
 
     >>> q = SplineGuide((1, 28, 28), latent_dim=50, num_flows=2).posterior(torch.zeros(7, 1, 28, 28))
     >>> q.batch_shape, q.event_shape
@@ -120,17 +145,8 @@ class SplineGuide(AmortizedGuide):
         self.flow_hidden_dims = tuple(flow_hidden_dims)
         self.context_dim = context_dim
         self.num_bins = num_bins
-        self.splines = nn.ModuleList(
-            MaskedAutoregressiveTransform(
-                latent_dim,
-                context_dim,
-                passes=2,
-                order=_order(latent_dim, t),
-                univariate=MonotonicRQSTransform,
-                shapes=[(num_bins,), (num_bins,), (num_bins - 1,)],
-                hidden_features=self.flow_hidden_dims,
-                activation=ACTIVATIONS[activation],
-            )
+        self.layers = nn.ModuleList(
+            SplineCoupling(*_halves(latent_dim, t), context_dim, self.flow_hidden_dims, num_bins, activation)
             for t in range(num_flows)
         )
 
@@ -141,17 +157,18 @@ class SplineGuide(AmortizedGuide):
         place = {"loc": loc, "scale": log_scale.exp()}
         steps = [
             *(
-                FlowStep(partial(warp, context=context, spline=spline), partial(unwarp, context=context, spline=spline))
-                for spline in self.splines
+                FlowStep(partial(layer.forward, context=context), partial(layer.inverse, context=context))
+                for layer in cast(Iterable[SplineCoupling], self.layers)
             ),
             FlowStep(partial(stretch, **place), partial(unstretch, **place)),
         ]
         return FlowDistribution(torch.zeros_like(loc), torch.ones_like(loc), steps, owner="SplineGuide")
 
 
-def _order(dim: int, layer: int) -> Tensor:
-    """Return the rank of each dimension, the lower half of ranks being what the upper half is coupled to."""
-    rank = torch.arange(dim)
-    if layer % 4 >= 2:
-        rank = torch.cat([rank[::2], rank[1::2]]).argsort()
-    return rank if layer % 2 == 0 else dim - 1 - rank
+def _halves(dim: int, layer: int) -> tuple[list[int], list[int]]:
+    """Return the dimensions that a layer leaves where they are, and those that it moves."""
+    dims = list(range(dim))
+    if dim == 1:
+        return [], dims
+    first, second = (dims[: dim // 2], dims[dim // 2 :]) if layer % 4 < 2 else (dims[::2], dims[1::2])
+    return (first, second) if layer % 2 == 0 else (second, first)

@@ -32,7 +32,7 @@ def test_importing_changes_no_global():
     assert done.stdout == done.stderr == ""
 
 
-LIGHT = {"mlxtend", "numpy", "platformdirs", "safetensors", "tqdm", "yaml", "zuko"}
+LIGHT = {"mlxtend", "numpy", "platformdirs", "safetensors", "tqdm", "yaml"}
 """Packages that may be loaded beside torch and Pyro: some hundredths of a second together."""
 
 HEAVY = ["arviz", "matplotlib", "pandas", "scipy", "sympy", "torch._dynamo", "torch._inductor", "torchvision"]

@@ -23,6 +23,9 @@ Group = Mapping[str, Any]
 UNSUPPORTED = ("differentiable", "amsgrad")
 """Settings that ask for another update than those below."""
 
+FIXED = ("maximize", "momentum", "weight_decay")
+"""Settings of which a graph takes for granted whether they are there; the two numbers may still change."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -34,6 +37,8 @@ class Rule:
     """From a group's settings and the number of the step, from 1, to what the arithmetic needs."""
     move: Callable[..., tuple[Tensor, ...]]
     """From parameter, gradient, state and numbers to the parameter and the state after the step."""
+    adds_decay: bool = True
+    """Whether a weight decay adds to the gradient, as that of a penalty does."""
     counts_steps: bool = True
 
 
@@ -41,49 +46,46 @@ def _adam_numbers(group: Group, step: int) -> tuple[float, ...]:
     beta1, beta2 = map(float, group["betas"])
     root = math.sqrt(1 - beta2**step)
     rate = float(group["lr"]) * root / (1 - beta1**step)
-    return rate, group["eps"] * root, 1 - beta1, beta2, 1 - beta2, group["weight_decay"]
+    return rate, group["eps"] * root, 1 - beta1, beta2, 1 - beta2
 
 
 def _adam(p: Tensor, g: Tensor, m: Tensor, v: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
     """Kingma and Ba (2015), arXiv 1412.6980, section 2: in the order that needs one division."""
-    rate, eps, a1, b2, a2, decay = numbers
-    g = g + decay * p
+    rate, eps, a1, b2, a2 = numbers
     m = m + a1 * (g - m)
     v = b2 * v + a2 * g * g
     return p - rate * m / (v.sqrt() + eps), m, v
 
 
 def _adamw_numbers(group: Group, step: int) -> tuple[float, ...]:
-    *numbers, decay = _adam_numbers(group, step)
-    return *numbers, 1 - float(group["lr"]) * decay
+    return *_adam_numbers(group, step), 1 - float(group["lr"]) * group["weight_decay"]
 
 
 def _adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
     """Loshchilov and Hutter (2019), arXiv 1711.05101, algorithm 2."""
     *others, kept = numbers
-    return _adam(kept * p, g, m, v, *others, torch.zeros_like(kept))
+    return _adam(kept * p, g, m, v, *others)
 
 
 def _adamax_numbers(group: Group, step: int) -> tuple[float, ...]:
     beta1, beta2 = group["betas"]
-    return float(group["lr"]) / (1 - beta1**step), group["eps"], 1 - beta1, beta2, group["weight_decay"]
+    return float(group["lr"]) / (1 - beta1**step), group["eps"], 1 - beta1, beta2
 
 
 def _adamax(p: Tensor, g: Tensor, m: Tensor, u: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
     """Kingma and Ba (2015), arXiv 1412.6980, algorithm 2, with torch's epsilon."""
-    rate, eps, a1, b2, decay = numbers
-    g = g + decay * p
+    rate, eps, a1, b2 = numbers
     m = m + a1 * (g - m)
     u = torch.maximum(b2 * u, g.abs() + eps)
     return p - rate * m / u, m, u
 
 
 def _sgd_numbers(group: Group, _: int) -> tuple[float, ...]:
-    return float(group["lr"]), group["weight_decay"]
+    return (float(group["lr"]),)
 
 
-def _sgd(p: Tensor, g: Tensor, rate: Tensor, decay: Tensor) -> tuple[Tensor, ...]:
-    return (p - rate * (g + decay * p),)
+def _sgd(p: Tensor, g: Tensor, rate: Tensor) -> tuple[Tensor, ...]:
+    return (p - rate * g,)
 
 
 def _momentum_numbers(group: Group, step: int) -> tuple[float, ...]:
@@ -94,15 +96,14 @@ def _momentum_numbers(group: Group, step: int) -> tuple[float, ...]:
 
 def _momentum(p: Tensor, g: Tensor, b: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
     """Sutskever et al. (2013), *On the importance of initialization and momentum*, in torch's form."""
-    rate, decay, momentum, share, nesterov = numbers
-    g = g + decay * p
+    rate, momentum, share, nesterov = numbers
     b = momentum * b + share * g
     return p - rate * torch.where(nesterov > 0, g + momentum * b, b), b
 
 
 RULES: dict[type[Optimizer], Rule] = {
     Adam: Rule(("exp_avg", "exp_avg_sq"), _adam_numbers, _adam),
-    AdamW: Rule(("exp_avg", "exp_avg_sq"), _adamw_numbers, _adamw),
+    AdamW: Rule(("exp_avg", "exp_avg_sq"), _adamw_numbers, _adamw, adds_decay=False),
     Adamax: Rule(("exp_avg", "exp_inf"), _adamax_numbers, _adamax),
     SGD: Rule((), _sgd_numbers, _sgd, counts_steps=False),
 }
@@ -160,7 +161,7 @@ class Update:
         """Return the numbers of the step to come, one after the other for each group."""
         found: list[float] = []
         for group, rule, steps in zip(self._optimizer.param_groups, self._rules, self._steps, strict=True):
-            found += rule.numbers(group, steps + 1)
+            found += (*rule.numbers(group, steps + 1), group["weight_decay"])
         return torch.tensor(found, dtype=self._dtype)
 
     def __call__(
@@ -177,14 +178,20 @@ class Update:
         """
         ends, start = [], 0
         for group, rule in zip(self._optimizer.param_groups, self._rules, strict=True):
-            count = len(rule.numbers(group, 1))
+            count = len(rule.numbers(group, 1)) + 1
             ends.append(numbers[start : start + count])
             start += count
         moved = []
         for (index, rule, p), own in zip(self._held(), state, strict=True):
-            place = self._places[id(p)]
-            sign = -1 if self._optimizer.param_groups[index]["maximize"] else 1
-            moved.append(rule.move(parameters[place], sign * gradients[place], *own, *ends[index].unbind()))
+            group, place = self._optimizer.param_groups[index], self._places[id(p)]
+            *settings, decay = ends[index].unbind()
+            parameter, gradient = parameters[place], gradients[place]
+            if group["maximize"]:
+                gradient = -gradient
+            # A decay of 0 is left out: inductor would have the matmul add it, at the cost of a copy.
+            if rule.adds_decay and group["weight_decay"]:
+                gradient = gradient + decay * parameter
+            moved.append(rule.move(parameter, gradient, *own, *settings))
         return moved
 
     def advance(self) -> None:
@@ -247,4 +254,4 @@ class Update:
 
 def _fixed_settings(optimizer: Optimizer) -> list[tuple[Any, ...]]:
     """Return what a graph takes for granted: all but numbers on a schedule."""
-    return [(group["maximize"], bool(group.get("momentum"))) for group in optimizer.param_groups]
+    return [tuple(bool(group.get(name)) for name in FIXED) for group in optimizer.param_groups]

@@ -131,8 +131,12 @@ def test_what_a_graph_takes_for_granted_is_noticed_when_it_changes():
     update = Update(optimizer, held)
     optimizer.param_groups[0].update(lr=0.2, momentum=0.5)
     assert update.is_current
-    optimizer.param_groups[0]["maximize"] = True
-    assert not update.is_current
+    for name, value in (("maximize", True), ("weight_decay", 0.1)):
+        before = optimizer.param_groups[0][name]
+        optimizer.param_groups[0][name] = value
+        assert not update.is_current
+        optimizer.param_groups[0][name] = before
+        assert update.is_current
 
 
 def hooked(held: list[Tensor]) -> Adam:
