@@ -28,6 +28,7 @@ class SplineCoupling(nn.Module):
 
     fixed: Tensor
     moved: Tensor
+    back: Tensor
 
     def __init__(
         self,

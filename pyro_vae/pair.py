@@ -105,7 +105,8 @@ class Pair:
             _equal(site["scale"], latent[0]["scale"]) and _equal(_mask(site), _mask(latent[0])) for site in latent
         )
         self.outputs = max(map(_largest_parameter, observed)) // self.plate.size
-        self._particle_dim = -depth - 1
+        self.particle_dim = -depth - 1
+        """Where an outer plate of samples goes, a negative batch dim."""
 
     def run(self, x: Any, num_samples: int, rows: Tensor | None = None, at: Revision = unchanged) -> list[Particles]:
         """Run the pair on x: once where samples vectorize, else once for each sample.
@@ -218,12 +219,12 @@ class Pair:
         for name, site in selected.nodes.items():
             if site["type"] == "sample" and not site["is_observed"] and not isinstance(site["fn"], _Subsample):
                 value = site["value"]
-                dim = value.ndim + self._particle_dim - site["fn"].event_dim
+                dim = value.ndim + self.particle_dim - site["fn"].event_dim
                 selected.nodes[name] = {**site, "value": value.select(dim, k) if dim >= 0 else value}
         return selected
 
     def _run(self, *args: Any, **options: Any) -> Particles:
-        return Particles(*self._traces(*args, **options), self.plate, self._particle_dim)
+        return Particles(*self._traces(*args, **options), self.plate, self.particle_dim)
 
     def _traces(
         self,
@@ -246,7 +247,7 @@ class Pair:
     def _outer(self, num_samples: int | None) -> Callable[[Program], Program]:
         if num_samples is None:
             return lambda program: program
-        return pyro.plate(PARTICLES, num_samples, dim=self._particle_dim)
+        return pyro.plate(PARTICLES, num_samples, dim=self.particle_dim)
 
     def _local_params(self) -> AbstractContextManager[None]:
         return local_params(self.model, self.guide) if self._local else nullcontext()

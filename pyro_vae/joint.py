@@ -1,0 +1,256 @@
+"""The joint density of a Pyro model as a function of one flat, unconstrained vector for each datum."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+
+from pyro_vae.graph import no_side_effects
+from pyro_vae.pair import Pair
+from pyro_vae.particles import PARTICLES, Particles, Site, samples
+from pyro_vae.programs import as_args, local_params, modules_of
+from pyro_vae.protocols import Program
+
+
+@dataclass(frozen=True)
+class Part:
+    """Where a latent site lies in the flat vector."""
+
+    name: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class JointTerms:
+    """The pieces of log p(x, u), each ``(num_chains, batch)`` in nats."""
+
+    log_likelihood: Tensor
+    """log p(x | z), all observed sites."""
+    log_prior: Tensor
+    """log p(z) |det dz/du|: the prior's density in the unconstrained coordinates."""
+
+    @property
+    def log_joint(self) -> Tensor:
+        """Log p(x, u)."""
+        return self.log_likelihood + self.log_prior
+
+
+class Joint:
+    r"""log p(x, u) of a model whose latent sites z are read from one unconstrained vector u for each datum.
+
+    .. math:: \log p(x, u) = \log p(x | z(u)) + \log p(z(u)) + \log |\det \partial z / \partial u|
+
+    What moves in the latent space without a guide (Hamiltonian dynamics, a q of its own for each datum) stands on
+    this. Each latent site has a stretch of u, in the model's order, and is mapped onto its support as Pyro does it
+    (``biject_to``). Scales and subsamples of the model do not enter, as in :func:`pyro_vae.log_weights`.
+
+    Args:
+        who: the caller, for messages.
+        model: p(x, z), a Pyro program with one vectorized batch plate.
+        x: some data, or a tuple of all arguments, on which the model is run to learn its sites.
+        plate: the batch plate's name, needed only where several would do.
+
+    Raises:
+        PairError: the model has no batch plate, or a latent site outside it.
+        ValueError: a latent site is discrete, so that its density has no gradient, or the batch plate subsamples.
+
+    >>> from pyro_vae.models import VAE
+    >>> x = torch.zeros(7, 1, 28, 28)
+    >>> joint = Joint("example", VAE((1, 28, 28), latent_dim=50), x)
+    >>> u = joint.draw(x, num_chains=3)
+    >>> u.shape, joint.terms(x, u).log_joint.shape
+    (torch.Size([3, 7, 50]), torch.Size([3, 7]))
+    """
+
+    def __init__(self, who: str, model: Program, x: Any, plate: str | None = None) -> None:
+        self._who, self._model = who, model
+        # The prior is the guide that every model has.
+        self._pair = Pair(model, poutine.block(model, hide_fn=_is_observed), x, plate)
+        self._plate = self._pair.plate
+        if self._plate.size < self._plate.full_size:
+            raise ValueError(
+                f"{who}: plate {self._plate.name!r} takes a subsample of {self._plate.size} of "
+                f"{self._plate.full_size} data. Give it all the data that {who} is called with."
+            )
+        with no_side_effects(modules_of(model), as_args(x)[0].device):
+            latent = _latent(self._prior_runs(x, 1)[0])
+        for site in latent:
+            if site["fn"].support.is_discrete:
+                raise ValueError(
+                    f"{who}: latent site {site['name']!r} is discrete ({type(site['fn']).__name__}): its density has "
+                    f"no gradient to follow. Sum it out of the model first."
+                )
+        sizes = [_coordinates(site).numel() // self._plate.size for site in latent]
+        ends = list(accumulate(sizes))
+        self.parts = [Part(site["name"], end - size, end) for site, size, end in zip(latent, sizes, ends, strict=True)]
+        """The stretch of each latent site."""
+        self.dim = ends[-1]
+        """Size of u."""
+
+    @property
+    def vectorizes(self) -> bool:
+        """Whether many chains are run at once, and not one by one."""
+        return self._pair.vectorizes
+
+    @property
+    def normalized(self) -> bool:
+        """False where p(x | z) is no density of x (soft targets), so that p(x) is none either."""
+        return self._pair.normalized
+
+    @property
+    def outputs(self) -> int:
+        """How many numbers the largest parameter of p(x | z) has for a datum."""
+        return self._pair.outputs
+
+    def draw(self, x: Any, num_chains: int) -> Tensor:
+        """Draw u from the prior, ``(num_chains, batch, dim)``."""
+        return torch.cat([self._flat(particles.model_trace) for particles in self._prior_runs(x, num_chains)])
+
+    def terms(self, x: Any, u: Tensor) -> JointTerms:
+        """Return log p(x | u) and log p(u), with their gradients, at u ``(num_chains, batch, dim)``."""
+        likelihoods, priors = [], []
+        for run, log_volumes in self._runs(x, u):
+            observed = [site for site in samples(run.model_trace) if site["is_observed"]]
+            latent = _latent(run)
+            likelihoods.append(run.log_prob(observed, [1.0 for _ in observed]))
+            prior = run.log_prob(latent, [1.0 for _ in latent])
+            priors.append(sum(map(run.per_datum, log_volumes), start=prior))
+        return JointTerms(torch.cat(likelihoods), torch.cat(priors))
+
+    def values(self, x: Any, u: Tensor) -> dict[str, Tensor]:
+        """Return the latent sites' values at u ``(num_chains, batch, dim)``: each ``(num_chains, *its own shape)``."""
+        found: dict[str, list[Tensor]] = {part.name: [] for part in self.parts}
+        for run, _ in self._runs(x, u):
+            for site in _latent(run):
+                value = site["value"]
+                found[site["name"]].append(value if self.vectorizes else value.unsqueeze(0))
+        return {name: torch.cat(values) for name, values in found.items()}
+
+    def from_values(self, x: Any, values: Mapping[str, Tensor]) -> Tensor:
+        """Return u ``(num_chains, batch, dim)`` of sites' values ``(num_chains, *its own shape)``."""
+        num_chains = len(next(iter(values.values())))
+        rows = [slice(None)] if self.vectorizes else [slice(k, k + 1) for k in range(num_chains)]
+        found = []
+        for row in rows:
+            chosen = {name: value[row] if self.vectorizes else value[row][0] for name, value in values.items()}
+            found.append(self._flat(self._run(x, num_chains, FixedValues(chosen)).model_trace))
+        return torch.cat(found)
+
+    def simulate(self, x: Any) -> tuple[Any, Tensor]:
+        """Draw u from the prior, and data given u.
+
+        Args:
+            x: data or arguments of the shape wanted; the data's values do not matter.
+
+        Returns:
+            Arguments like x with the data drawn in place of its first tensor, and u ``(1, batch, dim)``.
+
+        Raises:
+            ValueError: p(x | z) is no law of x; or the model does not observe exactly one site of the data's size, so
+                that nobody knows which argument holds what was drawn.
+        """
+        args = as_args(x)
+        if not self.normalized:
+            raise ValueError(f"{self._who}: no data can be drawn from a likelihood of soft targets: it is no law of x.")
+        with pyro.validation_enabled(False), torch.no_grad(), local_params(self._model):
+            trace = poutine.trace(poutine.uncondition(self._model)).get_trace(*args)
+        names = {part.name for part in self.parts}
+        drawn = [site["value"] for site in samples(trace) if site["name"] not in names]
+        if len(drawn) != 1 or drawn[0].numel() != args[0].numel():
+            shapes = ", ".join(str(tuple(value.shape)) for value in drawn)
+            raise ValueError(
+                f"{self._who}: to draw data, the model must observe one site of the data's size; it observes "
+                f"{shapes} where x is {tuple(args[0].shape)}."
+            )
+        data = drawn[0].reshape(args[0].shape).to(args[0].dtype)
+        return ((data, *args[1:]) if isinstance(x, tuple) else data), self._flat(trace)
+
+    def _prior_runs(self, x: Any, num_chains: int) -> list[Particles]:
+        with pyro.validation_enabled(False), torch.no_grad():
+            return self._pair.run(x, num_chains)
+
+    def _runs(self, x: Any, u: Tensor) -> Iterator[tuple[Particles, list[Tensor]]]:
+        """Run the model at u: at all chains together, or one by one."""
+        for chains in [u] if self.vectorizes else u.split(1):
+            at = AtCoordinates(self.parts, chains if self.vectorizes else chains[0], self._plate.dim)
+            yield self._run(x, len(chains), at), at.log_volumes
+
+    def _run(self, x: Any, num_chains: int, values: Messenger) -> Particles:
+        model = self._model
+        if self.vectorizes:
+            model = pyro.plate(PARTICLES, num_chains, dim=self._pair.particle_dim)(model)
+        with pyro.validation_enabled(False), local_params(self._model), values:
+            trace = poutine.trace(model).get_trace(*as_args(x))
+        return Particles(trace, trace, trace, self._plate, self._pair.particle_dim)
+
+    def _flat(self, trace: poutine.Trace) -> Tensor:
+        """Return u ``(num_chains, batch, dim)`` of a trace's values."""
+        flat = []
+        for part in self.parts:
+            site = trace.nodes[part.name]
+            coordinates, batch_dims = _coordinates(site), len(site["fn"].batch_shape)
+            chained = batch_dims == -self._pair.particle_dim
+            # The data next to the chains, the rest behind them.
+            ordered = coordinates.movedim(batch_dims + self._plate.dim, int(chained))
+            flat.append(ordered.reshape(*(ordered.shape[:2] if chained else (1, len(ordered))), -1))
+        return torch.cat(flat, -1)
+
+
+class FixedValues(Messenger):
+    """Gives latent sites the values of a table."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._values = values
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._values and not msg["is_observed"]:
+            msg["value"], msg["done"] = self._values[msg["name"]], True
+
+
+class AtCoordinates(Messenger):
+    """Gives latent sites the values that lie at u ``(*chains, batch, dim)``, and keeps log|det| of each map."""
+
+    def __init__(self, parts: Sequence[Part], u: Tensor, plate_dim: int) -> None:
+        super().__init__()
+        self._parts = {part.name: part for part in parts}
+        self._u, self._plate_dim = u, plate_dim
+        self.log_volumes: list[Tensor] = []
+        """Of each site, of its batch shape."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        part = self._parts.get(msg["name"])
+        if part is None or msg["is_observed"]:
+            return
+        fn, transform = msg["fn"], biject_to(msg["fn"].support)
+        shape = transform.inverse_shape(fn.batch_shape + fn.event_shape)
+        where = len(fn.batch_shape) + self._plate_dim
+        lead = self._u.ndim - 1
+        # Every dim but the chains' and the data's, in the site's order.
+        rest = [size for dim, size in enumerate(shape) if dim not in (where, *range(lead - 1))]
+        flat = self._u[..., part.start : part.stop].reshape(*self._u.shape[:-1], *rest)
+        coordinates = flat.movedim(lead - 1, where)
+        value = transform(coordinates)
+        self.log_volumes.append(transform.log_abs_det_jacobian(coordinates, value))
+        msg["value"], msg["done"] = value, True
+
+
+def _is_observed(msg: Any) -> bool:
+    return msg["type"] == "sample" and msg["is_observed"]
+
+
+def _latent(run: Particles) -> list[Site]:
+    return [site for site in samples(run.model_trace) if not site["is_observed"]]
+
+
+def _coordinates(site: Site) -> Tensor:
+    """Return where a site's value lies before the map onto its support."""
+    return biject_to(site["fn"].support).inv(site["value"])
