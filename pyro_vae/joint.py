@@ -36,6 +36,8 @@ class JointTerms:
     """log p(x | z), all observed sites."""
     log_prior: Tensor
     """log p(z) |det dz/du|: the prior's density in the unconstrained coordinates."""
+    log_volume: Tensor
+    """log |det dz/du|, which makes a density of z one of u."""
 
     @property
     def log_joint(self) -> Tensor:
@@ -116,14 +118,15 @@ class Joint:
 
     def terms(self, x: Any, u: Tensor) -> JointTerms:
         """Return log p(x | u) and log p(u), with their gradients, at u ``(num_chains, batch, dim)``."""
-        likelihoods, priors = [], []
+        likelihoods, priors, volumes = [], [], []
         for run, log_volumes in self._runs(x, u):
             observed = [site for site in samples(run.model_trace) if site["is_observed"]]
             latent = _latent(run)
             likelihoods.append(run.log_prob(observed, [1.0 for _ in observed]))
             prior = run.log_prob(latent, [1.0 for _ in latent])
-            priors.append(sum(map(run.per_datum, log_volumes), start=prior))
-        return JointTerms(torch.cat(likelihoods), torch.cat(priors))
+            volumes.append(sum(map(run.per_datum, log_volumes), start=torch.zeros_like(prior)))
+            priors.append(prior + volumes[-1])
+        return JointTerms(torch.cat(likelihoods), torch.cat(priors), torch.cat(volumes))
 
     def values(self, x: Any, u: Tensor) -> dict[str, Tensor]:
         """Return the latent sites' values at u ``(num_chains, batch, dim)``: each ``(num_chains, *its own shape)``."""

@@ -77,7 +77,8 @@ def test_several_sites_by_hand():
             + dist.Normal(one["end"], one["rate"]).log_prob(one["z"]).sum()
         )
         jacobian = torch.autograd.functional.jacobian(partial(free, chain=chain, datum=datum), u[chain, datum])
-        assert_close(terms.log_prior[chain, datum], prior + torch.linalg.slogdet(jacobian).logabsdet)
+        assert_close(terms.log_volume[chain, datum], torch.linalg.slogdet(jacobian).logabsdet)
+        assert_close(terms.log_prior[chain, datum], prior + terms.log_volume[chain, datum])
         seen = dist.Normal(one["z"] + one["shares"][..., 0], 0.5).log_prob(x[datum])
         assert_close(terms.log_likelihood[chain, datum], seen[x[datum] > reach].sum())
 
