@@ -1,0 +1,218 @@
+"""Where the nats of a fitted pair go: all terms of log p(x) in one table, each with its errors."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.pareto import khat_threshold, pareto_k, tail_length
+from pyro_vae.evaluation.stream import Stream
+from pyro_vae.protocols import Program
+
+KS = (1, 10, 100, 1000, 5000)
+"""Samples a bound, as most papers report it."""
+
+
+class PerDatum(Protocol):
+    """An estimate of each datum, as ``log_likelihood`` and ``ais`` return it."""
+
+    per_datum: Tensor
+    standard_errors: Tensor
+
+
+class Gaps(Protocol):
+    """What ``inference_gaps`` returns, as far as a budget needs it."""
+
+    approximation_gap: Tensor
+    amortization_gap: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """One row of a budget: a quantity of each datum, in nats."""
+
+    per_datum: Tensor = field(repr=False)
+    """``(N,)``, float64."""
+    standard_errors: Tensor = field(repr=False)
+    """Monte Carlo standard error of each, ``(N,)``; NaN where one sample says nothing of it."""
+
+    @property
+    def mean(self) -> float:
+        """Mean over the data."""
+        return self.per_datum.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Monte Carlo standard error of the mean: what another seed would change."""
+        return (self.standard_errors.square().sum().sqrt() / len(self.per_datum)).item()
+
+    @property
+    def data_standard_error(self) -> float:
+        """Standard error of the mean over data: what another test set would change."""
+        return (self.per_datum.std() / math.sqrt(len(self.per_datum))).item()
+
+
+@dataclass(frozen=True, eq=False)
+class EvidenceBudget:
+    """What :func:`evidence_budget` returns; ``print`` it for the table."""
+
+    terms: Mapping[str, Term] = field(repr=False)
+    """By name, in the order of the table: reconstruction, rate, ELBO, IWAE-K for each K, and what was given."""
+    pareto_k: Tensor = field(repr=False)
+    """Pareto k-hat of each datum's weights, ``(N,)``."""
+    num_samples: int
+    """All samples of a datum; IWAE-K averages over ``num_samples // K`` groups of K."""
+    bound: bool = True
+    """False where the numbers are no lower bound on a log-likelihood (soft targets)."""
+    unit: str = "datum"
+
+    def __getitem__(self, name: str) -> Term:
+        """Return a row by its name."""
+        return self.terms[name]
+
+    @property
+    def share_above_threshold(self) -> float:
+        """Share of the data whose k-hat is above min(1 - 1 / log10 S, 0.7)."""
+        return (self.pareto_k > khat_threshold(self.num_samples)).double().mean().item()
+
+    def summary(self) -> dict[str, Any]:
+        """Return the table's numbers, for a file."""
+        rows = {
+            name: {
+                "nats": term.mean,
+                "standard_error": term.standard_error,
+                "data_standard_error": term.data_standard_error,
+            }
+            for name, term in self.terms.items()
+        }
+        return {
+            "terms": rows,
+            "num_samples": self.num_samples,
+            "num_data": len(self.pareto_k),
+            "khat_threshold": khat_threshold(self.num_samples),
+            "share_above_threshold": self.share_above_threshold,
+            "bound": self.bound,
+        }
+
+    def __str__(self) -> str:
+        width = max(map(len, self.terms))
+        lines = [f"{'nats/' + self.unit:{width}s}      mean   MC s.e.  data s.e."]
+        for name, term in self.terms.items():
+            errors = (_short(value) for value in (term.standard_error, term.data_standard_error))
+            lines.append(f"{name:{width}s}  {term.mean:8.2f}  " + "  ".join(f"{error:>8s}" for error in errors))
+        threshold = khat_threshold(self.num_samples)
+        lines.append(
+            f"k-hat > {threshold:.2f} for {100 * self.share_above_threshold:.1f} % of {len(self.pareto_k)} "
+            f"{self.unit}s, {self.num_samples} samples each"
+        )
+        if not self.bound:
+            lines.append("soft targets: these are no log-likelihoods")
+        return "\n".join(lines)
+
+
+def evidence_budget(
+    model: Program,
+    guide: Program,
+    x: Any,
+    *,
+    ks: Sequence[int] = KS,
+    gaps: Gaps | None = None,
+    ais: PerDatum | None = None,
+    plate: str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    compile: str = "auto",
+) -> EvidenceBudget:
+    r"""All terms of the evidence of a fitted pair, from one set of importance samples of each datum.
+
+    .. math::
+        \log p(x) = \underbrace{E_q[\log p(x | z)]}_{\text{reconstruction}}
+        - \underbrace{\mathrm{KL}(q \| p(z))}_{\text{rate}} + \underbrace{\mathrm{KL}(q \| p(z | x))}_{\text{gap}}
+
+    S = max(ks) samples are drawn of each datum. The bound of K samples, :math:`L_K = E \log \frac1K \sum_k w_k`, is
+    estimated without bias as the mean over S // K groups of K, with the standard error of that mean; the last group
+    of all S has the delta method's. L_1 is the ELBO.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        x: data, as for :func:`pyro_vae.log_likelihood`.
+        ks: numbers of samples a bound.
+        gaps: of the same data, by :func:`pyro_vae.inference_gaps`; its two gaps become rows.
+        ais: of the same data, by :func:`pyro_vae.ais`; becomes a row.
+        plate: as for :func:`pyro_vae.log_likelihood`.
+        seed: likewise.
+        progress: likewise.
+        compile: likewise.
+
+    Raises:
+        ValueError: ``ks`` is empty or has a number below 1, or ``gaps`` or ``ais`` are of another number of data.
+        As for :func:`pyro_vae.log_likelihood`.
+
+    References:
+        Y. Burda, R. Grosse, R. Salakhutdinov (2015), *Importance weighted autoencoders*, theorem 1, arXiv 1509.00519.
+        C. Cremer, X. Li, D. Duvenaud (2018), *Inference suboptimality in variational autoencoders*, arXiv 1801.03558.
+    """
+    ks = sorted(set(ks))
+    if not ks or ks[0] < 1:
+        raise ValueError(f"evidence_budget: ks must hold numbers of samples, each at least 1; got {tuple(ks)}.")
+    samples = ks[-1]
+    stream = Stream("evidence_budget", model, guide, x, samples, plate, progress, compile)
+    n = stream.size
+    for what, given in (("gaps", gaps and gaps.approximation_gap), ("ais", ais and ais.per_datum)):
+        if given is not None and len(given) != n:
+            raise ValueError(
+                f"evidence_budget: {what} are of {len(given)} data, x has {n}; give those of the same data."
+            )
+    means, errors = (torch.zeros(3 + len(ks), n, dtype=torch.float64) for _ in range(2))
+    khat = torch.zeros(n, dtype=torch.float64)
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        for (start, stop), chunks in groupby(stream, key=lambda chunk: (chunk.data.start, chunk.data.stop)):
+            pairs = [(c.reconstruction.double().cpu(), c.minus_rate.double().cpu()) for c in chunks]
+            reconstruction, minus_rate = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+            weights, where = reconstruction + minus_rate, slice(start, stop)
+            rows = [reconstruction, -minus_rate, weights, *(_groups(weights, k) for k in ks)]
+            for row, values in enumerate(rows):
+                means[row, where], errors[row, where] = values.mean(0), _error_of_mean(values)
+            # A bound of all samples has one group.
+            if samples > 1:
+                errors[-1, where] = _delta_method(weights)
+            largest = weights.T.topk(min(tail_length(samples) + 1, samples), dim=1).values
+            khat[where] = pareto_k(largest, samples)
+    names = ["reconstruction", "rate", "ELBO", *(f"IWAE-{k}" for k in ks)]
+    terms = {name: Term(*both) for name, both in zip(names, zip(means, errors, strict=True), strict=True)}
+    if ais is not None:
+        terms["AIS"] = Term(ais.per_datum, ais.standard_errors)
+    unit = "image" if stream.event_dim > 1 else "datum"
+    return EvidenceBudget(terms, khat, samples, stream.pair.normalized, unit)
+
+
+def _groups(log_weights: Tensor, k: int) -> Tensor:
+    """Return the log of the mean weight of each group of k samples, ``(samples // k, data)``."""
+    whole = len(log_weights) // k
+    groups = log_weights[: whole * k].reshape(whole, k, -1)
+    return groups.logsumexp(1) - math.log(k)
+
+
+def _error_of_mean(values: Tensor) -> Tensor:
+    """Return the standard error of the mean over the first dim; NaN of one value."""
+    if len(values) == 1:
+        return torch.full_like(values[0], math.nan)
+    return values.std(0) / math.sqrt(len(values))
+
+
+def _delta_method(log_weights: Tensor) -> Tensor:
+    """Return the standard error of the log of the mean weight, to first order."""
+    weights = (log_weights - log_weights.amax(0)).exp()
+    return weights.std(0) / weights.mean(0) / math.sqrt(len(weights))
+
+
+def _short(value: float) -> str:
+    return "unknown" if math.isnan(value) else f"{value:.2g}" if abs(value) < 0.095 else f"{value:.2f}"

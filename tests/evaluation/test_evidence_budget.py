@@ -1,0 +1,107 @@
+"""The table of all terms: closed forms within standard errors, bounds by hand, calibrated errors, refusals."""
+
+from dataclasses import dataclass
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+from torch.distributions import kl_divergence
+from torch.testing import assert_close
+
+import pyro_vae
+from pyro_vae.evaluation.evidence_budget import evidence_budget
+
+
+@dataclass
+class Given:
+    """What ``ais`` or ``inference_gaps`` would hand over."""
+
+    per_datum: Tensor
+    standard_errors: Tensor
+
+
+def test_terms_are_the_closed_ones(make_linear_gaussian):
+    case = make_linear_gaussian()
+    x = case.data(40)
+    found = evidence_budget(case.model, case.inexact_guide, x, ks=(1, 10, 2000), seed=1)
+    q, posterior, prior = case.diagonal(x), case.model.posterior(x), dist.Normal(torch.zeros(3).double(), 1.0)
+    rate = kl_divergence(q.base_dist, prior).sum(-1)
+    full = dist.MultivariateNormal(q.mean, torch.diag_embed(q.variance))
+    elbo = case.evidence(x) - kl_divergence(full, posterior)
+    expected = {
+        "rate": rate,
+        "ELBO": elbo,
+        "reconstruction": elbo + rate,
+        "IWAE-1": elbo,
+        "IWAE-2000": case.evidence(x),
+    }
+    for name, truth in expected.items():
+        z = (found[name].per_datum - truth) / found[name].standard_errors
+        assert z.abs().max() < 4.5, name
+    assert found["ELBO"].mean < found["IWAE-10"].mean < found["IWAE-2000"].mean
+    assert list(found.terms) == ["reconstruction", "rate", "ELBO", "IWAE-1", "IWAE-10", "IWAE-2000"]
+    assert_close(found["IWAE-1"].per_datum, found["ELBO"].per_datum)
+
+
+def test_all_samples_give_what_log_likelihood_gives(linear_gaussian):
+    x = linear_gaussian.data(5)
+    found = evidence_budget(linear_gaussian.model, linear_gaussian.inexact_guide, x, ks=(400,), seed=3)
+    direct = pyro_vae.log_likelihood(linear_gaussian.model, linear_gaussian.inexact_guide, x, 400, seed=3)
+    assert_close(found["IWAE-400"].per_datum, direct.per_datum)
+    assert_close(found["IWAE-400"].standard_errors, direct.standard_errors)
+    assert_close(found.pareto_k, direct.pareto_k)
+
+
+def test_bounds_of_groups_are_unbiased_and_their_errors_calibrated(make_linear_gaussian):
+    """Each of 400 copies of a datum is a repetition; the bound of K = 5 by 4 million samples is the truth."""
+    case = make_linear_gaussian()
+    x = case.data(1).expand(400, 5)
+    found = evidence_budget(case.model, case.inexact_guide, x, ks=(5, 500), seed=0)["IWAE-5"]
+    with torch.no_grad():
+        weights = pyro_vae.log_weights(case.model, case.inexact_guide, x[:1].expand(2000, 5), 2000)
+    groups = weights.reshape(-1, 5).logsumexp(1) - torch.tensor(5.0).log()
+    truth, error = groups.mean(), groups.std() / len(groups) ** 0.5
+    covered = ((found.per_datum - truth).abs() < 2 * found.standard_errors).double().mean()
+    assert 0.90 < covered < 0.99
+    assert (found.mean - truth).abs() < 4 * (found.standard_error**2 + error**2) ** 0.5
+
+
+def test_one_sample_has_no_error_and_says_so(linear_gaussian):
+    found = evidence_budget(linear_gaussian.model, linear_gaussian.inexact_guide, linear_gaussian.data(3), ks=(1,))
+    assert found["ELBO"].standard_errors.isnan().all()
+    assert "unknown" in str(found)
+
+
+def test_what_was_given_becomes_rows_of_the_table(linear_gaussian):
+    x = linear_gaussian.data(4)
+    ais = Given(linear_gaussian.evidence(x), torch.full((4,), 0.01).double())
+    found = evidence_budget(linear_gaussian.model, linear_gaussian.inexact_guide, x, ks=(50,), ais=ais)
+    assert found["AIS"].mean == pytest.approx(linear_gaussian.evidence(x).mean().item())
+    assert found["AIS"].standard_error == pytest.approx(0.005)
+    lines = str(found).splitlines()
+    assert [line.split()[0] for line in lines] == [
+        "nats/datum", "reconstruction", "rate", "ELBO", "IWAE-50", "AIS", "k-hat",
+    ]  # fmt: skip
+    assert found.summary()["terms"]["AIS"]["nats"] == found["AIS"].mean
+
+
+def test_what_makes_no_sense_is_refused(linear_gaussian):
+    pair, x = (linear_gaussian.model, linear_gaussian.inexact_guide), linear_gaussian.data(4)
+    for ks in ((), (0, 5)):
+        with pytest.raises(ValueError, match=r"evidence_budget: ks must hold numbers of samples, each at least 1; got"):
+            evidence_budget(*pair, x, ks=ks)
+    with pytest.raises(ValueError, match=r"evidence_budget: ais are of 3 data, x has 4"):
+        evidence_budget(*pair, x, ks=(5,), ais=Given(torch.zeros(3), torch.zeros(3)))
+
+
+def test_the_seed_decides_and_the_callers_generator_is_left_alone(linear_gaussian):
+    x = linear_gaussian.data(3)
+    before = torch.get_rng_state()
+    one, other = (
+        evidence_budget(linear_gaussian.model, linear_gaussian.inexact_guide, x, ks=(20,), seed=5) for _ in range(2)
+    )
+    assert torch.equal(one["IWAE-20"].per_datum, other["IWAE-20"].per_datum)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert pyro.settings.get("module_local_params") is False
