@@ -29,16 +29,17 @@ class RationalQuadraticSpline:
     The slope is continuous; at both ends of [-5, 5] it is 1.
 
     Args:
-        found: ``(*batch, 3 * num_bins - 1)``, any numbers: logits of the widths, of the heights, and the slopes at the
-            inner knots before a softplus. Zeros make the identity.
+        found: any numbers ``(*batch, 3 * num_bins - 1, d)`` for d splines: logits of the widths, of the heights, and
+            the slopes at the inner knots before a softplus. Zeros make the identity.
 
     References:
         J. Gregory, R. Delbourgo (1982), *Piecewise rational quadratic interpolation to monotonic data*.
         C. Durkan, A. Bekasov, I. Murray, G. Papamakarios (2019), *Neural spline flows*, equations 4 to 8,
         arXiv 1906.04032.
 
-    >>> RationalQuadraticSpline(torch.zeros(7, 23))(torch.zeros(5, 7))[0].shape
-    torch.Size([5, 7])
+    >>> y, log_slope = RationalQuadraticSpline(torch.zeros(7, 23, 3))(torch.zeros(7, 3))
+    >>> y.shape, log_slope.shape
+    (torch.Size([7, 3]), torch.Size([7, 3]))
     """
 
     def __init__(self, found: Tensor) -> None:
@@ -50,7 +51,7 @@ class RationalQuadraticSpline:
         self.slopes = [end, *(softplus(slopes + SLOPE_ONE) + LEAST).unbind(-2), end]
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y and log dy/dx at x ``(*sample, *batch)``."""
+        """Return y and log dy/dx at x ``(*batch, d)``, more dims in front welcome."""
         within = x.clamp(-BOUND, BOUND)
         x0, width, y0, height, slope0, slope1 = self._bin(within, self.left)
         slope, xi = height / width, (within - x0) / width
@@ -63,7 +64,7 @@ class RationalQuadraticSpline:
         return torch.where(inside, y, x), torch.where(inside, log_slope, torch.zeros_like(log_slope))
 
     def inverse(self, y: Tensor) -> Tensor:
-        """Return what the spline takes to y ``(*sample, *batch)``."""
+        """Return what the splines take to y ``(*batch, d)``."""
         within = y.clamp(-BOUND, BOUND)
         x0, width, y0, height, slope0, slope1 = self._bin(within, self.bottom)
         slope, above = height / width, within - y0
