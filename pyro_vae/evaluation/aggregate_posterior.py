@@ -1,12 +1,13 @@
 r"""The aggregate posterior q(z) = 1/N sum_n q(z | x_n) of N data: the finite mixture, scored at any z."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
@@ -22,6 +23,9 @@ COMPONENTS = 256
 
 LATENTS = 2_000_000
 """Numbers of z scored at once: draws times posteriors times units."""
+
+PAIRS = 250_000
+"""Draws times Gaussian posteriors at once, 2 MB of densities."""
 
 ROWS = 20_000
 """Rows of a guide that is run again at other values, whose networks are wider than z."""
@@ -56,11 +60,10 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor) -> Tensor
 
     Raises:
         ForeignDensityError: the guide has variables of its own beside z, gives another density when it is run again,
-            or cannot score foreign values.
+            or cannot score foreign values; or a mask hides some of z.
     """
     flat = {name: value.flatten(0, 1) for name, value in values.items()}
     count = len(next(iter(flat.values())))
-    units = sum(max(1, value[0].numel()) for value in flat.values())
     total = torch.full((count,), -torch.inf, dtype=torch.float64)
     with (
         torch.no_grad(),
@@ -71,12 +74,14 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor) -> Tensor
         for start in range(0, draws.size, COMPONENTS):
             stop = min(start + COMPONENTS, draws.size)
             chosen = members[start:stop]
-            score, wide = _scorer(draws, draws.block(start, stop), flat)
-            step = max(1, (LATENTS // units if wide else ROWS) // (stop - start))
+            score, pairs = _scorer(draws, draws.block(start, stop), flat)
+            step = max(1, pairs // (stop - start))
             for first in range(0, count if chosen.any() else 0, step):
                 rows = slice(first, first + step)
                 log_q = _scored(score, {name: value[rows] for name, value in flat.items()})
-                total[rows] = torch.logaddexp(total[rows], log_q[:, chosen.to(log_q.device)].logsumexp(1).cpu())
+                if not chosen.all():
+                    log_q = log_q[:, chosen.to(log_q.device)]
+                total[rows] = torch.logaddexp(total[rows], log_q.logsumexp(1).cpu())
             bar.update(stop - start)
     return (total - members.sum().double().log()).unflatten(0, next(iter(values.values())).shape[:2])
 
@@ -88,25 +93,26 @@ def _scored(score: Score, values: Values) -> Tensor:
         raise ForeignDensityError(in_one_line(error)) from error
 
 
-def _scorer(draws: LatentDraws, block: tuple[Any, ...], values: Values) -> tuple[Score, bool]:
-    """Return what scores values under the posteriors of a block, and whether it touches nothing wider than z."""
+def _scorer(draws: LatentDraws, block: tuple[Any, ...], values: Values) -> tuple[Score, int]:
+    """Return what scores values under the posteriors of a block, and at how many pairs of the two at once."""
     with local_params(draws.model, draws.guide):
         trace = poutine.trace(draws.guide).get_trace(*block)
     latent = _latent_sites(trace)
     size = _run(draws, trace).shape[1]
-    if len(latent) > 1 or latent[0]["mask"] is not None or latent[0]["fn"].batch_shape != (size,):
+    if len(latent) > 1 or latent[0]["fn"].batch_shape != (size,):
         if not draws.pair.guide_repeats:
             raise ForeignDensityError("the guide, run again at the values it drew, gives them another density")
-        return lambda chosen: _rerun(draws, block, latent, chosen), False
+        return lambda chosen: _rerun(draws, block, latent, chosen), ROWS
     name, fn = latent[0]["name"], latent[0]["fn"]
     if _separates(fn, values[name]):
-        return lambda chosen: _gaussian(fn.base_dist, chosen[name]), True
+        gaussian = _gaussian(fn.base_dist)
+        return lambda chosen: gaussian(chosen[name]), PAIRS
 
     def direct(chosen: Values) -> Tensor:
         value = chosen[name].to(latent[0]["value"].device)
         return fn.log_prob(value.unsqueeze(1).expand(-1, size, *fn.event_shape))
 
-    return direct, True
+    return direct, LATENTS // max(1, fn.event_shape.numel())
 
 
 def _latent_sites(trace: poutine.Trace) -> list[Site]:
@@ -117,7 +123,23 @@ def _latent_sites(trace: poutine.Trace) -> list[Site]:
         raise ForeignDensityError(
             f"the guide has sites of its own ({', '.join(own)}), and q(z | x) is an integral over them"
         )
+    hidden = [site["name"] for site in found if not all(torch.as_tensor(mask).all() for mask in _masks(site))]
+    if hidden:
+        raise ForeignDensityError(
+            f"a mask hides {', '.join(hidden)} of some data, whose posteriors are laws of fewer variables than others"
+        )
     return found
+
+
+def _masks(site: Site) -> Iterator[Any]:
+    """Iterate over the masks of a site and of its law."""
+    if site["mask"] is not None:
+        yield site["mask"]
+    fn = site["fn"]
+    while fn is not None:
+        if isinstance(fn, MaskedDistribution):
+            yield fn._mask
+        fn = getattr(fn, "base_dist", None)
 
 
 def _rerun(draws: LatentDraws, block: tuple[Any, ...], latent: list[Site], values: Values) -> Tensor:
@@ -168,9 +190,15 @@ def _separates(fn: Any, value: Tensor) -> bool:
     return lost < PRECISION * narrowest**2
 
 
-def _gaussian(base: Normal, value: Tensor) -> Tensor:
-    """Return log q of all draws under all posteriors by two matrix products: -(z - m)^2 / 2 s^2, taken apart."""
-    z, loc, scale = value.to(base.loc.device).double(), base.loc.double(), base.scale.double()
+def _gaussian(base: Normal) -> Callable[[Tensor], Tensor]:
+    """Return log q of draws under all posteriors by one matrix product: -(z - m)^2 / 2 s^2, taken apart."""
+    loc, scale = base.loc.double(), base.scale.double()
     precision = scale.square().reciprocal()
+    factors = torch.cat([loc * precision, -0.5 * precision], -1).mT
     constant = -0.5 * (loc.square() * precision).sum(-1) - scale.log().sum(-1) - 0.5 * loc.shape[-1] * LOG_2_PI
-    return z @ (loc * precision).mT - 0.5 * z.square() @ precision.mT + constant
+
+    def score(value: Tensor) -> Tensor:
+        z = value.to(loc.device).double()
+        return torch.addmm(constant, torch.cat([z, z.square()], -1), factors)
+
+    return score

@@ -199,13 +199,9 @@ class _Groups:
             return
         for site in sites:
             name, count = site["name"], len(site["fn"].event_shape)
-            plates = [f"{plate}_plate" if plate in self._taken() else plate for plate in inner_plates(run, site)]
+            plates = [f"{plate}_plate" if plate in (DATUM, *SAMPLE) else plate for plate in inner_plates(run, site)]
             event = [f"{name}_dim"] if count == 1 else [f"{name}_dim_{index}" for index in range(count)]
             self._keep(group, name, drawn, by_datum(run, site, site["value"]), [*plates, *event])
-
-    def _taken(self) -> set[str]:
-        """Return names that no dim may have."""
-        return {DATUM, *SAMPLE, *(name for _, name in self._values)}
 
     def _keep(self, group: str, name: str, drawn: Draws, values: Tensor, dims: list[str]) -> None:
         """Keep values ``(num_samples, batch, *rest)``."""

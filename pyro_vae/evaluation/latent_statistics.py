@@ -244,7 +244,9 @@ class _Drawn:
                 sizes[name] = math.prod(value.shape[2:])
         self.units = tuple(f"{name}[{index}]" for name, size in sizes.items() for index in range(size))
         self._kl_sums = torch.zeros(2, draws.size, len(self.units), dtype=torch.float64)
-        if len(run.latents) == 1 and _mean_of(run) is not None:
+        mean = _mean_of(run) if len(run.latents) == 1 else None
+        # A categorical law has a NaN for a mean.
+        if mean is not None and not mean.isnan().all():
             self._closed_mean = torch.empty(draws.size, len(self.units), dtype=torch.float64)
 
     def _keep(self, draws: LatentDraws, drawn: Draws) -> None:

@@ -6,6 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro import poutine
 from torch.testing import assert_close
 
 from pyro_vae.evaluation import aggregate_posterior
@@ -25,6 +26,7 @@ def by_hand(posteriors, z, members):
 def small_blocks(monkeypatch):
     monkeypatch.setattr(aggregate_posterior, "COMPONENTS", 4)
     monkeypatch.setattr(aggregate_posterior, "LATENTS", 60)
+    monkeypatch.setattr(aggregate_posterior, "PAIRS", 20)
     monkeypatch.setattr(aggregate_posterior, "ROWS", 20)
 
 
@@ -137,6 +139,31 @@ def test_a_flow_is_inverted():
     found = log_aggregate(draws_of(model, guide, x), {"z": z}, members)
     with torch.no_grad():
         assert_close(found, by_hand(guide.posterior(x), z, members), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_posteriors_of_fewer_variables_do_not_mix(inside):
+    """A mask on the law or around the site; where it hides nothing, it changes nothing."""
+
+    def program(law, seen):
+        def run(x, there):
+            with pyro.plate("data", len(x), dim=-1), poutine.mask(mask=True if inside else there):
+                masked = law(x).mask(there.unsqueeze(-1)) if inside else law(x)
+                z = pyro.sample("z", masked.to_event(1))
+                if seen:
+                    pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+        return run
+
+    model = program(lambda x: dist.Normal(torch.zeros_like(x), 1.0), True)
+    guide = program(lambda x: dist.Normal(x, 0.5), False)
+    x, z = torch.randn(5, 2).double(), torch.randn(3, 5, 2).double()
+    members, there = torch.ones(5, dtype=torch.bool), torch.ones(5, dtype=torch.bool)
+    found = log_aggregate(draws_of(model, guide, (x, there)), {"z": z}, members)
+    assert_close(found, by_hand(dist.Normal(x, 0.5).to_event(1), z, members))
+    there[3] = False
+    with pytest.raises(ForeignDensityError, match="a mask hides z of some data, whose posteriors are laws of fewer"):
+        log_aggregate(draws_of(model, guide, (x, there)), {"z": z}, members)
 
 
 @pytest.mark.parametrize(

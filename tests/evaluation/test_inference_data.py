@@ -158,19 +158,24 @@ def test_arviz_summarises_and_plots_it(linear_gaussian):
             assert abs(float(row["r_hat"]) - 1) < 0.01
 
 
-def test_several_sites_arguments_and_an_inner_plate():
+@pytest.mark.parametrize("loops", [False, True])
+def test_several_sites_arguments_and_an_inner_plate(loops):
+    """A plate has the name of one of ours; samples of this pair are run together, or one by one."""
+
     def model(x, y):
         with pyro.plate("data", len(x), dim=-1):
             scale = pyro.sample("scale", dist.LogNormal(0.0, 0.1))
-            with pyro.plate("views", 2, dim=-2):
+            with pyro.plate("draw", 2, dim=-2):
                 z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
                 pyro.sample("seen", dist.Normal(z.sum(-1), scale), obs=x.T)
             pyro.sample("label", dist.Bernoulli(logits=scale + y), obs=(y > 0).float())
 
     def guide(x, y):
         with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("scale", dist.LogNormal(y, 0.1))
-            with pyro.plate("views", 2, dim=-2):
+            scale = pyro.sample("scale", dist.LogNormal(y, 0.1))
+            if loops and scale.ndim > 1:
+                raise ValueError("no leading dims here")
+            with pyro.plate("draw", 2, dim=-2):
                 pyro.sample("z", dist.Normal(x.T.unsqueeze(-1).expand(2, len(x), 3), 0.1).to_event(1))
 
     x, y = torch.randn(6, 2), torch.randn(6)
@@ -178,11 +183,11 @@ def test_several_sites_arguments_and_an_inner_plate():
     posterior = found["posterior"]
     assert set(posterior.data_vars) == {"scale", "z"}
     assert posterior["scale"].dims == ("chain", "draw", "datum")
-    assert posterior["z"].dims == ("chain", "draw", "datum", "views", "z_dim")
+    assert posterior["z"].dims == ("chain", "draw", "datum", "draw_plate", "z_dim")
     # Means of 20 draws with standard deviation 0.1.
     mean = tensor(posterior, "z").mean((0, 1))
     assert ((mean - x.unsqueeze(-1)).abs() < 5 * 0.1 / math.sqrt(20)).all()
-    assert found["posterior_predictive"]["seen"].dims == ("chain", "draw", "datum", "views")
+    assert found["posterior_predictive"]["seen"].dims == ("chain", "draw", "datum", "draw_plate")
     assert set(found["observed_data"].data_vars) == {"seen", "label"}
     assert_close(tensor(found["observed_data"], "seen"), x)
     scale, z = tensor(posterior, "scale"), tensor(posterior, "z")

@@ -181,6 +181,37 @@ def test_a_guide_that_scores_only_its_own_draws_has_a_rate_and_no_information(gu
     assert found.summary()["mutual_information_nats"] is None
 
 
+@pytest.mark.parametrize("law", ["bernoulli", "categorical"])
+def test_discrete_latents_by_enumeration(law):
+    probs = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.05, 0.95]]).double()
+    prior = torch.tensor([0.6, 0.4]).double()
+    mixture = probs.mean(0)
+
+    def sample(p):
+        return dist.Bernoulli(p[..., 1]) if law == "bernoulli" else dist.Categorical(p)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", sample(prior))
+            pyro.sample("x", dist.Normal(z.double(), 1.0), obs=x[:, 1])
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", sample(x))
+
+    found = latent_statistics(model, guide, probs, num_samples=2000, seed=0)
+    for name, exact in (
+        ("rate", (probs * (probs / prior).log()).sum(1)),
+        ("mutual_information", (probs * (probs / mixture).log()).sum(1)),
+        ("marginal_kl", (probs * (mixture / prior).log()).sum(1)),
+    ):
+        estimate = getattr(found, name)
+        assert ((estimate.per_datum - exact).abs() < 4 * (estimate.sample_variance / 2000).sqrt()).all(), name
+    assert_close(found.kl_per_unit, (probs * (probs / prior).log()).sum(1).mean(0, keepdim=True))
+    # Of a categorical law the means are sampled: 2000 draws of each.
+    assert_close(found.active_units.variance, probs[:, 1:].var(0), rtol=0, atol=0.02)
+
+
 def test_several_sites_and_arguments():
     """z1 and z2 are independent of one another: the KLs of both, by name, and the information of the pair."""
 
