@@ -159,6 +159,9 @@ def latent_statistics(
         M. Hoffman, M. Johnson (2016), *ELBO surgery: yet another way to carve up the variational evidence lower
         bound*, NIPS workshop on advances in approximate Bayesian inference.
         Y. Burda, R. Grosse, R. Salakhutdinov (2015), *Importance weighted autoencoders*, section 5, arXiv 1509.00519.
+        J. Lucas, G. Tucker, R. Grosse, M. Norouzi (2019), *Don't blame the ELBO! A linear VAE perspective on posterior
+        collapse*, arXiv 1911.02469: a unit is collapsed where its KL is below some nats for nearly all data, which by
+        Markov's inequality a small mean grants.
         A. Alemi et al. (2018), *Fixing a broken ELBO*, arXiv 1711.00464.
     """
     if num_samples < 2:

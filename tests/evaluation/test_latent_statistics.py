@@ -92,6 +92,35 @@ def test_rate_is_information_plus_marginal_kl_and_elbo_terms_agree(linear_gaussi
     assert_close(found.active_units.variance, case.diagonal(x).mean.var(0))
 
 
+@pytest.mark.slow
+def test_the_information_of_many_data_nears_that_of_the_channel(make_linear_gaussian):
+    """Exact posteriors of 3000 data from the model: I(x; z) = 1/2 log(1 + |w|^2 / s^2), and q(z) nears the prior.
+
+    The rate's mean is within 4 s.e. (of draws and of data) of I; the marginal KL of these 3000, by quadrature, is what
+    the two differ by.
+    """
+    case = make_linear_gaussian(latent_dim=1)
+    x = case.data(3000)
+    q = case.model.posterior(x)
+    loc, scale = q.mean, q.covariance_matrix[..., 0].sqrt()
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            exact = case.model.posterior(x)
+            pyro.sample("z", dist.Normal(exact.mean, exact.covariance_matrix[..., 0].sqrt()).to_event(1))
+
+    found = latent_statistics(case.model, guide, x, num_samples=4, seed=0)
+    channel = 0.5 * math.log1p(case.model.loadings.square().sum().item() / 0.36)
+    assert abs(found.rate.mean - channel) < 4 * math.hypot(found.rate.standard_error, found.rate.data_standard_error)
+    grid = torch.linspace(-6, 6, 3001, dtype=torch.float64)
+    log_mixture = dist.Normal(loc, scale).log_prob(grid).logsumexp(0) - math.log(3000)
+    marginal = torch.trapezoid(log_mixture.exp() * (log_mixture - dist.Normal(0.0, 1.0).log_prob(grid)), grid).item()
+    assert abs(found.marginal_kl.mean - marginal) < 4 * found.marginal_kl.standard_error
+    assert 0 < marginal < 0.05
+    exact = kl_divergence(dist.Normal(loc, scale), dist.Normal(0.0, 1.0)).mean().item() - marginal
+    assert abs(found.mutual_information.mean - exact) < 4 * found.mutual_information.standard_error
+
+
 def test_a_posterior_that_ignores_x_has_no_information():
     """q(z | x) = q(z): the information is 0 exactly, all of the rate is marginal KL, and no unit is active."""
 
