@@ -63,7 +63,7 @@ class LatentStatistics:
 
     @property
     def all_collapsed(self) -> bool:
-        """Whether all units have: the decoder ignores z, or z says nothing of x."""
+        """Whether all units have: z says nothing of x."""
         return bool(self.collapsed.all())
 
     def summary(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def sharpness(images: Tensor) -> Tensor:
 
     References:
         J. Pech-Pacheco, G. Cristobal, J. Chamorro-Martinez, J. Fernandez-Valdivia (2000), *Diatom autofocusing in
-        brightfield microscopy: a comparative study*, ICPR. The sign of L is kept here, and the kernel not normalised.
+        brightfield microscopy: a comparative study*, ICPR. Here L keeps its sign, and its kernel is not normalised.
 
     >>> import torch
     >>> dot = torch.zeros(1, 1, 5, 5)
