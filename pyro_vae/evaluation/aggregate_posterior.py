@@ -1,0 +1,204 @@
+r"""The aggregate posterior q(z) = 1/N sum_n q(z | x_n) of N data: the finite mixture, scored at any z."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import MaskedDistribution
+from torch import Tensor
+from torch.distributions import Independent, Normal
+
+from pyro_vae.evaluation.latent_draws import LatentDraws, plates_of
+from pyro_vae.graph import in_one_line
+from pyro_vae.joint import FixedValues
+from pyro_vae.particles import PARTICLES, Particles, Site, samples
+from pyro_vae.programs import in_mode, local_params
+from pyro_vae.protocols import Program
+
+COMPONENTS = 256
+"""Posteriors that a block of the mixture holds."""
+
+LATENTS = 2_000_000
+"""Numbers of z scored at once: draws times posteriors times units."""
+
+PAIRS = 250_000
+"""Draws times Gaussian posteriors at once, 2 MB of densities."""
+
+ROWS = 20_000
+"""Rows of a guide that is run again at other values, whose networks are wider than z."""
+
+PRECISION = 1e-8
+"""Nats that the squares of a Gaussian's exponent, taken apart for a matrix product, may lose to cancellation."""
+
+LOG_2_PI = math.log(2 * math.pi)
+
+Values = Mapping[str, Tensor]
+
+Score = Callable[[Values], Tensor]
+"""From values ``(draws, *rest)`` of each site to log q(z | x) ``(draws, components)``."""
+
+
+class ForeignDensityError(ValueError):
+    """The guide cannot score a z that it did not draw; the message says why."""
+
+
+def log_aggregate(draws: LatentDraws, values: Values, members: Tensor) -> Tensor:
+    r"""Return log q(z) of every draw, ``(num_samples, N)``, in float64.
+
+    .. math:: \log q(z) = \log \sum_{m \in M} q(z | x_m) - \log |M|
+
+    N^2 densities for each sample, of which a block is held at a time. A guide with one latent site is run once on each
+    block, and the law at that site scores all draws; one with several is run again at the draws' values.
+
+    Args:
+        draws: the pair and its data.
+        values: of each latent site, ``(num_samples, N, *rest)``.
+        members: which data are in M, ``(N,)``.
+
+    Raises:
+        ForeignDensityError: the guide has variables of its own beside z, gives another density when it is run again,
+            or cannot score foreign values; or a mask hides some of z.
+    """
+    flat = {name: value.flatten(0, 1) for name, value in values.items()}
+    count = len(next(iter(flat.values())))
+    total = torch.full((count,), -torch.inf, dtype=torch.float64)
+    with (
+        torch.no_grad(),
+        in_mode(draws.modules, training=False),
+        pyro.validation_enabled(False),
+        draws.bar(draws.size, " posteriors") as bar,
+    ):
+        for start in range(0, draws.size, COMPONENTS):
+            stop = min(start + COMPONENTS, draws.size)
+            chosen = members[start:stop]
+            score, pairs = _scorer(draws, draws.block(start, stop), flat)
+            step = max(1, pairs // (stop - start))
+            for first in range(0, count if chosen.any() else 0, step):
+                rows = slice(first, first + step)
+                log_q = _scored(score, {name: value[rows] for name, value in flat.items()})
+                if not chosen.all():
+                    log_q = log_q[:, chosen.to(log_q.device)]
+                total[rows] = torch.logaddexp(total[rows], log_q.logsumexp(1).cpu())
+            bar.update(stop - start)
+    return (total - members.sum().double().log()).unflatten(0, next(iter(values.values())).shape[:2])
+
+
+def _scored(score: Score, values: Values) -> Tensor:
+    try:
+        return score(values).double()
+    except (ValueError, NotImplementedError) as error:
+        raise ForeignDensityError(in_one_line(error)) from error
+
+
+def _scorer(draws: LatentDraws, block: tuple[Any, ...], values: Values) -> tuple[Score, int]:
+    """Return what scores values under the posteriors of a block, and at how many pairs of the two at once."""
+    with local_params(draws.model, draws.guide):
+        trace = poutine.trace(draws.guide).get_trace(*block)
+    latent = _latent_sites(trace)
+    size = _run(draws, trace).shape[1]
+    if len(latent) > 1 or latent[0]["fn"].batch_shape != (size,):
+        if not draws.pair.guide_repeats:
+            raise ForeignDensityError("the guide, run again at the values it drew, gives them another density")
+        return lambda chosen: _rerun(draws, block, latent, chosen), ROWS
+    name, fn = latent[0]["name"], latent[0]["fn"]
+    if _separates(fn, values[name]):
+        gaussian = _gaussian(fn.base_dist)
+        return lambda chosen: gaussian(chosen[name]), PAIRS
+
+    def direct(chosen: Values) -> Tensor:
+        value = chosen[name].to(latent[0]["value"].device)
+        return fn.log_prob(value.unsqueeze(1).expand(-1, size, *fn.event_shape))
+
+    return direct, LATENTS // max(1, fn.event_shape.numel())
+
+
+def _latent_sites(trace: poutine.Trace) -> list[Site]:
+    """Return the guide's sites, all of them latent sites of the model."""
+    found = list(samples(trace))
+    own = [site["name"] for site in found if site["is_observed"] or site["infer"].get("is_auxiliary")]
+    if own:
+        raise ForeignDensityError(
+            f"the guide has sites of its own ({', '.join(own)}), and q(z | x) is an integral over them"
+        )
+    hidden = [site["name"] for site in found if not all(torch.as_tensor(mask).all() for mask in _masks(site))]
+    if hidden:
+        raise ForeignDensityError(
+            f"a mask hides {', '.join(hidden)} of some data, whose posteriors are laws of fewer variables than others"
+        )
+    return found
+
+
+def _masks(site: Site) -> Iterator[Any]:
+    """Iterate over the masks of a site and of its law."""
+    if site["mask"] is not None:
+        yield site["mask"]
+    fn = site["fn"]
+    while fn is not None:
+        if isinstance(fn, MaskedDistribution):
+            yield fn._mask
+        fn = getattr(fn, "base_dist", None)
+
+
+def _rerun(draws: LatentDraws, block: tuple[Any, ...], latent: list[Site], values: Values) -> Tensor:
+    """Run the guide at each draw's values, the same ones for all data of a block."""
+    count = len(next(iter(values.values())))
+    if draws.vectorizes:
+        fixed = {site["name"]: _spread(draws, site, values[site["name"]]) for site in latent}
+        return _log_prob_at(draws, pyro.plate(PARTICLES, count, dim=draws.pair.particle_dim)(draws.guide), block, fixed)
+    found = []
+    for k in range(count):
+        fixed = {site["name"]: _spread(draws, site, values[site["name"]][k : k + 1])[0] for site in latent}
+        fixed = {site["name"]: fixed[site["name"]].reshape(site["value"].shape) for site in latent}
+        found.append(_log_prob_at(draws, draws.guide, block, fixed))
+    return torch.cat(found)
+
+
+def _spread(draws: LatentDraws, site: Site, value: Tensor) -> Tensor:
+    """Return values ``(draws, *rest)`` of a site as a run with a plate of draws has them, the same for all data."""
+    fn, pair, plates = site["fn"], draws.pair, plates_of(site)
+    batch = range(-len(fn.batch_shape), 0)
+    same = [fn.batch_shape[dim] if dim in plates and dim != pair.plate.dim else 1 for dim in batch]
+    value = value.to(site["value"]).reshape(len(value), *same, *fn.event_shape)
+    value = value.expand(-1, *fn.batch_shape, *fn.event_shape)
+    # Between the draws and the site's own plates, the plates of other sites.
+    gap = (1,) * (-pair.particle_dim - 1 - len(fn.batch_shape))
+    return value.reshape(len(value), *gap, *fn.batch_shape, *fn.event_shape)
+
+
+def _log_prob_at(draws: LatentDraws, guide: Program, block: tuple[Any, ...], values: Values) -> Tensor:
+    with local_params(draws.model, draws.guide), FixedValues(values):
+        trace = poutine.trace(guide).get_trace(*block)
+    found = list(samples(trace))
+    return _run(draws, trace).log_prob(found, [1.0 for _ in found])
+
+
+def _run(draws: LatentDraws, trace: poutine.Trace) -> Particles:
+    return Particles(trace, trace, trace, draws.pair.plate, draws.pair.particle_dim)
+
+
+def _separates(fn: Any, value: Tensor) -> bool:
+    """Whether the law is a diagonal Gaussian whose exponent can be taken apart without loss."""
+    if not (isinstance(fn, Independent) and isinstance(fn.base_dist, Normal) and fn.base_dist.loc.ndim == 2):
+        return False
+    base = fn.base_dist
+    reach = max(part.double().abs().nan_to_num(0, 0).amax().item() for part in (value, base.loc))
+    narrowest = base.scale.double().nan_to_num(1).amin().item()
+    lost = base.loc.shape[-1] * torch.finfo(torch.float64).eps * reach**2
+    return lost < PRECISION * narrowest**2
+
+
+def _gaussian(base: Normal) -> Callable[[Tensor], Tensor]:
+    """Return log q of draws under all posteriors by one matrix product: -(z - m)^2 / 2 s^2, taken apart."""
+    loc, scale = base.loc.double(), base.scale.double()
+    precision = scale.square().reciprocal()
+    factors = torch.cat([loc * precision, -0.5 * precision], -1).mT
+    constant = -0.5 * (loc.square() * precision).sum(-1) - scale.log().sum(-1) - 0.5 * loc.shape[-1] * LOG_2_PI
+
+    def score(value: Tensor) -> Tensor:
+        z = value.to(loc.device).double()
+        return torch.addmm(constant, torch.cat([z, z.square()], -1), factors)
+
+    return score
