@@ -38,7 +38,8 @@ def ess(draws: Tensor, method: str = "mean") -> Tensor:
     References:
         Vehtari et al. (2021), sections 3.2 and 4.3, arXiv 1903.08008.
     """
-    return _each("ess", draws, method=method)
+    # ArviZ 1.x has no default for the tails.
+    return _each("ess", draws, method=method, prob=(0.05, 0.95) if method == "tail" else None)
 
 
 def mean_and_variance(draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +58,7 @@ def _each(name: str, draws: Tensor, **options: Any) -> Tensor:
         for index in range(columns.shape[2]):
             column = columns[:, :, index]
             if column.isfinite().all():
-                found[index] = float(statistic(column.numpy(), **options))
+                found[index] = np.asarray(statistic(column.numpy(), **options)).item()
     return found.reshape(draws.shape[2:])
 
 

@@ -51,7 +51,7 @@ class GuideDraws:
         try:
             self.log_density(x, self._joint.draw(x, 1))
         except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
+            reason = str(error).strip().partition("\n")[0].partition(". ")[0]
             return f"the guide cannot score a z that it did not draw ({type(error).__name__}: {reason})"
         if not self._pair.guide_repeats:
             return "the guide, run again with the values it drew, gives them another density"

@@ -115,7 +115,7 @@ class GuideError:
         found = self.summary()
         text = (
             f"guide against posterior of {count(found['num_compared'], self.unit)}: mean off by "
-            f"{found['mean_error_rms']:.2g} sd, sd by {100 * found['sd_error_rms']:.2g} % (root mean squares over "
+            f"{found['mean_error_rms']:.2g} sd, sd by {100 * found['sd_error_rms']:.3g} % (root mean squares over "
             f"dims); "
         )
         if found["num_with_kl"]:

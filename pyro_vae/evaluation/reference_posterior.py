@@ -102,7 +102,7 @@ class ReferencePosterior:
         text = (
             f"posterior of {count(found['num_data'], self.unit)} in {found['dim']} dims by NUTS "
             f"({found['num_chains']} chains x {found['num_samples']} draws): {found['num_trusted']} of "
-            f"{found['num_data']} trusted, largest R-hat {found['largest_r_hat']:.3f}, ESS >= "
+            f"{found['num_data']} trusted, largest R-hat {found['largest_r_hat']:.4f}, ESS >= "
             f"{found['smallest_ess_bulk']:.0f} (bulk) and {found['smallest_ess_tail']:.0f} (tail), "
             f"{found['divergences']} divergences"
         )

@@ -11,7 +11,7 @@ from pyro import distributions as dist
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation import ReferencePosterior, guide_error, reference_posterior
+from pyro_vae.evaluation import ReferencePosterior, guide_error
 from pyro_vae.evaluation.chains import ess, r_hat
 from pyro_vae.evaluation.reference_posterior import log_joint_at
 from pyro_vae.guides import AuxiliaryGuide
@@ -54,7 +54,15 @@ def test_errors_of_a_guide_with_known_faults(linear_gaussian):
     """4 standard errors; the guide's moments are off by 0.4 and by 30 % of the posterior's standard deviation."""
     x = linear_gaussian.data(3)
     reference = chains(linear_gaussian, x)
-    found = guide_error(reference, linear_gaussian.model, partial(off, linear_gaussian), x, num_samples=2000, seed=1)
+    found = guide_error(
+        reference,
+        linear_gaussian.model,
+        partial(off, linear_gaussian),
+        x,
+        num_samples=2000,
+        num_permutations=199,
+        seed=1,
+    )
     kl, forward = divergences(linear_gaussian, x)
     for value, error, truth in (
         (found.mean_error, found.mean_standard_errors, SHIFT),
@@ -65,7 +73,7 @@ def test_errors_of_a_guide_with_known_faults(linear_gaussian):
     ):
         assert ((value - truth).abs() < 4 * error).all()
         assert (error < 0.12).all()
-    assert (found.p_values == 1 / 1000).all()
+    assert (found.p_values == 1 / 200).all()
     assert found.compared.all()
     assert found.guide_draws.shape == (2000, 3, 3)
     assert found.mean == pytest.approx(found.kl.mean().item())
@@ -79,13 +87,13 @@ def test_errors_of_a_guide_with_known_faults(linear_gaussian):
 def test_the_exact_guide_has_no_error(linear_gaussian):
     x = linear_gaussian.data(3)
     reference = chains(linear_gaussian, x)
-    found = guide_error(reference, linear_gaussian.model, linear_gaussian.exact_guide, x, seed=1)
+    found = guide_error(reference, linear_gaussian.model, linear_gaussian.exact_guide, x, num_permutations=199, seed=1)
     assert (found.mean_error.abs() < 4 * found.mean_standard_errors).all()
     assert (found.sd_error.abs() < 4 * found.sd_standard_errors).all()
     for exactly in (found.kl, found.forward_kl, found.kl_standard_errors):
         assert exactly.abs().max() < 1e-9
     torch.testing.assert_close(found.log_evidence, linear_gaussian.evidence(x), rtol=1e-9, atol=0)
-    assert (found.p_values > 0.001).all()
+    assert (found.p_values > 1 / 200).all()
 
 
 @pytest.mark.slow
@@ -119,17 +127,6 @@ def test_p_values_do_not_reject_the_exact_guide_for_correlated_chains(make_linea
     assert (found.p_values <= 0.05).double().mean() < 0.112
 
 
-@pytest.mark.slow
-def test_chains_of_nuts_serve_as_a_reference(make_linear_gaussian):
-    case = make_linear_gaussian(x_dim=4, latent_dim=2)
-    x = case.data(1)
-    reference = reference_posterior(case.model, x, num_samples=300, warmup=100, seed=1, progress=False)
-    found = guide_error(reference, case.model, partial(off, case), x, seed=1)
-    kl, _ = divergences(case, x)
-    assert ((found.kl - kl).abs() < 4 * found.kl_standard_errors).all()
-    assert ((found.mean_error - SHIFT).abs() < 4 * found.mean_standard_errors).all()
-
-
 def test_data_without_a_trusted_reference_are_left_out(linear_gaussian):
     x = linear_gaussian.data(4)
     reference = chains(linear_gaussian, x)
@@ -138,7 +135,7 @@ def test_data_without_a_trusted_reference_are_left_out(linear_gaussian):
     draws = reference.draws.clone()
     draws[:, :, 3] = math.nan
     reference = replace(reference, r_hat=torch.where(draws[0, 0].isnan(), draws[0, 0], doubted), draws=draws)
-    found = guide_error(reference, linear_gaussian.model, linear_gaussian.exact_guide, x, seed=1)
+    found = guide_error(reference, linear_gaussian.model, linear_gaussian.exact_guide, x, num_permutations=199, seed=1)
     assert found.compared.tolist() == [True, False, True, False]
     for value in (found.mean_error[:, 0], found.sd_standard_errors[:, 1], found.kl, found.log_evidence, found.p_values):
         assert value.isfinite().tolist() == [True, False, True, False]
@@ -148,7 +145,12 @@ def test_data_without_a_trusted_reference_are_left_out(linear_gaussian):
     assert "2 left out without a trusted reference or finite draws" in str(found)
     with pytest.raises(ValueError, match=r"none of the 4 data has a trusted reference \(R-hat <= 1.01 in all dims"):
         guide_error(
-            replace(reference, r_hat=doubted + 1), linear_gaussian.model, linear_gaussian.exact_guide, x, seed=1
+            replace(reference, r_hat=doubted + 1),
+            linear_gaussian.model,
+            linear_gaussian.exact_guide,
+            x,
+            num_permutations=199,
+            seed=1,
         )
 
 
@@ -161,7 +163,7 @@ def test_a_guide_that_is_not_finite_now_and_then_spoils_its_own_datum(linear_gau
             pyro.sample("z", dist.Delta(exact.mean + torch.where(bad, torch.inf, noise), event_dim=1))
 
     x = linear_gaussian.data(3)
-    found = guide_error(chains(linear_gaussian, x), linear_gaussian.model, guide, x, seed=1)
+    found = guide_error(chains(linear_gaussian, x), linear_gaussian.model, guide, x, num_permutations=199, seed=1)
     assert found.compared.tolist() == [True, False, True]
     assert found.p_values.isfinite().tolist() == [True, False, True]
 
@@ -187,7 +189,7 @@ def test_a_guide_without_a_density_is_compared_by_its_draws(linear_gaussian):
         400 * judged, 400 * judged, torch.zeros(2, dtype=torch.int64), 0,
     )  # fmt: skip
     guide = AuxiliaryGuide((4,), latent_dim=2, hidden_dims=(4,)).double()
-    found = guide_error(reference, model, guide, x, num_samples=100, seed=1)
+    found = guide_error(reference, model, guide, x, num_samples=100, num_permutations=199, seed=1)
     assert found.kl.isnan().all()
     assert found.no_kl.startswith("the guide has sites of its own (v, log_reverse)")
     assert "KL not estimable: the guide has sites of its own" in str(found)
@@ -202,7 +204,7 @@ def test_a_guide_that_is_far_off_has_no_kl_but_errors(linear_gaussian):
             pyro.sample("z", dist.Normal(x.new_full((3,), 50.0), 0.1).to_event(1))
 
     x = linear_gaussian.data(2)
-    found = guide_error(chains(linear_gaussian, x), linear_gaussian.model, far, x, seed=1)
+    found = guide_error(chains(linear_gaussian, x), linear_gaussian.model, far, x, num_permutations=199, seed=1)
     assert found.kl.isnan().all()
     assert found.no_kl is None
     assert "KL not estimable: guide and posterior overlap too little" in str(found)
@@ -213,7 +215,10 @@ def test_the_same_seed_gives_the_same_numbers(linear_gaussian):
     x = linear_gaussian.data(2)
     reference = chains(linear_gaussian, x)
     state = torch.get_rng_state()
-    one, other = (guide_error(reference, linear_gaussian.model, partial(off, linear_gaussian), x, seed=3) for _ in "12")
+    one, other = (
+        guide_error(reference, linear_gaussian.model, partial(off, linear_gaussian), x, num_permutations=199, seed=3)
+        for _ in "12"
+    )
     assert torch.equal(one.kl, other.kl)
     assert torch.equal(one.p_values, other.p_values)
     assert torch.equal(state, torch.get_rng_state())

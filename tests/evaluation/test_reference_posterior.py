@@ -7,10 +7,11 @@ import pytest
 import torch
 from pyro import distributions as dist
 from torch import nn
+from torch.distributions import MultivariateNormal, kl_divergence
 from torch.testing import assert_close
 
 from pyro_vae.errors import PairError, SupportError
-from pyro_vae.evaluation import ReferencePosterior, reference_posterior
+from pyro_vae.evaluation import ReferencePosterior, guide_error, reference_posterior
 from pyro_vae.evaluation.chains import ess, r_hat
 from pyro_vae.models import VAE
 
@@ -42,6 +43,11 @@ def test_moments_are_those_of_the_gaussian_posterior(make_linear_gaussian):
         "posterior of 1 datum in 2 dims by NUTS (4 chains x 300 draws): 1 of 1 trusted, largest R-hat"
     )
     assert text.endswith("0 divergences")
+    # And a guide is held against them: its divergence is the closed one.
+    error = guide_error(found, case.model, case.inexact_guide, x, seed=1)
+    wrong = MultivariateNormal(case.diagonal(x).mean, torch.diag_embed(case.diagonal(x).variance))
+    assert ((error.kl - kl_divergence(wrong, exact)).abs() < 4 * error.kl_standard_errors).all()
+    assert (error.kl_standard_errors < 0.1).all()
 
 
 def poisson(x):

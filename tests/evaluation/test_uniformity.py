@@ -39,7 +39,7 @@ def test_the_band_is_arvizs_up_to_a_count():
         try:
             from arviz.stats.ecdf_utils import ecdf_confidence_band
         except ImportError:
-            from arviz_stats.ecdf_utils import ecdf_confidence_band
+            pytest.skip("ArviZ 1.x has bands of simulated samples only")
     at = np.arange(1, 20) / 20
     theirs = ecdf_confidence_band(200, at, at, prob=0.95)
     for ours, other in zip(uniformity_band(200, 20), theirs, strict=True):
