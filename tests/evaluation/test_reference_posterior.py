@@ -53,7 +53,7 @@ def test_moments_are_those_of_the_gaussian_posterior(make_linear_gaussian):
 def poisson(x):
     with pyro.plate("data", len(x), dim=-1):
         rate = pyro.sample("rate", dist.Gamma(x.new_tensor(3.0), 2.0))
-        pyro.sample("x", dist.Poisson(rate.unsqueeze(-1)).expand(x.shape).to_event(1), obs=x)
+        pyro.sample("x", dist.Poisson(rate.unsqueeze(-1) * torch.ones_like(x)).to_event(1), obs=x)
 
 
 @pytest.mark.slow

@@ -77,7 +77,7 @@ def test_p_values_are_uniform_under_the_exact_guide(linear_gaussian):
 def constrained(x):
     with pyro.plate("data", len(x), dim=-1):
         rate = pyro.sample("rate", dist.Gamma(x.new_tensor(3.0), 2.0))
-        pyro.sample("x", dist.Poisson(rate.unsqueeze(-1)).expand(x.shape).to_event(1), obs=x)
+        pyro.sample("x", dist.Poisson(rate.unsqueeze(-1) * torch.ones_like(x)).to_event(1), obs=x)
 
 
 def conjugate(x):
