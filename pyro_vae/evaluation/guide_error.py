@@ -12,7 +12,8 @@ from tqdm import tqdm
 from pyro_vae.evaluation.bridge import Bridge, bridge
 from pyro_vae.evaluation.chains import mean_and_variance
 from pyro_vae.evaluation.guide_draws import GuideDraws
-from pyro_vae.evaluation.reference_posterior import R_HAT, ReferencePosterior, log_joint_at
+from pyro_vae.evaluation.nuts import log_joint_at
+from pyro_vae.evaluation.reference_posterior import R_HAT, ReferencePosterior
 from pyro_vae.evaluation.rows import Rows, count
 from pyro_vae.evaluation.stream import ROWS
 from pyro_vae.evaluation.two_sample import two_sample_test

@@ -1,27 +1,22 @@
 """The posterior of a few data by Markov chains: what a guide can be held against."""
 
-import logging
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyro
 import torch
-from pyro.infer.mcmc import NUTS
 from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.evaluation.chains import ess, mean_and_variance, r_hat
+from pyro_vae.evaluation.nuts import DatumDensity, log_joint_at, run_chain, starts_of
 from pyro_vae.evaluation.rows import Rows, count
 from pyro_vae.evaluation.stream import ROWS
-from pyro_vae.graph import NotTraceable, agree, capture, in_one_line
 from pyro_vae.joint import Joint
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.support import check_support
-
-logger = logging.getLogger("pyro_vae")
 
 R_HAT = 1.01
 """The largest R-hat of a reference (Vehtari et al. 2021)."""
@@ -29,9 +24,6 @@ R_HAT = 1.01
 DIVERGENT_SHARE = 0.001
 """The largest share of divergent transitions of a reference. A region that chains cannot enter makes many more; single
 ones also come of a step size that is a little large."""
-
-STARTS = 20
-"""Draws from the prior for each chain, of which it starts at the first with a finite density."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,8 +176,8 @@ def reference_posterior(
         joint = Joint("reference_posterior", model, everything, plate)
         if len(everything) == 1:
             check_support(model, everything[0], everything[0])
-        starts = _starts(joint, everything, num_chains)
-        density = _Density(joint, rows, everything, starts)
+        starts = starts_of(joint, everything, num_chains)
+        density = DatumDensity("reference_posterior", joint, rows, starts)
         draws = torch.full((num_chains, num_samples, rows.size, joint.dim), math.nan, dtype=starts.dtype)
         divergences = torch.zeros(rows.size, dtype=torch.int64)
         steps = warmup + num_samples
@@ -202,7 +194,7 @@ def reference_posterior(
                     continue
                 potential = density.of(i)
                 for chain in range(num_chains):
-                    found, divergent = _run_chain(potential, starts[chain, i], num_samples, warmup, bar)
+                    found, divergent = run_chain(potential, starts[chain, i], num_samples, warmup, bar.update)
                     draws[chain, :, i] = found.cpu()
                     divergences[i] += divergent
         values, log_joint = _at_draws(joint, everything, draws.to(rows.device))
@@ -210,114 +202,6 @@ def reference_posterior(
         draws.double(), values, log_joint, r_hat(draws), ess(draws, "bulk"), ess(draws, "tail"), divergences, warmup,
         rows.unit,
     )  # fmt: skip
-
-
-def log_joint_at(joint: Joint, args: tuple[Any, ...], u: Tensor) -> Tensor:
-    """Return log p(x, u) at u ``(num_draws, N, dim)``, some rows at a time, ``(num_draws, N)``."""
-    with torch.no_grad():
-        return torch.cat([joint.terms(args, part).log_joint for part in u.split(max(1, ROWS // u.shape[1]))])
-
-
-class _Density:
-    """Minus log p(x, u) of one datum at a time, with its gradient: by a graph, or by Pyro where there can be none."""
-
-    def __init__(self, joint: Joint, rows: Rows, everything: tuple[Any, ...], starts: Tensor) -> None:
-        self._joint, self._rows = joint, rows
-        at = starts.nan_to_num(0.0)
-        self._check_alone(everything, at[:1])
-        # Two data, where there are as many, so that a number which recording would freeze is found.
-        first, last = self._block(0), self._block(rows.size - 1)
-        self._tensors = [k for k, arg in enumerate(first) if isinstance(arg, Tensor)]
-        self._whole = list(first)
-        inputs, others = (
-            [*(block[k] for k in self._tensors), u] for block, u in ((first, at[0, 0]), (last, at[1, -1]))
-        )
-        self._compute: Callable[..., list[Tensor]] = self._terms
-        try:
-            self._compute = capture(self._terms, inputs, others, rows.modules)
-        except NotTraceable as reason:
-            logger.warning("reference_posterior: runs without a graph, which is slower: %s", reason)
-
-    def of(self, i: int) -> Callable[[dict[str, Tensor]], Tensor]:
-        """Return the potential of the datum's u, a function as Pyro's kernels take it."""
-        block = self._block(i)
-        given = [block[k] for k in self._tensors]
-        return lambda z: _Potential.apply(z["u"], lambda u: self._compute(*given, u))
-
-    def _block(self, i: int) -> tuple[Any, ...]:
-        return self._rows.take(slice(i, i + 1))
-
-    def _terms(self, *inputs: Tensor) -> list[Tensor]:
-        args = list(self._whole)
-        for k, tensor in zip(self._tensors, inputs, strict=False):
-            args[k] = tensor
-        with torch.enable_grad():
-            u = inputs[-1].detach().requires_grad_()
-            potential = -self._joint.terms(tuple(args), u[None, None]).log_joint.sum()
-            return [potential.detach(), torch.autograd.grad(potential, u)[0]]
-
-    def _check_alone(self, everything: tuple[Any, ...], u: Tensor) -> None:
-        """Refuse a model that gives a datum another density when it is alone."""
-        together, size = log_joint_at(self._joint, everything, u), self._rows.size
-        try:
-            found = [log_joint_at(self._joint, self._block(i), u[:, i : i + 1]) for i in range(size)]
-            wrong = "" if found[0].shape == (1, 1) else f"gave {found[0].shape[1]} densities"
-        except (RuntimeError, ValueError, IndexError) as error:
-            wrong = f"failed with {in_one_line(error)}"
-        if wrong:
-            raise ValueError(
-                f"reference_posterior: the model must take one datum as well as {size}, each of which has chains of "
-                f"its own; given one, it {wrong}. Give its plate the length of x."
-            )
-        alone = torch.cat(found, dim=1)
-        if not agree(together, alone, roundings=1000):
-            raise ValueError(
-                "reference_posterior: the density of a datum depends on the data beside it, so that it has no "
-                "posterior of its own. Look for sums or means over the batch in the model."
-            )
-
-
-class _Potential(torch.autograd.Function):
-    """A function that comes with its gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, compute: Callable[[Tensor], list[Tensor]]) -> Tensor:
-        value, gradient = compute(u.detach())
-        ctx.save_for_backward(gradient)
-        return value
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return upstream[0] * gradient, None
-
-
-def _starts(joint: Joint, args: tuple[Any, ...], num_chains: int) -> Tensor:
-    """Return draws from the prior with a finite density, ``(num_chains, N, dim)``; NaN where none is found."""
-    starts = joint.draw(args, num_chains)
-    for _ in range(STARTS):
-        bad = ~log_joint_at(joint, args, starts).isfinite()
-        if not bad.any():
-            return starts
-        starts = torch.where(bad.unsqueeze(-1), joint.draw(args, num_chains), starts)
-    bad = ~log_joint_at(joint, args, starts).isfinite()
-    return torch.where(bad.unsqueeze(-1), math.nan, starts)
-
-
-def _run_chain(
-    potential: Callable[[dict[str, Tensor]], Tensor], start: Tensor, num_samples: int, warmup: int, bar: tqdm
-) -> tuple[Tensor, int]:
-    """Return the draws ``(num_samples, dim)`` of one chain, and how many transitions after warmup diverged."""
-    kernel = NUTS(potential_fn=potential)
-    kernel.initial_params = {"u": start.clone()}
-    kernel.setup(warmup)
-    z, kept = kernel.initial_params, []
-    for step in range(warmup + num_samples):
-        z = kernel.sample(z)
-        if step >= warmup:
-            kept.append(z["u"].detach().clone())
-        bar.update()
-    return torch.stack(kept), len(kernel.diagnostics()["divergences"])
 
 
 def _at_draws(joint: Joint, args: tuple[Any, ...], draws: Tensor) -> tuple[dict[str, Tensor], Tensor]:
