@@ -1,0 +1,214 @@
+"""The posterior of a few data by Markov chains: what a guide can be held against."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae.evaluation.chains import ess, mean_and_variance, r_hat
+from pyro_vae.evaluation.nuts import DatumDensity, log_joint_at, run_chain, starts_of
+from pyro_vae.evaluation.rows import Rows, count
+from pyro_vae.evaluation.stream import ROWS
+from pyro_vae.joint import Joint
+from pyro_vae.programs import in_mode
+from pyro_vae.protocols import Program
+from pyro_vae.support import check_support
+
+R_HAT = 1.01
+"""The largest R-hat of a reference (Vehtari et al. 2021)."""
+
+DIVERGENT_SHARE = 0.001
+"""The largest share of divergent transitions of a reference. A region that chains cannot enter makes many more; single
+ones also come of a step size that is a little large."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReferencePosterior:
+    """What :func:`reference_posterior` returns; float64, on the CPU."""
+
+    draws: Tensor = field(repr=False)
+    """Unconstrained u, ``(num_chains, num_samples, N, dim)``; NaN for a datum without a finite density to start at."""
+    values: dict[str, Tensor] = field(repr=False)
+    """The latent sites' values at these draws, each ``(num_chains, num_samples, *its own shape)``."""
+    log_joint: Tensor = field(repr=False)
+    """log p(x, u) in nats, ``(num_chains, num_samples, N)``."""
+    r_hat: Tensor = field(repr=False)
+    """Rank-normalized split R-hat, ``(N, dim)``."""
+    ess_bulk: Tensor = field(repr=False)
+    """Effective sample size of the bulk, ``(N, dim)``."""
+    ess_tail: Tensor = field(repr=False)
+    """Effective sample size of the 5 % and 95 % quantiles, the smaller one, ``(N, dim)``."""
+    divergences: Tensor = field(repr=False)
+    """Divergent transitions after warmup, all chains, ``(N,)``, int64."""
+    warmup: int
+    unit: str = "datum"
+
+    @property
+    def trusted(self) -> Tensor:
+        """Which data this is a reference for, ``(N,)``: R-hat at most 1.01 in all dims, at most 1 in 1000 divergent."""
+        num_draws = self.draws.shape[0] * self.draws.shape[1]
+        return (self.r_hat <= R_HAT).all(-1) & (self.divergences <= DIVERGENT_SHARE * num_draws)
+
+    @property
+    def mean(self) -> Tensor:
+        """Posterior mean of u, ``(N, dim)``."""
+        return self.draws.flatten(0, 1).mean(0)
+
+    @property
+    def mean_standard_error(self) -> Tensor:
+        """Monte Carlo standard error of the mean, from its effective sample size, ``(N, dim)``."""
+        return mean_and_variance(self.draws)[1].sqrt()
+
+    @property
+    def sd(self) -> Tensor:
+        """Posterior standard deviation of u, ``(N, dim)``."""
+        return self.draws.flatten(0, 1).std(0)
+
+    @property
+    def sd_standard_error(self) -> Tensor:
+        """Monte Carlo standard error of the standard deviation, to first order, ``(N, dim)``."""
+        return mean_and_variance((self.draws - self.mean).square())[1].sqrt() / (2 * self.sd)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers of ``str(self)``, for a file."""
+        num_chains, num_samples, num_data, dim = self.draws.shape
+        return {
+            "num_data": num_data,
+            "dim": dim,
+            "num_trusted": int(self.trusted.sum()),
+            "largest_r_hat": self.r_hat.max().item(),
+            "smallest_ess_bulk": self.ess_bulk.min().item(),
+            "smallest_ess_tail": self.ess_tail.min().item(),
+            "divergences": int(self.divergences.sum()),
+            "num_chains": num_chains,
+            "num_samples": num_samples,
+            "warmup": self.warmup,
+        }
+
+    def __str__(self) -> str:
+        found = self.summary()
+        text = (
+            f"posterior of {count(found['num_data'], self.unit)} in {found['dim']} dims by NUTS "
+            f"({found['num_chains']} chains x {found['num_samples']} draws): {found['num_trusted']} of "
+            f"{found['num_data']} trusted, largest R-hat {found['largest_r_hat']:.4f}, ESS >= "
+            f"{found['smallest_ess_bulk']:.0f} (bulk) and {found['smallest_ess_tail']:.0f} (tail), "
+            f"{found['divergences']} divergences"
+        )
+        if found["num_trusted"] < found["num_data"]:
+            text += (
+                f"; the others (R-hat > {R_HAT}, or more than {100 * DIVERGENT_SHARE:g} % divergent) are no "
+                f"reference. Use more draws and a longer warmup, or look for several modes"
+            )
+        return text
+
+
+def reference_posterior(
+    model: Program,
+    x: Any,
+    *,
+    num_chains: int = 4,
+    num_samples: int = 1000,
+    warmup: int = 500,
+    plate: str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> ReferencePosterior:
+    r"""Draw from p(z | x) of a few chosen data by the no-U-turn sampler, and say whether the draws can be trusted.
+
+    Chains follow the gradient of log p(x, u), u the latent values without their constraints (:class:`pyro_vae.joint.
+    Joint`). Each datum has chains of its own, with step size and diagonal mass matrix of their own; they run one
+    after the other, and start at draws from the prior, which is wider than the posterior. Modules run in evaluation
+    mode and come back as they were.
+
+    Args:
+        model: p(x, z), any Pyro program with one vectorized batch plate and continuous latent sites, that takes one
+            datum as well as many.
+        x: data ``(N, ...)``, or a tuple of all positional arguments, of which tensors of length N are cut along their
+            first dim. A datum takes about as long as ``num_chains * (num_samples + warmup)`` times 3 to 15 gradients.
+        num_chains: at least 2: R-hat compares chains.
+        num_samples: draws kept of each chain, at least 4.
+        warmup: steps of each chain before, in which step size and mass matrix are adapted.
+        plate: the batch plate's name, needed only where several plates would do.
+        seed: of the chains; None draws from the global generator.
+        progress: show a bar; None shows it on a terminal only.
+
+    Returns:
+        :class:`ReferencePosterior`; ``print`` it for one line. R-hat tells of modes that chains do not leave, and not
+        of one that no chain ever saw: more chains find more. Look at :attr:`ReferencePosterior.trusted`: a datum
+        whose chains disagree stays in it, and is left out by :func:`pyro_vae.evaluation.guide_error`.
+
+    Raises:
+        ValueError: too few chains or draws, x is empty or not finite, a latent site is discrete, or the density of a
+            datum depends on the data beside it.
+        PairError: the model has no batch plate.
+        SupportError: x lies outside the likelihood's support.
+
+    References:
+        M. Hoffman, A. Gelman (2014), *The no-U-turn sampler*, JMLR 15, arXiv 1111.4246.
+        A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Buerkner (2021), *Rank-normalization, folding, and
+        localization: an improved R-hat*, arXiv 1903.08008.
+
+    >>> from pyro_vae.models import LinearGaussian
+    >>> model = LinearGaussian(x_dim=4, latent_dim=2)
+    >>> reference = reference_posterior(model, torch.zeros(1, 4), num_chains=2, num_samples=10, warmup=10, seed=0)
+    >>> reference.draws.shape, reference.values["z"].shape, reference.r_hat.shape
+    (torch.Size([2, 10, 1, 2]), torch.Size([2, 10, 1, 2]), torch.Size([1, 2]))
+    """
+    if num_chains < 2 or num_samples < 4 or warmup < 1:
+        raise ValueError(
+            f"reference_posterior: R-hat compares chains: num_chains must be at least 2, num_samples at least 4 and "
+            f"warmup at least 1; got {num_chains}, {num_samples} and {warmup}. Four chains are usual."
+        )
+    rows = Rows("reference_posterior", x, model)
+    everything = rows.take(slice(None))
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with (
+        in_mode(rows.modules, training=False),
+        pyro.validation_enabled(False),
+        torch.random.fork_rng(devices=devices, enabled=seed is not None),
+    ):
+        if seed is not None:
+            torch.manual_seed(seed)
+        joint = Joint("reference_posterior", model, everything, plate)
+        if len(everything) == 1:
+            check_support(model, everything[0], everything[0])
+        starts = starts_of(joint, everything, num_chains)
+        density = DatumDensity("reference_posterior", joint, rows, starts)
+        draws = torch.full((num_chains, num_samples, rows.size, joint.dim), math.nan, dtype=starts.dtype)
+        divergences = torch.zeros(rows.size, dtype=torch.int64)
+        steps = warmup + num_samples
+        with tqdm(
+            total=rows.size * num_chains * steps,
+            unit=" steps",
+            desc="reference_posterior",
+            disable=None if progress is None else not progress,
+            dynamic_ncols=True,
+        ) as bar:
+            for i in range(rows.size):
+                if not starts[:, i].isfinite().all():
+                    bar.update(num_chains * steps)
+                    continue
+                potential = density.of(i)
+                for chain in range(num_chains):
+                    found, divergent = run_chain(potential, starts[chain, i], num_samples, warmup, bar.update)
+                    draws[chain, :, i] = found.cpu()
+                    divergences[i] += divergent
+        values, log_joint = _at_draws(joint, everything, draws.to(rows.device))
+    return ReferencePosterior(
+        draws.double(), values, log_joint, r_hat(draws), ess(draws, "bulk"), ess(draws, "tail"), divergences, warmup,
+        rows.unit,
+    )  # fmt: skip
+
+
+def _at_draws(joint: Joint, args: tuple[Any, ...], draws: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the latent sites' values, and log p(x, u), at draws ``(num_chains, num_samples, N, dim)``."""
+    lead = draws.shape[:2]
+    flat = draws.flatten(0, 1)
+    with torch.no_grad():
+        parts = [joint.values(args, part) for part in flat.split(max(1, ROWS // flat.shape[1]))]
+    values = {name: torch.cat([part[name] for part in parts]).double().cpu().unflatten(0, lead) for name in parts[0]}
+    return values, log_joint_at(joint, args, flat).double().cpu().unflatten(0, lead)

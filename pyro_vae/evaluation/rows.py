@@ -1,0 +1,54 @@
+"""Some rows of a pair's arguments."""
+
+from typing import Any
+
+from torch import Tensor, device
+
+from pyro_vae.fit.batches import check_rows
+from pyro_vae.programs import as_args, modules_of
+from pyro_vae.protocols import Program
+
+
+class Rows:
+    """The arguments of a pair, by data: tensors as long as the first are cut, anything else is handed on whole.
+
+    Args:
+        who: the caller, for messages.
+        x: data ``(N, ...)``, or a tuple of all positional arguments that starts with them.
+        programs: whose parameters' device is used.
+
+    Raises:
+        ValueError: x is no tensor, is empty or not finite.
+    """
+
+    def __init__(self, who: str, x: Any, *programs: Program) -> None:
+        self._args = as_args(x)
+        first = self._args[0]
+        if not isinstance(first, Tensor) or first.ndim == 0:
+            raise ValueError(f"{who}: x must be a tensor (N, ...), or a tuple that starts with one; got {type(first)}.")
+        check_rows(f"{who}: x", first)
+        self.size = len(first)
+        self.modules = modules_of(*programs)
+        self.device: device = next((p.device for m in self.modules for p in m.parameters()), first.device)
+        self.unit = "image" if first.ndim > 2 else "datum"
+
+    def take(self, rows: slice | Tensor) -> tuple[Any, ...]:
+        """Return the arguments with the given data, on the programs' device."""
+        return tuple(
+            arg[rows].to(self.device)
+            if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size
+            else arg.to(self.device)
+            if isinstance(arg, Tensor)
+            else arg
+            for arg in self._args
+        )
+
+
+def count(number: int, unit: str) -> str:
+    """Return a number of units, in words.
+
+    >>> count(1, "datum"), count(2, "datum"), count(2, "image")
+    ('1 datum', '2 data', '2 images')
+    """
+    plural = "data" if unit == "datum" else f"{unit}s"
+    return f"{number} {unit if number == 1 else plural}"

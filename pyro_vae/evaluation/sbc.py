@@ -1,0 +1,181 @@
+"""Simulation-based calibration of an amortized guide."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae.errors import NonFiniteError
+from pyro_vae.evaluation.guide_draws import GuideDraws
+from pyro_vae.evaluation.rows import Rows
+from pyro_vae.evaluation.stream import ROWS
+from pyro_vae.evaluation.uniformity import holm, uniformity_band, uniformity_p_value
+from pyro_vae.joint import Joint
+from pyro_vae.programs import in_mode
+from pyro_vae.protocols import Program
+
+LEVEL = 0.05
+"""Of the test over all dims together."""
+
+
+@dataclass(frozen=True, eq=False)
+class SBC:
+    """What :func:`sbc` returns, on the CPU."""
+
+    ranks: Tensor = field(repr=False)
+    """How many of the guide's draws lie below the latent that made the datum, ``(num_data, dim)``, int64, from 0 to
+    ``num_draws``; the dims are the unconstrained coordinates."""
+    p_values: Tensor = field(repr=False)
+    """Exact p-value of the ranks' uniformity in each dim, ``(dim,)``, float64."""
+    num_draws: int
+    left_out: int = 0
+    """Simulated data for which a draw of the guide was NaN or infinite."""
+
+    @property
+    def adjusted(self) -> Tensor:
+        """p-values adjusted for the number of dims by Holm's method, ``(dim,)``."""
+        return torch.from_numpy(holm(self.p_values.numpy()))
+
+    @property
+    def rejected(self) -> Tensor:
+        """Dims whose adjusted p-value is at most 0.05, ``(dim,)``."""
+        return self.adjusted <= LEVEL
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether no dim is rejected and no datum left out; a calibrated guide is called otherwise in 5 % of runs."""
+        return not self.rejected.any() and self.left_out == 0
+
+    @property
+    def ecdf_difference(self) -> Tensor:
+        """Share of ranks below 1, ..., num_draws minus that of uniform ones, ``(num_draws, dim)``."""
+        at = torch.arange(1, self.num_draws + 1, dtype=torch.float64)
+        below = torch.stack([(self.ranks < rank).sum(0) for rank in at])
+        return below.double() / len(self.ranks) - (at / (self.num_draws + 1)).unsqueeze(-1)
+
+    def band(self, level: float = 1 - LEVEL) -> tuple[Tensor, Tensor]:
+        """Return limits ``(num_draws,)`` that hold a calibrated dim's whole ``ecdf_difference`` at a level."""
+        n, num_ranks = len(self.ranks), self.num_draws + 1
+        expected = np.arange(1, num_ranks) / num_ranks
+        low, high = (torch.from_numpy(limit / n - expected) for limit in uniformity_band(n, num_ranks, level))
+        return low, high
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers of ``str(self)``, for a file."""
+        return {
+            "calibrated": self.calibrated,
+            "num_data": len(self.ranks),
+            "num_draws": self.num_draws,
+            "dim": len(self.p_values),
+            "num_rejected": int(self.rejected.sum()),
+            "smallest_adjusted_p_value": self.adjusted.min().item(),
+            "left_out": self.left_out,
+        }
+
+    def __str__(self) -> str:
+        found = self.summary()
+        verdict = "no miscalibration found" if self.calibrated else "not calibrated"
+        text = (
+            f"{verdict}: ranks of {found['num_data']} simulated data among {self.num_draws} draws are not uniform in "
+            f"{found['num_rejected']} of {found['dim']} dims (smallest p = {found['smallest_adjusted_p_value']:.2g}, "
+            f"adjusted by Holm)"
+        )
+        return f"{text}; {self.left_out} data left out, whose draws are not finite" if self.left_out else text
+
+
+def sbc(
+    model: Program,
+    guide: Program,
+    x: Any,
+    *,
+    num_data: int = 1000,
+    num_draws: int = 99,
+    plate: str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> SBC:
+    r"""Simulation-based calibration: draw z and x from the model, and find the rank of z among the guide's draws.
+
+    .. math::
+        z \sim p(z), \quad x \sim p(x | z), \quad z_1, \dots, z_L \sim q(z | x), \quad
+        r_d = \#\{l : z_{l,d} < z_d\}
+
+    If q is the posterior, each r_d is uniform on 0, ..., L. Ranks that gather at both ends tell of a guide that is
+    too narrow, in the middle of one that is too wide, at one end of one that is off. The test of each dim is exact
+    (:func:`pyro_vae.evaluation.uniformity.uniformity_p_value`), and they are adjusted for their number by Holm's
+    method. Ranks are of the unconstrained coordinates; equal values are ordered at random.
+
+    Uniform ranks do not make a guide right. They are averages over data and look at one dim at a time: a guide that
+    returns the prior whatever x is passes, as does one whose dims have the wrong dependence. And the data are the
+    model's, on which an encoder trained on real ones need not be good.
+
+    Args:
+        model: p(x, z), any Pyro program with one vectorized batch plate and continuous latent sites, that observes
+            one site of the data's size.
+        guide: q(z | x).
+        x: a template ``(N, ...)``, or a tuple of all positional arguments: simulated data take the place of the first
+            tensor, whose values do not matter. Its rows, and those of other tensors of length N, are repeated or cut
+            to ``num_data``.
+        num_data: simulated data, at least 2.
+        num_draws: L, draws of the guide for each, at least 1; ranks take L + 1 values.
+        plate: the batch plate's name, needed only where several plates would do.
+        seed: of everything drawn; None draws from the global generator.
+        progress: show a bar; None shows it on a terminal only.
+
+    Raises:
+        ValueError: ``num_data`` or ``num_draws`` is too small, a latent site is discrete, or data cannot be drawn from
+            the model.
+        NonFiniteError: the guide gives finite draws for no datum.
+        PairError: model and guide do not fit each other, or have no batch plate.
+
+    References:
+        S. Talts, M. Betancourt, D. Simpson, A. Vehtari, A. Gelman (2018), *Validating Bayesian inference algorithms
+        with simulation-based calibration*, arXiv 1804.06788.
+        T. Saeilynoja, P.-C. Buerkner, A. Vehtari (2022), *Graphical test for discrete uniformity*, arXiv 2103.10522.
+    """
+    if num_data < 2 or num_draws < 1:
+        raise ValueError(
+            f"sbc: num_data must be at least 2 and num_draws at least 1; got {num_data} and {num_draws}. A thousand "
+            f"data and 99 draws find a scale that is off by a tenth."
+        )
+    rows = Rows("sbc", x, model, guide)
+    width = min(num_data, max(2, ROWS // num_draws))
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    disabled = None if progress is None else not progress
+    with (
+        torch.no_grad(),
+        in_mode(rows.modules, training=False),
+        pyro.validation_enabled(False),
+        torch.random.fork_rng(devices=devices, enabled=seed is not None),
+        tqdm(total=num_data, unit=" data", desc="sbc", disable=disabled, dynamic_ncols=True) as bar,
+    ):
+        if seed is not None:
+            torch.manual_seed(seed)
+        template = rows.take(torch.arange(width) % rows.size)
+        joint = Joint("sbc", model, template, plate)
+        guide_draws = GuideDraws(joint, model, guide, template, plate)
+        ranks, finite = [], []
+        for start in range(0, num_data, width):
+            # All blocks have one size, as a model may ask for; what the last one has too much is cut off.
+            kept = min(width, num_data - start)
+            args, truth = joint.simulate(rows.take(torch.arange(start, start + width) % rows.size))
+            u, _ = guide_draws.draw(args, num_draws)
+            ranks.append(_ranks(truth[0], u)[:kept].cpu())
+            finite.append((u.isfinite().all(0) & truth[0].isfinite()).all(-1)[:kept].cpu())
+            bar.update(kept)
+    usable = torch.cat(finite)
+    if not usable.any():
+        raise NonFiniteError(f"sbc: the guide's draws are NaN or infinite for all of {num_data} simulated data.")
+    kept_ranks = torch.cat(ranks)[usable]
+    p_values = [uniformity_p_value(column.numpy(), num_draws + 1) for column in kept_ranks.unbind(1)]
+    return SBC(kept_ranks, torch.tensor(p_values, dtype=torch.float64), num_draws, num_data - len(kept_ranks))
+
+
+def _ranks(truth: Tensor, u: Tensor) -> Tensor:
+    """Return how many of u ``(num_draws, batch, dim)`` lie below the truth ``(batch, dim)``, ties broken at random."""
+    below, equal = (u < truth).sum(0), (u == truth).sum(0)
+    return below + (torch.rand_like(truth) * (equal + 1)).floor().long().clamp(max=equal)
