@@ -181,6 +181,8 @@ def ais(
     ``burn_in`` transitions, moves the logarithm of each step size by 0.2 (acceptance - 0.65) after each, and notes it.
     The run that is weighed takes at b_t what the pilot had come to at the same part of the schedule, and adapts
     nothing: its kernels depend on the pilot alone, which is independent of it, and so the mean of w is p(x) exactly.
+    Each transition takes a share of its step size, drawn anew from 0.2 to 1: trajectories of one length would come back
+    to where they started in some directions.
 
     **Divergent trajectories**, whose energy error is not finite or above 1000 nats, are rejected and counted. A datum
     with more than 5 % of them, or with a weight that is NaN or infinite, is flagged and left out of the means.

@@ -69,9 +69,9 @@ class Annealer:
         """What a datum is called."""
         with in_mode(self._modules, training=False):
             head = self._block(0, min(self.size, HEAD))
-            self.path = Path(who, model, guide, head, plate)
             if len(head) == 1 and not simulated:
                 check_support(model, first.to(self._device), head[0])
+            self.path = Path(who, model, guide, head, plate)
         rows = max_rows or min(ROWS, max(1, VALUES // max(1, self.path.joint.outputs)))
         self._pieces = Pieces(annealing.num_chains, self.size, rows)
 

@@ -10,6 +10,13 @@ from torch import Tensor
 from pyro_vae.evaluation.hmc import At, adapted, start, transition
 from pyro_vae.evaluation.temperatures import check_schedule, temperatures
 
+LEAST = 0.2
+"""Of its step size, what a transition takes at least.
+
+Trajectories of one length come back to where they started in some directions, for as many temperatures as these stay
+as wide: in ten Gaussian dims, log-weights have 2 to 5 times the variance that they have with lengths drawn anew.
+"""
+
 
 @dataclass(frozen=True)
 class Annealed:
@@ -78,7 +85,7 @@ class Annealing:
             return size.unsqueeze(0)
         chains, found = start(at, u), []
         for temperature in temperatures(self.schedule, self.burn_in).tolist()[1:]:
-            move = transition(at, chains, size, temperature, self.num_leapfrog)
+            move = transition(at, chains, shortened(size), temperature, self.num_leapfrog)
             chains, size = move.chains, adapted(size, move.probability, self.step_size_bounds)
             found.append(size)
             tick()
@@ -111,10 +118,19 @@ class Annealing:
             # The density that this interval shares with the next one.
             shared = t - 1 if reverse else t
             size = step_sizes[math.ceil(len(step_sizes) * shared / self.num_temperatures) - 1]
-            move = transition(at, chains, size, ladder[shared], self.num_leapfrog)
+            move = transition(at, chains, shortened(size), ladder[shared], self.num_leapfrog)
             chains = move.chains
             accepted += move.probability
             diverged += move.diverged
             tick()
         count = self.num_transitions
         return Annealed(log_weight, accepted / count if count else accepted + math.nan, diverged / max(count, 1))
+
+
+def shortened(step_sizes: Tensor) -> Tensor:
+    """Return each step size times a number of its own, uniform from 0.2 to 1, that depends on nothing.
+
+    References:
+        R. Neal (2011), *MCMC using Hamiltonian dynamics*, section 3.2, arXiv 1206.1901.
+    """
+    return step_sizes * (LEAST + (1 - LEAST) * torch.rand_like(step_sizes))
