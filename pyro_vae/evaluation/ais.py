@@ -181,7 +181,7 @@ def ais(
     ``burn_in`` transitions, moves the logarithm of each step size by 0.2 (acceptance - 0.65) after each, and notes it.
     The run that is weighed takes at b_t what the pilot had come to at the same part of the schedule, and adapts
     nothing: its kernels depend on the pilot alone, which is independent of it, and so the mean of w is p(x) exactly.
-    Each transition takes a share of its step size, drawn anew from 0.2 to 1: trajectories of one length would come back
+    Each transition takes a share of its step size, drawn anew from 0.4 to 1: trajectories of one length would come back
     to where they started in some directions.
 
     **Divergent trajectories**, whose energy error is not finite or above 1000 nats, are rejected and counted. A datum
@@ -224,6 +224,9 @@ def ais(
             variables).
         PairError: the model has no batch plate, or does not fit the guide.
         SupportError: x lies outside the likelihood's support.
+        NonFiniteError: Pyro's validation finds a NaN among the first data; the message names the site. One that it does
+            not see, or that comes later, flags its datum.
+        OutOfMemoryError: ``max_rows`` is too large.
         RunError: ``out`` is of other settings, other data or other parameters, or damaged.
         CheckpointError: ``out`` could not be written.
 

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae.errors import OutOfMemoryError
 from pyro_vae.evaluation.annealing import Annealing
 from pyro_vae.evaluation.path import Path
 from pyro_vae.evaluation.pieces import Piece, Pieces, Record, fingerprint
 from pyro_vae.evaluation.stream import HEAD, ROWS, VALUES
 from pyro_vae.evaluation.term_draws import TermDraws, check_level
 from pyro_vae.fit.batches import check_rows
-from pyro_vae.graph import unlike
-from pyro_vae.memory import keep_freed_memory
+from pyro_vae.graph import in_one_line, unlike
+from pyro_vae.memory import is_out_of_memory, keep_freed_memory
 from pyro_vae.programs import as_args, in_mode, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.support import check_support
@@ -94,9 +95,18 @@ class Annealer:
             stack.enter_context(torch.no_grad())
             stack.enter_context(in_mode(self._modules, training=False))
             stack.enter_context(pyro.validation_enabled(False))
-            exact = self._simulate(record.piece_seed(-1)) if self._simulated else None
-            if not record.done.all():
-                self._run(record, exact, progress)
+            try:
+                exact = self._simulate(record.piece_seed(-1)) if self._simulated else None
+                if not record.done.all():
+                    self._run(record, exact, progress)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                rows = self._pieces.chains * self._pieces.width
+                raise OutOfMemoryError(
+                    f"{self._who}: out of memory with {rows} rows (chains x data) an evaluation. Pass a smaller "
+                    f"max_rows. It said: {in_one_line(error)}"
+                ) from error
         return record.values, self._args[0]
 
     def _run(self, record: Record, exact: Tensor | None, progress: bool | None) -> None:
@@ -152,7 +162,8 @@ class Annealer:
             took = []
             for _ in range(TRIALS):
                 begin = perf_counter()
-                at(u)
+                # Reading a number waits for a device that works on its own.
+                at(u)[0].sum().item()
                 took.append(perf_counter() - begin)
             draws.spent(min(took), calls)
         return draws

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.errors import RunError
+from pyro_vae.errors import CheckpointError, RunError
 from pyro_vae.evaluation.stream import _evenly
 from pyro_vae.fit.checkpoint import read_checkpoint, write_checkpoint
 
@@ -87,7 +87,7 @@ class Record:
         self, who: str, path: str | Path | None, settings: Mapping[str, Any], seed: int | None,
         names: Sequence[str], shape: tuple[int, int], count: int,
     ) -> None:  # fmt: skip
-        self._path = None if path is None else Path(path)
+        self._who, self._path = who, None if path is None else Path(path)
         self._settings = dict(settings)
         self.level: str | None = None
         """At which level the terms are drawn, once that is known."""
@@ -96,12 +96,12 @@ class Record:
         self.done = torch.zeros(count, dtype=torch.bool)
         """Which pieces are finished."""
         if self._path is not None and self._path.exists():
-            self._take_up(who, self._path, seed)
+            self._take_up(self._path, seed)
         else:
             self.seed = int(torch.randint(2**63 - 1, ())) if seed is None else seed
             """Of the whole."""
             if self._path is not None:
-                self._make_folder(who, self._path.parent)
+                self._make_folder(self._path.parent)
 
     def piece_seed(self, index: int) -> int:
         """Return a piece's seed: they follow one another, from a start that differs for neighbouring seeds."""
@@ -119,9 +119,16 @@ class Record:
         self.done[piece.index] = True
         if self._path is not None:
             state = {"settings": self._settings, "seed": self.seed, "level": self.level}
-            write_checkpoint(self._path, {**self.values, "done": self.done}, state)
+            try:
+                write_checkpoint(self._path, {**self.values, "done": self.done}, state)
+            except CheckpointError as error:
+                reason = getattr(error.__cause__, "strerror", None) or error
+                raise CheckpointError(
+                    f"{self._who}: could not write {self._path} ({reason}); what it held before is intact. Free space, "
+                    f"then call {self._who} again with the same arguments to go on."
+                ) from error
 
-    def _take_up(self, who: str, path: Path, seed: int | None) -> None:
+    def _take_up(self, path: Path, seed: int | None) -> None:
         tensors, state = read_checkpoint(path)
         stored = state.get("settings", {})
         differing = [
@@ -133,18 +140,20 @@ class Record:
             differing.append(f"seed: was {state.get('seed')}, now {seed}")
         if differing:
             raise RunError(
-                f"{who}: {path} cannot be continued with other settings; {'; '.join(differing)}. Choose another out."
+                f"{self._who}: {path} cannot be continued with other settings; {'; '.join(differing)}. Choose another "
+                f"out."
             )
         self.seed, self.level = state["seed"], state["level"]
         self.done = tensors.pop("done")
         self.values = tensors
 
-    @staticmethod
-    def _make_folder(who: str, folder: Path) -> None:
+    def _make_folder(self, folder: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunError(f"{who}: cannot make the folder {folder}: {error.strerror}. Choose another out.") from error
+            raise RunError(
+                f"{self._who}: cannot make the folder {folder}: {error.strerror}. Choose another out."
+            ) from error
 
 
 def fingerprint(args: Sequence[Any], modules: Sequence[nn.Module]) -> dict[str, str]:

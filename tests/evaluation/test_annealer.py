@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.errors import RunError, SupportError
+from pyro_vae.errors import OutOfMemoryError, RunError, SupportError
 from pyro_vae.evaluation import annealer as annealer_module
 from pyro_vae.evaluation import term_draws
 from pyro_vae.evaluation.annealer import Annealer
@@ -136,12 +136,13 @@ def test_a_resumed_run_stays_at_the_level_that_auto_chose(vae, tmp_path, monkeyp
         compiled.clear()
 
 
+@pytest.mark.parametrize("level", ["trace", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("guided", [False, True])
-def test_the_graph_and_pyro_give_the_same_weights(vae, guided):
-    """Of one temperature, where no transition amplifies roundings; and a captured run is near over a few."""
+def test_the_graph_and_pyro_give_the_same_weights(vae, guided, level):
+    """Over three temperatures, in which no trajectory amplifies a rounding by much."""
     guide = MeanFieldGuide((6,), 2, (5,)) if guided else None
     few = Annealing(3, 5, 25, "linear", 0.05, (1e-4, 0.5), burn_in=0)
-    found = [make(*vae, few, guide, compile=level, max_rows=15).run(0, False, None)[0] for level in ("off", "trace")]
+    found = [make(*vae, few, guide, compile=how, max_rows=15).run(0, False, None)[0] for how in ("off", level)]
     assert_close(found[0]["log_weight"], found[1]["log_weight"], rtol=1e-3, atol=1e-3)
 
 
@@ -164,6 +165,16 @@ def test_dropout_is_off_while_chains_move(vae):
     model.likelihood.decoder.layers.append(torch.nn.Dropout(0.9))
     found = [make(model.train(), x).run(0, False, None)[0]["log_weight"] for _ in range(2)]
     assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_too_many_rows_for_the_memory_are_said_to_be(vae, monkeypatch):
+    def full(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    annealer = make(*vae, max_rows=15)
+    monkeypatch.setattr(Path, "at", full)
+    with pytest.raises(OutOfMemoryError, match=r"^ais: out of memory with 15 rows .* Pass a smaller max_rows\."):
+        annealer.run(0, False, None)
 
 
 def test_a_progress_bar_counts_transitions(vae, capsys):

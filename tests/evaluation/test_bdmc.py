@@ -35,7 +35,8 @@ def test_both_weights_have_the_mean_that_makes_them_bounds(make_linear_gaussian,
 def test_the_sandwich_is_narrow_and_holds_in_ten_dims_at_a_thousand_temperatures(make_linear_gaussian):
     case = make_linear_gaussian(x_dim=12, latent_dim=10, orthogonal=True)
     x = torch.zeros(20, 12).double()
-    found = bdmc(case.model, x, num_temperatures=1000, seed=0, progress=False, compile="trace", max_rows=320)
+    quick = {"seed": 0, "progress": False, "compile": "trace"}
+    found = bdmc(case.model, x, num_temperatures=1000, num_leapfrog=5, **quick)
     evidence = case.evidence(found.data)
     assert found.standard_error < 0.04
     assert found.mean + 2 * found.standard_error < 0.1
@@ -58,13 +59,13 @@ def test_twice_the_temperatures_halve_the_width(make_linear_gaussian):
 
 
 def test_the_data_are_the_models_and_the_same_under_a_seed(linear_gaussian):
-    x = torch.zeros(9, 5).double()
-    found, again = (bdmc(linear_gaussian.model, x, max_rows=32, **QUICK) for _ in range(2))
+    x, quick = torch.zeros(9, 5).double(), {**QUICK, "num_temperatures": 3, "burn_in": 3}
+    found, again = (bdmc(linear_gaussian.model, x, max_rows=32, **quick) for _ in range(2))
     assert found.data.shape == x.shape
     assert len(found.data.unique()) == x.numel()
     assert_close(found.data, again.data, rtol=0, atol=0)
     assert_close(found.reverse_log_weights, again.reverse_log_weights, rtol=0, atol=0)
-    other = bdmc(linear_gaussian.model, x, **{**QUICK, "seed": 1})
+    other = bdmc(linear_gaussian.model, x, **{**quick, "seed": 1})
     assert (other.data != found.data).all()
     assert (x == 0).all()
 
