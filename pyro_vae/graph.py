@@ -67,19 +67,23 @@ def record(
 
 
 def capture(
-    function: Callable[..., Tensors], inputs: Tensors, other_inputs: Tensors, modules: Sequence[nn.Module] = ()
+    function: Callable[..., Tensors],
+    inputs: Tensors,
+    other_inputs: Tensors,
+    modules: Sequence[nn.Module] = (),
+    varying: int = 0,
 ) -> Draws:
     """Record as :func:`record` does, and return a simpler graph for Python to run, with the same draws.
 
-    Args: as for :func:`record`.
+    Args: as for :func:`record`; ``varying`` as for :class:`pyro_vae.hoist.Draws`.
 
     Raises:
         NotTraceable: as there, or the simpler graph rounds differently.
     """
     recorded, frozen = _record(function, inputs, other_inputs, modules)
     with _as_a_finding(), torch.no_grad():
-        found = Draws(tidy(recorded), reuse_memory)
-        results = two_draws(found.on(*other_inputs), modules, inputs[0].device)
+        found = Draws(tidy(recorded), reuse_memory, varying)
+        results = two_draws(partial(found, *other_inputs), modules, inputs[0].device)
     if not all(agree(a, b, roundings=1000) for a, b in zip(frozen, results, strict=True)):
         raise NotTraceable("the simplified graph rounds too differently")
     return found

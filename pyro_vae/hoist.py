@@ -20,26 +20,31 @@ class Draws:
     Args:
         module: the graph; takes the inputs and returns a list of tensors.
         finish: applied to either part, which may overwrite what it alone reads.
+        varying: how many of the last inputs change from draw to draw, as noise does; :meth:`on` takes the others, and
+            what it returns takes these.
     """
 
-    def __init__(self, module: GraphModule, finish: Callable[[GraphModule], GraphModule]) -> None:
+    def __init__(self, module: GraphModule, finish: Callable[[GraphModule], GraphModule], varying: int = 0) -> None:
         nodes = list(module.graph.nodes)
-        constant = _constant_nodes(module.graph)
+        inputs = [node for node in nodes if node.op == "placeholder"]
+        self._fixed = len(inputs) - varying
+        moving = inputs[self._fixed :]
+        constant = _constant_nodes(module.graph, moving)
         shared = set(constant)
         passed_on = [node for node in constant if node.op != "get_attr" and not shared.issuperset(node.users)]
         rest = [node for node in nodes if node.op == "get_attr" or (node.op == "call_function" and node not in shared)]
         self._constants = finish(_part(module, constant, (), passed_on)).forward
-        self._drawn_part = partial(_part, module, rest, passed_on, nodes[-1].args[0])
+        self._drawn_part = partial(_part, module, rest, [*moving, *passed_on], nodes[-1].args[0])
         self._draw: Callable[..., Tensors] = finish(self.drawn_part()).forward
 
     def __call__(self, *inputs: Tensor) -> Tensors:
         """Return the results of one draw."""
-        return self._draw(*self._constants(*inputs))
+        return self.on(*inputs[: self._fixed])(*inputs[self._fixed :])
 
-    def on(self, *inputs: Tensor) -> Callable[[], Tensors]:
+    def on(self, *inputs: Tensor) -> Callable[..., Tensors]:
         """Return a function that draws anew at each call, and shares what does not depend on the noise."""
         constants = self._constants(*inputs)
-        return lambda: self._draw(*constants)
+        return lambda *moving: self._draw(*moving, *constants)
 
     def drawn_part(self) -> GraphModule:
         """Return the graph that is run anew for each draw, as it was before ``finish``."""
@@ -48,7 +53,8 @@ class Draws:
     def remade(self, remake: Callable[[GraphModule, Tensors], Callable[..., Tensors]], *inputs: Tensor) -> "Draws":
         """Return the same draws, run by what ``remake`` makes of their graph and of values for its inputs."""
         other = copy(self)
-        other._draw = remake(self.drawn_part(), self._constants(*inputs))
+        fixed, moving = inputs[: self._fixed], inputs[self._fixed :]
+        other._draw = remake(self.drawn_part(), [*moving, *self._constants(*fixed)])
         return other
 
 
@@ -68,11 +74,11 @@ def _part(module: GraphModule, nodes: Sequence[Node], inputs: Sequence[Node], ou
     return GraphModule(module, graph)
 
 
-def _constant_nodes(graph: Graph) -> list[Node]:
-    """Return, in order, the nodes whose value is the same at each draw."""
+def _constant_nodes(graph: Graph, moving: Sequence[Node]) -> list[Node]:
+    """Return, in order, the nodes whose value is the same at each draw; ``moving`` are inputs that change."""
     if not is_safe_to_reorder(graph):
-        return [node for node in graph.nodes if node.op == "placeholder"]
-    varying: set[Node] = set()
+        return [node for node in graph.nodes if node.op == "placeholder" and node not in moving]
+    varying: set[Node] = set(moving)
     for node in graph.nodes:
         varying.update(written(node))
     constant = []

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,9 @@ def native_draws(draws: Draws, inputs: Sequence[Tensor], modules: Sequence[nn.Mo
     device = inputs[0].device
     with torch.no_grad():
         compiled = draws.remade(lambda graph, values: native(expand_softplus(graph), values), *inputs)
-        expected = two_draws(draws.on(*inputs), modules, device)
+        expected = two_draws(partial(draws, *inputs), modules, device)
         try:
-            found = two_draws(compiled.on(*inputs), modules, device)
+            found = two_draws(partial(compiled, *inputs), modules, device)
         except Exception as error:
             raise NotCompilable(f"the compiled graph fails: {in_one_line(error)}") from error
     if not all(agree(a, b, roundings=1000) for a, b in zip(expected, found, strict=True)):

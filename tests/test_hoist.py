@@ -143,3 +143,25 @@ def test_the_drawn_part_can_be_run_by_something_else():
     torch.manual_seed(0)
     assert_close(remade.on(Y)()[0], 2 * expected, rtol=0, atol=0)
     assert_same_draws(draws, function, Y)
+
+
+def test_inputs_that_vary_are_given_to_each_draw_and_the_rest_is_shared():
+    weight = torch.randn(4, 5)
+
+    def function(x, y):
+        return [(x @ weight).tanh() * y.exp(), y, x.exp() + torch.rand(4)]
+
+    parts = []
+    inputs = X, torch.randn(3, 5)
+    draws = Draws(make_fx(function)(*inputs), lambda part: parts.append(part) or part, varying=1)
+    assert [sum(node.op == "call_function" for node in part.graph.nodes) for part in parts] == [3, 4]
+    remade = draws.remade(lambda graph, values: graph.forward if len(values) == 3 else None, *inputs)
+    for found in (draws, remade):
+        draw = found.on(Y)
+        for y in (torch.randn(3, 5), torch.randn(3, 5)):
+            torch.manual_seed(0)
+            expected = function(Y, y)
+            torch.manual_seed(0)
+            assert_close(draw(y), expected, rtol=0, atol=0)
+            torch.manual_seed(0)
+            assert_close(found(Y, y), expected, rtol=0, atol=0)

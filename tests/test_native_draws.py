@@ -48,6 +48,14 @@ def test_compiled_draws_equal_the_graphs_under_a_seed_and_read_parameters_where_
         assert not torch.equal(*expected)
 
 
+def test_inputs_that_vary_are_given_to_each_compiled_draw():
+    graph = capture(lambda x, y: [x.exp() * y.tanh(), y.square().sum(-1)], [A, B], [B, A], varying=1)
+    compiled = native_draws(graph, [A, B])
+    draw = compiled.on(A)
+    for y in (B, 2 * B):
+        assert_close([*map(torch.clone, draw(y))], graph(A, y))
+
+
 def test_a_compiled_graph_that_computes_something_else_is_refused(monkeypatch):
     monkeypatch.setattr(module, "native", lambda graph, _: lambda *values: [1.01 * value for value in graph(*values)])
     with pytest.raises(NotCompilable, match=r"^the compiled graph rounds too differently$"):

@@ -1,6 +1,8 @@
 """How good a fitted pair is; each function returns a result object with its uncertainty."""
 
 from pyro_vae.evaluation.active_units import ActiveUnits, active_units
+from pyro_vae.evaluation.ais import AIS, ais
+from pyro_vae.evaluation.bdmc import BDMC, bdmc
 from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.elbo import ElboTerms, elbo_terms
 from pyro_vae.evaluation.evidence_budget import EvidenceBudget, evidence_budget
@@ -16,6 +18,8 @@ from pyro_vae.evaluation.sharpness import SharpnessRatio, sharpness, sharpness_r
 from pyro_vae.evaluation.two_sample import TwoSample, two_sample_test
 
 __all__ = [
+    "AIS",
+    "BDMC",
     "SBC",
     "ActiveUnits",
     "BitsPerDim",
@@ -30,6 +34,8 @@ __all__ = [
     "SharpnessRatio",
     "TwoSample",
     "active_units",
+    "ais",
+    "bdmc",
     "elbo_terms",
     "evidence_budget",
     "guide_error",

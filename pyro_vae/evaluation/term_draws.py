@@ -45,13 +45,17 @@ class TermDraws:
         level: one of ``LEVELS``.
         calls: how many draws are to come.
         vectorizes: whether a graph would hold more than a loop over samples.
+        varying: how many of a block's last tensors change from draw to draw: :meth:`on` takes the others, and what it
+            returns takes these.
     """
 
     def __init__(
         self, who: str, terms: Callable[..., Tensors], blocks: Sequence[tuple[Any, ...]], modules: Sequence[nn.Module],
-        level: str, calls: int, vectorizes: bool,
+        level: str, calls: int, vectorizes: bool, varying: int = 0,
     ) -> None:  # fmt: skip
-        self._who, self._terms, self._modules = who, terms, modules
+        self._who, self._terms, self._modules, self._varying = who, terms, modules, varying
+        self.level = "off"
+        """How the terms are drawn by now: "off", "trace" or "inductor"."""
         self._blocks = [list(block) for block in blocks]
         self._graph: Draws | None = None
         self._took: list[float] = []
@@ -61,7 +65,7 @@ class TermDraws:
         if level == "inductor" and self._graph is not None:
             self._compile()
 
-    def on(self, *block: Any) -> Callable[[], Tensors]:
+    def on(self, *block: Any) -> Callable[..., Tensors]:
         """Return what draws anew at each call; what the draws share is computed here."""
         return partial(self._terms, *block) if self._graph is None else self._graph.on(*block)
 
@@ -85,7 +89,8 @@ class TermDraws:
                 raise NotTraceable("samples of this pair are run one by one")
             if not all(isinstance(value, Tensor) for value in self._blocks[0]):
                 raise NotTraceable("an argument is no tensor")
-            self._graph = capture(self._terms, self._blocks[0], self._blocks[1], self._modules)
+            self._graph = capture(self._terms, self._blocks[0], self._blocks[1], self._modules, self._varying)
+            self.level = "trace"
         except NotTraceable as reason:
             if reason.__cause__ is not None and is_out_of_memory(reason.__cause__):
                 raise reason.__cause__ from None
@@ -95,5 +100,6 @@ class TermDraws:
         assert self._graph is not None
         try:
             self._graph = native_draws(self._graph, self._blocks[1], self._modules)
+            self.level = "inductor"
         except NotCompilable as reason:
             logger.warning("%s: the graph is not compiled, which is slower: %s", self._who, reason)

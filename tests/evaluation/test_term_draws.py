@@ -47,6 +47,18 @@ def test_a_graph_is_captured_where_it_pays_or_is_asked_for(captures, compiles, l
         assert len(compiles) == (level == "inductor")
 
 
+@pytest.mark.parametrize(("level", "found"), [("off", "off"), ("trace", "trace"), ("inductor", "inductor")])
+def test_what_varies_is_given_to_each_draw_at_every_level(compiles, level, found):
+    def shifted(x, y):
+        return [x.exp() + y]
+
+    draws = TermDraws("someone", shifted, ((A, B), (B, A)), [], level, 1000, True, varying=1)
+    assert draws.level == found
+    draw = draws.on(A)
+    for y in (B, 2 * B):
+        assert_close(draw(y), shifted(A, y))
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_draws_the_same_noise(compiles, level):
     torch.manual_seed(0)

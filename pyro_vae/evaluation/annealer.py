@@ -1,0 +1,201 @@
+"""All data annealed, a piece at a time: what annealed importance sampling and its check in reverse share."""
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path as FilePath
+from time import perf_counter
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae.errors import OutOfMemoryError
+from pyro_vae.evaluation.annealing import Annealing
+from pyro_vae.evaluation.path import Path
+from pyro_vae.evaluation.pieces import Piece, Pieces, Record, fingerprint
+from pyro_vae.evaluation.stream import HEAD, ROWS, VALUES
+from pyro_vae.evaluation.term_draws import TermDraws, check_level
+from pyro_vae.fit.batches import check_rows
+from pyro_vae.graph import in_one_line, unlike
+from pyro_vae.memory import is_out_of_memory, keep_freed_memory
+from pyro_vae.programs import as_args, in_mode, modules_of
+from pyro_vae.protocols import Program
+from pyro_vae.support import check_support
+
+FORWARD = ("log_weight", "acceptance", "diverged")
+REVERSE = ("reverse_log_weight", "reverse_acceptance", "reverse_diverged")
+
+TRIALS = 3
+"""Evaluations by which "auto" learns the pace, of which the fastest counts; there are two such trials."""
+
+
+class Annealer:
+    """Anneals chains of all data of a model.
+
+    Args:
+        who: the caller, for messages.
+        model: p(x, z).
+        guide: what chains start from; None for the prior.
+        x: data, or a tuple of all arguments, of which tensors as long as the first are cut into blocks.
+        annealing: how.
+        plate: the batch plate's name, where several would do.
+        max_rows: chains times data of one evaluation, at most; None for a cacheful.
+        compile: at which level, one of :data:`pyro_vae.evaluation.term_draws.LEVELS`.
+        simulated: anneal data drawn from the model, of x's shape, and in reverse too, from the coordinates that they
+            were drawn with.
+    """
+
+    def __init__(
+        self, who: str, model: Program, guide: Program | None, x: Any, annealing: Annealing, plate: str | None,
+        max_rows: int | None, compile: str, simulated: bool = False,
+    ) -> None:  # fmt: skip
+        annealing.check(who)
+        check_level(who, compile)
+        if max_rows is not None and max_rows < 1:
+            raise ValueError(f"{who}: max_rows must be at least 1; got {max_rows}.")
+        self._who, self._annealing, self._level, self._simulated = who, annealing, compile, simulated
+        self._args = as_args(x)
+        first = self._args[0]
+        if not isinstance(first, Tensor):
+            raise ValueError(f"{who}: x must be a tensor, or a tuple that starts with one; got {type(first)}.")
+        check_rows(f"{who}: x", first)
+        self._modules = modules_of(model) if guide is None else modules_of(model, guide)
+        self._device = next((p.device for m in self._modules for p in m.parameters()), first.device)
+        self.size = len(first)
+        """N."""
+        self.unit = "image" if first.ndim > 2 else "datum"
+        """What a datum is called."""
+        with in_mode(self._modules, training=False):
+            head = self._block(0, min(self.size, HEAD))
+            if len(head) == 1 and not simulated:
+                check_support(model, first.to(self._device), head[0])
+            self.path = Path(who, model, guide, head, plate)
+        rows = max_rows or min(ROWS, max(1, VALUES // max(1, self.path.joint.outputs)))
+        self._pieces = Pieces(annealing.num_chains, self.size, rows)
+
+    def run(
+        self, seed: int | None, progress: bool | None, out: str | FilePath | None
+    ) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Anneal what is not finished yet.
+
+        Returns:
+            The numbers by name, each ``(num_chains, N)``, float64; and the data.
+        """
+        keep_freed_memory()
+        shape = (self._annealing.num_chains, self.size)
+        record = Record(
+            self._who, out, self._settings(), seed, FORWARD + REVERSE * self._simulated, shape, len(self._pieces)
+        )
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+        with ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=devices))
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(in_mode(self._modules, training=False))
+            stack.enter_context(pyro.validation_enabled(False))
+            try:
+                exact = self._simulate(record.piece_seed(-1)) if self._simulated else None
+                if not record.done.all():
+                    self._run(record, exact, progress)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                rows = self._pieces.chains * self._pieces.width
+                raise OutOfMemoryError(
+                    f"{self._who}: out of memory with {rows} rows (chains x data) an evaluation. Pass a smaller "
+                    f"max_rows. It said: {in_one_line(error)}"
+                ) from error
+        return record.values, self._args[0]
+
+    def _run(self, record: Record, exact: Tensor | None, progress: bool | None) -> None:
+        draws = self._draws(record)
+        record.level = draws.level
+        annealing = self._annealing
+        each = annealing.num_pilot_transitions + annealing.num_transitions * (1 + self._simulated)
+        bar = tqdm(
+            total=each * len(record.done),
+            initial=each * int(record.done.sum()),
+            unit=" transitions",
+            desc=self._who,
+            disable=None if progress is None else not progress,
+            dynamic_ncols=True,
+        )
+        with bar:
+            for piece in self._pieces:
+                if not record.done[piece.index]:
+                    torch.manual_seed(record.piece_seed(piece.index))
+                    record.put(piece, self._anneal(draws, piece, exact, bar))
+                    bar.refresh()
+
+    def _anneal(self, draws: TermDraws, piece: Piece, exact: Tensor | None, bar: "tqdm[Any]") -> dict[str, Tensor]:
+        block = self._block(piece.first, self._pieces.width)
+        at, chains = draws.on(*block), self._pieces.chains
+        # The pilot has draws of its own: what it finds is independent of the chains that count.
+        sizes = self._annealing.step_sizes(at, self.path.draw(block, chains), bar.update)
+        runs = [self._annealing.run(at, self.path.draw(block, chains), sizes, bar.update)]
+        if exact is not None:
+            u = exact[:, piece.first : piece.first + self._pieces.width].to(self._device)
+            runs.append(self._annealing.run(at, u.repeat(chains, 1, 1), sizes, bar.update, reverse=True))
+        numbers = [number for run in runs for number in (run.log_weight, run.acceptance, run.diverged)]
+        return dict(zip(FORWARD + REVERSE * (exact is not None), numbers, strict=True))
+
+    def _draws(self, record: Record) -> TermDraws:
+        """Return how log-densities and slopes are evaluated: as before, where some pieces are finished.
+
+        The level is settled before the first piece: it changes roundings, and with them the chains' paths.
+        """
+        width, chains = self._pieces.width, self._pieces.chains
+        block, last = self._block(0, width), self._block(self.size - width, width)
+        other = tuple(unlike(arg) if isinstance(arg, Tensor) and arg.ndim else arg for arg in last)
+        blocks = [(*args, self.path.draw(args, chains)) for args in (block, other)]
+        annealing = self._annealing
+        transitions = annealing.num_pilot_transitions + annealing.num_transitions * (1 + self._simulated)
+        calls = len(self._pieces) * (transitions * annealing.num_leapfrog + 2)
+        draws = TermDraws(
+            self._who, lambda *values: self.path.at(values[:-1], values[-1]), blocks, self._modules,
+            record.level or self._level, calls, self.path.vectorizes, varying=1,
+        )  # fmt: skip
+        at, u = draws.on(*block), blocks[0][-1]
+        for _ in range(2 if self._level == "auto" and record.level is None else 0):
+            took = []
+            for _ in range(TRIALS):
+                begin = perf_counter()
+                # Reading a number waits for a device that works on its own.
+                at(u)[0].sum().item()
+                took.append(perf_counter() - begin)
+            draws.spent(min(took), calls)
+        return draws
+
+    def _simulate(self, seed: int) -> Tensor:
+        """Put data drawn from the model in the place of x, and return their exact coordinates ``(1, N, dim)``."""
+        torch.manual_seed(seed)
+        rows = self._pieces.chains * self._pieces.width
+        data, found = [], []
+        for start in range(0, self.size, rows):
+            args, u = self.path.joint.simulate(self._block(start, min(rows, self.size - start)))
+            data.append(args[0].to(self._args[0].device))
+            found.append(u.cpu())
+        self._args = (torch.cat(data), *self._args[1:])
+        return torch.cat(found, 1)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "what": self._who,
+            **asdict(self._annealing),
+            "step_size_bounds": list(self._annealing.step_size_bounds),
+            "start": self.path.start,
+            "rows": [self._pieces.chains, self._pieces.width],
+            "compile": self._level,
+            **fingerprint(self._args, self._modules),
+        }
+
+    def _block(self, start: int, width: int) -> tuple[Any, ...]:
+        """Return the arguments with ``width`` data from ``start`` on, on the parameters' device."""
+        return tuple(
+            arg[start : start + width].to(self._device)
+            if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size
+            else arg
+            for arg in self._args
+        )
