@@ -2,7 +2,20 @@
 
 from pyro_vae import guides, models, objectives
 from pyro_vae.data import load_data
-from pyro_vae.evaluation import active_units, elbo_terms, log_likelihood
+from pyro_vae.evaluation import (
+    active_units,
+    ais,
+    bdmc,
+    elbo_terms,
+    evidence_budget,
+    guide_error,
+    inference_gaps,
+    latent_statistics,
+    log_likelihood,
+    reference_posterior,
+    sbc,
+    to_inference_data,
+)
 from pyro_vae.fit import Run, fit, load_run
 from pyro_vae.log_weights import log_weights
 
@@ -11,13 +24,22 @@ __version__ = "0.1.0"
 __all__ = [
     "Run",
     "active_units",
+    "ais",
+    "bdmc",
     "elbo_terms",
+    "evidence_budget",
     "fit",
+    "guide_error",
     "guides",
+    "inference_gaps",
+    "latent_statistics",
     "load_data",
     "load_run",
     "log_likelihood",
     "log_weights",
     "models",
     "objectives",
+    "reference_posterior",
+    "sbc",
+    "to_inference_data",
 ]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from pyro_vae.evaluation.evidence_budget import EvidenceBudget, Term
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -29,7 +30,9 @@ def evidence_budgets(budgets: Mapping[str, EvidenceBudget]) -> "Figure":
     whole, gaps = figure.subplots(1, 2, sharey=True)
     labels: set[str] = set()
 
-    def bar(axes, row: int, left: float, width: float, label: str, color: str, error: float | None = None) -> None:
+    def bar(
+        axes: "Axes", row: int, left: float, width: float, label: str, color: str, error: float | None = None
+    ) -> None:
         shown = f"_{label}" if label in labels else label
         labels.add(label)
         axes.barh(row, width, left=left, color=color, label=shown, xerr=error, ecolor="black", capsize=3)

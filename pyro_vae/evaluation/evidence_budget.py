@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.inference_gaps import InferenceGaps
 from pyro_vae.evaluation.pareto import khat_threshold, pareto_k, tail_length
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.protocols import Program
@@ -17,18 +18,20 @@ KS = (1, 10, 100, 1000, 5000)
 """Samples a bound, as most papers report it."""
 
 
-class PerDatum(Protocol):
-    """An estimate of each datum, as ``log_likelihood`` and ``ais`` return it."""
+class Estimate(Protocol):
+    """An estimate of log p(x) of each datum, as :class:`pyro_vae.evaluation.AIS` is one."""
 
-    per_datum: Tensor
-    standard_errors: Tensor
+    @property
+    def per_datum(self) -> Tensor:
+        """In nats, ``(N,)``."""
 
+    @property
+    def standard_errors(self) -> Tensor:
+        """Monte Carlo standard errors, ``(N,)``."""
 
-class Gaps(Protocol):
-    """What ``inference_gaps`` returns, as far as a budget needs it."""
-
-    approximation_gap: Tensor
-    amortization_gap: Tensor
+    @property
+    def flagged(self) -> Tensor:
+        """Which are not to be trusted, ``(N,)``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +39,31 @@ class Term:
     """One row of a budget: a quantity of each datum, in nats."""
 
     per_datum: Tensor = field(repr=False)
-    """``(N,)``, float64."""
+    """``(N,)``, float64; NaN for data that means leave out."""
     standard_errors: Tensor = field(repr=False)
     """Monte Carlo standard error of each, ``(N,)``; NaN where one sample says nothing of it."""
 
     @property
+    def kept(self) -> Tensor:
+        """Which data the means are over, ``(N,)``."""
+        return self.per_datum.isfinite()
+
+    @property
     def mean(self) -> float:
         """Mean over the data."""
-        return self.per_datum.mean().item()
+        return self.per_datum[self.kept].mean().item()
 
     @property
     def standard_error(self) -> float:
         """Monte Carlo standard error of the mean: what another seed would change."""
-        return (self.standard_errors.square().sum().sqrt() / len(self.per_datum)).item()
+        errors = self.standard_errors[self.kept]
+        return (errors.square().sum().sqrt() / len(errors)).item() if len(errors) else math.nan
 
     @property
     def data_standard_error(self) -> float:
-        """Standard error of the mean over data: what another test set would change."""
-        return (self.per_datum.std() / math.sqrt(len(self.per_datum))).item()
+        """Standard error of the mean over data: what another test set would change; NaN for one datum."""
+        values = self.per_datum[self.kept]
+        return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +96,7 @@ class EvidenceBudget:
                 "nats": term.mean,
                 "standard_error": term.standard_error,
                 "data_standard_error": term.data_standard_error,
+                "num_left_out": int((~term.kept).sum()),
             }
             for name, term in self.terms.items()
         }
@@ -103,7 +114,9 @@ class EvidenceBudget:
         lines = [f"{'nats/' + self.unit:{width}s}      mean   MC s.e.  data s.e."]
         for name, term in self.terms.items():
             errors = (_short(value) for value in (term.standard_error, term.data_standard_error))
-            lines.append(f"{name:{width}s}  {term.mean:8.2f}  " + "  ".join(f"{error:>8s}" for error in errors))
+            left_out = int((~term.kept).sum())
+            note = f"  ({left_out} flagged and left out)" if left_out else ""
+            lines.append(f"{name:{width}s}  {term.mean:8.2f}  " + "  ".join(f"{error:>8s}" for error in errors) + note)
         threshold = khat_threshold(self.num_samples)
         lines.append(
             f"k-hat > {threshold:.2f} for {100 * self.share_above_threshold:.1f} % of {len(self.pareto_k)} "
@@ -120,8 +133,8 @@ def evidence_budget(
     x: Any,
     *,
     ks: Sequence[int] = KS,
-    gaps: Gaps | None = None,
-    ais: PerDatum | None = None,
+    gaps: InferenceGaps | None = None,
+    ais: Estimate | None = None,
     plate: str | None = None,
     seed: int | None = None,
     progress: bool | None = None,
@@ -163,10 +176,16 @@ def evidence_budget(
     samples = ks[-1]
     stream = Stream("evidence_budget", model, guide, x, samples, plate, progress, compile)
     n = stream.size
-    for what, given in (("gaps", gaps and gaps.approximation_gap), ("ais", ais and ais.per_datum)):
-        if given is not None and len(given) != n:
+    given: dict[str, Term] = {}
+    if ais is not None:
+        given["AIS"] = Term(ais.per_datum.where(~ais.flagged, math.nan), ais.standard_errors)
+    if gaps is not None:
+        given["approximation gap"] = Term(gaps.approximation_gap, gaps.errors["approximation_gap"])
+        given["amortization gap"] = Term(gaps.amortization_gap, gaps.errors["amortization_gap"])
+    for name, term in given.items():
+        if len(term.per_datum) != n:
             raise ValueError(
-                f"evidence_budget: {what} are of {len(given)} data, x has {n}; give those of the same data."
+                f"evidence_budget: the {name} is of {len(term.per_datum)} data, and x has {n}; give that of the same x."
             )
     means, errors = (torch.zeros(3 + len(ks), n, dtype=torch.float64) for _ in range(2))
     khat = torch.zeros(n, dtype=torch.float64)
@@ -188,8 +207,7 @@ def evidence_budget(
             khat[where] = pareto_k(largest, samples)
     names = ["reconstruction", "rate", "ELBO", *(f"IWAE-{k}" for k in ks)]
     terms = {name: Term(*both) for name, both in zip(names, zip(means, errors, strict=True), strict=True)}
-    if ais is not None:
-        terms["AIS"] = Term(ais.per_datum, ais.standard_errors)
+    terms |= given
     unit = "image" if stream.event_dim > 1 else "datum"
     return EvidenceBudget(terms, khat, samples, stream.pair.normalized, unit)
 

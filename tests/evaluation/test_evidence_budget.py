@@ -21,6 +21,10 @@ class Given:
     per_datum: Tensor
     standard_errors: Tensor
 
+    @property
+    def flagged(self) -> Tensor:
+        return self.per_datum > 1000
+
 
 def test_terms_are_the_closed_ones(make_linear_gaussian):
     case = make_linear_gaussian()
@@ -77,12 +81,18 @@ def test_one_sample_has_no_error_and_says_so(linear_gaussian):
 def test_what_was_given_becomes_rows_of_the_table(linear_gaussian):
     x = linear_gaussian.data(4)
     ais = Given(linear_gaussian.evidence(x), torch.full((4,), 0.01).double())
-    found = evidence_budget(linear_gaussian.model, linear_gaussian.inexact_guide, x, ks=(50,), ais=ais)
+    gaps = pyro_vae.inference_gaps(
+        linear_gaussian.model, linear_gaussian.inexact_guide, x, num_samples=50, evidence_samples=50, max_steps=50
+    )
+    found = evidence_budget(linear_gaussian.model, linear_gaussian.inexact_guide, x, ks=(50,), ais=ais, gaps=gaps)
     assert found["AIS"].mean == pytest.approx(linear_gaussian.evidence(x).mean().item())
     assert found["AIS"].standard_error == pytest.approx(0.005)
+    assert found["amortization gap"].mean == pytest.approx(gaps.mean("amortization_gap"))
+    assert found["approximation gap"].standard_error == pytest.approx(gaps.standard_error("approximation_gap"))
     lines = str(found).splitlines()
     assert [line.split()[0] for line in lines] == [
-        "nats/datum", "reconstruction", "rate", "ELBO", "IWAE-50", "AIS", "k-hat",
+        "nats/datum", "reconstruction", "rate", "ELBO", "IWAE-50", "AIS", "approximation", "amortization",
+        "k-hat",
     ]  # fmt: skip
     assert found.summary()["terms"]["AIS"]["nats"] == found["AIS"].mean
 
@@ -92,8 +102,20 @@ def test_what_makes_no_sense_is_refused(linear_gaussian):
     for ks in ((), (0, 5)):
         with pytest.raises(ValueError, match=r"evidence_budget: ks must hold numbers of samples, each at least 1; got"):
             evidence_budget(*pair, x, ks=ks)
-    with pytest.raises(ValueError, match=r"evidence_budget: ais are of 3 data, x has 4"):
+    with pytest.raises(ValueError, match=r"evidence_budget: the AIS is of 3 data, and x has 4"):
         evidence_budget(*pair, x, ks=(5,), ais=Given(torch.zeros(3), torch.zeros(3)))
+
+
+def test_flagged_data_are_left_out_and_counted(linear_gaussian):
+    x = linear_gaussian.data(4)
+    values = torch.tensor([-1.0, -2.0, -3.0, 1e6]).double()
+    ais = Given(values, torch.full((4,), 0.3).double())
+    found = evidence_budget(linear_gaussian.model, linear_gaussian.inexact_guide, x, ks=(50,), ais=ais)
+    assert found["AIS"].mean == -2.0
+    assert found["AIS"].standard_error == pytest.approx(0.1 * 3**0.5)
+    assert found.summary()["terms"]["AIS"]["num_left_out"] == 1
+    (line,) = (line for line in str(found).splitlines() if line.startswith("AIS"))
+    assert line.endswith("(1 flagged and left out)")
 
 
 def test_the_seed_decides_and_the_callers_generator_is_left_alone(linear_gaussian):

@@ -1,0 +1,44 @@
+"""The figure of budgets: bars that end at -ELBO, whether or not the gap is split."""
+
+import pytest
+import torch
+
+from pyro_vae.budget_plot import best_evidence, evidence_budgets
+from pyro_vae.evaluation.evidence_budget import EvidenceBudget, Term
+
+EXACT = {"reconstruction": -70.0, "rate": 25.0, "ELBO": -95.0, "IWAE-1": -95.0, "IWAE-5000": -91.0}
+
+
+def budget(**more):
+    values = EXACT | {name.replace("_", " "): value for name, value in more.items()}
+    terms = {name: Term(torch.full((3,), value), torch.full((3,), 0.1)) for name, value in values.items()}
+    return EvidenceBudget(terms, torch.zeros(3), 5000, unit="image")
+
+
+def ends(axes):
+    """Where the bars of each row end."""
+    found = {}
+    for patch in axes.patches:
+        found[round(patch.get_y(), 6)] = patch.get_x() + patch.get_width()
+    return list(found.values())
+
+
+def test_both_bars_end_at_minus_the_elbo():
+    runs = {"plain": budget(), "split": budget(AIS=-90.0, amortization_gap=3.0, approximation_gap=1.5)}
+    whole, gaps = evidence_budgets(runs).axes
+    assert ends(whole) == pytest.approx([95.0, 95.0])
+    assert ends(gaps) == pytest.approx([95.0, 95.0])
+    assert [label.get_text() for label in whole.get_yticklabels()] == ["plain", "split"]
+    shown = [text.get_text() for text in gaps.get_legend().get_texts()]
+    assert shown == ["-log p(x), at most", "gap", "approximation gap", "amortization gap"]
+
+
+def test_the_best_bound_stands_for_the_evidence():
+    assert best_evidence(budget()).mean == pytest.approx(-91.0)
+    assert best_evidence(budget(AIS=-90.0)).mean == pytest.approx(-90.0)
+    assert best_evidence(budget(AIS=-92.0)).mean == pytest.approx(-91.0)
+
+
+def test_nothing_to_draw_is_refused():
+    with pytest.raises(ValueError, match="evidence_budgets: no budget to draw"):
+        evidence_budgets({})
