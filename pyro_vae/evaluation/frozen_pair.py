@@ -1,5 +1,6 @@
 """A pair whose parameters stay as they are: draws of its q in flat unconstrained coordinates, for any of the data."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.distributions import Independent, LowRankMultivariateNormal, Multivar
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.fit.batches import check_rows
+from pyro_vae.graph import no_side_effects
 from pyro_vae.joint import Joint
 from pyro_vae.pair import Pair
 from pyro_vae.particles import LogTerms
@@ -57,6 +59,9 @@ class FrozenPair:
             head = self._first_that_is_finite(model, plate)
             if len(self._args) == 1:
                 check_support(model, first.to(self.device), head[0])
+            with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules, self.device):
+                values = self.joint.values(head, self.joint.draw(head, 2))
+        self._ndims = {name: value.ndim for name, value in values.items()}
         self.vectorizes = self._pair.vectorizes and self.joint.vectorizes
 
     def block(self, index: Tensor) -> tuple[Any, ...]:
@@ -75,7 +80,9 @@ class FrozenPair:
         values = {}
         for part in self.joint.parts:
             found = [run.model_trace.nodes[part.name]["value"] for run in runs]
-            values[part.name] = found[0] if self._pair.vectorizes else torch.stack(found)
+            value = found[0] if self._pair.vectorizes else torch.stack(found)
+            # Plates of the guide's own put dims of size 1 between samples and data.
+            values[part.name] = value.flatten(0, value.ndim - self._ndims[part.name])
         u = self.joint.from_values(block, values)
         return [u, log_guide + self.joint.terms(block, u).log_volume]
 
@@ -87,8 +94,14 @@ class FrozenPair:
         """Return "diagonal" or "full_rank" where the guide's ``posterior(x)`` says that q is such a Gaussian."""
         if not isinstance(self._guide, PosteriorGuide):
             return None
+        block = self.block(torch.arange(1))
+        try:
+            inspect.signature(self._guide.posterior).bind(*block)
+        except TypeError:
+            # It wants other arguments than the program.
+            return None
         with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False):
-            q = self._guide.posterior(*self.block(torch.arange(1)))
+            q = self._guide.posterior(*block)
         if tuple(q.event_shape) != (self.joint.dim,):
             return None
         if isinstance(q, MultivariateNormal | LowRankMultivariateNormal):

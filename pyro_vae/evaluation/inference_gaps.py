@@ -58,7 +58,7 @@ class InferenceGaps:
     family: str
     """Of the q*: "diagonal", "full_rank" or "flow"."""
     evidence_source: str
-    """Where log p^ comes from, which is the highest on average over the data."""
+    """Where log p^ comes from: the highest mean over the data, less two Monte Carlo standard errors."""
     num_samples: int
     """Samples of each ELBO."""
     bound: bool = True
@@ -152,7 +152,7 @@ def inference_gaps(
     plate: str | None = None,
     seed: int | None = None,
     progress: bool | None = None,
-    step_samples: int = 16,
+    step_samples: int = 32,
     learning_rate: float = 0.02,
     check_every: int = 50,
     patience: int = 5,
@@ -170,10 +170,12 @@ def inference_gaps(
     :class:`pyro_vae.evaluation.local_posterior.LocalPosteriors`. No look is taken at how the guide is made: it may be
     a flow without an inverse, or draw auxiliary variables (whose slack in the bound then counts as approximation gap).
 
-    All ELBOs are estimated with noise that fitting never saw, and q and q* with the same. log p(x) is replaced by the
-    highest on average, over the data, of IWAE bounds with q and with q* as proposals, and of ``evidence``.
-    All three are lower bounds in expectation: where the true posterior is far from q and q*, the approximation gap
-    is larger than what is found. That q* is as good as its optimizer makes the amortization gap a lower bound, too.
+    All ELBOs are estimated with noise that fitting never saw, and those of q and q* with the same. log p(x) is replaced
+    by the highest of three: the IWAE bounds with q and with q* as proposals, and ``evidence``; of each the mean over
+    the data counts, less two Monte Carlo standard errors. All are lower bounds in expectation: where the true posterior
+    is far from q and q*, the approximation gap is larger than what is found. And q* is as good as its optimizer: what
+    that leaves (on Gaussian posteriors and full-rank maps 0.002 nats in 3 dimensions, 0.02 in 20) is taken from the
+    amortization gap and given to the approximation gap. No standard error knows of it.
 
     Args:
         model: p(x, z), any Pyro program with one vectorized batch plate of the length of x.
@@ -210,6 +212,13 @@ def inference_gaps(
     References:
         C. Cremer, X. Li, D. Duvenaud (2018), *Inference suboptimality in variational autoencoders*, arXiv 1801.03558.
         Y. Burda, R. Grosse, R. Salakhutdinov (2015), *Importance weighted autoencoders*, arXiv 1509.00519.
+
+    >>> from pyro_vae.guides import MeanFieldGuide
+    >>> from pyro_vae.models import LinearGaussian
+    >>> pair = LinearGaussian(4, 2), MeanFieldGuide((4,), 2)
+    >>> gaps = inference_gaps(*pair, torch.randn(7, 4), num_samples=10, evidence_samples=10, max_steps=50)
+    >>> gaps.family, gaps.approximation_gap.shape
+    ('diagonal', torch.Size([7]))
     """
     if family not in ("own", *FAMILIES):
         raise ValueError(f"{WHO}: family must be one of own, {', '.join(FAMILIES)}; got {family!r}.")
@@ -297,7 +306,7 @@ class _Found:
             sources[type(given).__name__] = tuple(t.detach().double().cpu() for t in _of(given))
         fair = elbo.isfinite() & best.isfinite()
         common = fair & torch.stack([values.isfinite() for values, _ in sources.values()]).all(0)
-        source = max(sources, key=lambda name: sources[name][0][common].mean().nan_to_num(-math.inf).item())
+        source = max(sources, key=lambda name: _dependable(*(values[common] for values in sources[name])))
         log_evidence, evidence_error = sources[source]
         fair = fair & log_evidence.isfinite()
         errors = {
@@ -381,6 +390,11 @@ def _at_rest(pair: FrozenPair, seed: int | None) -> Iterator[None]:
         if seed is not None:
             torch.manual_seed(seed)
         yield
+
+
+def _dependable(values: Tensor, errors: Tensor) -> float:
+    """Return the mean less two standard errors: of bounds that are equal but for noise, the better known one wins."""
+    return (values.mean() - 2 * errors.square().sum().sqrt() / len(values)).nan_to_num(-math.inf).item()
 
 
 def _at_least(lowest: int, **options: int) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -126,7 +126,7 @@ class FlowMap(LocalMap):
 
     def start(self, count: int, like: Tensor) -> Tensor:
         """Return random first layers, the same for all data, and zeros, which make it the identity."""
-        pieces = []
+        pieces: list[Tensor] = []
         for size, length in zip(self.sizes[: 4 * self.num_flows], self._lengths, strict=False):
             # The first two pieces of four: weights and biases of the layer that reads A.
             hidden = len(pieces) % 4 < 2
@@ -155,5 +155,5 @@ class FlowMap(LocalMap):
         return e, total + log_det
 
 
-FAMILIES: dict[str, type[LocalMap]] = {"diagonal": DiagonalMap, "full_rank": FullRankMap, "flow": FlowMap}
-"""By the name that a caller gives."""
+FAMILIES: dict[str, Callable[[int], LocalMap]] = {"diagonal": DiagonalMap, "full_rank": FullRankMap, "flow": FlowMap}
+"""By the name that a caller gives: from the dimension to the maps."""

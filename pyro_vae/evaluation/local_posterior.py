@@ -24,7 +24,7 @@ PARAMETERS = 4_000_000
 """Parameters of all data that are fitted at a time; the optimizer and the best so far keep five times as many."""
 
 CHECK_CALLS = 16
-"""Calls' worth of fixed noise that progress is judged on: 16 samples a step make it 256 for each datum."""
+"""Calls' worth of fixed noise that progress is judged on: 32 samples a step make it 512 for each datum."""
 
 SIGNIFICANT = 2.0
 """Standard errors of the paired difference by which the ELBO must rise to count as progress."""

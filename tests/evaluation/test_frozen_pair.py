@@ -85,6 +85,44 @@ def test_a_guide_that_does_not_vectorize_is_run_sample_by_sample(linear_gaussian
     assert "run one by one" in caplog.text
 
 
+def test_a_guide_may_have_plates_that_the_model_has_not(linear_gaussian):
+    """Its auxiliary draws lie in a plate outside that of the data, which moves the samples a dim further."""
+    x = linear_gaussian.data(5)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", linear_gaussian.model.posterior(x))
+            with pyro.plate("more", 3, dim=-2):
+                v = pyro.sample("v", dist.Normal(x.new_tensor(0.0), 1.0), infer={"is_auxiliary": True})
+                pyro.factor("reverse", -dist.Normal(x.new_tensor(0.0), 1.0).log_prob(v), has_rsample=True)
+
+    pair = FrozenPair("test", linear_gaussian.model, guide, x)
+    u, log_q = pair.draw((x,), 4)
+    assert u.shape == (4, 5, 3)
+    assert_close(pair.log_joint((x,), u) - log_q, linear_gaussian.evidence(x).expand(4, 5))
+
+
+def test_a_second_argument_is_cut_with_the_data_and_may_be_unknown_to_the_posterior(linear_gaussian):
+    x, side, program = linear_gaussian.data(5), torch.arange(5).double(), linear_gaussian.model
+
+    class Guide:
+        def __call__(self, x, side):
+            with pyro.plate("data", len(side), dim=-1):
+                pyro.sample("z", self.posterior(x))
+
+        def posterior(self, x):
+            return linear_gaussian.model.posterior(x)
+
+    def model(x, side):
+        assert len(side) == len(x)
+        return program(x)
+
+    pair = FrozenPair("test", model, Guide(), (x, side))
+    assert pair.block(torch.tensor([3, 1]))[1].tolist() == [3, 1]
+    assert pair.gaussian_family() is None
+    assert FrozenPair("test", linear_gaussian.model, linear_gaussian.exact_guide, x).gaussian_family() is None
+
+
 def test_gaussian_guides_are_told_by_their_posterior():
     x = torch.rand(3, 1, 2, 2).round()
     model = VAE((1, 2, 2), 2, (4,))
@@ -118,7 +156,7 @@ def test_a_plate_that_does_not_follow_the_data_is_refused(size):
 
 def test_images_of_another_shape_are_refused_with_the_shape_that_is_wanted():
     model, guide = VAE((1, 2, 2), 2, (4,)), MeanFieldGuide((1, 2, 2), 2, (4,))
-    with pytest.raises(ValueError, match=r"MeanFieldGuide.*\(1, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"x must have shape \(batch, 1, 2, 2\)"):
         FrozenPair("test", model, guide, torch.zeros(3, 1, 3, 3))
 
 

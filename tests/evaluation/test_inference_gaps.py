@@ -51,19 +51,16 @@ def test_the_gaps_of_a_shifted_and_stretched_diagonal_gaussian(linear_gaussian):
     assert_close(gaps.log_evidence - gaps.elbo, gaps.inference_gap)
 
 
-def test_every_gaussian_is_reached_by_full_rank_maps(linear_gaussian):
-    """No approximation gap is left, up to 0.01 nats that the optimizer may leave; all the rest is amortization."""
+def test_no_approximation_gap_is_left_by_full_rank_maps(linear_gaussian):
+    """0 for each datum, but for 0.01 nats that the optimizer may leave; all of the gap is the encoder's."""
     x = linear_gaussian.data(8)
-    gaps = inference_gaps(
-        linear_gaussian.model, linear_gaussian.inexact_guide, x, family="full_rank", num_samples=2000, seed=0
-    )
+    gaps = inference_gaps(linear_gaussian.model, linear_gaussian.inexact_guide, x, family="full_rank", seed=0)
     assert gaps.converged.all()
-    assert gaps.approximation_gap.abs().max() < 0.03
-    assert abs(gaps.mean("approximation_gap")) < 4 * gaps.standard_error("approximation_gap")
-    _, _, inference = closed_gaps(linear_gaussian, x)
-    assert abs(gaps.mean("amortization_gap") - inference.mean()) < 4 * gaps.standard_error("amortization_gap")
-    # q* is the better proposal.
+    assert (gaps.approximation_gap.abs() < 4 * gaps.errors["approximation_gap"]).all()
+    assert gaps.approximation_gap.abs().max() < 0.01
     assert gaps.evidence_source == "IWAE-5000 with q*"
+    assert within(gaps, "log_evidence", linear_gaussian.evidence(x))
+    assert within(gaps, "amortization_gap", closed_gaps(linear_gaussian, x)[2])
 
 
 @pytest.mark.slow
@@ -93,20 +90,19 @@ def test_two_standard_errors_cover_the_truth_as_often_as_they_should(linear_gaus
 
 @pytest.fixture(scope="module")
 def bent():
-    """A posterior like a banana: x sees z_1 and z_2 - z_1^2. Its gaps by family."""
+    """A posterior like a banana, rising to the right: x sees z_2 - (z_1 + 1)^2 / 2. Its gaps by family."""
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-            mean = torch.stack([z[..., 0] - z[..., 1], z[..., 1] - z[..., 0].square()], -1)
-            pyro.sample("x", dist.Normal(mean, x.new_tensor([1.0, 0.3])).to_event(1), obs=x)
+            pyro.sample("x", dist.Normal(z[..., 1] - 0.5 * (z[..., 0] + 1).square(), 0.3), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(x.new_zeros(2), 0.5).to_event(1))
 
     pyro.set_rng_seed(0)
-    x = 0.3 * torch.randn(6, 2).double()
+    x = 0.3 * torch.randn(6).double()
     found = {
         family: inference_gaps(model, guide, x, family=family, num_samples=2000, evidence_samples=3000, seed=0)
         for family in ("diagonal", "full_rank", "flow")
@@ -120,8 +116,7 @@ def quadrature(model, x):
     grid = torch.cartesian_prod(axis, axis)
     found = []
     for row in x:
-        mean = torch.stack([grid[:, 0] - grid[:, 1], grid[:, 1] - grid[:, 0].square()], -1)
-        seen = dist.Normal(mean, torch.tensor([1.0, 0.3]).double()).log_prob(row).sum(-1)
+        seen = dist.Normal(grid[:, 1] - 0.5 * (grid[:, 0] + 1).square(), 0.3).log_prob(row)
         log_joint = dist.Normal(0.0, 1.0).log_prob(grid).sum(-1) + seen
         found.append(log_joint.logsumexp(0) + 2 * (axis[1] - axis[0]).log())
     return torch.stack(found)
@@ -165,7 +160,10 @@ def test_its_own_family_is_that_of_the_guides_posterior():
 
 
 def test_a_positive_latent_under_a_log_normal_guide():
-    """Gamma and Poisson: p(x) is a negative binomial. In log-coordinates the best Gaussian leaves a small gap."""
+    r"""p(rate | x) is Gamma(a, 2), a = x + 2, so that for u = log rate ~ N(m, s^2), in closed form,
+
+    KL = constant - log s - a m + 2 exp(m + s^2 / 2), which is least at s^2 = 1 / a, exp(m + s^2 / 2) = a / 2.
+    """
 
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
@@ -177,17 +175,20 @@ def test_a_positive_latent_under_a_log_normal_guide():
             pyro.sample("rate", dist.LogNormal(x.log1p() - 0.3, 0.5))
 
     x = torch.tensor([0.0, 1, 4, 9]).double()
-    gaps = inference_gaps(model, guide, x, family="diagonal", num_samples=1000, seed=0)
-    # Gamma(2, 1) mixtures of Poisson: 2 failures, probability 1/2.
-    evidence = dist.NegativeBinomial(2.0, torch.tensor(0.5).double()).log_prob(x)
-    assert within(gaps, "log_evidence", evidence)
-    exact = dist.Gamma(x + 2, torch.tensor(2.0).double())
-    q = dist.LogNormal(x.log1p() - 0.3, 0.5)
-    draws = q.sample((200_000,))
-    inference = (q.log_prob(draws) - exact.log_prob(draws)).mean(0)
+    a = x + 2
+
+    def kl(m, s):
+        log_p = a * math.log(2) - a.lgamma() + a * m - 2 * (m + s.square() / 2).exp()
+        return -0.5 * (2 * math.pi * math.e * s.square()).log() - log_p
+
+    approximation = kl((a / 2).log() - 0.5 / a, a.rsqrt())
+    inference = kl(x.log1p() - 0.3, torch.full_like(x, 0.5))
+    gaps = inference_gaps(model, guide, x, family="diagonal", seed=0)
+    # Poisson under Gamma(2, 1): 2 failures, probability 1/2.
+    assert within(gaps, "log_evidence", dist.NegativeBinomial(2.0, torch.tensor(0.5).double()).log_prob(x))
+    assert within(gaps, "approximation_gap", approximation)
+    assert within(gaps, "amortization_gap", inference - approximation)
     assert within(gaps, "inference_gap", inference)
-    assert (gaps.amortization_gap > 0.05).all()
-    assert gaps.mean("approximation_gap") < 0.1
 
 
 @pytest.mark.slow
@@ -341,8 +342,8 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_so(linear_gaussian, capl
 
 
 def test_rows_bound_what_is_run_at_a_time(linear_gaussian, monkeypatch):
-    """Two data of 16 samples each, but for the first run, which learns the sites."""
-    monkeypatch.setattr(local_posterior, "ROWS", 32)
+    """Two data of 32 samples each, but for the first run, which learns the sites."""
+    monkeypatch.setattr(local_posterior, "ROWS", 64)
     x = linear_gaussian.data(5)
     lengths = set()
 

@@ -6,6 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
 from pyro_vae.evaluation import local_posterior
@@ -15,50 +16,59 @@ from pyro_vae.evaluation.local_posterior import Fitted, LocalPosteriors
 
 
 def fit(pair, family="diagonal", **options):
-    defaults = {"step_samples": 16, "learning_rate": 0.02, "check_every": 50, "patience": 5, "max_steps": 5000}
+    defaults = {"step_samples": 32, "learning_rate": 0.02, "check_every": 50, "patience": 5, "max_steps": 5000}
     local_map = FAMILIES[family](pair.joint.dim)
     with torch.no_grad(), pyro.validation_enabled(False):
         fitted = Fitted.together(list(LocalPosteriors(pair, local_map, **defaults | options)))
     return fitted.rows(fitted.index.argsort())
 
 
-def test_a_guide_that_is_exact_already_stops_when_patience_ends_and_stays_what_it_is(linear_gaussian):
-    """All weights are equal there, and no map makes the ELBO larger."""
+def excess(case, x, fitted):
+    """How far a diagonal q* on top of the case's diagonal guide is below the best one's ELBO: exact, in nats.
+
+    The best has the posterior's mean, and the precisions on its precision matrix's diagonal.
+    """
+    exact, start = case.model.posterior(x), case.diagonal(x)
+    shift, log_stretch = fitted.theta.chunk(2, -1)
+    loc = fitted.center + fitted.scale * shift + log_stretch.exp() * (start.mean - fitted.center)
+    variance = (log_stretch.exp() * start.stddev).square()
+    precision = exact.precision_matrix
+    best = 0.5 * (precision.diagonal(dim1=-2, dim2=-1).log().sum(-1) - precision.logdet())
+    return kl_divergence(dist.MultivariateNormal(loc, variance.diag_embed()), exact) - best
+
+
+def test_a_guide_that_is_exact_already_stops_when_patience_ends_and_stays_close(linear_gaussian):
+    """All weights are equal there; on the fixed noise, and only there, some map may be better by a trifle."""
     x = linear_gaussian.data(5)
     pair = FrozenPair("test", linear_gaussian.model, linear_gaussian.exact_guide, x)
     fitted = fit(pair, "full_rank", patience=3, check_every=10)
     assert fitted.index.tolist() == [0, 1, 2, 3, 4]
     assert fitted.steps.tolist() == [30] * 5
     assert fitted.converged.all()
-    assert_close(fitted.theta, torch.zeros_like(fitted.theta), rtol=0, atol=0)
+    assert fitted.theta.abs().max() < 0.1
 
 
-def test_the_mean_and_the_variances_of_the_best_diagonal_gaussian_are_found(linear_gaussian):
-    """Precisions are those of the posterior's diagonal. Within 0.05 standard deviations: an ELBO off by 0.003."""
+def test_the_best_diagonal_gaussian_is_found(linear_gaussian):
+    """To 0.01 nats, from 0.75 below it."""
     x = linear_gaussian.data(6)
     pair = FrozenPair("test", linear_gaussian.model, linear_gaussian.inexact_guide, x)
     fitted = fit(pair)
     assert fitted.converged.all()
-    exact, start = linear_gaussian.model.posterior(x), linear_gaussian.diagonal(x)
-    scale = exact.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt()
-    shift, log_stretch = fitted.theta.chunk(2, -1)
-    # T(u) of q's mean, and its scale.
-    loc = fitted.center + fitted.scale * (shift + log_stretch.exp() * (start.mean - fitted.center) / fitted.scale)
-    assert ((loc - exact.mean) / scale).abs().max() < 0.05
-    assert (start.stddev * log_stretch.exp() / scale).log().abs().max() < 0.05
+    assert excess(linear_gaussian, x, fitted).max() < 0.01
+    start = fitted.rows(torch.arange(6))
+    start.theta = torch.zeros_like(start.theta)
+    assert excess(linear_gaussian, x, start).min() > 0.5
 
 
 def test_data_take_turns_in_few_slots(linear_gaussian, monkeypatch):
     """7 data in 3 slots: each comes out once, and every one of them well."""
-    monkeypatch.setattr(local_posterior, "ROWS", 3 * 16)
+    monkeypatch.setattr(local_posterior, "ROWS", 3 * 32)
     x = linear_gaussian.data(7)
     pair = FrozenPair("test", linear_gaussian.model, linear_gaussian.inexact_guide, x)
     fitted = fit(pair)
     assert fitted.index.tolist() == list(range(7))
     assert fitted.converged.all()
-    exact, start = linear_gaussian.model.posterior(x), linear_gaussian.diagonal(x)
-    stretch = fitted.theta[:, 3:].exp() * start.stddev
-    assert_close(stretch, exact.precision_matrix.diagonal(dim1=-2, dim2=-1).rsqrt(), rtol=0.1, atol=0)
+    assert excess(linear_gaussian, x, fitted).max() < 0.01
 
 
 def test_many_slots_shrink_when_few_are_busy(make_linear_gaussian):
