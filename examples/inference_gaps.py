@@ -71,7 +71,7 @@ def main() -> None:
             rows[f"{name}, {size}"] = gaps.summary()
             print(f"{name:16s} {size:8s}" + "".join(f" {cell(gaps, column):>15s}" for column in COLUMNS), flush=True)
             if not gaps.converged.all():
-                print(f"  {(~gaps.converged).sum()} images not converged", flush=True)
+                print(f"  (q* not converged for {(~gaps.converged).sum()} images)", flush=True)
     (args.out / "table.json").write_text(json.dumps({"data": data.describe(), "pairs": rows}, indent=2) + "\n")
     stacked_bars(rows).savefig(args.out / "gaps.png")
     print(f"\nTable and figure are in {args.out}.")
@@ -125,7 +125,7 @@ def stacked_bars(rows: dict[str, dict]) -> Figure:
         axes.bar(names, heights, bottom=bottom, yerr=errors, capsize=3, color=color, label=gap.replace("_", " "))
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     axes.set_ylabel("log p^(x) - ELBO (nats per image)")
-    axes.set_title("bars: 2 standard errors over images", fontsize=8)
+    axes.set_title("whiskers: 2 standard errors of each gap over images", fontsize=8)
     axes.tick_params(axis="x", labelsize=7)
     axes.legend(frameon=False, fontsize=8)
     return figure

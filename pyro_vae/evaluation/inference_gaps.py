@@ -237,8 +237,8 @@ def inference_gaps(
     with _at_rest(pair, seed):
         local_map = FAMILIES[chosen](pair.joint.dim)
         posteriors = LocalPosteriors(
-            pair, local_map, step_samples=step_samples, learning_rate=learning_rate, check_every=check_every,
-            patience=patience, max_steps=max_steps,
+            pair, local_map, num_samples=num_samples + evidence_samples, step_samples=step_samples,
+            learning_rate=learning_rate, check_every=check_every, patience=patience, max_steps=max_steps,
         )  # fmt: skip
         found = _Found(posteriors, pair.size, num_samples, evidence_samples)
         bar = tqdm(

@@ -125,14 +125,16 @@ class LocalPosteriors:
     Args:
         pair: whose q it starts from.
         local_map: the family.
+        num_samples: how many samples of a datum will be asked of :meth:`weights`; by that and by the limit on steps it
+            is decided whether capturing graphs pays.
         step_samples: samples of a datum in a step.
         learning_rate: Adam's, in standard deviations of q.
         check_every, patience, max_steps: as above.
     """
 
     def __init__(
-        self, pair: FrozenPair, local_map: LocalMap, *, step_samples: int, learning_rate: float, check_every: int,
-        patience: int, max_steps: int,
+        self, pair: FrozenPair, local_map: LocalMap, *, num_samples: int, step_samples: int, learning_rate: float,
+        check_every: int, patience: int, max_steps: int,
     ) -> None:  # fmt: skip
         self._pair, self._map = pair, local_map
         self.step_samples, self._learning_rate = step_samples, learning_rate
@@ -140,7 +142,8 @@ class LocalPosteriors:
         rows = min(ROWS, VALUES // max(1, pair.joint.outputs))
         self.width = max(1, min(pair.size, rows // step_samples, PARAMETERS // local_map.num_parameters))
         """Slots: the data that are fitted at a time."""
-        self._calls = Calls(pair, local_map, step_samples, self.width)
+        times = math.ceil(pair.size / self.width) * (max_steps + num_samples // step_samples)
+        self._calls = Calls(pair, local_map, step_samples, self.width, times)
 
     def weights(self, fitted: Fitted, num_calls: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Draw log-weights under q and q* of ``width`` data from the same noise, ``(step_samples, width)`` each.
@@ -180,7 +183,7 @@ class LocalPosteriors:
                 # Few are left of many: fewer rows a call repay another graph.
                 slots.keep(slots.busy.nonzero().flatten())
                 if len(slots.busy):
-                    calls = Calls(self._pair, self._map, self.step_samples, len(slots.busy))
+                    calls = Calls(self._pair, self._map, self.step_samples, len(slots.busy), self._max_steps)
 
     def _filled(self, calls: "Calls", index: Tensor) -> Slots:
         """Return slots of which all start anew."""
@@ -266,7 +269,7 @@ class LocalPosteriors:
 class Calls:
     """The three functions that the work is made of, each captured as a graph where it can be, for one width."""
 
-    def __init__(self, pair: FrozenPair, local_map: LocalMap, num_samples: int, width: int) -> None:
+    def __init__(self, pair: FrozenPair, local_map: LocalMap, num_samples: int, width: int, times: int) -> None:
         def draw(*block: Any) -> Tensors:
             return pair.draw(block, num_samples)
 
@@ -289,9 +292,8 @@ class Calls:
                 return [*torch.autograd.grad(elbo.sum(), theta)]
 
         def captured(function: Any, *inputs: tuple[Any, ...]) -> TermDraws:
-            return TermDraws(pair.who, function, inputs, pair.modules, "trace", many, pair.vectorizes)
+            return TermDraws(pair.who, function, inputs, pair.modules, "trace", times, pair.vectorizes)
 
-        many = 10**6
         block, other = pair.block(torch.arange(width)), pair.block(unlike(torch.arange(pair.size))[-width:])
         u0, log_q = draw(*block)
         center, scale = torch.zeros_like(u0[0]), torch.ones_like(u0[0])

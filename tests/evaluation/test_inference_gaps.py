@@ -236,7 +236,7 @@ def test_guides_without_inverse_or_density_are_fitted_from_where_they_are(guide)
 
 
 def quick(case, x, **options):
-    few = {"num_samples": 64, "evidence_samples": 64, "max_steps": 100, "family": "diagonal"}
+    few = {"num_samples": 64, "evidence_samples": 64, "max_steps": 40, "check_every": 20, "family": "diagonal"}
     return inference_gaps(case.model, case.inexact_guide, x, **few | options)
 
 
@@ -249,6 +249,13 @@ def test_a_seed_fixes_every_number_and_leaves_the_global_noise_alone(linear_gaus
         assert torch.equal(getattr(one, name), getattr(two, name))
         assert torch.equal(one.errors[name], two.errors[name])
     assert not torch.equal(one.elbo, other.elbo)
+
+
+def test_a_bar_is_shown_where_it_is_asked_for(linear_gaussian, capsys):
+    quick(linear_gaussian, linear_gaussian.data(2), progress=True)
+    assert "inference_gaps: 100%" in capsys.readouterr().err
+    quick(linear_gaussian, linear_gaussian.data(2))
+    assert capsys.readouterr().err == ""
 
 
 def test_modules_come_back_in_the_mode_they_were_in_and_without_gradients():
@@ -280,7 +287,7 @@ def test_the_best_evidence_is_taken_and_named(linear_gaussian):
 
 
 def test_one_line_and_a_summary_for_a_file(linear_gaussian):
-    gaps = quick(linear_gaussian, linear_gaussian.data(3), max_steps=50)
+    gaps = quick(linear_gaussian, linear_gaussian.data(3))
     text, summary = str(gaps), gaps.summary()
     assert "\n" not in text
     for part in ("inference gap ", "= approximation ", "+ amortization ", "nats/datum", "by IWAE-64 with q"):
@@ -334,8 +341,8 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_so(linear_gaussian, capl
 
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
         gaps = inference_gaps(
-            linear_gaussian.model, guide, x, family="diagonal", num_samples=50, evidence_samples=50, max_steps=20,
-            check_every=10, seed=0,
+            linear_gaussian.model, guide, x, family="diagonal", num_samples=50, evidence_samples=50, max_steps=100,
+            check_every=50, seed=0,
         )  # fmt: skip
     assert not gaps.flagged.any()
     assert "inference_gaps: runs without a graph, which is slower" in caplog.text

@@ -16,7 +16,10 @@ from pyro_vae.evaluation.local_posterior import Fitted, LocalPosteriors
 
 
 def fit(pair, family="diagonal", **options):
-    defaults = {"step_samples": 32, "learning_rate": 0.02, "check_every": 50, "patience": 5, "max_steps": 5000}
+    defaults = {
+        "num_samples": 0, "step_samples": 32, "learning_rate": 0.02, "check_every": 50, "patience": 5,
+        "max_steps": 5000,
+    }  # fmt: skip
     local_map = FAMILIES[family](pair.joint.dim)
     with torch.no_grad(), pyro.validation_enabled(False):
         fitted = Fitted.together(list(LocalPosteriors(pair, local_map, **defaults | options)))
@@ -60,13 +63,20 @@ def test_the_best_diagonal_gaussian_is_found(linear_gaussian):
     assert excess(linear_gaussian, x, start).min() > 0.5
 
 
-def test_data_take_turns_in_few_slots(linear_gaussian, monkeypatch):
-    """7 data in 3 slots: each comes out once, and every one of them well."""
-    monkeypatch.setattr(local_posterior, "ROWS", 3 * 32)
-    x = linear_gaussian.data(7)
-    pair = FrozenPair("test", linear_gaussian.model, linear_gaussian.inexact_guide, x)
-    fitted = fit(pair)
-    assert fitted.index.tolist() == list(range(7))
+@pytest.mark.parametrize(("budget", "value"), [("ROWS", 3 * 32), ("PARAMETERS", 3 * 6)])
+def test_data_take_turns_in_few_slots(linear_gaussian, monkeypatch, budget, value):
+    """5 data in 3 slots, for want of rows or of parameters: each comes out once, and every one of them well."""
+    monkeypatch.setattr(local_posterior, budget, value)
+    x = linear_gaussian.data(5)
+    lengths = set()
+
+    def guide(x):
+        lengths.add(len(x))
+        return linear_gaussian.inexact_guide(x)
+
+    fitted = fit(FrozenPair("test", linear_gaussian.model, guide, x))
+    assert lengths == {3, 127}
+    assert fitted.index.tolist() == list(range(5))
     assert fitted.converged.all()
     assert excess(linear_gaussian, x, fitted).max() < 0.01
 
@@ -138,7 +148,14 @@ def test_q_star_has_the_density_that_it_is_given(linear_gaussian, family):
     pair = FrozenPair("test", linear_gaussian.model, linear_gaussian.inexact_guide, x)
     local_map = FAMILIES[family](3)
     posteriors = LocalPosteriors(
-        pair, local_map, step_samples=100, learning_rate=0.02, check_every=50, patience=5, max_steps=50
+        pair,
+        local_map,
+        num_samples=20_000,
+        step_samples=100,
+        learning_rate=0.02,
+        check_every=50,
+        patience=5,
+        max_steps=50,
     )
     zeros, ones = torch.zeros(3, 3).double(), torch.ones(3, 3).double()
     theta = local_map.start(3, zeros)
