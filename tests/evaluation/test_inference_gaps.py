@@ -15,6 +15,7 @@ from pyro_vae.evaluation import inference_gaps, local_posterior, log_likelihood
 from pyro_vae.evaluation.inference_gaps import QUANTITIES
 from pyro_vae.guides import AuxiliaryGuide, InverseAutoregressiveGuide, MeanFieldGuide, PlanarGuide
 from pyro_vae.models import VAE
+from pyro_vae.models.likelihoods import BernoulliLikelihood
 
 
 def closed_gaps(case, x):
@@ -222,6 +223,25 @@ def test_several_sites_and_a_guide_with_an_auxiliary_variable():
 
 
 @pytest.mark.slow
+def test_a_guide_that_does_not_vectorize_is_run_sample_by_sample(linear_gaussian, caplog):
+    x = linear_gaussian.data(3)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", linear_gaussian.diagonal(x))
+            if z.ndim > 2:
+                raise ValueError("two dims, please")
+
+    gaps = inference_gaps(
+        linear_gaussian.model, guide, x, family="diagonal", num_samples=200, evidence_samples=200, step_samples=4,
+        max_steps=20, check_every=10, seed=0,
+    )  # fmt: skip
+    assert "run one by one" in caplog.text
+    assert within(gaps, "inference_gap", closed_gaps(linear_gaussian, x)[2])
+    assert gaps.mean("amortization_gap") > 4 * gaps.standard_error("amortization_gap")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("guide", [AuxiliaryGuide, PlanarGuide])
 def test_guides_without_inverse_or_density_are_fitted_from_where_they_are(guide):
     x = torch.rand(6, 1, 2, 2).round()
@@ -284,6 +304,33 @@ def test_the_best_evidence_is_taken_and_named(linear_gaussian):
     assert quick(linear_gaussian, x, evidence=given(-5.0)).evidence_source.startswith("IWAE-64 with q")
     alone = quick(linear_gaussian, x, evidence=given(-5.0), evidence_samples=0)
     assert alone.evidence_source == "SimpleNamespace"
+
+
+def test_a_datum_without_the_chosen_evidence_is_flagged(linear_gaussian):
+    x = linear_gaussian.data(4)
+    values = linear_gaussian.evidence(x) + 5
+    values[1] = math.nan
+    gaps = quick(linear_gaussian, x, evidence=SimpleNamespace(per_datum=values, standard_errors=torch.zeros(4)))
+    assert gaps.evidence_source == "SimpleNamespace"
+    assert gaps.flagged.tolist() == [False, True, False, False]
+    assert math.isfinite(gaps.mean("inference_gap"))
+
+
+def test_one_datum_has_no_error_over_data(linear_gaussian):
+    gaps = quick(linear_gaussian, linear_gaussian.data(1))
+    assert math.isfinite(gaps.standard_error("inference_gap"))
+    assert math.isnan(gaps.data_standard_error("inference_gap"))
+    assert "1 of 1 datums" in str(gaps)
+
+
+def test_soft_targets_are_called_no_log_likelihood():
+    likelihood = BernoulliLikelihood((1, 2, 2), 2, (4,), soft_targets=True)
+    model, guide = VAE((1, 2, 2), 2, likelihood=likelihood), MeanFieldGuide((1, 2, 2), 2, (4,))
+    few = {"max_steps": 4, "check_every": 2, "num_samples": 4, "evidence_samples": 4}
+    gaps = inference_gaps(model, guide, torch.rand(2, 1, 2, 2), **few)
+    assert not gaps.bound
+    assert str(gaps).startswith("no log-likelihood (soft targets): inference gap ")
+    assert "nats/image" in str(gaps)
 
 
 def test_one_line_and_a_summary_for_a_file(linear_gaussian):
