@@ -13,8 +13,6 @@ class LocalMap(ABC):
 
     Args:
         dim: d, size of e.
-
-    Attributes:
         sizes: shapes of the pieces that a row of parameters is cut into.
     """
 
