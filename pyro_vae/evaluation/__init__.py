@@ -8,6 +8,7 @@ from pyro_vae.evaluation.elbo import ElboTerms, elbo_terms
 from pyro_vae.evaluation.evidence_budget import EvidenceBudget, evidence_budget
 from pyro_vae.evaluation.guide_error import GuideError, guide_error
 from pyro_vae.evaluation.inference_data import to_inference_data
+from pyro_vae.evaluation.inference_gaps import InferenceGaps, inference_gaps
 from pyro_vae.evaluation.latent_statistics import LatentStatistics, latent_statistics
 from pyro_vae.evaluation.linear_probe import LinearProbe, linear_probe
 from pyro_vae.evaluation.log_likelihood import LogLikelihood, log_likelihood
@@ -26,6 +27,7 @@ __all__ = [
     "ElboTerms",
     "EvidenceBudget",
     "GuideError",
+    "InferenceGaps",
     "LatentStatistics",
     "LinearProbe",
     "LogLikelihood",
@@ -39,6 +41,7 @@ __all__ = [
     "elbo_terms",
     "evidence_budget",
     "guide_error",
+    "inference_gaps",
     "latent_statistics",
     "linear_probe",
     "log_likelihood",

@@ -1,0 +1,133 @@
+"""A pair whose parameters stay as they are: draws of its q in flat unconstrained coordinates, for any of the data."""
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
+
+from pyro_vae.errors import NonFiniteError
+from pyro_vae.fit.batches import check_rows
+from pyro_vae.graph import no_side_effects
+from pyro_vae.joint import Joint
+from pyro_vae.pair import Pair
+from pyro_vae.particles import LogTerms
+from pyro_vae.programs import as_args, in_mode, modules_of
+from pyro_vae.protocols import PosteriorGuide, Program
+from pyro_vae.support import check_support
+
+HEAD = 127
+"""Data that the programs are first run on, to learn their sites; those of a smaller set are repeated."""
+
+TRIES = 16
+"""Data that are tried one by one where the guide is not finite on one of the first."""
+
+
+class FrozenPair:
+    r"""Draws u ~ q(u | x_n) and log q(u | x_n), where u is what :class:`pyro_vae.joint.Joint` calls by that name.
+
+    .. math:: \log q(u | x) = \log q(z(u) | x) + \log |\det \partial z / \partial u|
+
+    Args:
+        who: the caller, for messages.
+        model: p(x, z).
+        guide: q(z | x); what it draws beside the model's latent sites is in its density, as in a log-weight.
+        x: data ``(N, ...)``, or a tuple of all arguments, of which tensors of length N are cut along their first dim.
+        plate: the batch plate's name, needed only where several would do.
+
+    Raises:
+        ValueError: x is no tensor, empty or not finite; a latent site is discrete; or the batch plate does not follow
+            the number of data that the programs are given.
+        PairError: model and guide do not fit each other, or have no batch plate.
+        SupportError: x lies outside the likelihood's support.
+        NonFiniteError: the guide's parameters are not finite for any of the data that were tried.
+    """
+
+    def __init__(self, who: str, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
+        self.who, self._guide, self._args = who, guide, as_args(x)
+        first = self._args[0]
+        if not isinstance(first, Tensor) or first.ndim == 0:
+            raise ValueError(f"{who}: x must be a tensor, or a tuple that starts with one; got {type(first)}.")
+        check_rows(f"{who}: x", first)
+        self.modules = modules_of(model, guide)
+        self.device = next((p.device for module in self.modules for p in module.parameters()), first.device)
+        self.size, self.event_dim = len(first), first.ndim - 1
+        with in_mode(self.modules, training=False):
+            head = self._first_that_is_finite(model, plate)
+            if len(self._args) == 1:
+                check_support(model, first.to(self.device), head[0])
+            with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules, self.device):
+                values = self.joint.values(head, self.joint.draw(head, 2))
+        self._ndims = {name: value.ndim for name, value in values.items()}
+        self.vectorizes = self._pair.vectorizes and self.joint.vectorizes
+
+    def block(self, index: Tensor) -> tuple[Any, ...]:
+        """Return the arguments for some of the data."""
+        return tuple(
+            arg[index.to(arg.device)].to(self.device)
+            if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size
+            else arg
+            for arg in self._args
+        )
+
+    def draw(self, block: tuple[Any, ...], num_samples: int) -> list[Tensor]:
+        """Draw u ``(num_samples, batch, dim)``, and return it with log q(u | x) ``(num_samples, batch)``."""
+        runs = self._pair.run(block, num_samples)
+        log_guide = LogTerms.together([run.terms() for run in runs]).log_guide
+        values = {}
+        for part in self.joint.parts:
+            found = [run.model_trace.nodes[part.name]["value"] for run in runs]
+            value = found[0] if self._pair.vectorizes else torch.stack(found)
+            # Plates of the guide's own put dims of size 1 between samples and data.
+            values[part.name] = value.flatten(0, value.ndim - self._ndims[part.name])
+        u = self.joint.from_values(block, values)
+        return [u, log_guide + self.joint.terms(block, u).log_volume]
+
+    def log_joint(self, block: tuple[Any, ...], u: Tensor) -> Tensor:
+        """Return log p(x, u), ``(num_samples, batch)``."""
+        return self.joint.terms(block, u).log_joint
+
+    def gaussian_family(self) -> str | None:
+        """Return "diagonal" or "full_rank" where the guide's ``posterior(x)`` says that q is such a Gaussian."""
+        if not isinstance(self._guide, PosteriorGuide):
+            return None
+        block = self.block(torch.arange(1))
+        try:
+            inspect.signature(self._guide.posterior).bind(*block)
+        except TypeError:
+            # It wants other arguments than the program.
+            return None
+        with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False):
+            q = self._guide.posterior(*block)
+        if tuple(q.event_shape) != (self.joint.dim,):
+            return None
+        if isinstance(q, MultivariateNormal | LowRankMultivariateNormal):
+            return "full_rank"
+        return "diagonal" if isinstance(q, Independent) and isinstance(q.base_dist, Normal) else None
+
+    def _first_that_is_finite(self, model: Program, plate: str | None) -> tuple[Any, ...]:
+        for index in self._heads():
+            head = self.block(index)
+            try:
+                self.joint = Joint(self.who, model, head, plate)
+                self._pair = Pair(model, self._guide, head, plate)
+            except NonFiniteError as error:
+                refused = error
+                continue
+            if self._pair.plate.size != len(index):
+                raise ValueError(
+                    f"{self.who}: plate {self._pair.plate.name!r} has {self._pair.plate.size} rows where x has "
+                    f"{len(index)}. Give the plate the length of x, as pyro.plate('data', len(x))."
+                )
+            return head
+        raise refused
+
+    def _heads(self) -> Iterator[Tensor]:
+        """Give some of the data, never as many as there are: a plate of a fixed size would look like one of x's."""
+        count = HEAD if self.size != HEAD else HEAD + 1
+        yield torch.arange(count) % self.size
+        for datum in range(min(self.size, TRIES)):
+            yield torch.full((count,), datum)

@@ -1,0 +1,453 @@
+"""The gaps against closed forms, on a bent posterior, for programs of several kinds; refusals and flags."""
+
+import logging
+import math
+from types import SimpleNamespace
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from torch.distributions import kl_divergence
+from torch.testing import assert_close
+
+from pyro_vae.evaluation import inference_gaps, local_posterior, log_likelihood
+from pyro_vae.evaluation.inference_gaps import QUANTITIES
+from pyro_vae.guides import AuxiliaryGuide, InverseAutoregressiveGuide, MeanFieldGuide, PlanarGuide
+from pyro_vae.models import VAE
+from pyro_vae.models.likelihoods import BernoulliLikelihood
+from pyro_vae.parts import make_pair, part_names
+
+
+def closed_gaps(case, x):
+    """The gaps of the inexact guide: the best diagonal Gaussian has the precisions of the posterior's diagonal."""
+    exact, q = case.model.posterior(x), case.diagonal(x)
+    precision = exact.precision_matrix
+    approximation = 0.5 * (precision.diagonal(dim1=-2, dim2=-1).log().sum(-1) - precision.logdet())
+    inference = kl_divergence(dist.MultivariateNormal(q.mean, q.variance.diag_embed()), exact)
+    return approximation, inference - approximation, inference
+
+
+def within(gaps, name, truth, k=4.0):
+    """Whether the mean is within k Monte Carlo standard errors of the truth's."""
+    return abs(gaps.mean(name) - truth.mean().item()) < k * gaps.standard_error(name)
+
+
+# ---------------------------------------------------------------- closed forms
+
+
+def test_the_gaps_of_a_shifted_and_stretched_diagonal_gaussian(linear_gaussian):
+    x = linear_gaussian.data(8)
+    gaps = inference_gaps(
+        linear_gaussian.model, linear_gaussian.inexact_guide, x, family="diagonal", num_samples=2000, seed=0
+    )
+    assert gaps.converged.all()
+    assert not gaps.flagged.any()
+    truth = closed_gaps(linear_gaussian, x)
+    assert truth[0].min() > 0.1
+    for name, value in zip(("approximation_gap", "amortization_gap", "inference_gap"), truth, strict=True):
+        assert within(gaps, name, value), name
+        assert gaps.errors[name].shape == (8,)
+    assert within(gaps, "log_evidence", linear_gaussian.evidence(x))
+    assert_close(gaps.approximation_gap + gaps.amortization_gap, gaps.inference_gap)
+    assert_close(gaps.log_evidence - gaps.elbo, gaps.inference_gap)
+
+
+def test_no_approximation_gap_is_left_by_full_rank_maps(linear_gaussian):
+    """0 for each datum, but for 0.01 nats that the optimizer may leave; all of the gap is the encoder's."""
+    x = linear_gaussian.data(8)
+    gaps = inference_gaps(linear_gaussian.model, linear_gaussian.inexact_guide, x, family="full_rank", seed=0)
+    assert gaps.converged.all()
+    assert (gaps.approximation_gap.abs() < 4 * gaps.errors["approximation_gap"]).all()
+    assert gaps.approximation_gap.abs().max() < 0.01
+    assert gaps.evidence_source == "IWAE-5000 with q*"
+    assert within(gaps, "log_evidence", linear_gaussian.evidence(x))
+    assert within(gaps, "amortization_gap", closed_gaps(linear_gaussian, x)[2])
+
+
+@pytest.mark.slow
+def test_two_standard_errors_cover_the_truth_as_often_as_they_should(linear_gaussian):
+    """200 copies of a datum are 200 repetitions; 90 to 99 %: a binomial of 0.9545 has a standard error of 1.5 %."""
+    x = linear_gaussian.data(1)
+    gaps = inference_gaps(
+        linear_gaussian.model, linear_gaussian.inexact_guide, x.expand(200, -1), family="diagonal", num_samples=200,
+        evidence_samples=1000, seed=0,
+    )  # fmt: skip
+    assert gaps.converged.double().mean() > 0.98
+    truth = dict(
+        zip(("approximation_gap", "amortization_gap", "inference_gap"), closed_gaps(linear_gaussian, x), strict=True)
+    )
+    truth["log_evidence"] = linear_gaussian.evidence(x)
+    truth["elbo"] = truth["log_evidence"] - truth["inference_gap"]
+    truth["best_elbo"] = truth["log_evidence"] - truth["approximation_gap"]
+    for name in QUANTITIES:
+        covered = (getattr(gaps, name) - truth[name]).abs() < 2 * gaps.errors[name]
+        assert 0.90 <= covered.double().mean() <= 0.99, name
+        # And the mean over data is that of 200 independent estimates.
+        assert within(gaps, name, truth[name]), name
+
+
+# ---------------------------------------------------------------- families
+
+
+@pytest.fixture(scope="module")
+def bent():
+    """A posterior like a banana, rising to the right: x sees z_2 - (z_1 + 1)^2 / 2. Its gaps by family."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z[..., 1] - 0.5 * (z[..., 0] + 1).square(), 0.3), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x.new_zeros(2), 0.5).to_event(1))
+
+    pyro.set_rng_seed(0)
+    x = 0.3 * torch.randn(6).double()
+    found = {
+        family: inference_gaps(model, guide, x, family=family, num_samples=2000, evidence_samples=3000, seed=0)
+        for family in ("diagonal", "full_rank", "flow")
+    }
+    return model, x, found
+
+
+def quadrature(model, x):
+    """The log-evidence on a grid over the plane."""
+    axis = torch.linspace(-6, 6, 801).double()
+    grid = torch.cartesian_prod(axis, axis)
+    found = []
+    for row in x:
+        seen = dist.Normal(grid[:, 1] - 0.5 * (grid[:, 0] + 1).square(), 0.3).log_prob(row)
+        log_joint = dist.Normal(0.0, 1.0).log_prob(grid).sum(-1) + seen
+        found.append(log_joint.logsumexp(0) + 2 * (axis[1] - axis[0]).log())
+    return torch.stack(found)
+
+
+@pytest.mark.slow
+def test_a_bent_posterior_is_closer_to_a_flow_than_to_a_gaussian_than_to_a_diagonal_one(bent):
+    """By 4 paired standard errors over the data; of the flow's gap little is left."""
+    _, _, found = bent
+    assert all(gaps.converged.all() for gaps in found.values())
+
+    def above(worse, better):
+        difference = found[better].best_elbo - found[worse].best_elbo
+        errors = torch.hypot(found[better].errors["best_elbo"], found[worse].errors["best_elbo"])
+        return difference.mean() > 4 * errors.square().sum().sqrt() / len(errors)
+
+    assert above("full_rank", "flow")
+    assert above("diagonal", "full_rank")
+    flow, gaussian = (found[family].mean("approximation_gap") for family in ("flow", "full_rank"))
+    assert flow < 0.35 * gaussian
+
+
+@pytest.mark.slow
+def test_the_evidence_of_a_bent_posterior_is_the_integral(bent):
+    model, x, found = bent
+    truth = quadrature(model, x)
+    for family in ("full_rank", "flow"):
+        assert within(found[family], "log_evidence", truth), family
+    assert found["flow"].errors["log_evidence"].mean() < found["diagonal"].errors["log_evidence"].mean()
+
+
+def test_its_own_family_is_that_of_the_guides_posterior():
+    x = torch.rand(3, 1, 2, 2).round()
+    model = VAE((1, 2, 2), 2, (4,))
+    few = {"max_steps": 4, "check_every": 2, "num_samples": 4, "evidence_samples": 4}
+    for guide, family in ((MeanFieldGuide, "diagonal"), (InverseAutoregressiveGuide, "flow"), (PlanarGuide, "flow")):
+        assert inference_gaps(model, guide((1, 2, 2), 2, (4,)), x, **few).family == family
+
+
+# ---------------------------------------------------------------- programs
+
+
+def test_a_positive_latent_under_a_log_normal_guide():
+    r"""p(rate | x) is Gamma(a, 2), a = x + 2, so that for u = log rate ~ N(m, s^2), in closed form,
+
+    KL = constant - log s - a m + 2 exp(m + s^2 / 2), which is least at s^2 = 1 / a, exp(m + s^2 / 2) = a / 2.
+    """
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            rate = pyro.sample("rate", dist.Gamma(x.new_tensor(2.0), 1.0))
+            pyro.sample("x", dist.Poisson(rate), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("rate", dist.LogNormal(x.log1p() - 0.3, 0.5))
+
+    x = torch.tensor([0.0, 1, 4, 9]).double()
+    a = x + 2
+
+    def kl(m, s):
+        log_p = a * math.log(2) - a.lgamma() + a * m - 2 * (m + s.square() / 2).exp()
+        return -0.5 * (2 * math.pi * math.e * s.square()).log() - log_p
+
+    approximation = kl((a / 2).log() - 0.5 / a, a.rsqrt())
+    inference = kl(x.log1p() - 0.3, torch.full_like(x, 0.5))
+    gaps = inference_gaps(model, guide, x, family="diagonal", seed=0)
+    # Poisson under Gamma(2, 1): 2 failures, probability 1/2.
+    assert within(gaps, "log_evidence", dist.NegativeBinomial(2.0, torch.tensor(0.5).double()).log_prob(x))
+    assert within(gaps, "approximation_gap", approximation)
+    assert within(gaps, "amortization_gap", inference - approximation)
+    assert within(gaps, "inference_gap", inference)
+
+
+@pytest.mark.slow
+def test_several_sites_and_a_guide_with_an_auxiliary_variable():
+    """A full-rank map mixes sites. L[q*] is above L[q], and the gaps add up, for a flow on both."""
+    x = (torch.rand(5, 6) > 0.5).double()
+    weights = torch.randn(2, 6).double()
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            a = pyro.sample("a", dist.Normal(x.new_tensor(0.0), 1.0))
+            b = pyro.sample("b", dist.Gamma(x.new_tensor(2.0), 1.0))
+            logits = torch.stack([a, b], -1) @ weights
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            v = pyro.sample("v", dist.Normal(x.new_tensor(0.0), 1.0), infer={"is_auxiliary": True})
+            a = pyro.sample("a", dist.Normal(0.5 * v, 0.8))
+            pyro.sample("b", dist.LogNormal(x[:, 0], 1.0))
+            # The exact reverse model: a linear Gaussian's.
+            pyro.factor("reverse", -dist.Normal(a * 0.5 / 0.89, math.sqrt(0.64 / 0.89)).log_prob(v), has_rsample=True)
+
+    gaps = inference_gaps(model, guide, x, family="full_rank", num_samples=1000, seed=0)
+    assert not gaps.flagged.any()
+    assert (gaps.amortization_gap > -4 * gaps.errors["amortization_gap"]).all()
+    assert gaps.mean("amortization_gap") > 4 * gaps.standard_error("amortization_gap")
+    reference = log_likelihood(model, guide, x, 20_000, seed=1)
+    error = math.hypot(gaps.standard_error("log_evidence"), reference.standard_error)
+    assert abs(gaps.mean("log_evidence") - reference.mean) < 4 * error
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", part_names("guide"))
+def test_every_guide_of_the_library_can_be_asked_and_is_captured(name, caplog):
+    """A q* is not worse than q, but for noise, and the parts add up."""
+    x = torch.rand(3, 1, 2, 2).round()
+    model, guide = make_pair((1, 2, 2), 2, (4,), guide=name, data=lambda: x)
+    gaps = inference_gaps(model, guide, x, num_samples=200, evidence_samples=200, max_steps=100, seed=0)
+    assert caplog.text == ""
+    assert not gaps.flagged.any()
+    assert (gaps.amortization_gap > -4 * gaps.errors["amortization_gap"] - 1e-5).all()
+    assert_close(gaps.approximation_gap + gaps.amortization_gap, gaps.inference_gap)
+
+
+@pytest.mark.slow
+def test_a_guide_that_does_not_vectorize_is_run_sample_by_sample(linear_gaussian, caplog):
+    x = linear_gaussian.data(3)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", linear_gaussian.diagonal(x))
+            if z.ndim > 2:
+                raise ValueError("two dims, please")
+
+    gaps = inference_gaps(
+        linear_gaussian.model, guide, x, family="diagonal", num_samples=200, evidence_samples=200, step_samples=4,
+        max_steps=20, check_every=10, seed=0,
+    )  # fmt: skip
+    assert "run one by one" in caplog.text
+    assert within(gaps, "inference_gap", closed_gaps(linear_gaussian, x)[2])
+    assert gaps.mean("amortization_gap") > 4 * gaps.standard_error("amortization_gap")
+
+
+@pytest.mark.slow
+def test_a_guide_without_a_density_of_z_is_fitted_from_where_it_is():
+    x = torch.rand(6, 1, 2, 2).round()
+    model, guide = VAE((1, 2, 2), 2, (8,)), AuxiliaryGuide((1, 2, 2), 2, (8,))
+    gaps = inference_gaps(model, guide, x, num_samples=500, max_steps=400, seed=0)
+    assert gaps.family == "flow"
+    assert (gaps.amortization_gap > -4 * gaps.errors["amortization_gap"]).all()
+    assert gaps.mean("amortization_gap") > 4 * gaps.standard_error("amortization_gap")
+
+
+# ---------------------------------------------------------------- what it promises
+
+
+def quick(case, x, **options):
+    few = {"num_samples": 64, "evidence_samples": 64, "max_steps": 40, "check_every": 20, "family": "diagonal"}
+    return inference_gaps(case.model, case.inexact_guide, x, **few | options)
+
+
+def test_a_seed_fixes_every_number_and_leaves_the_global_noise_alone(linear_gaussian):
+    x = linear_gaussian.data(3)
+    before = torch.get_rng_state()
+    one, two, other = (quick(linear_gaussian, x, seed=seed) for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    for name in QUANTITIES:
+        assert torch.equal(getattr(one, name), getattr(two, name))
+        assert torch.equal(one.errors[name], two.errors[name])
+    assert not torch.equal(one.elbo, other.elbo)
+
+
+def test_a_bar_is_shown_where_it_is_asked_for(linear_gaussian, capsys):
+    quick(linear_gaussian, linear_gaussian.data(2), progress=True)
+    assert "inference_gaps: 100%" in capsys.readouterr().err
+    quick(linear_gaussian, linear_gaussian.data(2))
+    assert capsys.readouterr().err == ""
+
+
+def test_modules_come_back_in_the_mode_they_were_in_and_without_gradients():
+    model, guide = VAE((1, 2, 2), 2, (4,)), MeanFieldGuide((1, 2, 2), 2, (4,))
+    model.train()
+    guide.eval()
+    before = [p.clone() for p in model.parameters()]
+    inference_gaps(model, guide, torch.zeros(2, 1, 2, 2), num_samples=4, evidence_samples=4, max_steps=2, check_every=2)
+    assert model.training
+    assert not guide.training
+    assert all(p.grad is None for p in [*model.parameters(), *guide.parameters()])
+    assert all(torch.equal(p, q) for p, q in zip(before, model.parameters(), strict=True))
+
+
+def test_the_best_evidence_is_taken_and_named(linear_gaussian):
+    x = linear_gaussian.data(4)
+
+    def given(shift):
+        evidence = linear_gaussian.evidence(x) + shift
+        return SimpleNamespace(per_datum=evidence, standard_errors=torch.full((4,), 0.25).double())
+
+    better = quick(linear_gaussian, x, evidence=given(5.0))
+    assert better.evidence_source == "SimpleNamespace"
+    assert_close(better.log_evidence, linear_gaussian.evidence(x) + 5)
+    assert_close(better.errors["inference_gap"], torch.hypot(better.errors["elbo"], torch.full((4,), 0.25).double()))
+    assert quick(linear_gaussian, x, evidence=given(-5.0)).evidence_source.startswith("IWAE-64 with q")
+    alone = quick(linear_gaussian, x, evidence=given(-5.0), evidence_samples=0)
+    assert alone.evidence_source == "SimpleNamespace"
+
+
+def test_a_datum_without_the_chosen_evidence_is_flagged(linear_gaussian):
+    x = linear_gaussian.data(4)
+    values = linear_gaussian.evidence(x) + 5
+    values[1] = math.nan
+    gaps = quick(linear_gaussian, x, evidence=SimpleNamespace(per_datum=values, standard_errors=torch.zeros(4)))
+    assert gaps.evidence_source == "SimpleNamespace"
+    assert gaps.flagged.tolist() == [False, True, False, False]
+    assert math.isfinite(gaps.mean("inference_gap"))
+
+
+def test_one_datum_has_no_error_over_data(linear_gaussian):
+    gaps = quick(linear_gaussian, linear_gaussian.data(1))
+    assert math.isfinite(gaps.standard_error("inference_gap"))
+    assert math.isnan(gaps.data_standard_error("inference_gap"))
+    assert "1 of 1 datums" in str(gaps)
+
+
+def test_soft_targets_are_called_no_log_likelihood():
+    likelihood = BernoulliLikelihood((1, 2, 2), 2, (4,), soft_targets=True)
+    model, guide = VAE((1, 2, 2), 2, likelihood=likelihood), MeanFieldGuide((1, 2, 2), 2, (4,))
+    few = {"max_steps": 4, "check_every": 2, "num_samples": 4, "evidence_samples": 4}
+    gaps = inference_gaps(model, guide, torch.rand(2, 1, 2, 2), **few)
+    assert not gaps.bound
+    assert str(gaps).startswith("no log-likelihood (soft targets): inference gap ")
+    assert "nats/image" in str(gaps)
+
+
+def test_one_line_and_a_summary_for_a_file(linear_gaussian):
+    gaps = quick(linear_gaussian, linear_gaussian.data(3))
+    text, summary = str(gaps), gaps.summary()
+    assert "\n" not in text
+    for part in ("inference gap ", "= approximation ", "+ amortization ", "nats/datum", "by IWAE-64 with q"):
+        assert part in text
+    assert "not converged for 3 of 3 datums" in text
+    assert f"inference gap {summary['inference_gap_nats']:.2f} (s.e." in text
+    assert summary["num_not_converged"] == 3
+    assert summary["num_data"] == 3
+    total = summary["approximation_gap_nats"] + summary["amortization_gap_nats"]
+    assert summary["inference_gap_nats"] == pytest.approx(total)
+    assert all(isinstance(value, str | int | float | bool) for value in summary.values())
+    with pytest.raises(ValueError, match="no quantity 'gap', only elbo, best_elbo"):
+        gaps.mean("gap")
+
+
+def test_a_datum_that_is_not_finite_is_flagged_and_the_rest_survives(linear_gaussian):
+    x = linear_gaussian.data(4)
+    x[2] = 77.0
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            q = linear_gaussian.diagonal(x)
+            bad = (x[:, :1] == 77.0).expand(-1, 3)
+            pyro.sample("z", dist.Normal(torch.where(bad, math.nan, q.mean), q.stddev).to_event(1))
+
+    gaps = inference_gaps(
+        linear_gaussian.model, guide, x, family="diagonal", num_samples=500, evidence_samples=500, seed=0
+    )
+    assert gaps.flagged.tolist() == [False, False, True, False]
+    assert gaps.converged.tolist() == [True, True, False, True]
+    for name in QUANTITIES:
+        assert getattr(gaps, name).isnan().tolist() == gaps.errors[name].isnan().tolist() == gaps.flagged.tolist()
+    fair = ~gaps.flagged
+    assert gaps.mean("elbo") == pytest.approx(gaps.elbo[fair].mean().item())
+    truth = closed_gaps(linear_gaussian, x[fair])
+    assert within(gaps, "approximation_gap", truth[0])
+    assert within(gaps, "amortization_gap", truth[1])
+    assert "not converged for 0 of 4 datums; 1 not finite and left out of every mean" in str(gaps)
+    assert gaps.summary()["num_flagged"] == 1
+
+
+def test_what_cannot_be_captured_runs_as_it_is_and_says_so(linear_gaussian, caplog):
+    x, scale = linear_gaussian.data(3), 2.0
+
+    def guide(x):
+        # A Python number out of the data: recording would freeze it.
+        mean = x.mean().item()
+        with pyro.plate("data", len(x), dim=-1):
+            q = linear_gaussian.diagonal(x)
+            pyro.sample("z", dist.Normal(q.mean + 0 * mean, scale * q.stddev).to_event(1))
+
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"):
+        gaps = inference_gaps(
+            linear_gaussian.model, guide, x, family="diagonal", num_samples=50, evidence_samples=50, max_steps=100,
+            check_every=50, seed=0,
+        )  # fmt: skip
+    assert not gaps.flagged.any()
+    assert "inference_gaps: runs without a graph, which is slower" in caplog.text
+
+
+def test_rows_bound_what_is_run_at_a_time(linear_gaussian, monkeypatch):
+    """Two data of 32 samples each, but for the first run, which learns the sites."""
+    monkeypatch.setattr(local_posterior, "ROWS", 64)
+    x = linear_gaussian.data(5)
+    lengths = set()
+
+    def guide(x):
+        lengths.add(len(x))
+        return linear_gaussian.inexact_guide(x)
+
+    gaps = inference_gaps(linear_gaussian.model, guide, x, family="diagonal", num_samples=400, evidence_samples=400)
+    assert not gaps.flagged.any()
+    assert within(gaps, "inference_gap", closed_gaps(linear_gaussian, x)[2])
+    assert lengths == {2, 127}
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"family": "banana"}, "family must be one of own, diagonal, full_rank, flow; got 'banana'"),
+        ({"num_samples": 1}, "num_samples must be at least 2; got 1"),
+        ({"evidence_samples": 0}, "evidence_samples must be at least 2, or 0 where `evidence` is given; got 0"),
+        ({"evidence_samples": 1}, "evidence_samples must be at least 2"),
+        ({"step_samples": 0}, "step_samples must be at least 1; got 0"),
+        ({"max_steps": 0}, "max_steps must be at least 1; got 0"),
+        ({"patience": 0}, "patience must be at least 1; got 0"),
+        ({"check_every": 1}, "check_every must be at least 2; got 1"),
+        ({"learning_rate": 0.0}, r"learning_rate must be positive; got 0\.0"),
+        ({"evidence": 3.0}, r"evidence must have tensors `per_datum` and `standard_errors` of shape \(3,\)"),
+    ],
+)
+def test_options_out_of_range_are_refused(linear_gaussian, options, message):
+    with pytest.raises(ValueError, match=f"inference_gaps: {message}"):
+        inference_gaps(linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(3), **options)
+
+
+def test_evidence_of_other_data_is_refused(linear_gaussian):
+    other = log_likelihood(linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(4), 10)
+    with pytest.raises(ValueError, match=r"of shape \(3,\), one for each datum of x; got \(4,\) and \(4,\) from LogL"):
+        inference_gaps(linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(3), evidence=other)
