@@ -3,7 +3,6 @@
 import math
 
 import numpy as np
-from scipy.stats import binom, poisson
 
 ROUNDING = 1e-9
 """Relative; tail probabilities that differ by less are the same."""
@@ -33,6 +32,8 @@ def uniformity_p_value(ranks: np.ndarray, num_ranks: int) -> float:
     >>> uniformity_p_value(np.arange(100) % 10, 10)
     1.0
     """
+    from scipy.stats import binom
+
     n = len(ranks)
     below = np.searchsorted(np.sort(ranks), np.arange(1, num_ranks), side="left")
     cdf = np.arange(1, num_ranks) / num_ranks
@@ -85,6 +86,8 @@ def holm(p_values: np.ndarray) -> np.ndarray:
 
 def _limits(n: int, num_ranks: int, tail: float) -> tuple[np.ndarray, np.ndarray]:
     """Return the smallest and largest counts at which both tails have probability ``tail`` at least."""
+    from scipy.stats import binom
+
     cdf = np.arange(1, num_ranks) / num_ranks
     lower, missing = (np.asarray(binom.ppf(tail, n, share)).astype(int) for share in (cdf, 1 - cdf))
     return lower, n - missing
@@ -96,6 +99,8 @@ def _probability_inside(n: int, num_ranks: int, tail: float) -> float:
     The counts of single ranks are those of independent Poisson variables, given that their sum is n: one is added
     after another.
     """
+    from scipy.stats import poisson
+
     lower, upper = _limits(n, num_ranks, tail)
     if (lower > upper).any():
         return 0.0
