@@ -24,8 +24,8 @@ LONG = 10
 GRID = 1.25
 """The factor from one fixed K to the next; between two of them the error is a power of K."""
 
-CHUNK = 500
-"""Samples drawn at a time on the fixed side."""
+ROWS = 5000
+"""Decoder rows a call on the fixed side."""
 
 Pair = tuple[Any, Any]
 
@@ -48,7 +48,7 @@ def fixed(pair: Pair, x: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
     total, drawn, found = torch.full((len(x),), -math.inf, dtype=torch.float64), 0, []
     for size in sizes:
         while drawn < size:
-            count = min(CHUNK, size - drawn)
+            count = min(max(1, ROWS // len(x)), size - drawn)
             with torch.no_grad():
                 weights = pyro_vae.log_weights(*pair, x, count).double()
             total, drawn = torch.logaddexp(total, weights.logsumexp(0)), drawn + count
@@ -133,9 +133,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.json:
         print(json.dumps({name: round(value, 5) for name, value in found.items()}))
         return
-    print(
-        f"{args.images} test images, {args.guide}, z of {args.latent_dim} dims, budget {args.budget}, {args.repeats} runs"
-    )
+    print(f"{args.images} test images, {args.guide}, z of {args.latent_dim} dims, budget {args.budget}, ", end="")
+    print(f"{args.repeats} runs")
     print(f"    target s.e. {args.target:g}, reached for {100 * found['reached']:.0f} %; k-hat above its threshold for "
           f"{100 * found['flagged']:.0f} %")  # fmt: skip
     print(f"    bias in nats: {found['bias']:.4f}, stated {found['stated_bias']:.4f}; "
