@@ -3,6 +3,15 @@
 python -m benchmarks.target_se
 python -m benchmarks.target_se --target 0.3 --latent-dim 20
 python -m benchmarks.target_se --guide iaf --images 100 --repeats 4
+
+Both sides are run several times, and their errors are differences to a long run with other seeds, so that a bias counts
+as an error. Two errors are compared: that of the mean over images, sqrt(bias^2 + variance), and the root mean square
+error that nine in ten images are below, which is what a target for each image is about. For either the fixed K is the
+one that errs as much: errors are computed at many K, the first K samples of one stream, and interpolated.
+
+What can be gained: where every error falls as V_i / K_i, a K in proportion to V_i is as good for the mean as the same K
+for all, and the best, in proportion to sqrt(V_i), needs mean(sqrt V)^2 / mean(V) of the samples. More is gained only
+where few images have heavy tails: those take the budget, and with it at least their share of its samples.
 """
 
 import argparse

@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     add("--root", help="folder of the data sets (else $PYRO_VAE_DATA, else the user's cache folder)")
     add("--data", default="mnist-5k", help="a data set's name, to train on")
     add("--guide", default="mean_field", help=f"of {', '.join(part_names('guide'))}, to train")
-    add("--latent-dim", type=int, default=10, help="dimension of z, to train")
+    add("--latent-dim", type=int, default=2, help="dimension of z, to train")
     add("--epochs", type=int, default=60, help="passes over the training images")
     add("--num-samples", type=int, nargs="+", default=[1, 10, 100, 1000, 5000], help="the K to compare")
     add("--target-se", type=float, default=0.1, help="Monte Carlo s.e. to bring each image below, in nats")
@@ -92,7 +92,9 @@ def train(args: argparse.Namespace) -> tuple[pyro_vae.Run, pyro_vae.data.ImageDa
 
 def describe(k: int, found: LogLikelihood, before: LogLikelihood | None = None) -> str:
     """Return one line of the table."""
-    bound, rise, khat = f"{found.mean:.2f} ({found.standard_error:.2g})", "", "too few"
+    bound, rise, khat = f"{found.mean:.2f}", "", "too few"
+    if k > 1:
+        bound += f" ({found.standard_error:.2g})"
     if before is not None:
         step = found.per_datum - before.per_datum
         rise = f"{step.mean():.2f} ({step.std() / len(step) ** 0.5:.2g})"

@@ -55,7 +55,7 @@ class LogLikelihood:
 
     @property
     def bias(self) -> Tensor:
-        """Expected log p^(x) - log p(x) of each to first order, -standard_error^2 / 2, ``(N,)``; as dependable."""
+        """Expected log p^(x) - log p(x), about -Var / 2K = -standard_error^2 / 2, ``(N,)``; larger where flagged."""
         return -self.standard_errors.square() / 2
 
     @property
