@@ -36,6 +36,9 @@ GRID = 1.25
 ROWS = 5000
 """Decoder rows a call on the fixed side."""
 
+RESAMPLES = 200
+"""Sets of images, drawn from those that there are with replacement, that say how far to trust a ratio."""
+
 Pair = tuple[Any, Any]
 
 
@@ -100,12 +103,29 @@ def equal_size(sizes: Sequence[int], errors: Sequence[float], target: float) -> 
     return sizes[low] * (sizes[low + 1] / sizes[low]) ** share
 
 
+def compare(samples: Tensor, error: Tensor, curves: Tensor, sizes: Sequence[int]) -> dict[str, float]:
+    """Return what the adaptive side draws and how it errs, and the fixed K that errs as much.
+
+    Args:
+        samples: drawn for each image, ``(N,)``.
+        error: of the adaptive side, ``(repeats, N)``.
+        curves: errors of the fixed side at each size, ``(repeats, len(sizes), N)``.
+        sizes: in ascending order.
+    """
+    found = {"samples": samples.mean().item()}
+    for name, of in (("mean", error_of_mean), ("worst", error_of_worst)):
+        size = equal_size(sizes, [of(curves[:, index]) for index in range(len(sizes))], of(error))
+        found |= {f"{name}_error": of(error), f"{name}_k": size, f"{name}_ratio": found["samples"] / size}
+    return found
+
+
 def measure(pair: Pair, x: Tensor, budget: int, target: float, repeats: int) -> dict[str, float]:
     """Draw both sides, and a long run that stands for the truth.
 
     Returns:
         ``samples`` an image, those that decide among them; for the mean and for the worst images the adaptive side's
-        ``error``, the fixed ``K`` of that error, and the ``ratio`` of samples to it; bias in nats and what is stated.
+        ``error``, the fixed ``k`` of that error, and the ``ratio`` of samples to it, with the ``low`` and ``high`` that
+        hold 90 % of its values under images drawn anew from these; biases in nats, and what is stated.
     """
     evaluate = partial(pyro_vae.log_likelihood, *pair, x, progress=False)
     truth = evaluate(LONG * budget, seed=10**6).per_datum
@@ -113,15 +133,18 @@ def measure(pair: Pair, x: Tensor, budget: int, target: float, repeats: int) -> 
     sizes = sorted({round(budget / GRID**power) for power in range(25)})
     curves = torch.stack([fixed(pair, x, sizes, 1000 + seed) for seed in range(repeats)]) - truth
     error = torch.stack([run.per_datum for run in adaptive]) - truth
-    samples = sum(run.samples_per_datum.double().mean().item() + run.num_deciding for run in adaptive) / repeats
-    found = {"samples": samples, "bias": error.mean().item(), "fixed_bias": curves[:, -1].mean().item()}
-    for name, of in (("mean", error_of_mean), ("worst", error_of_worst)):
-        size = equal_size(sizes, [of(curves[:, index]) for index in range(len(sizes))], of(error))
-        found |= {f"{name}_error": of(error), f"{name}_k": size, f"{name}_ratio": samples / size}
-    runs = range(repeats)
-    found["stated_bias"] = sum(adaptive[r].bias.mean().item() for r in runs) / repeats
-    found["reached"] = sum(adaptive[r].reached.double().mean().item() for r in runs) / repeats
-    found["flagged"] = sum(adaptive[r].flagged.double().mean().item() for r in runs) / repeats
+    samples = torch.stack([run.samples_per_datum + run.num_deciding for run in adaptive]).double().mean(0)
+    found = compare(samples, error, curves, sizes)
+    torch.manual_seed(0)
+    drawn = [torch.randint(len(x), (len(x),)) for _ in range(RESAMPLES)]
+    others = [compare(samples[i], error[:, i], curves[:, :, i], sizes) for i in drawn]
+    for name in ("mean_ratio", "worst_ratio"):
+        low, high = torch.tensor([other[name] for other in others]).quantile(torch.tensor([0.05, 0.95])).tolist()
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    found |= {"bias": error.mean().item(), "fixed_bias": curves[:, -1].mean().item()}
+    for name in ("bias", "reached", "flagged"):
+        value = torch.stack([getattr(run, name) for run in adaptive]).double().mean().item()
+        found["stated_bias" if name == "bias" else name] = value
     return found
 
 
@@ -130,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.target_se", description="Samples to a target, beside a fixed K.")
     parser.add_argument("--guide", default="mean_field")
     parser.add_argument("--latent-dim", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--budget", type=int, default=5000)
     parser.add_argument("--target", type=float, default=0.1, help="standard error of each image, in nats")
@@ -151,7 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"    samples an image, deciding ones included       {found['samples']:.0f}")
     for name, what in (("mean", "the mean over images"), ("worst", "nine in ten images")):
         print(f"    {what:22s} errs by {found[f'{name}_error']:.4f}: as K = {found[f'{name}_k']:.0f}, "
-              f"samples / K = {found[f'{name}_ratio']:.2f}")  # fmt: skip
+              f"samples / K = {found[f'{name}_ratio']:.2f} ({found[f'{name}_ratio_low']:.2f} to "
+              f"{found[f'{name}_ratio_high']:.2f})")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -180,14 +180,16 @@ class Stream:
     def _sorted_blocks(self, num_samples: Tensor, step: int, later: int) -> Iterator[tuple[Chunk, int]]:
         # The most first: the block that is filled up is then one that asks for little.
         self._order = num_samples.argsort(descending=True, stable=True)
-        width = max(1, min(self.size // BLOCKS, self.rows // step if self.vectorizes else self.rows))
+        # Where samples are run one by one, a run costs about the same for any number of data: as many as fit.
+        most = min(self.size // BLOCKS, self.rows // step) if self.vectorizes else min(self.size, self.rows)
+        width = max(1, most)
         if self._kept is None or self._kept.width != width or self._kept.step != step:
             self._kept = _ChunkTerms(self, width, step)
         try:
-            most = num_samples[self._order][::width].tolist()
-            chunks = [math.ceil(samples / step) for samples in most]
-            left = sum(chunks) + math.ceil(later / step) * len(most)
-            for index, samples in enumerate(most):
+            wanted = num_samples[self._order][::width].tolist()
+            chunks = [math.ceil(samples / step) for samples in wanted]
+            left = sum(chunks) + math.ceil(later / step) * len(wanted)
+            for index, samples in enumerate(wanted):
                 yield from self._block(self._kept, index * width, samples, left, CALLS)
                 left -= chunks[index]
         finally:

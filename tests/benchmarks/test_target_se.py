@@ -49,6 +49,7 @@ def test_it_prints_what_was_drawn_and_what_a_fixed_k_needs(capsys):
     for name in ("mean", "worst"):
         assert found[f"{name}_ratio"] == pytest.approx(found["samples"] / found[f"{name}_k"], rel=1e-3)
         assert found[f"{name}_error"] > 0
+        assert found[f"{name}_ratio_low"] <= found[f"{name}_ratio_high"]
     assert found["stated_bias"] < 0
     target_se.main(small)
     assert "samples an image, deciding ones included" in capsys.readouterr().out

@@ -111,11 +111,8 @@ def easy_and_hard(case):
     return model, guide
 
 
-@pytest.mark.parametrize("vectorizes", [True, False])
-def test_samples_go_where_the_guide_is_wrong_and_results_to_their_data(make_linear_gaussian, monkeypatch, vectorizes):
+def test_samples_go_where_the_guide_is_wrong_and_results_to_their_data(make_linear_gaussian):
     """Every other datum is hard, so that blocks of like demand are in another order than the data."""
-    if not vectorizes:
-        monkeypatch.setattr(Pair, "vectorizes", False)
     case = make_linear_gaussian(orthogonal=True)
     x, hard = case.data(33), torch.arange(33) % 2 == 1
     found = log_likelihood(*easy_and_hard(case), (x, hard), 1500, target_se=0.08, seed=0)
@@ -214,6 +211,18 @@ def test_many_outputs_a_datum_leave_few_rows_a_call(linear_gaussian, monkeypatch
     found = log_likelihood(case.model, case.exact_guide, x, 400, target_se=0.1, seed=0)
     assert_close(found.per_datum, case.evidence(x), **EXACT)
     assert_close(found.ess, torch.full((20,), 128.0).double(), **EXACT)
+
+
+def test_samples_that_are_run_one_by_one(make_linear_gaussian, monkeypatch):
+    """All data are one block then: 64 samples a call of the terms, which draws them one after the other."""
+    monkeypatch.setattr(Pair, "vectorizes", False)
+    case = make_linear_gaussian(orthogonal=True)
+    x, hard = case.data(20), torch.arange(20) == 7
+    found = log_likelihood(*easy_and_hard(case), (x, hard), 320, target_se=0.2, seed=0)
+    assert_close(found.per_datum[~hard], case.evidence(x)[~hard], **EXACT)
+    assert found.samples_per_datum.unique().numel() == 1
+    assert_close(found.ess[~hard], found.samples_per_datum[~hard].double(), **EXACT)
+    assert found.standard_errors[hard] > 0.01
 
 
 # ---------------------------------------------------------------- how many
