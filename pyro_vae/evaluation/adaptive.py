@@ -16,7 +16,7 @@ LEAST = 128
 """Fewest samples to decide on, and to estimate from. Of 128 the k-hat is fitted to a tail of 26, and known to within
 (1 + k) / sqrt(26), a third: fewer could not tell a heavy tail from none."""
 
-SHARE = 1 / 16
+SHARE = 1 / 8
 """Of the budget, the share that decides: more for a larger budget, since there it has more to lose."""
 
 MARGIN = 1.5
@@ -61,7 +61,7 @@ def deciding_samples(budget: int) -> int:
     """Return how many samples decide, of a budget that leaves enough to estimate from; 0 where there is none.
 
     >>> deciding_samples(5000), deciding_samples(1000), deciding_samples(250)
-    (320, 128, 0)
+    (640, 128, 0)
     """
     first = max(LEAST, math.ceil(budget * SHARE / STEP) * STEP)
     return first if budget >= first + LEAST else 0
