@@ -1,17 +1,17 @@
 """The importance-weighted log-likelihood, with what is needed to doubt it."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.adaptive import weigh_to_target
 from pyro_vae.evaluation.bits_per_dim import BitsPerDim
-from pyro_vae.evaluation.pareto import MIN_SAMPLES, khat_threshold, pareto_k, tail_length
+from pyro_vae.evaluation.pareto import MIN_SAMPLES, khat_threshold
 from pyro_vae.evaluation.stream import Stream
+from pyro_vae.evaluation.weight_sums import WeightSums
 from pyro_vae.protocols import Program
 
 
@@ -26,13 +26,37 @@ class LogLikelihood:
     ess: Tensor = field(repr=False)
     """Effective sample size (sum w)^2 / sum w^2 of each, ``(N,)``."""
     pareto_k: Tensor = field(repr=False)
-    """Pareto k-hat of each, ``(N,)``: above :attr:`khat_threshold` the estimate and its error are not dependable."""
+    """Pareto k-hat of each, ``(N,)``: above :attr:`khat_thresholds` the estimate and its error are not dependable."""
     num_samples: int
+    """K; under a target the budget, the most that a datum may take."""
     bound: bool = True
     """False where the numbers are no lower bound on a log-likelihood (soft targets)."""
     unit: str = "datum"
     num_dims: int | None = None
     """Elements of a datum, where x is discrete with more than two values; else None."""
+    target_se: float | None = None
+    """The Monte Carlo standard error that each datum was to have; None where K was fixed."""
+    num_deciding: int = 0
+    """Samples of each datum that chose its K under a target, and are not in its estimate."""
+    chosen_samples: Tensor | None = field(default=None, repr=False)
+    """K of each under a target, ``(N,)``, integers; else None."""
+
+    @property
+    def samples_per_datum(self) -> Tensor:
+        """K of each: how many samples its estimate is made of, ``(N,)``, integers."""
+        return (
+            torch.full((len(self.per_datum),), self.num_samples) if self.chosen_samples is None else self.chosen_samples
+        )
+
+    @property
+    def reached(self) -> Tensor:
+        """Which data have a standard error of at most :attr:`target_se`, ``(N,)``."""
+        return self.standard_errors <= (math.inf if self.target_se is None else self.target_se)
+
+    @property
+    def bias(self) -> Tensor:
+        """Expected log p^(x) - log p(x), about -Var / 2K = -standard_error^2 / 2, ``(N,)``; larger where flagged."""
+        return -self.standard_errors.square() / 2
 
     @property
     def mean(self) -> float:
@@ -51,13 +75,18 @@ class LogLikelihood:
 
     @property
     def khat_threshold(self) -> float:
-        """min(1 - 1 / log10 K, 0.7)."""
+        """min(1 - 1 / log10 K, 0.7), of the K that a datum has at most."""
         return khat_threshold(self.num_samples)
+
+    @property
+    def khat_thresholds(self) -> Tensor:
+        """min(1 - 1 / log10 K, 0.7) for the K of each, ``(N,)``."""
+        return torch.tensor([khat_threshold(k) for k in self.samples_per_datum.tolist()], dtype=torch.float64)
 
     @property
     def flagged(self) -> Tensor:
         """Which data have a k-hat above the threshold, ``(N,)``."""
-        return self.pareto_k > self.khat_threshold
+        return self.pareto_k > self.khat_thresholds
 
     @property
     def bits_per_dim(self) -> BitsPerDim | None:
@@ -76,7 +105,22 @@ class LogLikelihood:
             "share_above_threshold": self.flagged.double().mean().item(),
             "median_ess": self.ess.median().item(),
             "bound": self.bound,
+            **self._summary_of_target(),
             **(self.bits_per_dim.summary() if self.bits_per_dim else {}),
+        }
+
+    def _summary_of_target(self) -> dict[str, Any]:
+        if self.target_se is None:
+            return {}
+        samples = self.samples_per_datum.double()
+        return {
+            "target_se": self.target_se,
+            "share_reached": self.reached.double().mean().item(),
+            "least_samples": int(samples.min()),
+            "most_samples": int(samples.max()),
+            "mean_samples": samples.mean().item(),
+            "num_deciding": self.num_deciding,
+            "bias": self.bias.mean().item(),
         }
 
     def __str__(self) -> str:
@@ -85,11 +129,12 @@ class LogLikelihood:
             khat = f"k-hat needs K >= {MIN_SAMPLES}; {n} {self.unit}s"
         else:
             share = 100 * self.flagged.double().mean().item()
-            khat = f"k-hat > {self.khat_threshold:.2f} for {share:.1f} % of {n} {self.unit}s"
+            threshold = f"{self.khat_threshold:.2f}" if self.target_se is None else "its threshold"
+            khat = f"k-hat > {threshold} for {share:.1f} % of {n} {self.unit}s"
         kind = "log p(x) >=" if self.bound else "no log-likelihood (soft targets):"
         text = (
             f"{kind} {self.mean:.2f} nats/{self.unit} (Monte Carlo s.e. {_error(self.standard_error)}, "
-            f"data s.e. {_error(self.data_standard_error)}; K = {self.num_samples}; {khat})"
+            f"data s.e. {_error(self.data_standard_error)}; {self._samples()}; {khat})"
         )
         if self.bits_per_dim:
             text += f"; {self.bits_per_dim}"
@@ -99,6 +144,17 @@ class LogLikelihood:
                 "Use more samples or a better guide"
             )
         return text
+
+    def _samples(self) -> str:
+        if self.target_se is None:
+            return f"K = {self.num_samples}"
+        samples = self.samples_per_datum
+        deciding = f" after {self.num_deciding} that chose it" if self.num_deciding else ""
+        return (
+            f"K = {samples.min()} to {samples.max()}, {samples.double().mean():.0f} on average{deciding}; target s.e. "
+            f"{self.target_se:g} reached for {100 * self.reached.double().mean():.1f} %, bias about "
+            f"{self.bias.mean():.2g}"
+        )
 
 
 def _error(value: float) -> str:
@@ -114,6 +170,7 @@ def log_likelihood(
     x: Any,
     num_samples: int = 5000,
     *,
+    target_se: float | None = None,
     plate: str | None = None,
     seed: int | None = None,
     progress: bool | None = None,
@@ -127,12 +184,18 @@ def log_likelihood(
     Its expectation is below log p(x) and rises with K. Weights are drawn and forgotten a few thousand at a
     time: memory grows neither with K nor with N. Modules run in evaluation mode and come back as they were.
 
+    With ``target_se`` each datum has a K of its own, which :func:`pyro_vae.evaluation.adaptive.weigh_to_target` chooses
+    from samples that do not enter its estimate: stopping does not add to the bias, about -Var / 2K = -s.e.^2 / 2.
+
     Args:
         model: p(x, z), any Pyro program with one vectorized batch plate.
         guide: q(z | x).
         x: data ``(N, ...)``, or a tuple of all positional arguments, of which tensors of length N are cut along
             their first dim. On any device; the parameters' is used.
-        num_samples: K.
+        num_samples: K; with ``target_se`` the budget, the most samples that are drawn for a datum.
+        target_se: Monte Carlo standard error in nats to bring each datum's estimate below, with as few samples as the
+            first few hundred call for, and all where their k-hat says that they do not tell. A datum can still miss it:
+            :attr:`LogLikelihood.reached`. None gives each datum ``num_samples``.
         plate: the batch plate's name, needed only where several plates would do.
         seed: of the samples; None draws from the global generator.
         progress: show a bar; None shows it on a terminal only.
@@ -147,7 +210,8 @@ def log_likelihood(
         :class:`LogLikelihood`; ``print`` it for one line.
 
     Raises:
-        ValueError: ``num_samples`` is below 1, there is no such level, or x is empty or not finite.
+        ValueError: ``num_samples`` is below 1, there is no such level, x is empty or not finite, or ``target_se`` is
+            not positive, or given where the batch plate draws a subsample of its own.
         PairError: model and guide do not fit each other, or have no batch plate.
         SupportError: x lies outside the likelihood's support.
         NonFiniteError: a weight is NaN or +inf; the message names the site.
@@ -158,43 +222,36 @@ def log_likelihood(
         arXiv 1509.00519.
         A. Vehtari et al. (2024), *Pareto smoothed importance sampling*, arXiv 1507.02646.
     """
+    if target_se is not None and not 0 < target_se < math.inf:
+        raise ValueError(
+            f"log_likelihood: target_se must be a positive number of nats, such as 0.05, or None; got {target_se}."
+        )
     stream = Stream("log_likelihood", model, guide, x, num_samples, plate, progress, compile)
-    n, tail = stream.size, tail_length(num_samples) + 1
-    peak = torch.full((n,), -math.inf, dtype=torch.float64)
-    first, second = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.float64)
-    khat = torch.zeros(n, dtype=torch.float64)
+    if target_se is not None and stream.picks_rows:
+        raise ValueError(
+            f"log_likelihood: target_se must be None where the batch plate {stream.pair.plate.name!r} draws a "
+            f"subsample of its own, here of {stream.pair.plate.size} of {stream.size} data: samples cannot be added to "
+            "some data only. Give the plate no subsample_size, and cut x instead."
+        )
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    deciding = 0
     with torch.random.fork_rng(devices=devices, enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        for where, chunks in _by_data(stream):
-            largest: Tensor | None = None
-            for log_weight in chunks:
-                # Running sums of w and w^2 relative to the largest log-weight so far.
-                weights = log_weight.double().cpu()
-                top = torch.maximum(peak[where], weights.amax(0))
-                shift = torch.where(top.isfinite(), top, torch.zeros_like(top))
-                scale = (peak[where] - shift).exp()
-                relative = (weights - shift).exp()
-                first[where] = first[where] * scale + relative.sum(0)
-                second[where] = second[where] * scale.square() + relative.square().sum(0)
-                peak[where] = top
-                seen = log_weight.mT.cpu() if largest is None else torch.cat([largest, log_weight.mT.cpu()], dim=1)
-                largest = seen.topk(min(tail, seen.shape[1]), dim=1).values
-            khat[where] = pareto_k(largest, num_samples) if largest is not None else math.nan
-    shift = torch.where(peak.isfinite(), peak, torch.zeros_like(peak))
-    per_datum = shift + first.log() - math.log(num_samples)
-    concentration = second / first.square()
-    variance = (concentration - 1 / num_samples).clamp(min=0) * num_samples / max(num_samples - 1, 1)
-    errors = variance.sqrt() if num_samples > 1 else torch.full_like(variance, math.nan)
-    unit = "image" if stream.event_dim > 1 else "datum"
-    pair = stream.pair
+        if target_se is None:
+            sums = WeightSums(stream, stream.size, num_samples)
+        else:
+            sums, deciding = weigh_to_target(stream, target_se, num_samples)
     return LogLikelihood(
-        per_datum, errors, 1 / concentration, khat, num_samples, pair.normalized, unit, pair.discrete_dims
+        sums.log_mean,
+        sums.standard_errors,
+        sums.ess,
+        sums.pareto_k,
+        num_samples,
+        stream.pair.normalized,
+        "image" if stream.event_dim > 1 else "datum",
+        stream.pair.discrete_dims,
+        target_se,
+        deciding,
+        None if target_se is None else sums.num_samples,
     )
-
-
-def _by_data(stream: Stream) -> Iterator[tuple[slice, Iterator[Tensor]]]:
-    """Group the stream's chunks by the data they are of."""
-    for (start, stop), chunks in groupby(stream, key=lambda chunk: (chunk.data.start, chunk.data.stop)):
-        yield slice(start, stop), (chunk.log_weight for chunk in chunks)

@@ -42,6 +42,9 @@ VALUES = 8_000_000
 CALLS = 64
 """Calls whose weights are handed on together, so that what is done with them costs little beside them."""
 
+BLOCKS = 16
+"""Blocks of data of like demand, where there are data enough: the datum that asks for most decides for its block."""
+
 Result = TypeVar("Result")
 
 
@@ -52,9 +55,12 @@ class Chunk:
     The next chunk may lie in the same memory.
     """
 
-    data: slice
+    data: slice | Tensor
+    """Where the data are: a slice, or their numbers."""
     reconstruction: Tensor
     minus_rate: Tensor
+    block: int
+    """The number of the block that these data are; all chunks of a block come one after the other."""
 
     @property
     def log_weight(self) -> Tensor:
@@ -91,6 +97,8 @@ class Stream:
         check_level(who, compile)
         self.who, self._model, self._guide, self._plate = who, model, guide, plate
         self._args, self._num_samples, self._progress, self.level = as_args(x), num_samples, progress, compile
+        self._order: Tensor | None = None
+        self._kept: _ChunkTerms | None = None
         first = self._args[0]
         if not isinstance(first, Tensor):
             raise ValueError(f"{who}: x must be a tensor, or a tuple that starts with one; got {type(first)}.")
@@ -119,12 +127,28 @@ class Stream:
             # Such a plate is shown everything, and told which rows to take.
             head = self.block(0, self.size)
             self.pair = Pair(self._model, self._guide, head, self._plate)
-        self._picks_rows = picks_rows and self.pair.plate.full_size == self.size
+        self.picks_rows = picks_rows and self.pair.plate.full_size == self.size
         if len(head) == 1:
             check_support(self._model, self._args[0].to(self._device), head[0])
         self.vectorizes = self.pair.vectorizes
 
     def __iter__(self) -> Iterator[Chunk]:
+        return self._shown(self._subsampled() if self.picks_rows else self._blocks())
+
+    def draw(self, num_samples: Tensor, step: int, later: int = 0) -> Iterator[Chunk]:
+        """Visit the data in blocks of like demand; each block gets the samples of its datum that asks for most.
+
+        Where this is called again with the same step, a graph that was captured serves again.
+
+        Args:
+            num_samples: for each datum, ``(N,)``.
+            step: samples that a chunk has a multiple of; so many of as many data as fit are drawn in a call.
+            later: samples of one datum that later calls are expected to ask for, on average.
+        """
+        return self._shown(self._sorted_blocks(num_samples, step, later))
+
+    def _shown(self, visits: Iterator[tuple[Chunk, int]]) -> Iterator[Chunk]:
+        """Run the pair as it is evaluated, and show a bar of the data that are done."""
         keep_freed_memory()
         with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False):
             bar = tqdm(
@@ -135,35 +159,65 @@ class Stream:
                 dynamic_ncols=True,
             )
             with bar:
-                for chunk, count in self._subsampled() if self._picks_rows else self._blocks():
+                for chunk, count in visits:
                     yield chunk
                     bar.update(count)
 
     def _blocks(self) -> Iterator[tuple[Chunk, int]]:
-        """Visit the data in blocks of one size; the last block is filled up with data from before it."""
+        """Visit the data in blocks of one size."""
         samples = self._num_samples
         if self.vectorizes:
             width = _evenly(self.size, min(self.rows, max(1, CALLS * self.rows // samples)))
             step = _evenly(samples, max(1, CALLS * self.rows // width))
         else:
             width, step = min(self.size, self.rows), min(samples, CALLS)
-        chunks = math.ceil(samples / step)
-        left = chunks * math.ceil(self.size / width)
+        left = math.ceil(samples / step) * math.ceil(self.size / width)
         terms_of = _ChunkTerms(self, width, step)
         for start in range(0, self.size, width):
-            shift = max(0, start + width - self.size)
-            where = slice(start, min(start + width, self.size))
-            block = self.block(start - shift, width)
-            for chunk in range(chunks):
-                count = min(step, samples - chunk * step)
-                begin = perf_counter()
-                terms = self._fits(partial(terms_of, start - shift, left))
-                reconstruction, minus_rate = (t[:count, shift:] for t in terms)
-                check_finite(self.who, self._model, self._guide, block, reconstruction + minus_rate)
-                left -= 1
-                terms_of.draws.spent(perf_counter() - begin, left)
-                done = where.stop - where.start if chunk == chunks - 1 else 0
-                yield Chunk(where, reconstruction, minus_rate), done
+            yield from self._block(terms_of, start, samples, left)
+            left -= math.ceil(samples / step)
+
+    def _sorted_blocks(self, num_samples: Tensor, step: int, later: int) -> Iterator[tuple[Chunk, int]]:
+        # The most first: the block that is filled up is then one that asks for little.
+        self._order = num_samples.argsort(descending=True, stable=True)
+        # Where samples are run one by one, a run costs about the same for any number of data: as many as fit.
+        most = min(self.size // BLOCKS, self.rows // step) if self.vectorizes else min(self.size, self.rows)
+        width = max(1, most)
+        if self._kept is None or self._kept.width != width or self._kept.step != step:
+            self._kept = _ChunkTerms(self, width, step)
+        try:
+            wanted = num_samples[self._order][::width].tolist()
+            chunks = [math.ceil(samples / step) for samples in wanted]
+            left = sum(chunks) + math.ceil(later / step) * len(wanted)
+            for index, samples in enumerate(wanted):
+                yield from self._block(self._kept, index * width, samples, left, CALLS)
+                left -= chunks[index]
+        finally:
+            self._order = None
+
+    def _block(
+        self, terms_of: "_ChunkTerms", start: int, samples: int, left: int, steps: int = 1
+    ) -> Iterator[tuple[Chunk, int]]:
+        """Draw samples of the block of data at ``start``; the last block is filled up with data from before it.
+
+        ``left`` steps are to come with this block's, of which a chunk has ``steps``.
+        """
+        width, step = terms_of.width, terms_of.step
+        shift = max(0, start + width - self.size)
+        rows = slice(start, min(start + width, self.size))
+        where = rows if self._order is None else self._order[rows]
+        block = self.block(start - shift, width)
+        for drawn in range(0, samples, steps * step):
+            count = min(steps * step, samples - drawn)
+            times = math.ceil(count / step)
+            begin = perf_counter()
+            terms = self._fits(partial(terms_of, start - shift, left, times))
+            reconstruction, minus_rate = (t[:count, shift:] for t in terms)
+            check_finite(self.who, self._model, self._guide, block, reconstruction + minus_rate)
+            left -= times
+            terms_of.draws.spent((perf_counter() - begin) / times, left)
+            done = rows.stop - rows.start if drawn + count == samples else 0
+            yield Chunk(where, reconstruction, minus_rate, start // width), done
 
     def _subsampled(self) -> Iterator[tuple[Chunk, int]]:
         everything = self.block(0, self.size)
@@ -177,7 +231,7 @@ class Stream:
                 check_finite(self.who, self._model, self._guide, everything, terms.log_weight)
                 minus_rate = terms.log_prior - terms.log_guide
                 left -= len(minus_rate)
-                yield Chunk(where, terms.reconstruction[:, :width], minus_rate[:, :width]), 0 if left else width
+                yield Chunk(where, terms.reconstruction[:, :width], minus_rate[:, :width], index), 0 if left else width
 
     def _some_terms(self, everything: tuple[Any, ...], rows: Tensor, most: int) -> LogTerms:
         return self.pair.terms(everything, min(max(1, self.rows // len(rows)), most), rows)
@@ -205,9 +259,10 @@ class Stream:
         return self._fits(work)
 
     def block(self, start: int, width: int) -> tuple[Any, ...]:
-        """Return the arguments with ``width`` data from ``start`` on, on the pair's device."""
+        """Return the arguments with ``width`` data from ``start`` on, in the visit's order, on the pair's device."""
+        rows = slice(start, start + width) if self._order is None else self._order[start : start + width]
         return tuple(
-            arg[start : start + width].to(self._device)
+            arg[rows if isinstance(rows, slice) else rows.to(arg.device)].to(self._device)
             if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size
             else arg
             for arg in self._args
@@ -220,29 +275,29 @@ class _ChunkTerms:
     Args:
         stream: whose pair, data and row budget; a budget that has changed makes a new plan.
         width: data a block.
-        step: samples a chunk.
+        step: samples a step.
     """
 
     def __init__(self, stream: Stream, width: int, step: int) -> None:
-        self._stream, self._width, self._step = stream, width, step
+        self._stream, self.width, self.step = stream, width, step
         self._rows = 0
         self._whole: list[Tensor] = []
         self.draws: TermDraws
 
-    def __call__(self, start: int, left: int) -> list[Tensor]:
-        """Return the terms of one chunk of the block at ``start``, when ``left`` chunks are to come with this one."""
+    def __call__(self, start: int, left: int, times: int = 1) -> list[Tensor]:
+        """Return ``times`` steps of the block at ``start``, when ``left`` steps are to come with these."""
         if self._rows != self._stream.rows:
             self._plan(left)
-        if self._calls == 1 and self._columns == self._width:
-            return self.draws.on(*self._stream.block(start, self._width))()
-        for column in range(0, self._width, self._columns):
+        if self._calls * times == 1 and self._columns == self.width:
+            return self.draws.on(*self._stream.block(start, self.width))()
+        shape = self._calls * self._samples * times, self.width
+        for column in range(0, self.width, self._columns):
             # The last columns are filled up with some before them.
-            first = min(column, self._width - self._columns)
+            first = min(column, self.width - self._columns)
             draw = self.draws.on(*self._stream.block(start + first, self._columns))
-            for index in range(self._calls):
+            for index in range(self._calls * times):
                 found = draw()
-                if not self._whole:
-                    shape = self._calls * self._samples, self._width
+                if not self._whole or self._whole[0].shape != shape:
                     self._whole = [part.new_empty(shape) for part in found]
                 for kept, part in zip(self._whole, found, strict=True):
                     kept[index * self._samples : (index + 1) * self._samples, first : first + self._columns] = part
@@ -250,9 +305,9 @@ class _ChunkTerms:
 
     def _plan(self, left: int) -> None:
         stream, rows = self._stream, self._stream.rows
-        self._columns = columns = _evenly(self._width, rows)
-        self._samples = samples = _evenly(self._step, max(1, rows // columns)) if stream.vectorizes else self._step
-        self._calls = math.ceil(self._step / samples)
+        self._columns = columns = _evenly(self.width, rows)
+        self._samples = samples = _evenly(self.step, max(1, rows // columns)) if stream.vectorizes else self.step
+        self._calls = math.ceil(self.step / samples)
         self._whole = []
 
         def terms(*block: Any) -> list[Tensor]:
@@ -263,7 +318,7 @@ class _ChunkTerms:
         other = tuple(
             unlike(a) if isinstance(a, Tensor) and a.ndim else a for a in stream.block(stream.size - columns, columns)
         )
-        calls = self._calls * math.ceil(self._width / columns) * left
+        calls = self._calls * math.ceil(self.width / columns) * left
         self.draws = TermDraws(
             stream.who, terms, (block, other), stream.modules, stream.level, calls, stream.vectorizes
         )

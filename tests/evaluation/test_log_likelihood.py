@@ -308,6 +308,36 @@ def test_the_line_it_prints():
     assert result.summary()["log_likelihood_nats"] == -87.0
 
 
+def test_the_line_it_prints_under_a_target():
+    from pyro_vae.evaluation import LogLikelihood
+
+    result = LogLikelihood(
+        per_datum=torch.tensor([-87.0, -86.0, -88.0, -87.0]).double(),
+        standard_errors=torch.tensor([0.04, 0.03, 0.05, 0.08], dtype=torch.float64),
+        ess=torch.full((4,), 100.0).double(),
+        pareto_k=torch.tensor([0.4, 0.6, 0.65, 0.9]).double(),
+        num_samples=5000,
+        unit="image",
+        target_se=0.05,
+        num_deciding=320,
+        chosen_samples=torch.tensor([128, 640, 2176, 4672]),
+    )
+    assert str(result) == (
+        "log p(x) >= -87.00 nats/image (Monte Carlo s.e. 0.027, data s.e. 0.41; K = 128 to 4672, 1904 on average "
+        "after 320 that chose it; target s.e. 0.05 reached for 75.0 %, bias about -0.0014; "
+        "k-hat > its threshold for 25.0 % of 4 images)"
+    )
+    assert_close(result.khat_thresholds[:2], 1 - 1 / torch.tensor([128.0, 640]).double().log10())
+    assert result.khat_thresholds[2:].tolist() == [0.7, 0.7]
+    assert result.flagged.tolist() == [False, False, False, True]
+    assert result.bias.tolist() == pytest.approx([-0.0008, -0.00045, -0.00125, -0.0032])
+    found = result.summary()
+    expected = {"target_se": 0.05, "share_reached": 0.75, "least_samples": 128, "most_samples": 4672}
+    assert {key: found[key] for key in expected} == expected
+    assert (found["mean_samples"], found["num_deciding"]) == (1904, 320)
+    assert found["bias"] == pytest.approx(-0.0014250)
+
+
 # ---------------------------------------------------------------- other routes to the same numbers
 
 
@@ -552,12 +582,30 @@ def test_bad_input(linear_gaussian):
         bad[2, 1] = value
         with pytest.raises(ValueError, match=r"x: 1 values are NaN or infinite, the first at index \(2, 1\)\."):
             log_likelihood(model, guide, bad, 5)
+    for target in (0.0, -0.1, math.nan, math.inf):
+        with pytest.raises(ValueError, match=rf"target_se must be a positive number of nats, .*; got {target}\."):
+            log_likelihood(model, guide, x, 5, target_se=target)
     with pytest.raises(ValueError, match="x must be a tensor, or a tuple that starts with one; got <class 'list'>"):
         log_likelihood(model, guide, x.tolist(), 5)
     with pytest.raises(ValueError, match=r"LinearGaussian: x must have shape \(batch, 5\); got \(4, 3\)"):
         log_likelihood(model, guide, x[:, :3], 5)
     with pytest.raises(PairError, match="only in the model: z"):
         log_likelihood(model, lambda *_: None, x, 5)
+
+
+def test_a_plate_that_draws_a_subsample_has_no_target(linear_gaussian):
+    def guide(x):
+        with pyro.plate("data", len(x), subsample_size=3) as rows:
+            pyro.sample("z", linear_gaussian.model.posterior(x[rows]))
+
+    def model(x):
+        with pyro.plate("data", len(x), subsample_size=3) as rows:
+            z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z @ torch.ones(3, 5).double(), 1.0).to_event(1), obs=x[rows])
+
+    message = "target_se must be None where the batch plate 'data' draws a subsample of its own, here of 3 of 11 data"
+    with pytest.raises(ValueError, match=message):
+        log_likelihood(model, guide, linear_gaussian.data(11), 500, target_se=0.1)
 
 
 def test_a_nan_weight_in_a_later_block_is_found(linear_gaussian, monkeypatch):

@@ -1,0 +1,55 @@
+import json
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from benchmarks import target_se
+
+
+def test_the_fixed_side_is_the_estimate_from_the_first_samples_of_a_stream(linear_gaussian, monkeypatch):
+    """An exact guide: every K gives the evidence. A wrong one: sizes share their first samples, also over calls."""
+    monkeypatch.setattr(target_se, "ROWS", 20)
+    case = linear_gaussian
+    x = case.data(5)
+    exact = target_se.fixed((case.model, case.exact_guide), x, [1, 7, 30], seed=0)
+    assert_close(exact, case.evidence(x).expand(3, 5), rtol=1e-8, atol=1e-8)
+    short = target_se.fixed((case.model, case.inexact_guide), x, [8], seed=0)
+    long = target_se.fixed((case.model, case.inexact_guide), x, [8, 40], seed=0)
+    assert torch.equal(long[0], short[0])
+    assert not torch.equal(long[1], short[0])
+
+
+def test_the_error_of_the_mean_counts_bias_and_variance():
+    """Errors N(-0.3, 0.4^2) of 50 images: sqrt(0.3^2 + 0.4^2 / 50) = 0.3053, to within 4 x 0.4 / sqrt(50 x 2000)."""
+    error = -0.3 + 0.4 * torch.randn(2000, 50, dtype=torch.float64)
+    assert target_se.error_of_mean(error) == pytest.approx(math.sqrt(0.09 + 0.16 / 50), abs=0.005)
+    without = target_se.error_of_mean(error - error.mean())
+    assert without == pytest.approx(0.4 / math.sqrt(50), rel=0.02)
+
+
+def test_the_error_of_the_worst_is_below_that_of_one_image_in_ten():
+    error = torch.ones(6, 11) * torch.arange(11.0)
+    assert target_se.error_of_worst(error) == 9
+
+
+@pytest.mark.parametrize(
+    ("target", "size"), [(0.1, 400), (0.2, 100), (0.05 * math.sqrt(2), 800), (0.3, 100), (0.01, 1600)]
+)
+def test_the_k_of_an_error_lies_on_the_power_between_two(target, size):
+    assert target_se.equal_size([100, 400, 1600], [0.2, 0.1, 0.05], target) == pytest.approx(size)
+
+
+def test_it_prints_what_was_drawn_and_what_a_fixed_k_needs(capsys):
+    small = ["--epochs", "1", "--images", "6", "--budget", "300", "--repeats", "2", "--target", "0.5"]
+    target_se.main(["--json", *small])
+    found = json.loads(capsys.readouterr().out)
+    assert 256 <= found["samples"] <= 300
+    for name in ("mean", "worst"):
+        assert found[f"{name}_ratio"] == pytest.approx(found["samples"] / found[f"{name}_k"], rel=1e-3)
+        assert found[f"{name}_error"] > 0
+        assert found[f"{name}_ratio_low"] <= found[f"{name}_ratio_high"]
+    assert found["stated_bias"] < 0
+    target_se.main(small)
+    assert "samples an image, deciding ones included" in capsys.readouterr().out
