@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.annealer import Annealer
 from pyro_vae.evaluation.annealing import Annealing
 from pyro_vae.evaluation.log_likelihood import _error
+from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.protocols import Program
 
 DIVERGED = 0.05
@@ -102,30 +102,6 @@ class AIS:
             f"{_count(self.num_temperatures, 'temperature')}; Monte Carlo s.e. {_error(self.standard_error)}, data "
             f"s.e. {_error(self.data_standard_error)}; {acceptance_and_data(self.acceptance, self.flagged, self.unit)})"
         )
-
-
-@dataclass(frozen=True)
-class LogMean:
-    """The logarithm of the mean of weights ``(num_chains, N)`` that are known by their logarithms."""
-
-    value: Tensor
-    standard_error: Tensor
-    """To first order (delta method); NaN for one chain."""
-    ess: Tensor
-    """(sum w)^2 / sum w^2."""
-
-    @classmethod
-    def of(cls, log_weights: Tensor) -> "LogMean":
-        """Take the mean over chains; each result is ``(N,)``."""
-        count = len(log_weights)
-        peak = log_weights.amax(0)
-        shift = torch.where(peak.isfinite(), peak, torch.zeros_like(peak))
-        relative = (log_weights - shift).exp()
-        total = relative.sum(0)
-        concentration = relative.square().sum(0) / total.square()
-        variance = (concentration - 1 / count).clamp(min=0) * count / max(count - 1, 1)
-        error = variance.sqrt() if count > 1 else torch.full_like(variance, math.nan)
-        return cls(shift + total.log() - math.log(count), error, 1 / concentration)
 
 
 def standard_error_of_mean(values: Tensor) -> float:

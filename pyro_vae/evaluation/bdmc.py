@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.evaluation.ais import DIVERGED, LogMean, acceptance_and_data, standard_error_of_mean
+from pyro_vae.evaluation.ais import DIVERGED, acceptance_and_data, standard_error_of_mean
 from pyro_vae.evaluation.annealer import Annealer
 from pyro_vae.evaluation.annealing import Annealing
 from pyro_vae.evaluation.log_likelihood import _error
+from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.protocols import Program
 
 

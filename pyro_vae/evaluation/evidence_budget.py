@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.inference_gaps import InferenceGaps
+from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.pareto import khat_threshold, pareto_k, tail_length
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.protocols import Program
@@ -193,16 +194,20 @@ def evidence_budget(
     with torch.random.fork_rng(devices=devices, enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        for (start, stop), chunks in groupby(stream, key=lambda chunk: (chunk.data.start, chunk.data.stop)):
-            pairs = [(c.reconstruction.double().cpu(), c.minus_rate.double().cpu()) for c in chunks]
-            reconstruction, minus_rate = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-            weights, where = reconstruction + minus_rate, slice(start, stop)
+        for _, block in groupby(stream, key=lambda chunk: chunk.block):
+            parts = []
+            for chunk in block:
+                where = chunk.data
+                # A copy: the next chunk may lie in the same memory.
+                parts.append(torch.stack([chunk.reconstruction, chunk.minus_rate], 1).double().cpu())
+            reconstruction, minus_rate = torch.cat(parts).unbind(1)
+            weights = reconstruction + minus_rate
             rows = [reconstruction, -minus_rate, weights, *(_groups(weights, k) for k in ks)]
             for row, values in enumerate(rows):
                 means[row, where], errors[row, where] = values.mean(0), _error_of_mean(values)
             # A bound of all samples has one group.
             if samples > 1:
-                errors[-1, where] = _delta_method(weights)
+                errors[-1, where] = LogMean.of(weights).standard_error
             largest = weights.T.topk(min(tail_length(samples) + 1, samples), dim=1).values
             khat[where] = pareto_k(largest, samples)
     names = ["reconstruction", "rate", "ELBO", *(f"IWAE-{k}" for k in ks)]
@@ -224,12 +229,6 @@ def _error_of_mean(values: Tensor) -> Tensor:
     if len(values) == 1:
         return torch.full_like(values[0], math.nan)
     return values.std(0) / math.sqrt(len(values))
-
-
-def _delta_method(log_weights: Tensor) -> Tensor:
-    """Return the standard error of the log of the mean weight, to first order."""
-    weights = (log_weights - log_weights.amax(0)).exp()
-    return weights.std(0) / weights.mean(0) / math.sqrt(len(weights))
 
 
 def _short(value: float) -> str:

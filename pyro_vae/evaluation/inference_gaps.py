@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pyro_vae.evaluation.frozen_pair import FrozenPair
 from pyro_vae.evaluation.local_maps import FAMILIES
 from pyro_vae.evaluation.local_posterior import Fitted, LocalPosteriors
+from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.memory import keep_freed_memory
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
@@ -289,10 +290,11 @@ class _Found:
             moments.add(torch.stack([q, best, best - q]))
         self._elbos[:, index] = moments.result()[:, :count]
         if self._evidence_samples:
-            evidence = _MeanWeight(self._evidence_samples)
+            evidence = LogMean()
             for pair in self._posteriors.weights(fitted, math.ceil(self._evidence_samples / size)):
-                evidence.add(torch.stack(pair))
-            self._evidence[:, index] = evidence.result()[:, :count]
+                # As many of the last ones as are still asked for, of q and q*.
+                evidence.add(torch.stack(pair, 1)[: self._evidence_samples - evidence.count])
+            self._evidence[:, index] = torch.cat([evidence.value, evidence.standard_error])[:, :count]
 
     def result(self, family: str, given: Evidence | None, bound: bool, unit: str) -> InferenceGaps:
         """Choose the evidence, and say which data are not finite."""
@@ -349,34 +351,6 @@ class _Moments:
         mean = self._first / self._count
         variance = (self._second / self._count - mean.square()).clamp(min=0) / (self._count - 1)
         return torch.cat([self._origin[:, 0] + mean, variance.sqrt()])
-
-
-class _MeanWeight:
-    """Log of the mean weight and its standard error (delta method), of log-weights ``(what, some samples, data)``."""
-
-    def __init__(self, num_samples: int) -> None:
-        self._left = self._count = num_samples
-        self._peak: Tensor | None = None
-
-    def add(self, values: Tensor) -> None:
-        values = values[:, : self._left].double().cpu()
-        self._left -= values.shape[1]
-        if self._peak is None:
-            self._peak = torch.full_like(values[:, 0], -math.inf)
-            self._first = self._second = torch.zeros_like(values[:, 0])
-        top = torch.maximum(self._peak, values.amax(1))
-        shift = top.where(top.isfinite() | top.isnan(), torch.zeros_like(top))
-        scale, relative = (self._peak - shift).exp(), (values - shift.unsqueeze(1)).exp()
-        self._first = self._first * scale + relative.sum(1)
-        self._second = self._second * scale.square() + relative.square().sum(1)
-        self._peak = top
-
-    def result(self) -> Tensor:
-        """Return ``(2 * what, data)``, logs of means first."""
-        assert self._peak is not None
-        log_mean = self._peak + self._first.log() - math.log(self._count)
-        variance = self._second / self._first.square() - 1 / self._count
-        return torch.cat([log_mean, (variance.clamp(min=0) * self._count / max(self._count - 1, 1)).sqrt()])
 
 
 @contextmanager
