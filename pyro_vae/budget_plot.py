@@ -26,7 +26,7 @@ def evidence_budgets(budgets: Mapping[str, EvidenceBudget]) -> "Figure":
 
     if not budgets:
         raise ValueError("evidence_budgets: no budget to draw; give {name: evidence_budget(...)}.")
-    figure = Figure(figsize=(9, 1.2 + 0.45 * len(budgets)), layout="constrained")
+    figure = Figure(figsize=(9, 1.6 + 0.45 * len(budgets)), layout="constrained")
     whole, gaps = figure.subplots(1, 2, sharey=True)
     labels: set[str] = set()
 
@@ -56,7 +56,7 @@ def evidence_budgets(budgets: Mapping[str, EvidenceBudget]) -> "Figure":
     unit = next(iter(budgets.values())).unit
     for axes, title in ((whole, "-ELBO = distortion + rate"), (gaps, "-ELBO = -log p(x) + gaps")):
         axes.set(xlabel=f"nats per {unit}", title=title)
-        axes.legend(frameon=False, fontsize="small")
+    figure.legend(loc="outside lower center", ncols=len(labels), frameon=False, fontsize="small")
     return figure
 
 
@@ -69,6 +69,6 @@ def best_evidence(budget: EvidenceBudget) -> Term:
 def _gaps(budget: EvidenceBudget, evidence: Term) -> list[tuple[str, float, str]]:
     whole = evidence.mean - budget["ELBO"].mean
     if "amortization gap" not in budget.terms:
-        return [("gap", whole, "tab:red")]
+        return [("gap", whole, "tab:brown")]
     amortization = budget["amortization gap"].mean
     return [("approximation gap", whole - amortization, "tab:red"), ("amortization gap", amortization, "tab:pink")]

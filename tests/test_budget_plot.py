@@ -25,12 +25,13 @@ def ends(axes):
 
 def test_both_bars_end_at_minus_the_elbo():
     runs = {"plain": budget(), "split": budget(AIS=-90.0, amortization_gap=3.0, approximation_gap=1.5)}
-    whole, gaps = evidence_budgets(runs).axes
+    figure = evidence_budgets(runs)
+    whole, gaps = figure.axes
     assert ends(whole) == pytest.approx([95.0, 95.0])
     assert ends(gaps) == pytest.approx([95.0, 95.0])
     assert [label.get_text() for label in whole.get_yticklabels()] == ["plain", "split"]
-    shown = [text.get_text() for text in gaps.get_legend().get_texts()]
-    assert shown == ["-log p(x), at most", "gap", "approximation gap", "amortization gap"]
+    shown = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert shown == ["distortion", "rate", "-log p(x), at most", "gap", "approximation gap", "amortization gap"]
 
 
 def test_the_best_bound_stands_for_the_evidence():
