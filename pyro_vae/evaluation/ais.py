@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pyro_vae.evaluation.annealer import Annealer
 from pyro_vae.evaluation.annealing import Annealing
-from pyro_vae.evaluation.log_likelihood import _error
 from pyro_vae.evaluation.log_mean import LogMean
+from pyro_vae.evaluation.wording import count, rounded_error
 from pyro_vae.protocols import Program
 
 DIVERGED = 0.05
@@ -97,10 +97,12 @@ class AIS:
 
     def __str__(self) -> str:
         kind = "log p(x) >=" if self.bound else "no log-likelihood (soft targets):"
+        errors = f"Monte Carlo s.e. {rounded_error(self.standard_error)}, data s.e. "
+        errors += rounded_error(self.data_standard_error)
+        size = f"{count(self.num_chains, 'chain')} x {count(self.num_temperatures, 'temperature')}"
         return (
-            f"{kind} {self.mean:.2f} nats/{self.unit} (AIS from the {self.start}: {_count(self.num_chains, 'chain')} x "
-            f"{_count(self.num_temperatures, 'temperature')}; Monte Carlo s.e. {_error(self.standard_error)}, data "
-            f"s.e. {_error(self.data_standard_error)}; {acceptance_and_data(self.acceptance, self.flagged, self.unit)})"
+            f"{kind} {self.mean:.2f} nats/{self.unit} (AIS from the {self.start}: {size}; {errors}; "
+            f"{acceptance_and_data(self.acceptance, self.flagged, self.unit)})"
         )
 
 
@@ -113,14 +115,10 @@ def acceptance_and_data(acceptance: Tensor, flagged: Tensor, unit: str) -> str:
     """Say which share of the proposals was accepted, and how many data a mean is over."""
     share = acceptance[~flagged].mean().item()
     parts = [] if math.isnan(share) else [f"acceptance {share:.2f}"]
-    parts.append(_count(len(flagged), unit))
+    parts.append(count(len(flagged), unit))
     if flagged.any():
         parts[-1] += f", {int(flagged.sum())} flagged and left out"
     return "; ".join(parts)
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("s" if number != 1 else "")
 
 
 def ais(

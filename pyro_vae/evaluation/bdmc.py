@@ -9,8 +9,8 @@ from torch import Tensor
 from pyro_vae.evaluation.ais import DIVERGED, acceptance_and_data, standard_error_of_mean
 from pyro_vae.evaluation.annealer import Annealer
 from pyro_vae.evaluation.annealing import Annealing
-from pyro_vae.evaluation.log_likelihood import _error
 from pyro_vae.evaluation.log_mean import LogMean
+from pyro_vae.evaluation.wording import rounded_error
 from pyro_vae.protocols import Program
 
 
@@ -110,7 +110,7 @@ class BDMC:
     def __str__(self) -> str:
         return (
             f"log p(x) between {self.mean_lower:.2f} and {self.mean_upper:.2f} nats/{self.unit} (width "
-            f"{_error(self.mean)}, s.e. {_error(self.standard_error)}; BDMC from the {self.start}: C = "
+            f"{rounded_error(self.mean)}, s.e. {rounded_error(self.standard_error)}; BDMC from the {self.start}: C = "
             f"{self.num_chains}, T = {self.num_temperatures}; "
             f"{acceptance_and_data(self.acceptance, self.flagged, self.unit)} of the model's own)"
         )

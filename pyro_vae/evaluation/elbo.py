@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.stream import Stream
+from pyro_vae.evaluation.wording import count
 from pyro_vae.protocols import Program
 
 
@@ -71,7 +72,7 @@ class ElboTerms:
         text = (
             f"ELBO {self.mean:.2f} = reconstruction {self.reconstruction.mean():.2f} - rate {self.rate.mean():.2f} "
             f"nats/{self.unit} (Monte Carlo s.e. {self.standard_error:.2g}, data s.e. "
-            f"{self.data_standard_error:.2g}; {len(self.rate)} {self.unit}s)"
+            f"{self.data_standard_error:.2g}; {count(len(self.rate), self.unit)})"
         )
         return f"{text}; {self.bits_per_dim}" if self.bits_per_dim else text
 

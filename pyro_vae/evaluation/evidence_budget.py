@@ -13,6 +13,7 @@ from pyro_vae.evaluation.inference_gaps import InferenceGaps
 from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.pareto import khat_threshold, pareto_k, tail_length
 from pyro_vae.evaluation.stream import Stream
+from pyro_vae.evaluation.wording import count, rounded_error
 from pyro_vae.protocols import Program
 
 KS = (1, 10, 100, 1000, 5000)
@@ -114,14 +115,14 @@ class EvidenceBudget:
         width = max(map(len, self.terms))
         lines = [f"{'nats/' + self.unit:{width}s}      mean   MC s.e.  data s.e."]
         for name, term in self.terms.items():
-            errors = (_short(value) for value in (term.standard_error, term.data_standard_error))
+            errors = (rounded_error(value) for value in (term.standard_error, term.data_standard_error))
             left_out = int((~term.kept).sum())
             note = f"  ({left_out} flagged and left out)" if left_out else ""
             lines.append(f"{name:{width}s}  {term.mean:8.2f}  " + "  ".join(f"{error:>8s}" for error in errors) + note)
         threshold = khat_threshold(self.num_samples)
         lines.append(
-            f"k-hat > {threshold:.2f} for {100 * self.share_above_threshold:.1f} % of {len(self.pareto_k)} "
-            f"{self.unit}s, {self.num_samples} samples each"
+            f"k-hat > {threshold:.2f} for {100 * self.share_above_threshold:.1f} % of "
+            f"{count(len(self.pareto_k), self.unit)}, {self.num_samples} samples each"
         )
         if not self.bound:
             lines.append("soft targets: these are no log-likelihoods")
@@ -229,7 +230,3 @@ def _error_of_mean(values: Tensor) -> Tensor:
     if len(values) == 1:
         return torch.full_like(values[0], math.nan)
     return values.std(0) / math.sqrt(len(values))
-
-
-def _short(value: float) -> str:
-    return "unknown" if math.isnan(value) else f"{value:.2g}" if abs(value) < 0.095 else f"{value:.2f}"

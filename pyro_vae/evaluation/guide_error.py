@@ -14,9 +14,10 @@ from pyro_vae.evaluation.chains import mean_and_variance
 from pyro_vae.evaluation.guide_draws import GuideDraws
 from pyro_vae.evaluation.nuts import log_joint_at
 from pyro_vae.evaluation.reference_posterior import R_HAT, ReferencePosterior
-from pyro_vae.evaluation.rows import Rows, count
+from pyro_vae.evaluation.rows import Rows
 from pyro_vae.evaluation.stream import ROWS
 from pyro_vae.evaluation.two_sample import two_sample_test
+from pyro_vae.evaluation.wording import count
 from pyro_vae.graph import agree
 from pyro_vae.joint import Joint
 from pyro_vae.programs import in_mode

@@ -15,6 +15,7 @@ from pyro_vae.evaluation.frozen_pair import FrozenPair
 from pyro_vae.evaluation.local_maps import FAMILIES
 from pyro_vae.evaluation.local_posterior import Fitted, LocalPosteriors
 from pyro_vae.evaluation.log_mean import LogMean
+from pyro_vae.evaluation.wording import count
 from pyro_vae.memory import keep_freed_memory
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
@@ -129,7 +130,7 @@ class InferenceGaps:
         text = (
             f"{kind}inference gap {total} = approximation {family} + amortization {encoder} nats/{self.unit}; "
             f"ELBO {self.mean('elbo'):.2f}, log p^ {self.mean('log_evidence'):.2f} by {self.evidence_source}; "
-            f"q* {self.family}, not converged for {self._num_not_converged} of {n} {self.unit}s"
+            f"q* {self.family}, not converged for {self._num_not_converged} of {count(n, self.unit)}"
         )
         return f"{text}; {lost} not finite and left out of every mean" if lost else text
 

@@ -14,6 +14,7 @@ from pyro_vae.evaluation.latent_draws import Draws, LatentDraws, by_datum
 from pyro_vae.evaluation.monte_carlo_mean import MonteCarloMean
 from pyro_vae.evaluation.posterior_means import PosteriorMeans
 from pyro_vae.evaluation.unit_kl import UnitKLError, unit_kl
+from pyro_vae.evaluation.wording import count
 from pyro_vae.particles import Particles
 from pyro_vae.protocols import Program
 
@@ -100,7 +101,7 @@ class LatentStatistics:
         )
         text += "all collapsed onto the prior" if self.all_collapsed else f"{int(self.collapsed.sum())} collapsed"
         if self.flagged.any():
-            text += f"; {int(self.flagged.sum())} {self.unit}s with a NaN or infinite weight left out"
+            text += f"; {count(int(self.flagged.sum()), self.unit)} with a NaN or infinite weight left out"
         for name, reason in self.why_not.items():
             text += f"; no {name.replace('_', ' ')}: {reason}"
         return text

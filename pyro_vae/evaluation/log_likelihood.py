@@ -12,6 +12,7 @@ from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.pareto import MIN_SAMPLES, khat_threshold
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.weight_sums import WeightSums
+from pyro_vae.evaluation.wording import count, rounded_error
 from pyro_vae.protocols import Program
 
 
@@ -126,15 +127,15 @@ class LogLikelihood:
     def __str__(self) -> str:
         n = len(self.per_datum)
         if self.num_samples < MIN_SAMPLES:
-            khat = f"k-hat needs K >= {MIN_SAMPLES}; {n} {self.unit}s"
+            khat = f"k-hat needs K >= {MIN_SAMPLES}; {count(n, self.unit)}"
         else:
             share = 100 * self.flagged.double().mean().item()
             threshold = f"{self.khat_threshold:.2f}" if self.target_se is None else "its threshold"
-            khat = f"k-hat > {threshold} for {share:.1f} % of {n} {self.unit}s"
+            khat = f"k-hat > {threshold} for {share:.1f} % of {count(n, self.unit)}"
         kind = "log p(x) >=" if self.bound else "no log-likelihood (soft targets):"
         text = (
-            f"{kind} {self.mean:.2f} nats/{self.unit} (Monte Carlo s.e. {_error(self.standard_error)}, "
-            f"data s.e. {_error(self.data_standard_error)}; {self._samples()}; {khat})"
+            f"{kind} {self.mean:.2f} nats/{self.unit} (Monte Carlo s.e. {rounded_error(self.standard_error)}, "
+            f"data s.e. {rounded_error(self.data_standard_error)}; {self._samples()}; {khat})"
         )
         if self.bits_per_dim:
             text += f"; {self.bits_per_dim}"
@@ -155,13 +156,6 @@ class LogLikelihood:
             f"{self.target_se:g} reached for {100 * self.reached.double().mean():.1f} %, bias about "
             f"{self.bias.mean():.2g}"
         )
-
-
-def _error(value: float) -> str:
-    """Two decimals, or two significant digits where that says more."""
-    if math.isnan(value):
-        return "unknown"
-    return f"{value:.2f}" if value >= 0.095 else f"{value:.2g}"
 
 
 def log_likelihood(

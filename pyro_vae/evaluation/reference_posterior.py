@@ -11,8 +11,9 @@ from tqdm import tqdm
 
 from pyro_vae.evaluation.chains import ess, mean_and_variance, r_hat
 from pyro_vae.evaluation.nuts import DatumDensity, log_joint_at, run_chain, starts_of
-from pyro_vae.evaluation.rows import Rows, count
+from pyro_vae.evaluation.rows import Rows
 from pyro_vae.evaluation.stream import ROWS
+from pyro_vae.evaluation.wording import count
 from pyro_vae.joint import Joint
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program

@@ -42,13 +42,3 @@ class Rows:
             else arg
             for arg in self._args
         )
-
-
-def count(number: int, unit: str) -> str:
-    """Return a number of units, in words.
-
-    >>> count(1, "datum"), count(2, "datum"), count(2, "image")
-    ('1 datum', '2 data', '2 images')
-    """
-    plural = "data" if unit == "datum" else f"{unit}s"
-    return f"{number} {unit if number == 1 else plural}"

@@ -130,7 +130,7 @@ def test_what_is_broken_is_flagged_and_the_rest_survives(linear_gaussian):
     assert abs(found.per_datum[3] - exact) < 4 * found.standard_errors[3]
     assert found.mean == found.per_datum[3]
     assert found.standard_error == pytest.approx(found.standard_errors[3].item())
-    assert str(found).endswith("; 4 datums, 3 flagged and left out)")
+    assert str(found).endswith("; 4 data, 3 flagged and left out)")
     assert found.summary()["num_flagged"] == 3
     alone = ais(partly_broken, x[3:], **quick)
     assert not alone.flagged.any()
@@ -141,7 +141,7 @@ def test_when_all_are_flagged_there_is_no_mean():
     assert math.isnan(found.mean)
     assert math.isnan(found.standard_error)
     assert math.isnan(found.data_standard_error)
-    assert "2 datums, 2 flagged and left out" in str(found)
+    assert "2 data, 2 flagged and left out" in str(found)
     assert math.isnan(found.summary()["median_ess"])
 
 

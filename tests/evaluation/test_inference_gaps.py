@@ -333,7 +333,7 @@ def test_one_datum_has_no_error_over_data(linear_gaussian):
     gaps = quick(linear_gaussian, linear_gaussian.data(1))
     assert math.isfinite(gaps.standard_error("inference_gap"))
     assert math.isnan(gaps.data_standard_error("inference_gap"))
-    assert "1 of 1 datums" in str(gaps)
+    assert "1 of 1 datum" in str(gaps)
 
 
 def test_soft_targets_are_called_no_log_likelihood():
@@ -352,7 +352,7 @@ def test_one_line_and_a_summary_for_a_file(linear_gaussian):
     assert "\n" not in text
     for part in ("inference gap ", "= approximation ", "+ amortization ", "nats/datum", "by IWAE-64 with q"):
         assert part in text
-    assert "not converged for 3 of 3 datums" in text
+    assert "not converged for 3 of 3 data" in text
     assert f"inference gap {summary['inference_gap_nats']:.2f} (s.e." in text
     assert summary["num_not_converged"] == 3
     assert summary["num_data"] == 3
@@ -385,7 +385,7 @@ def test_a_datum_that_is_not_finite_is_flagged_and_the_rest_survives(linear_gaus
     truth = closed_gaps(linear_gaussian, x[fair])
     assert within(gaps, "approximation_gap", truth[0])
     assert within(gaps, "amortization_gap", truth[1])
-    assert "not converged for 0 of 4 datums; 1 not finite and left out of every mean" in str(gaps)
+    assert "not converged for 0 of 4 data; 1 not finite and left out of every mean" in str(gaps)
     assert gaps.summary()["num_flagged"] == 1
 
 

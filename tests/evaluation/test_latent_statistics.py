@@ -288,7 +288,7 @@ def test_a_datum_with_a_nan_is_flagged_and_the_others_are_as_without_it(linear_g
         assert abs(one.mean - other.mean) < 4 * math.hypot(one.standard_error, other.standard_error), name
     assert_close(found.kl_per_unit, expected.kl_per_unit)
     assert_close(found.active_units.variance, expected.active_units.variance)
-    assert "1 datums with a NaN or infinite weight left out" in str(found)
+    assert "1 datum with a NaN or infinite weight left out" in str(found)
     with pytest.raises(NonFiniteError):
         latent_statistics(case.model, guide, spoiled[5:6])
 

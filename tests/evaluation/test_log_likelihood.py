@@ -276,7 +276,7 @@ def test_few_samples_have_no_khat(linear_gaussian):
     x = linear_gaussian.data(3)
     found = log_likelihood(linear_gaussian.model, linear_gaussian.inexact_guide, x, 25)
     assert found.pareto_k.isnan().all()
-    assert "k-hat needs K >= 26; 3 datums)" in str(found)
+    assert "k-hat needs K >= 26; 3 data)" in str(found)
     found = log_likelihood(linear_gaussian.model, linear_gaussian.inexact_guide, x, 26)
     assert found.pareto_k.isfinite().all()
     assert "k-hat > 0.29 for" in str(found)

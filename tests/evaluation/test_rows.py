@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_vae.evaluation.rows import Rows, count
+from pyro_vae.evaluation.rows import Rows
 
 
 def test_tensors_of_the_datas_length_are_cut_and_others_are_not():
@@ -26,7 +26,3 @@ def test_bad_data_are_refused():
         Rows("sbc", torch.zeros(0, 3))
     with pytest.raises(ValueError, match=r"sbc: x: 1 values are NaN or infinite"):
         Rows("sbc", torch.tensor([[0.0], [torch.nan]]))
-
-
-def test_counts_in_words():
-    assert [count(1, "image"), count(0, "datum"), count(3, "datum")] == ["1 image", "0 data", "3 data"]
