@@ -1,0 +1,24 @@
+"""How results say numbers."""
+
+import math
+
+
+def rounded_error(value: float) -> str:
+    """Return a standard error in two decimals, or in two significant digits where that says more.
+
+    >>> rounded_error(0.236), rounded_error(0.0123), rounded_error(float("nan"))
+    ('0.24', '0.012', 'unknown')
+    """
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:.2f}" if value >= 0.095 else f"{value:.2g}"
+
+
+def count(number: int, unit: str) -> str:
+    """Return a number of units, in words.
+
+    >>> count(1, "datum"), count(2, "datum"), count(2, "image")
+    ('1 datum', '2 data', '2 images')
+    """
+    plural = "data" if unit == "datum" else f"{unit}s"
+    return f"{number} {unit if number == 1 else plural}"
