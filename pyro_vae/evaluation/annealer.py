@@ -16,12 +16,12 @@ from pyro_vae.errors import OutOfMemoryError
 from pyro_vae.evaluation.annealing import Annealing
 from pyro_vae.evaluation.path import Path
 from pyro_vae.evaluation.pieces import Piece, Pieces, Record, fingerprint
+from pyro_vae.evaluation.rows import Rows
 from pyro_vae.evaluation.stream import HEAD, ROWS, VALUES
 from pyro_vae.evaluation.term_draws import TermDraws, check_level
-from pyro_vae.fit.batches import check_rows
 from pyro_vae.graph import in_one_line, unlike
 from pyro_vae.memory import is_out_of_memory, keep_freed_memory
-from pyro_vae.programs import as_args, in_mode, modules_of
+from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.support import check_support
 
@@ -57,21 +57,12 @@ class Annealer:
         if max_rows is not None and max_rows < 1:
             raise ValueError(f"{who}: max_rows must be at least 1; got {max_rows}.")
         self._who, self._annealing, self._level, self._simulated = who, annealing, compile, simulated
-        self._args = as_args(x)
-        first = self._args[0]
-        if not isinstance(first, Tensor):
-            raise ValueError(f"{who}: x must be a tensor, or a tuple that starts with one; got {type(first)}.")
-        check_rows(f"{who}: x", first)
-        self._modules = modules_of(model) if guide is None else modules_of(model, guide)
-        self._device = next((p.device for m in self._modules for p in m.parameters()), first.device)
-        self.size = len(first)
-        """N."""
-        self.unit = "image" if first.ndim > 2 else "datum"
-        """What a datum is called."""
+        self._rows = Rows(who, x, model) if guide is None else Rows(who, x, model, guide)
+        self._modules, self.size, self.unit = self._rows.modules, self._rows.size, self._rows.unit
         with in_mode(self._modules, training=False):
             head = self._block(0, min(self.size, HEAD))
             if len(head) == 1 and not simulated:
-                check_support(model, first.to(self._device), head[0])
+                check_support(model, self._rows.take(slice(None))[0], head[0])
             self.path = Path(who, model, guide, head, plate)
         rows = max_rows or min(ROWS, max(1, VALUES // max(1, self.path.joint.outputs)))
         self._pieces = Pieces(annealing.num_chains, self.size, rows)
@@ -107,7 +98,7 @@ class Annealer:
                     f"{self._who}: out of memory with {rows} rows (chains x data) an evaluation. Pass a smaller "
                     f"max_rows. It said: {in_one_line(error)}"
                 ) from error
-        return record.values, self._args[0]
+        return record.values, self._rows.args[0]
 
     def _run(self, record: Record, exact: Tensor | None, progress: bool | None) -> None:
         draws = self._draws(record)
@@ -136,7 +127,7 @@ class Annealer:
         sizes = self._annealing.step_sizes(at, self.path.draw(block, chains), bar.update)
         runs = [self._annealing.run(at, self.path.draw(block, chains), sizes, bar.update)]
         if exact is not None:
-            u = exact[:, piece.first : piece.first + self._pieces.width].to(self._device)
+            u = exact[:, piece.first : piece.first + self._pieces.width].to(self._rows.device)
             runs.append(self._annealing.run(at, u.repeat(chains, 1, 1), sizes, bar.update, reverse=True))
         numbers = [number for run in runs for number in (run.log_weight, run.acceptance, run.diverged)]
         return dict(zip(FORWARD + REVERSE * (exact is not None), numbers, strict=True))
@@ -175,9 +166,9 @@ class Annealer:
         data, found = [], []
         for start in range(0, self.size, rows):
             args, u = self.path.joint.simulate(self._block(start, min(rows, self.size - start)))
-            data.append(args[0].to(self._args[0].device))
+            data.append(args[0].to(self._rows.args[0].device))
             found.append(u.cpu())
-        self._args = (torch.cat(data), *self._args[1:])
+        self._rows.args = (torch.cat(data), *self._rows.args[1:])
         return torch.cat(found, 1)
 
     def _settings(self) -> dict[str, Any]:
@@ -188,14 +179,9 @@ class Annealer:
             "start": self.path.start,
             "rows": [self._pieces.chains, self._pieces.width],
             "compile": self._level,
-            **fingerprint(self._args, self._modules),
+            **fingerprint(self._rows.args, self._modules),
         }
 
     def _block(self, start: int, width: int) -> tuple[Any, ...]:
         """Return the arguments with ``width`` data from ``start`` on, on the parameters' device."""
-        return tuple(
-            arg[start : start + width].to(self._device)
-            if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size
-            else arg
-            for arg in self._args
-        )
+        return self._rows.take(slice(start, start + width))

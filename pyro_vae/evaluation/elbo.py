@@ -111,6 +111,5 @@ def elbo_terms(
     mean = sums / num_samples
     spread = (mean[3] - mean[2].square()).clamp(min=0) * num_samples / max(num_samples - 1, 1)
     variance = spread if num_samples > 1 else torch.full_like(spread, math.nan)
-    unit = "image" if stream.event_dim > 1 else "datum"
     pair = stream.pair
-    return ElboTerms(mean[0], -mean[1], variance, num_samples, pair.normalized, unit, pair.discrete_dims)
+    return ElboTerms(mean[0], -mean[1], variance, num_samples, pair.normalized, stream.unit, pair.discrete_dims)

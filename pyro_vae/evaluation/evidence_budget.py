@@ -214,8 +214,7 @@ def evidence_budget(
     names = ["reconstruction", "rate", "ELBO", *(f"IWAE-{k}" for k in ks)]
     terms = {name: Term(*both) for name, both in zip(names, zip(means, errors, strict=True), strict=True)}
     terms |= given
-    unit = "image" if stream.event_dim > 1 else "datum"
-    return EvidenceBudget(terms, khat, samples, stream.pair.normalized, unit)
+    return EvidenceBudget(terms, khat, samples, stream.pair.normalized, stream.unit)
 
 
 def _groups(log_weights: Tensor, k: int) -> Tensor:

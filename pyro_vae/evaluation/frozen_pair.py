@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.fit.batches import check_rows
+from pyro_vae.evaluation.rows import Rows
 from pyro_vae.graph import no_side_effects
 from pyro_vae.joint import Joint
 from pyro_vae.pair import Pair
 from pyro_vae.particles import LogTerms
-from pyro_vae.programs import as_args, in_mode, modules_of
+from pyro_vae.programs import in_mode
 from pyro_vae.protocols import PosteriorGuide, Program
 from pyro_vae.support import check_support
 
@@ -47,31 +47,21 @@ class FrozenPair:
     """
 
     def __init__(self, who: str, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
-        self.who, self._guide, self._args = who, guide, as_args(x)
-        first = self._args[0]
-        if not isinstance(first, Tensor) or first.ndim == 0:
-            raise ValueError(f"{who}: x must be a tensor, or a tuple that starts with one; got {type(first)}.")
-        check_rows(f"{who}: x", first)
-        self.modules = modules_of(model, guide)
-        self.device = next((p.device for module in self.modules for p in module.parameters()), first.device)
-        self.size, self.event_dim = len(first), first.ndim - 1
+        self.who, self._guide = who, guide
+        self._rows = Rows(who, x, model, guide)
+        self.size, self.unit, self.modules = self._rows.size, self._rows.unit, self._rows.modules
         with in_mode(self.modules, training=False):
             head = self._first_that_is_finite(model, plate)
-            if len(self._args) == 1:
-                check_support(model, first.to(self.device), head[0])
-            with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules, self.device):
+            if len(self._rows.args) == 1:
+                check_support(model, self._rows.take(slice(None))[0], head[0])
+            with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules, self._rows.device):
                 values = self.joint.values(head, self.joint.draw(head, 2))
         self._ndims = {name: value.ndim for name, value in values.items()}
         self.vectorizes = self._pair.vectorizes and self.joint.vectorizes
 
     def block(self, index: Tensor) -> tuple[Any, ...]:
         """Return the arguments for some of the data."""
-        return tuple(
-            arg[index.to(arg.device)].to(self.device)
-            if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size
-            else arg
-            for arg in self._args
-        )
+        return self._rows.take(index)
 
     def draw(self, block: tuple[Any, ...], num_samples: int) -> list[Tensor]:
         """Draw u ``(num_samples, batch, dim)``, and return it with log q(u | x) ``(num_samples, batch)``."""

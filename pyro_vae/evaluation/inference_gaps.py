@@ -252,7 +252,7 @@ def inference_gaps(
                 found.add(fitted)
                 bar.update(len(fitted.index))
             found.finish()
-    return found.result(chosen, evidence, pair.joint.normalized, "image" if pair.event_dim > 1 else "datum")
+    return found.result(chosen, evidence, pair.joint.normalized, pair.unit)
 
 
 class _Found:

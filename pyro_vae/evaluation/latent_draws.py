@@ -10,13 +10,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.errors import NonFiniteError
+from pyro_vae.evaluation.rows import Rows
 from pyro_vae.evaluation.stream import HEAD, ROWS, VALUES
-from pyro_vae.fit.batches import check_rows
 from pyro_vae.log_weights import check_num_samples
 from pyro_vae.memory import keep_freed_memory
 from pyro_vae.pair import Pair
 from pyro_vae.particles import Particles, Site
-from pyro_vae.programs import as_args, in_mode, modules_of
+from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 
 
@@ -54,15 +54,8 @@ class LatentDraws:
         check_num_samples(who, num_samples)
         self.who, self.model, self.guide = who, model, guide
         self.num_samples, self._plate, self._progress = num_samples, plate, progress
-        self._args = as_args(x)
-        first = self._args[0]
-        if not isinstance(first, Tensor):
-            raise ValueError(f"{who}: x must be a tensor, or a tuple that starts with one; got {type(first)}.")
-        check_rows(f"{who}: x", first)
-        self.size = len(first)
-        self.unit = "image" if first.ndim > 2 else "datum"
-        self.modules = modules_of(model, guide)
-        self._device = next((p.device for m in self.modules for p in m.parameters()), first.device)
+        self._rows = Rows(who, x, model, guide)
+        self.size, self.unit, self.modules = self._rows.size, self._rows.unit, self._rows.modules
         with in_mode(self.modules, training=False):
             self.pair = self._first_pair(0, min(self.size, HEAD))
             self.vectorizes = self.pair.vectorizes
@@ -87,10 +80,7 @@ class LatentDraws:
 
     def block(self, start: int, stop: int) -> tuple[Any, ...]:
         """Return the arguments with the data from ``start`` to ``stop``, on the pair's device."""
-        return tuple(
-            arg[start:stop].to(self._device) if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size else arg
-            for arg in self._args
-        )
+        return self._rows.take(slice(start, stop))
 
     def bar(self, total: int, unit: str) -> "tqdm[Any]":
         """Return a progress bar."""

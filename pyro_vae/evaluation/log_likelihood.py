@@ -243,7 +243,7 @@ def log_likelihood(
         sums.pareto_k,
         num_samples,
         stream.pair.normalized,
-        "image" if stream.event_dim > 1 else "datum",
+        stream.unit,
         stream.pair.discrete_dims,
         target_se,
         deciding,

@@ -22,23 +22,26 @@ class Rows:
     """
 
     def __init__(self, who: str, x: Any, *programs: Program) -> None:
-        self._args = as_args(x)
-        first = self._args[0]
+        self.args = as_args(x)
+        """All arguments, as they came."""
+        first = self.args[0]
         if not isinstance(first, Tensor) or first.ndim == 0:
             raise ValueError(f"{who}: x must be a tensor (N, ...), or a tuple that starts with one; got {type(first)}.")
         check_rows(f"{who}: x", first)
         self.size = len(first)
+        """N."""
         self.modules = modules_of(*programs)
         self.device: device = next((p.device for m in self.modules for p in m.parameters()), first.device)
         self.unit = "image" if first.ndim > 2 else "datum"
+        """What a datum is called."""
 
     def take(self, rows: slice | Tensor) -> tuple[Any, ...]:
         """Return the arguments with the given data, on the programs' device."""
         return tuple(
-            arg[rows].to(self.device)
+            arg[rows.to(arg.device) if isinstance(rows, Tensor) else rows].to(self.device)
             if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size
             else arg.to(self.device)
             if isinstance(arg, Tensor)
             else arg
-            for arg in self._args
+            for arg in self.args
         )

@@ -14,15 +14,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.errors import NonFiniteError, OutOfMemoryError
+from pyro_vae.evaluation.rows import Rows
 from pyro_vae.evaluation.term_draws import TermDraws, check_level
-from pyro_vae.fit.batches import check_rows
 from pyro_vae.graph import in_one_line, unlike
 from pyro_vae.log_weights import check_num_samples, subsample_blocks
 from pyro_vae.memory import is_out_of_memory, keep_freed_memory
 from pyro_vae.nonfinite import check_finite
 from pyro_vae.pair import Pair
 from pyro_vae.particles import LogTerms
-from pyro_vae.programs import as_args, in_mode, modules_of
+from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.support import check_support
 
@@ -96,17 +96,11 @@ class Stream:
         check_num_samples(who, num_samples)
         check_level(who, compile)
         self.who, self._model, self._guide, self._plate = who, model, guide, plate
-        self._args, self._num_samples, self._progress, self.level = as_args(x), num_samples, progress, compile
+        self._num_samples, self._progress, self.level = num_samples, progress, compile
         self._order: Tensor | None = None
         self._kept: _ChunkTerms | None = None
-        first = self._args[0]
-        if not isinstance(first, Tensor):
-            raise ValueError(f"{who}: x must be a tensor, or a tuple that starts with one; got {type(first)}.")
-        check_rows(f"{who}: x", first)
-        self.modules = modules_of(model, guide)
-        self._device = next((p.device for m in self.modules for p in m.parameters()), first.device)
-        self.size = len(first)
-        self.event_dim = first.ndim - 1
+        self._data = Rows(who, x, model, guide)
+        self.size, self.unit, self.modules = self._data.size, self._data.unit, self._data.modules
         self.rows, self._halved = HEAD, False
         with in_mode(self.modules, training=False):
             self._fits(self._probe)
@@ -129,7 +123,7 @@ class Stream:
             self.pair = Pair(self._model, self._guide, head, self._plate)
         self.picks_rows = picks_rows and self.pair.plate.full_size == self.size
         if len(head) == 1:
-            check_support(self._model, self._args[0].to(self._device), head[0])
+            check_support(self._model, self._data.take(slice(None))[0], head[0])
         self.vectorizes = self.pair.vectorizes
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -251,8 +245,8 @@ class Stream:
             outputs = f" and {self.pair.outputs} outputs" if hasattr(self, "pair") else ""
             raise OutOfMemoryError(
                 f"{self.who}: out of memory with {self.rows} rows a call{', half of before' if self._halved else ''}; "
-                f"a datum has {self._args[0][0].numel()} numbers{outputs}. Free memory that others hold, move model "
-                f"and guide to a device with more, or make the networks smaller. It said: {reason}"
+                f"a datum has {self._data.args[0][0].numel()} numbers{outputs}. Free memory that others hold, move "
+                f"model and guide to a device with more, or make the networks smaller. It said: {reason}"
             )
         self._halved, self.rows = True, self.rows // 2
         logger.warning("%s: out of memory; continues with %d rows a call, half of before", self.who, self.rows)
@@ -261,12 +255,7 @@ class Stream:
     def block(self, start: int, width: int) -> tuple[Any, ...]:
         """Return the arguments with ``width`` data from ``start`` on, in the visit's order, on the pair's device."""
         rows = slice(start, start + width) if self._order is None else self._order[start : start + width]
-        return tuple(
-            arg[rows if isinstance(rows, slice) else rows.to(arg.device)].to(self._device)
-            if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size
-            else arg
-            for arg in self._args
-        )
+        return self._data.take(rows)
 
 
 class _ChunkTerms:
