@@ -1,15 +1,19 @@
 """A guide's draws in the coordinates of the joint density, and its density at draws of another law."""
 
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import pyro
 import torch
-from pyro.poutine import Trace
+from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.joint import Joint
+from pyro_vae.graph import in_one_line, no_side_effects
+from pyro_vae.joint import FixedValues, Joint
+from pyro_vae.memory import is_out_of_memory
 from pyro_vae.pair import Pair
-from pyro_vae.particles import LogTerms, samples
+from pyro_vae.particles import PARTICLES, LogTerms, Particles, samples
+from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 
 
@@ -28,59 +32,79 @@ class GuideDraws:
     """
 
     def __init__(self, joint: Joint, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
-        self._joint, self._pair = joint, Pair(model, guide, x, plate)
+        self._joint, self._guide, self._pair = joint, guide, Pair(model, guide, x, plate)
+        self._modules, self._device = modules_of(model, guide), as_args(x)[0].device
         self._names = [part.name for part in joint.parts]
+        with torch.no_grad(), no_side_effects(self._modules, self._device):
+            drawn, prior = self._sites(self._runs(x, 1)), joint.values(x, joint.draw(x, 1))
+        # A plate that only one of the two has leaves a dim of size 1 there.
+        self._guide_ndims = {name: value.ndim for name, value in drawn.items()}
+        self._model_ndims = {name: value.ndim for name, value in prior.items()}
+
+    @property
+    def vectorizes(self) -> bool:
+        """Whether many draws are made and scored at once, and not one by one."""
+        return self._pair.vectorizes
 
     def draw(self, x: Any, num_samples: int) -> tuple[Tensor, LogTerms]:
         """Return u ``(num_samples, batch, dim)``, and the terms of its log-weights."""
-        runs = self._pair.run(x, num_samples)
-        shapes = self._shapes(x)
-        values = {}
-        for name in self._names:
-            found = [run.guide_trace.nodes[name]["value"] for run in runs]
-            # A plate that only the guide has leaves a dim of size 1.
-            values[name] = torch.cat([value.reshape(-1, *shapes[name]) for value in found])
+        runs = self._runs(x, num_samples)
+        values = self._with_ndims(self._sites(runs), self._model_ndims)
         return self._joint.from_values(x, values), LogTerms.together([run.terms() for run in runs])
 
     def why_no_density(self, x: Any) -> str | None:
         """Return why q(z | x) cannot be evaluated at any z, or None where it can."""
-        trace = self._pair.run(x, 1)[0].guide_trace
-        own = [site["name"] for site in samples(trace) if site["name"] not in self._names]
-        if own:
-            return f"the guide has sites of its own ({', '.join(own)}), so that the density of z alone is unknown"
-        try:
-            self.log_density(x, self._joint.draw(x, 1))
-        except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0].partition(". ")[0]
-            return f"the guide cannot score a z that it did not draw ({type(error).__name__}: {reason})"
-        if not self._pair.guide_repeats:
-            return "the guide, run again with the values it drew, gives them another density"
+        with torch.no_grad(), no_side_effects(self._modules, self._device):
+            trace = self._runs(x, 1)[0].guide_trace
+            own = [site["name"] for site in samples(trace) if site["name"] not in self._names]
+            if own:
+                return f"the guide has sites of its own ({', '.join(own)}), so that the density of z alone is unknown"
+            try:
+                self.log_density(x, self._joint.draw(x, 1))
+            except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+                if is_out_of_memory(error):
+                    raise
+                return f"the guide cannot score a z that it did not draw ({in_one_line(error).partition('. ')[0]})"
+            if not self._pair.guide_repeats:
+                return "the guide, run again with the values it drew, gives them another density"
         return None
 
     def log_density(self, x: Any, u: Tensor) -> Tensor:
         """Return log q(z | x) of the values z at u, ``(num_draws, batch)``."""
-        values = self._joint.values(x, u)
-        found: list[Tensor] = []
-        for run in self._pair.run(x, len(u)):
-            # Vectorized, one run holds all draws.
-            shapes = {name: run.guide_trace.nodes[name]["value"].shape for name in self._names}
-            first = sum(len(part) for part in found)
-            last = first + run.shape[0]
-            moved = _with_values(
-                run.guide_trace, {name: values[name][first:last].reshape(shapes[name]) for name in self._names}
-            )
-            again = replace(run, guide_trace=self._pair.rerun_guide(x, moved))
-            sites = list(samples(again.guide_trace))
-            found.append(again.log_prob(sites, [1.0 for _ in sites]))
+        values = self._with_ndims(self._joint.values(x, u), self._guide_ndims)
+        found = []
+        for run in self._scored(x, values, len(u)):
+            sites = list(samples(run.guide_trace))
+            found.append(run.log_prob(sites, [1.0 for _ in sites]))
         return torch.cat(found)
 
-    def _shapes(self, x: Any) -> dict[str, torch.Size]:
-        """Return the shape of each latent site in the model, for one chain."""
-        return {name: value.shape[1:] for name, value in self._joint.values(x, self._joint.draw(x, 1)).items()}
+    def _runs(self, x: Any, num_samples: int) -> list[Particles]:
+        with pyro.validation_enabled(False):
+            return self._pair.run(x, num_samples)
 
+    def _sites(self, runs: list[Particles]) -> dict[str, Tensor]:
+        """Return the latent sites' values, each ``(num_samples, *its own shape)``."""
+        drawn = [{name: run.guide_trace.nodes[name]["value"] for name in self._names} for run in runs]
+        if self.vectorizes:
+            return drawn[0]
+        return {name: torch.stack([values[name] for values in drawn]) for name in self._names}
 
-def _with_values(trace: Trace, values: dict[str, Tensor]) -> Trace:
-    moved = trace.copy()
-    for name, value in values.items():
-        moved.nodes[name] = {**moved.nodes[name], "value": value}
-    return moved
+    def _scored(self, x: Any, values: Mapping[str, Tensor], num_draws: int) -> Iterator[Particles]:
+        """Run the guide at the values: of all draws together, or one by one."""
+        dim = self._pair.particle_dim
+        for rows in [slice(None)] if self.vectorizes else range(num_draws):
+            guide = pyro.plate(PARTICLES, num_draws, dim=dim)(self._guide) if self.vectorizes else self._guide
+            fixed = FixedValues({name: value[rows] for name, value in values.items()})
+            with pyro.validation_enabled(False), local_params(self._guide), fixed:
+                trace = poutine.trace(guide).get_trace(*as_args(x))
+            yield Particles(trace, trace, trace, self._pair.plate, dim)
+
+    @staticmethod
+    def _with_ndims(values: Mapping[str, Tensor], ndims: Mapping[str, int]) -> dict[str, Tensor]:
+        """Return values ``(num_draws, ...)`` with as many dims as a program has for them, those of size 1 in front."""
+        found = {}
+        for name, value in values.items():
+            missing = ndims[name] - value.ndim
+            rest = (1,) * missing + tuple(value.shape[1:]) if missing > 0 else tuple(value.shape[1 - missing :])
+            found[name] = value.reshape(len(value), *rest)
+        return found

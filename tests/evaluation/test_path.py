@@ -169,10 +169,10 @@ def noisy_density(x):
     [
         (
             PlanarGuide((5,), 3).double(),
-            r"the guide has no density for a z that it did not draw .*no inverse",
+            r"the guide cannot score a z that it did not draw .*no inverse",
         ),
-        (AuxiliaryGuide((5,), 3).double(), r"the guide's site 'v' is not the model's"),
-        (noisy_density, r"the guide's density of one z changes from run to run"),
+        (AuxiliaryGuide((5,), 3).double(), r"the guide has sites of its own .v, log_reverse."),
+        (noisy_density, r"the guide, run again with the values it drew, gives them another density"),
     ],
 )
 def test_a_guide_without_a_density_of_its_own_is_refused(linear_gaussian, guide, message):
