@@ -196,7 +196,7 @@ def test_bad_input_is_refused(linear_gaussian):
         ({"num_temperatures": 0}, r"^ais: num_temperatures must be at least 1"),
         ({"num_chains": 0}, r"^ais: num_chains must be at least 1"),
         ({"schedule": "cosine"}, r"^ais: schedule must be one of linear, sigmoid"),
-        ({"guide": PlanarGuide((5,), 3).double()}, r"^ais: the guide has no density for a z that it did not draw"),
+        ({"guide": PlanarGuide((5,), 3).double()}, r"^ais: the guide cannot score a z that it did not draw"),
     ):
         with pytest.raises(ValueError, match=message):
             ais(model, x, **{**QUICK, **options})
