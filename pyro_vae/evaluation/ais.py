@@ -209,6 +209,7 @@ def ais(
         Y. Wu, Y. Burda, R. Salakhutdinov, R. Grosse (2017), *On the quantitative analysis of decoder-based generative
         models*, arXiv 1611.04273.
 
+    >>> import torch
     >>> from pyro_vae.models import LinearGaussian
     >>> found = ais(LinearGaussian(x_dim=4, latent_dim=2), torch.zeros(7, 4), num_temperatures=3, num_chains=5)
     >>> found.per_datum.shape, found.log_weights.shape
