@@ -26,7 +26,7 @@ def test_leapfrog_prints_the_ratios_to_a_bare_decoder_pass(capsys):
 def test_the_sides_evaluate_the_same_log_joint(monkeypatch):
     """What by_hand differentiates is what the path's two terms add up to, with the same gradient."""
     model, _ = pair()
-    x, z = images(3), torch.randn(2, 3, 50)
+    model, x, z = model.double(), images(3).double(), torch.randn(2, 3, 50).double()
     seen, real = [], torch.autograd.grad
 
     def record(total, u):
@@ -36,5 +36,5 @@ def test_the_sides_evaluate_the_same_log_joint(monkeypatch):
     leapfrog.by_hand(model.likelihood.decoder, x, z, 1)(0)
     monkeypatch.undo()
     base, ratio, base_slope, ratio_slope = Path("test", model, None, x).at(x, z)
-    assert_close(seen[0][0], (base + ratio).sum(), rtol=1e-5, atol=1e-2)
-    assert_close(seen[0][1], base_slope + ratio_slope, rtol=1e-4, atol=1e-4)
+    assert_close(seen[0][0], (base + ratio).sum(), rtol=1e-10, atol=0)
+    assert_close(seen[0][1], base_slope + ratio_slope, rtol=1e-9, atol=1e-9)
