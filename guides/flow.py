@@ -10,6 +10,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Normal, constraints
 
+from pyro_vae.guides.drawn import Drawn
+
 Move = Callable[[Tensor], tuple[Tensor, Tensor]]
 """From z ``(*batch, d)`` to another z of that shape, and a log-determinant that broadcasts to ``(*batch,)``."""
 
@@ -22,16 +24,6 @@ class FlowStep:
     """From z to (z', log|det dz'/dz|)."""
     inverse: Move | None = None
     """From z' to (z, log|det dz'/dz|, the same one); None where there is none."""
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A sample, its log-density, and what else must hold for the one to belong to the other."""
-
-    value: Tensor
-    log_prob: Tensor
-    version: int | None
-    with_gradient: bool
 
 
 class FlowDistribution(TorchDistribution):
@@ -96,7 +88,7 @@ class FlowDistribution(TorchDistribution):
         """Sample, with the gradient of all arguments and of the steps' parameters."""
         shape = self._extended_shape(torch.Size(sample_shape))
         value, log_prob = self.push(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
-        self._drawn = Drawn(value, log_prob, _version(value), torch.is_grad_enabled())
+        self._drawn = Drawn.of(value, log_prob)
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -109,8 +101,8 @@ class FlowDistribution(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         drawn = self._drawn
-        if drawn is not None and drawn.value is value and drawn.version == _version(value):
-            if drawn.with_gradient or not torch.is_grad_enabled():
+        if drawn is not None and drawn.is_same(value):
+            if drawn.scores(value):
                 return drawn.log_prob
             if not self.invertible:
                 raise ValueError(
@@ -129,8 +121,3 @@ class FlowDistribution(TorchDistribution):
             value, log_det = step.inverse(value)
             total = total - log_det
         return total + Normal(self.loc, self.scale, validate_args=False).log_prob(value).sum(-1)
-
-
-def _version(value: Tensor) -> int | None:
-    """Return the count of in-place changes, which inference mode does not keep."""
-    return None if value.is_inference() else value._version

@@ -1,6 +1,8 @@
 """The Gaussian guide with a full covariance."""
 
+import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from pyro import distributions as dist
@@ -8,6 +10,36 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.guides.drawn import Drawn
+
+
+class CholeskyNormal(dist.MultivariateNormal):
+    r"""A Gaussian that scores its own last draw by the noise behind it, and any other z by solving with L.
+
+    Of z = m + L e, the density is :math:`-\frac{1}{2} |e|^2 - \sum_i \log L_{ii} - \frac{d}{2} \log 2 \pi`. To solve
+    for e again loses all digits where L is ill-conditioned: the error grows with each row, and in float32 fifty of them
+    are enough for a log-density of minus infinity. The remembered log-density is a function of the noise: its gradient
+    is the total one of log q(z), by parameters and through z.
+    """
+
+    _drawn: Drawn | None = None
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        """Sample, with the gradient of both arguments."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        value = self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+        log_diagonal = self.scale_tril.diagonal(dim1=-2, dim2=-1).log()
+        log_prob = -0.5 * (noise.square() + math.log(2 * math.pi)).sum(-1) - log_diagonal.sum(-1)
+        self._drawn = Drawn.of(value, log_prob)
+        return value
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log-density ``(*batch,)``."""
+        drawn = self._drawn
+        if drawn is not None and drawn.scores(value):
+            return drawn.log_prob
+        return super().log_prob(value)
 
 
 class FullRankGuide(AmortizedGuide):
@@ -66,4 +98,4 @@ class FullRankGuide(AmortizedGuide):
         loc, log_diagonal, below = self.features(x)
         strictly_lower = loc.new_zeros(*loc.shape, self.latent_dim)
         strictly_lower[..., self.rows, self.columns] = below
-        return dist.MultivariateNormal(loc, scale_tril=strictly_lower + log_diagonal.exp().diag_embed())
+        return CholeskyNormal(loc, scale_tril=strictly_lower + log_diagonal.exp().diag_embed())
