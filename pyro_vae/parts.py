@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor
 
 PACKAGES = {
+    "model": "pyro_vae.models",
     "guide": "pyro_vae.guides",
     "prior": "pyro_vae.models.priors",
     "likelihood": "pyro_vae.models.likelihoods",
@@ -25,13 +26,13 @@ def part_names(kind: str) -> dict[str, type]:
     """Return the package's own parts by name, which is that of their file.
 
     Args:
-        kind: ``"guide"``, ``"prior"``, ``"likelihood"`` or ``"objective"``.
+        kind: ``"model"``, ``"guide"``, ``"prior"``, ``"likelihood"`` or ``"objective"``.
 
     >>> part_names("guide")["low_rank"].__name__
     'LowRankGuide'
     """
     package = importlib.import_module(PACKAGES[kind])
-    classes = [getattr(package, name) for name in package.__all__]
+    classes = [value for value in (getattr(package, name) for name in package.__all__) if inspect.isclass(value)]
     return {cls.__module__.rpartition(".")[2]: cls for cls in classes}
 
 
@@ -39,7 +40,7 @@ def find_part(kind: str, name: str) -> type:
     """Return the class of a part.
 
     Args:
-        kind: ``"guide"``, ``"prior"``, ``"likelihood"`` or ``"objective"``.
+        kind: ``"model"``, ``"guide"``, ``"prior"``, ``"likelihood"`` or ``"objective"``.
         name: one of :func:`part_names`, or a class of your own: ``path/to/file.py:ClassName`` or
             ``package.module:ClassName``.
 
@@ -65,7 +66,7 @@ def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
 
     Args:
         kind: for the message.
-        text: options are Python literals.
+        text: options are Python literals; ``inf`` and ``nan`` are numbers, too.
 
     Raises:
         ValueError: the text is neither.
@@ -75,7 +76,7 @@ def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
     """
     name, bracket, rest = text.strip().partition("(")
     try:
-        call = ast.parse(f"_({rest}" if bracket else "_()", mode="eval").body
+        call = _Infinities().visit(ast.parse(f"_({rest}" if bracket else "_()", mode="eval")).body
         if not (name and isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
             raise ValueError(text)
         if call.args or any(keyword.arg is None for keyword in call.keywords):
@@ -85,6 +86,36 @@ def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
         raise ValueError(
             f"{kind}: cannot read {text!r}: write NAME or NAME(option=value, ...), as low_rank(rank=4)."
         ) from error
+
+
+NETWORK = {"x_shape", "x_dim", "latent_dim", "hidden_dims", "activation"}
+
+OFFERED: dict[str, set[str]] = {
+    "model": NETWORK | {"prior", "likelihood"},
+    "guide": NETWORK | {"data", "model"},
+    "prior": {"x_shape", "x_dim", "latent_dim", "data", "guide"},
+    "likelihood": NETWORK,
+    "objective": set(),
+}
+"""What :func:`make_pair` gives a part of each kind, and what is therefore no option of it."""
+
+
+def part_options(kind: str, name: str) -> list[str]:
+    """Return the options of a part: its constructor's arguments but those that :func:`make_pair` gives it.
+
+    >>> part_options("guide", "low_rank")
+    ['rank', 'encoder']
+    """
+    parameters = inspect.signature(find_part(kind, name)).parameters
+    return [parameter for parameter in parameters if parameter not in OFFERED[kind]]
+
+
+class _Infinities(ast.NodeTransformer):
+    """Reads the names of the floats that have no literal."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """Return the number of a name."""
+        return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
 
 
 def make_part(kind: str, text: str, **offered: Any) -> Any:
@@ -97,18 +128,29 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
     cls = find_part(kind, name)
     parameters = inspect.signature(cls).parameters
     for option in options:
-        if option in offered:
+        if offered.get(option) is not None:
             raise ValueError(f"{kind} {name}: {option} is the pair's, and no option.")
-        if option not in parameters:
-            own = [parameter for parameter in parameters if parameter not in offered]
-            raise ValueError(
-                f"{kind} {name}: has no option {option!r}.{_nearest(option, own)} It has {', '.join(own)}."
-            )
+    check_options(kind, text)
     given = {parameter: offered[parameter] for parameter in parameters if offered.get(parameter) is not None}
     for parameter in parameters.values():
         if parameter.default is parameter.empty and parameter.name not in given | options:
             raise ValueError(f"{kind} {name}: needs `{parameter.name}`, which was not given.")
     return cls(**given, **options)
+
+
+def check_options(kind: str, text: str) -> None:
+    """Refuse options that a part does not have.
+
+    Raises:
+        ValueError: says which, and suggests the nearest.
+    """
+    name, options = parse_part(kind, text)
+    parameters = inspect.signature(find_part(kind, name)).parameters
+    for option in options:
+        if option not in parameters:
+            own = part_options(kind, name)
+            has = f"It has {', '.join(own)}." if own else "It has none."
+            raise ValueError(f"{kind} {name}: has no option {option!r}.{_nearest(option, own)} {has}")
 
 
 def make_objective(text: str) -> Any:
@@ -128,52 +170,92 @@ def make_pair(
     guide: str = "mean_field",
     prior: str = "standard_normal",
     likelihood: str = "bernoulli",
+    model: str = "vae",
+    encoder_dims: Sequence[int] | None = None,
+    activation: str | None = None,
     data: Callable[[], Tensor] | None = None,
 ) -> tuple[Any, Any]:
-    """Make a VAE and its guide from the names of their parts.
+    """Make a model and its guide from the names of their parts.
 
     Args:
         x_shape: shape of one datum.
         latent_dim: dimension of z.
         hidden_dims: of the decoder, nearest to z first; the encoder has them in reverse.
         guide: ``NAME`` or ``NAME(option=value, ...)``, a name for :func:`find_part`.
-        prior: likewise.
+        prior: likewise; only the default where the model takes no prior.
         likelihood: likewise.
+        model: likewise. Its constructor is given those of ``x_shape``, ``x_dim`` (for flat data), ``latent_dim``,
+            ``hidden_dims``, ``activation``, ``prior`` and ``likelihood`` that it names.
+        encoder_dims: hidden layers of the encoder, nearest to x first, where they are not those of the decoder.
+        activation: of both networks; each part's own unless given.
         data: returns model inputs ``(N, *x_shape)``; called once for each part that starts from data.
 
     Returns:
         The model and the guide.
 
     Raises:
-        ValueError: as for :func:`make_part`; or the prior needs the guide and the guide the model.
+        ValueError: as for :func:`make_part`; or the prior needs the guide and the guide the model; or a prior or
+            likelihood was chosen for a model that takes none.
 
     >>> model, guide = make_pair((1, 28, 28), 50, (200, 200), guide="low_rank(rank=4)")
     >>> guide.rank
     4
     """
-    from pyro_vae.models import VAE
-
     common: dict[str, Any] = {"x_shape": tuple(x_shape), "latent_dim": latent_dim}
-    decoder: dict[str, Any] = {"hidden_dims": tuple(hidden_dims)}
-    encoder: dict[str, Any] = {"hidden_dims": tuple(hidden_dims)[::-1]}
-    made_likelihood = make_part("likelihood", likelihood, **common, **decoder)
+    common |= {"x_dim": x_shape[0]} if len(x_shape) == 1 else {}
+    networks = common | {"activation": activation}
+    decoder: dict[str, Any] = networks | {"hidden_dims": tuple(hidden_dims)}
+    encoder: dict[str, Any] = networks | {"hidden_dims": tuple(encoder_dims or tuple(hidden_dims)[::-1])}
+    taken = _arguments("model", model)
+    for kind, text, default in (("prior", prior, "standard_normal"), ("likelihood", likelihood, "bernoulli")):
+        if kind not in taken and text != default:
+            raise ValueError(f"model {model} takes no {kind}: leave out {kind} {text}.")
 
     def data_for(kind: str, text: str) -> Tensor | None:
         return data() if data is not None and "data" in _arguments(kind, text) else None
 
     def model_with(made_prior: Any) -> Any:
-        return VAE(**common, **decoder, prior=made_prior, likelihood=made_likelihood)
+        parts = {"likelihood": make_part("likelihood", likelihood, **decoder)} if "likelihood" in taken else {}
+        return make_part("model", model, **decoder, prior=made_prior, **parts)
+
+    def prior_with(made_guide: Any) -> Any:
+        if "prior" not in taken:
+            return None
+        return make_part("prior", prior, **common, data=data_for("prior", prior), guide=made_guide)
 
     if "model" in _arguments("guide", guide):
         if "guide" in _arguments("prior", prior):
             raise ValueError(
                 f"prior {prior} needs the guide, and guide {guide} needs the model: choose another of one."
             )
-        model = model_with(make_part("prior", prior, **common, data=data_for("prior", prior)))
-        return model, make_part("guide", guide, **common, **encoder, data=data_for("guide", guide), model=model)
-    made_guide = make_part("guide", guide, **common, **encoder, data=data_for("guide", guide))
-    made_prior = make_part("prior", prior, **common, data=data_for("prior", prior), guide=made_guide)
-    return model_with(made_prior), made_guide
+        made_model = model_with(prior_with(None))
+        return made_model, make_part("guide", guide, **encoder, data=data_for("guide", guide), model=made_model)
+    made_guide = make_part("guide", guide, **encoder, data=data_for("guide", guide))
+    return model_with(prior_with(made_guide)), made_guide
+
+
+def make_guide(
+    x_shape: Sequence[int],
+    latent_dim: int,
+    encoder_dims: Sequence[int],
+    *,
+    guide: str,
+    model: Any,
+    activation: str | None = None,
+    data: Callable[[], Tensor] | None = None,
+) -> Any:
+    """Make a guide for a model that is there.
+
+    Args: as for :func:`make_pair`; ``model`` is the object.
+
+    Raises:
+        ValueError: as for :func:`make_part`.
+    """
+    own = _arguments("guide", guide)
+    return make_part(
+        "guide", guide, x_shape=tuple(x_shape), latent_dim=latent_dim, hidden_dims=tuple(encoder_dims),
+        activation=activation, model=model, data=data() if data is not None and "data" in own else None,
+    )  # fmt: skip
 
 
 def _arguments(kind: str, text: str) -> set[str]:

@@ -1,5 +1,7 @@
 """Parts are found by name, in a user's file and in a module; what cannot be found is said."""
 
+import inspect
+import math
 import sys
 
 import pytest
@@ -7,7 +9,16 @@ import torch
 
 from pyro_vae import guides, log_weights, models, objectives
 from pyro_vae.guides import MeanFieldGuide
-from pyro_vae.parts import PACKAGES, find_part, make_objective, make_pair, parse_part, part_names
+from pyro_vae.parts import (
+    PACKAGES,
+    find_part,
+    make_guide,
+    make_objective,
+    make_pair,
+    parse_part,
+    part_names,
+    part_options,
+)
 
 
 @pytest.fixture
@@ -20,16 +31,23 @@ def own_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "package"),
-    [("guide", guides), ("prior", models.priors), ("likelihood", models.likelihoods), ("objective", objectives)],
+    [
+        ("model", models),
+        ("guide", guides),
+        ("prior", models.priors),
+        ("likelihood", models.likelihoods),
+        ("objective", objectives),
+    ],
 )
 def test_every_part_has_a_name(kind, package):
     found = part_names(kind)
-    assert sorted(cls.__name__ for cls in found.values()) == sorted(package.__all__)
+    classes = [name for name in package.__all__ if inspect.isclass(getattr(package, name))]
+    assert sorted(cls.__name__ for cls in found.values()) == sorted(classes)
     assert all(find_part(kind, name) is cls for name, cls in found.items())
 
 
 def test_every_kind_is_tried():
-    assert set(PACKAGES) == {"guide", "prior", "likelihood", "objective"}
+    assert set(PACKAGES) == {"model", "guide", "prior", "likelihood", "objective"}
 
 
 @pytest.mark.parametrize(("name", "hint"), [("meen_field", r" Did you mean 'mean_field'\?"), ("abacus", "")])
@@ -150,3 +168,37 @@ def test_every_objective_is_made_by_its_name(objective):
 def test_parts_that_cannot_be_made_say_why(arguments, message):
     with pytest.raises(ValueError, match=message):
         make_pair((1, 3, 2), 4, (5,), **arguments)
+
+
+def test_infinite_options_are_read():
+    assert parse_part("prior", "vamp(low=-inf, high=inf)") == ("vamp", {"low": -math.inf, "high": math.inf})
+    assert math.isnan(parse_part("prior", "vamp(low=nan)")[1]["low"])
+    with pytest.raises(ValueError, match="cannot read"):
+        parse_part("prior", "vamp(low=minus)")
+
+
+def test_the_pair_gives_what_is_no_option():
+    assert "hidden_dims" in part_options("prior", "flow")
+    assert "hidden_dims" not in part_options("guide", "iaf")
+
+
+def test_a_model_that_takes_no_prior_is_given_none():
+    model, guide = make_pair((7,), 2, (5,), model="linear_gaussian(scale=0.5)")
+    assert (model.x_dim, model.latent_dim, guide.latent_dim) == (7, 2, 2)
+    for kind, name in (("prior", "mixture"), ("likelihood", "gaussian")):
+        with pytest.raises(ValueError, match=rf"model linear_gaussian takes no {kind}: leave out {kind} {name}\."):
+            make_pair((7,), 2, (5,), model="linear_gaussian", **{kind: name})
+
+
+def test_the_encoder_may_have_layers_and_an_activation_of_its_own():
+    model, guide = make_pair((7,), 2, (5, 6), encoder_dims=(9, 8), activation="elu")
+    assert (model.hidden_dims, guide.hidden_dims) == ((5, 6), (9, 8))
+    assert model.activation == guide.activation == model.likelihood.activation == "elu"
+    assert make_pair((7,), 2, (5, 6))[1].hidden_dims == (6, 5)
+
+
+def test_a_guide_for_a_model_that_is_there():
+    model, _ = make_pair((7,), 2, (5,))
+    guide = make_guide((7,), 2, (9,), guide="semi_amortized", model=model)
+    assert guide.hidden_dims == (9,)
+    assert guide(torch.zeros(4, 7)).shape == (4, 2)
