@@ -27,3 +27,7 @@ class CheckpointError(OSError):
 
 class OutOfMemoryError(MemoryError):
     """Not even half of the rows that were tried first fit into memory; the message says how many, and what helps."""
+
+
+class ClusterError(ConnectionError):
+    """A cluster's scheduler does not answer, or its workers are not as they must be."""

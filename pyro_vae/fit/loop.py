@@ -2,8 +2,9 @@
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pyro
 import torch
@@ -56,6 +57,7 @@ def fit(
     kl_warmup: int = 0,
     clip_grad_norm: float | None = None,
     patience: int | None = None,
+    recipe: Mapping[str, Any] | None = None,
     progress: bool | None = None,
 ) -> Run:
     """Fit model and guide to data by stochastic variational inference.
@@ -92,6 +94,8 @@ def fit(
         kl_warmup: epochs over which the KL term's weight rises linearly to 1.
         clip_grad_norm: bound on the norm of the gradient of all parameters together.
         patience: stop after this many epochs without a better validation bound, and keep the best parameters.
+        recipe: what the pair and the data were made from, in YAML's terms; kept in ``config.yaml`` for whoever makes
+            them again, as ``pyro-vae fit --config`` does.
         progress: show a progress bar; None shows it on a terminal only.
 
     Returns:
@@ -170,6 +174,7 @@ def fit(
         "kl_warmup": kl_warmup,
         "clip_grad_norm": clip_grad_norm,
         "patience": patience,
+        "recipe": None if recipe is None else dict(recipe),
         "environment": environment(),
     }
     folder = None if out is None else Path(out)
