@@ -1,0 +1,115 @@
+"""What to keep in mind with the numbers of a comparison: what they do not know, and where they are not dependable."""
+
+from collections.abc import Sequence
+
+from pyro_vae.comparison.comparison import Comparison, Configuration
+from pyro_vae.comparison.estimates import KHAT_ABOVE, estimate
+from pyro_vae.comparison.results import CellResult
+from pyro_vae.evaluation.pareto import MIN_SAMPLES
+from pyro_vae.evaluation.wording import count
+
+FEW_SEEDS = 4
+"""With as many or fewer, corrected p-values are large unless a difference is many times its error."""
+
+MANY = 0.5
+"""Share of images with a k-hat above the threshold from which on a log-likelihood is said to be in doubt."""
+
+
+def cautions(comparison: Comparison) -> list[str]:
+    """Return what holds of this comparison, a sentence or two each."""
+    found, there = comparison.finished, [one for one in comparison.configurations.values() if one.results]
+    said = []
+    if comparison.failed:
+        failed = count(len(comparison.failed), "cell")
+        said.append(f"{failed} of {len(comparison.results)} did not finish and are in no number below.")
+    if found:
+        said += [*_of_seeds(there), *_of_models(found, there), *_of_evidence(found, there), *_of_gaps(found)]
+        said += _of_what_differs(found)
+    return said
+
+
+def _of_seeds(there: Sequence[Configuration]) -> list[str]:
+    alone = [one for one in there if len(one.results) == 1]
+    if alone:
+        some = len(alone) < len(there)
+        which = f"{len(alone)} of {len(there)} configurations" if some else "Each configuration"
+        why = ", as rankings pair only seeds that each configuration has" if some else ""
+        return [
+            f"{which} has one finished seed. What another seed would change is not known: intervals and p-values hold "
+            f"for these fitted networks only{why}."
+        ]
+    fewest = min(len(one.results) for one in there)
+    if fewest <= FEW_SEEDS and len(there) > 1:
+        return [
+            f"With {fewest} seeds, p-values are large unless a difference is many times its error: that two "
+            f"configurations are not told apart does not say that they are equal."
+        ]
+    return []
+
+
+def _of_models(found: Sequence[CellResult], there: Sequence[Configuration]) -> list[str]:
+    if len(there) < 2:
+        return []
+    if all(result.cell.decoder is None for result in found):
+        return [
+            "Each cell was fitted with a model of its own: a difference is what the whole pair gains or loses, not how "
+            "much tighter the bound of one model becomes."
+        ]
+    return ["Where a guide was fitted to a model that was there before, seconds to fit are those of the guide alone."]
+
+
+def _of_evidence(found: Sequence[CellResult], there: Sequence[Configuration]) -> list[str]:
+    said = []
+    if not all(result.evaluation["log_likelihood"].get("bound", True) for result in found):
+        said.append("Targets are soft: what is called log p(x) is no bound on a log-likelihood there.")
+    shares = [estimate(one, KHAT_ABOVE) for one in there]
+    doubtful = sum(share is not None and share.mean > MANY for share in shares)
+    if doubtful:
+        said.append(
+            f"In {doubtful} of {count(len(there), 'configuration')}, k-hat is above its threshold for more than half "
+            f"of the images: the bound on log p(x) may be loose by an unknown amount, its Monte Carlo error is too "
+            f"small, and differences may be differences of looseness."
+        )
+    if any(result.cell.num_samples < MIN_SAMPLES for result in found):
+        said.append(
+            f"k-hat needs {MIN_SAMPLES} samples an image: without, nothing says whether log p(x) is dependable."
+        )
+    return said
+
+
+def _of_gaps(found: Sequence[CellResult]) -> list[str]:
+    gaps = [result.evaluation["gaps"] for result in found if "gaps" in result.evaluation]
+    said = []
+    if gaps:
+        images, tested = gaps[0]["num_data"], len(found[0].per_datum["elbo"])
+        if images < tested:
+            said.append(f"Gaps are those of the first {count(images, 'test image')}, all else of {tested}.")
+        for key, what in (
+            ("num_flagged", "are not finite and left out of the gaps"),
+            ("num_not_converged", "have a q* that was cut off before it converged: too small an amortization gap, too "
+             "large an approximation gap"),
+        ):  # fmt: skip
+            total = sum(gap.get(key, 0) for gap in gaps)
+            if total:
+                said.append(f"{total} of {sum(gap['num_data'] for gap in gaps)} images, over all cells, {what}.")
+        families = sorted({str(gap.get("family")) for gap in gaps})
+        if len(families) > 1:
+            said.append(
+                f"Gaps were split with best members of different families ({', '.join(families)}): what is "
+                f"approximation gap for one guide may count as amortization gap for another. Their sum compares."
+            )
+    return said
+
+
+def _of_what_differs(found: Sequence[CellResult]) -> list[str]:
+    said = []
+    if len({result.evaluation.get("test_images") for result in found}) > 1:
+        said.append("Cells were measured on different test images: their nats cannot be paired.")
+    if len({result.cell.objective for result in found}) > 1:
+        said.append(
+            "Objectives differ: learning curves show the bound that each maximises, and those do not compare. ELBO and "
+            "log p(x) do."
+        )
+    if len({tuple(sorted(result.evaluation.get("environment", {}).items())) for result in found}) > 1:
+        said.append("Cells ran in different environments: seconds do not compare, and numbers may differ by rounding.")
+    return said

@@ -1,0 +1,87 @@
+"""What is said of a comparison, and when."""
+
+from dataclasses import replace
+
+import pytest
+from made_up import TWO_BY_TWO, made_up_comparison
+
+from pyro_vae.comparison import Comparison, Grid
+from pyro_vae.comparison.cautions import cautions
+
+
+def said(comparison: Comparison, words: str) -> bool:
+    return any(words in caution for caution in cautions(comparison))
+
+
+def changed(comparison: Comparison, at: int, **evaluation) -> Comparison:
+    """The same with other numbers in one cell; those that are dicts are merged."""
+    result = comparison.results[at]
+    merged = {name: {**result.evaluation[name], **value} if isinstance(value, dict) else value
+              for name, value in evaluation.items()}  # fmt: skip
+    results = list(comparison.results)
+    results[at] = replace(result, evaluation={**result.evaluation, **merged})
+    return replace(comparison, results=results)
+
+
+ONE_SEED = {"grid": {"guide": ["mean_field", "full_rank"]}}
+SIX_SEEDS = {"grid": {"guide": ["mean_field", "full_rank"], "seed": list(range(6))}}
+
+
+def test_one_seed_knows_nothing_of_others(tmp_path):
+    assert said(made_up_comparison(tmp_path, ONE_SEED), "Each configuration has one finished seed")
+    assert said(made_up_comparison(tmp_path, TWO_BY_TWO, failed=[1]), "1 of 2 configurations has one finished seed")
+
+
+def test_few_seeds_tell_little_apart(tmp_path):
+    assert said(made_up_comparison(tmp_path, TWO_BY_TWO), "With 2 seeds, p-values are large")
+    assert not said(made_up_comparison(tmp_path, SIX_SEEDS), "p-values are large")
+
+
+def test_cells_that_did_not_finish_are_counted(tmp_path):
+    assert said(made_up_comparison(tmp_path, TWO_BY_TWO, failed=[1]), "1 cell of 4 did not finish")
+    assert cautions(made_up_comparison(tmp_path, TWO_BY_TWO, failed=range(4))) == [
+        "4 cells of 4 did not finish and are in no number below."
+    ]
+
+
+def test_heavy_tails_and_no_tails(tmp_path):
+    comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
+    assert not said(comparison, "k-hat")
+    assert said(made_up_comparison(tmp_path, TWO_BY_TWO, khat=0.9), "In 2 of 2 configurations, k-hat is above")
+    few = {**TWO_BY_TWO, "common": {"num_samples": 20}}
+    assert said(made_up_comparison(tmp_path, few), "k-hat needs 26 samples")
+
+
+def test_gaps_of_fewer_images(tmp_path):
+    comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
+    assert said(comparison, "Gaps are those of the first 6 test images, all else of 20")
+    assert not said(made_up_comparison(tmp_path, TWO_BY_TWO, num_gaps=20), "Gaps are those")
+    assert said(changed(comparison, 0, gaps={"num_flagged": 2}), "2 of 24 images, over all cells, are not finite")
+    assert said(changed(comparison, 0, gaps={"family": "flow"}), "best members of different families (diagonal, flow)")
+    assert not said(comparison, "families")
+    assert said(changed(comparison, 0, gaps={"num_not_converged": 1}), "1 of 24 images, over all cells, have a q*")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"log_likelihood": {"bound": False}}, "Targets are soft"),
+        ({"test_images": "others"}, "different test images"),
+        ({"environment": {"threads": 8}}, "different environments"),
+    ],
+)
+def test_what_differs_between_cells(tmp_path, change, words):
+    comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
+    assert not said(comparison, words)
+    assert said(changed(comparison, 0, **change), words)
+
+
+def test_objectives_that_differ(tmp_path):
+    assert said(made_up_comparison(tmp_path, {"grid": {"objective": ["trace_elbo", "iwae"]}}), "Objectives differ")
+
+
+def test_whether_models_are_the_cells_own(tmp_path):
+    assert said(made_up_comparison(tmp_path, TWO_BY_TWO), "a model of its own")
+    frozen = {**TWO_BY_TWO, "design": "frozen"}
+    assert Grid.of(frozen).decoders
+    assert said(made_up_comparison(tmp_path, frozen), "seconds to fit are those of the guide alone")
