@@ -1,6 +1,7 @@
 """Variational autoencoders as probabilistic programs, with their posterior approximations measured."""
 
 from pyro_vae import guides, models, objectives
+from pyro_vae.comparison import compare
 from pyro_vae.data import load_data
 from pyro_vae.evaluation import (
     active_units,
@@ -26,6 +27,7 @@ __all__ = [
     "active_units",
     "ais",
     "bdmc",
+    "compare",
     "elbo_terms",
     "evidence_budget",
     "fit",

@@ -32,10 +32,22 @@ def test_importing_changes_no_global():
     assert done.stdout == done.stderr == ""
 
 
-LIGHT = {"mlxtend", "numpy", "platformdirs", "safetensors", "tqdm", "yaml"}
+LIGHT = {"filelock", "mlxtend", "numpy", "platformdirs", "safetensors", "tqdm", "yaml"}
 """Packages that may be loaded beside torch and Pyro: some hundredths of a second together."""
 
-HEAVY = ["arviz", "matplotlib", "pandas", "scipy", "sympy", "torch._dynamo", "torch._inductor", "torchvision"]
+HEAVY = [
+    "arviz",
+    "joblib",
+    "matplotlib",
+    "pandas",
+    "pyarrow",
+    "rich",
+    "scipy",
+    "sympy",
+    "torch._dynamo",
+    "torch._inductor",
+    "torchvision",
+]
 """Each takes some tenths of a second to seconds, and waits until something needs it."""
 
 

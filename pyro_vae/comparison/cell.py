@@ -1,0 +1,234 @@
+"""A cell of a comparison: one model and one guide, how they are fitted, and how they are measured."""
+
+import contextlib
+import difflib
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin, get_type_hints
+
+from pyro_vae.parts import PACKAGES, check_options, find_part, parse_part
+
+FORMAT = 1
+"""Of a cell's settings and results. Cells of another format have other hashes, so that nothing old is taken for new."""
+
+SCHEDULES = ("cosine", "iwae", "constant")
+
+MODEL_SETTINGS = (
+    "model", "prior", "likelihood", "latent_dim", "hidden_dims", "activation", "init_bias",
+    "data", "binarization", "valid_size", "data_seed",
+)  # fmt: skip
+"""Settings that a cell shares with the one whose model it takes over."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """Everything that one run is made of, in YAML's terms; its hash names its folder.
+
+    Parts are written ``NAME`` or ``NAME(option=value, ...)``; a class of your own is ``path/to/file.py:ClassName`` or
+    ``package.module:ClassName``.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        prior: p(z), where the model takes one.
+        likelihood: p(x | z), where the model takes one.
+        objective: what is maximised.
+        latent_dim: dimension of z.
+        hidden_dims: hidden layers of the decoder, nearest to z first; the encoder has them in reverse.
+        encoder_dims: hidden layers of the encoder, nearest to x first, where they are others.
+        activation: of both networks; each part's own where none is given.
+        init_bias: start the output bias where the mean image asks for.
+        data: name of a data set, or a path.
+        binarization: stochastic, static, threshold or none; the data set's own where none is given.
+        valid_size: images held out of training; the data set's own number where none is given.
+        data_seed: of draws made when data are loaded. Cells that shall be compared need the same.
+        seed: of initial parameters, data order and noise.
+        epochs: passes over the training images.
+        batch_size: images a step.
+        lr: Adam's learning rate at the start.
+        adam_eps: Adam's epsilon.
+        schedule: of the learning rate: cosine, iwae or constant.
+        kl_warmup: epochs over which the KL term's weight rises to 1.
+        clip_grad_norm: bound on the norm of the gradient; none where none is given.
+        patience: stop after this many epochs without a better validation bound; never where none is given.
+        compile: how steps and weights are computed: off, trace, inductor. (auto picks by the clock, so that a cell
+            that is run again may differ by rounding.)
+        device: cpu, cuda, mps.
+        num_test: test images to measure; all where none is given.
+        num_samples: K, importance samples an image for the log-likelihood.
+        elbo_samples: samples an image for the ELBO.
+        num_gaps: test images, from the first on, whose inference gap is split.
+        decoder: the cell whose fitted model is taken as it is: only the guide is fitted. None fits both.
+
+    Raises:
+        ValueError: a part or setting is unknown or out of range; the message says which and suggests the nearest.
+
+    >>> Cell(guide="iaf( num_flows = 2 )").guide
+    'iaf(num_flows=2)'
+    >>> Cell(seed=1).hash == Cell(seed=1).hash != Cell(seed=2).hash
+    True
+    """
+
+    model: str = "vae"
+    guide: str = "mean_field"
+    prior: str = "standard_normal"
+    likelihood: str = "bernoulli"
+    objective: str = "trace_elbo"
+    latent_dim: int = 50
+    hidden_dims: tuple[int, ...] = (200, 200)
+    encoder_dims: tuple[int, ...] | None = None
+    activation: str | None = None
+    init_bias: bool = True
+    data: str = "mnist-5k"
+    binarization: str | None = None
+    valid_size: int | None = None
+    data_seed: int = 0
+    seed: int = 0
+    epochs: int = 40
+    batch_size: int = 128
+    lr: float = 1e-3
+    adam_eps: float = 1e-8
+    schedule: str = "cosine"
+    kl_warmup: int = 0
+    clip_grad_norm: float | None = None
+    patience: int | None = None
+    compile: str = "trace"
+    device: str = "cpu"
+    num_test: int | None = None
+    num_samples: int = 500
+    elbo_samples: int = 100
+    num_gaps: int = 0
+    decoder: "Cell | None" = None
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), kind))
+        for kind in PACKAGES:
+            object.__setattr__(self, kind, _canonical(kind, getattr(self, kind)))
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}.")
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}.")
+        if self.decoder is not None:
+            differing = [name for name in MODEL_SETTINGS if getattr(self, name) != getattr(self.decoder, name)]
+            if differing:
+                raise ValueError(
+                    f"a cell that takes over a model must have its {', '.join(MODEL_SETTINGS)}; these differ: "
+                    f"{', '.join(differing)}."
+                )
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Cell":
+        """Return the cell of these settings, as YAML gives them.
+
+        Raises:
+            ValueError: there is no setting of a name (the nearest is suggested), or a value is wrong.
+
+        >>> Cell.of({"guide": "iaf", "hidden_dims": [400]}).hidden_dims
+        (400,)
+        """
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                nearest = difflib.get_close_matches(str(name), known, n=1)
+                hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+                raise ValueError(f"there is no setting {name!r}.{hint} There are {', '.join(known)}.")
+        given = dict(settings)
+        if isinstance(given.get("decoder"), Mapping):
+            given["decoder"] = cls.of(given["decoder"])
+        return cls(**given)
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings in YAML's terms; :meth:`of` undoes it."""
+        found = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if name != "decoder"}
+        return found | {"decoder": None if self.decoder is None else self.decoder.settings()}
+
+    @property
+    def hash(self) -> str:
+        """Sixteen hex digits of all settings, of their format, and of the files of classes of your own."""
+        own = {kind: _source_hash(kind, getattr(self, kind)) for kind in PACKAGES if ":" in getattr(self, kind)}
+        decoder = None if self.decoder is None else self.decoder.hash
+        text = json.dumps({"format": FORMAT, **self.settings(), "decoder": decoder, "own": own}, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def with_seed(self, seed: int) -> "Cell":
+        """Return the same but for its seed: what cells of one group differ by."""
+        return replace(self, seed=seed)
+
+    def label(self, names: "tuple[str, ...] | list[str]") -> str:
+        """Return what tells it from other cells: the values of the settings by which they differ.
+
+        >>> Cell(guide="iaf", seed=3).label(["guide", "seed"])
+        'iaf, seed 3'
+        """
+        named = (str(v) if name in PACKAGES else f"{name} {_short(v)}" for name in names for v in [getattr(self, name)])
+        return ", ".join(named) or self.guide
+
+
+LEAST = {
+    "latent_dim": 1, "epochs": 1, "batch_size": 1, "lr": 0.0, "adam_eps": 0.0, "kl_warmup": 0, "patience": 1,
+    "valid_size": 0, "num_test": 2, "num_samples": 1, "elbo_samples": 2, "num_gaps": 0,
+}  # fmt: skip
+"""The least that a setting may be."""
+
+
+def _short(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _canonical(kind: str, text: str) -> str:
+    """Return a part's name and options in one spelling; a file by its absolute path, as a worker elsewhere needs it."""
+    name, options = parse_part(kind, text)
+    check_options(kind, text)
+    where, _, class_name = name.rpartition(":")
+    if where.endswith(".py"):
+        name = f"{Path(where).resolve()}:{class_name}"
+    given = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
+    return f"{name}({given})" if given else name
+
+
+def _source_hash(kind: str, text: str) -> str:
+    """Return the hash of the file that a class of the user's own is written in."""
+    file = inspect.getfile(find_part(kind, parse_part(kind, text)[0]))
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _checked(name: str, value: Any, kind: Any) -> Any:
+    """Return a value as its setting's type has it: whole numbers do for fractions, sequences for tuples."""
+    options = get_args(kind) if get_origin(kind) is UnionType else (kind,)
+    for option in options:
+        if option is NoneType:
+            if value is None:
+                return None
+        elif get_origin(option) is tuple:
+            if isinstance(value, list | tuple) and all(_is(item, int) for item in value) and min(value, default=1) > 0:
+                return tuple(value)
+        elif option is float:
+            # YAML takes 1e-3, without a point, for text.
+            with contextlib.suppress(TypeError, ValueError):
+                if not isinstance(value, bool):
+                    return float(value)
+        elif _is(value, option):
+            return value
+    wanted = " or ".join(_in_words(option) for option in options)
+    raise ValueError(f"{name} must be {wanted}; got {value!r}.")
+
+
+def _is(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, kind)
+
+
+def _in_words(kind: Any) -> str:
+    if get_origin(kind) is tuple:
+        return "a list of positive whole numbers"
+    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "nothing (null)"}
+    return words.get(kind, "the settings of a cell")

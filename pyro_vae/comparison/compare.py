@@ -1,0 +1,79 @@
+"""`compare`: a grid in, a comparison out, computed as far as it is not there yet."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyro_vae.comparison.comparison import GRID, Comparison
+from pyro_vae.comparison.executors import run_tasks
+from pyro_vae.comparison.grid import Grid
+from pyro_vae.comparison.progress import shown
+from pyro_vae.comparison.results import is_finished
+from pyro_vae.comparison.task import Task
+from pyro_vae.fit.checkpoint import write_bytes
+
+
+def compare(
+    grid: Grid | Mapping[str, Any] | str | Path,
+    out: str | Path,
+    *,
+    jobs: int = 1,
+    threads: int | None = None,
+    backend: str = "loky",
+    scheduler: str | None = None,
+    progress: bool | None = None,
+) -> Comparison:
+    """Fit and measure all cells of a grid, and return what they say together.
+
+    Each cell has a run folder in ``out``, named by the hash of its settings. A cell that is finished is never computed
+    again; one that was killed goes on where its last checkpoint left it, and ends with the numbers that it would have
+    had (on the same kind of machine, with as many threads); one that failed is recorded with its error, the others go
+    on, and a further call tries it again.
+
+    Args:
+        grid: a :class:`Grid`, its description, or a YAML file of it.
+        out: folder of the comparison; with a cluster one that all its workers see.
+        jobs: processes on this machine, each with one cell at a time; 1 runs all cells in this process.
+        threads: of each process; the cores divided among the jobs unless given.
+        backend: "loky" for processes of this machine, "serial", "dask" or "ray" for a cluster.
+        scheduler: the cluster's address, as ``tcp://10.0.0.1:8786``; of Ray, None starts one on this machine.
+        progress: show how far it is: True draws bars on a terminal, and elsewhere prints a line as each cell ends;
+            None draws on a terminal only.
+
+    Returns:
+        :class:`Comparison`; its tables are in ``out`` as well.
+
+    Raises:
+        ValueError: the grid makes no sense; the message says in which line.
+        RunError: ``out`` holds something else, or results of another version.
+        ClusterError: the scheduler does not answer.
+    """
+    grid = _as_grid(grid)
+    out = Path(out).resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    write_bytes(out / GRID, yaml.safe_dump(grid.description(), sort_keys=False, allow_unicode=True).encode())
+    fits = [Task(cell, out, only_fit=True) for cell in grid.decoders]
+    cells = [Task(cell, out) for cell in grid.cells]
+    cells = [task for task in cells if not is_finished(task.path, task.cell)]
+    needed = {task.cell.decoder for task in cells}
+    fits = [task for task in fits if task.cell in needed]
+    labels = {task: task.cell.label(grid.varying) for task in cells}
+    labels |= {task: f"model for {task.cell.label(())}" for task in fits}
+    options: dict[str, Any] = {"jobs": jobs, "threads": threads, "backend": backend, "scheduler": scheduler}
+    with shown([*fits, *cells], labels, progress) as display:
+        # What takes over a model waits for it.
+        for stage in (fits, cells):
+            for task, error in run_tasks(stage, **options) if stage else ():
+                if display is not None:
+                    display.end(task, error)
+    comparison = Comparison.read(out)
+    comparison.write_tables()
+    return comparison
+
+
+def _as_grid(grid: Grid | Mapping[str, Any] | str | Path) -> Grid:
+    if isinstance(grid, Grid):
+        return grid
+    return Grid.of(grid) if isinstance(grid, Mapping) else Grid.read(grid)

@@ -1,0 +1,239 @@
+"""What the cells of a comparison say together: one tidy table, and paired statistics on the same test images."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.grid import SETTINGS, Grid
+from pyro_vae.comparison.results import CellResult, read_result
+from pyro_vae.comparison.statistics import PairedDifference, Ranking, compare_all, paired_difference
+from pyro_vae.comparison.task import folder_of
+from pyro_vae.errors import RunError
+from pyro_vae.fit.checkpoint import write_bytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GRID, CSV, PARQUET = "grid.yaml", "results.csv", "results.parquet"
+
+QUANTITIES = {
+    "elbo": True,
+    "log_likelihood": True,
+    "approximation_gap": False,
+    "amortization_gap": False,
+    "inference_gap": False,
+}
+"""What configurations are compared by, and whether more of it is better."""
+
+
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """Cells that differ by their seed alone."""
+
+    name: str
+    results: Sequence[CellResult] = field(repr=False)
+    """Those that finished, by seed."""
+
+    def values(self, quantity: str) -> np.ndarray:
+        """Return a quantity of each test image in nats, float64 ``(seeds, images)``, NaN where flagged.
+
+        Raises:
+            ValueError: no cell has finished, the quantity was not measured, or cells have other test images.
+        """
+        if not self.results:
+            raise ValueError(f"{self.name}: none of its cells has finished.")
+        for result in self.results:
+            if quantity not in result.per_datum:
+                raise ValueError(
+                    f"{self.name}: {quantity} was not measured; there are {', '.join(result.per_datum)}"
+                    f"{'' if result.cell.num_gaps else ' (gaps: set num_gaps)'}."
+                )
+        _require_same_images(self.results)
+        return np.stack([result.per_datum[quantity].double().numpy() for result in self.results])
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What :func:`pyro_vae.compare` returns; ``print`` it for the table and the ranking."""
+
+    path: Path
+    results: Sequence[CellResult] = field(repr=False)
+    """A result a cell, in the grid's order; those that failed have an ``error``."""
+    varying: tuple[str, ...]
+    """Settings by which the cells differ."""
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Comparison":
+        """Return the comparison in a folder, as far as it is computed.
+
+        Raises:
+            RunError: the folder has no comparison, or one that is damaged or of another version.
+        """
+        path = Path(path).resolve()
+        try:
+            grid = Grid.of_description(yaml.safe_load((path / GRID).read_text(encoding="utf-8")))
+        except FileNotFoundError as error:
+            raise RunError(f"{path} holds no comparison: it has no {GRID}.") from error
+        except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+            raise RunError(f"{path / GRID} cannot be read: {error}") from error
+        return cls(path, [read_result(folder_of(path, cell), cell) for cell in grid.cells], grid.varying)
+
+    @property
+    def finished(self) -> list[CellResult]:
+        """The cells that have results."""
+        return [result for result in self.results if result.finished]
+
+    @property
+    def failed(self) -> list[CellResult]:
+        """The cells that have none."""
+        return [result for result in self.results if not result.finished]
+
+    @cached_property
+    def configurations(self) -> dict[str, Configuration]:
+        """Cells that differ by their seed alone, together, by what tells them from the others."""
+        names = [name for name in self.varying if name != "seed"]
+        groups: dict[Cell, list[CellResult]] = {}
+        for result in self.results:
+            groups.setdefault(replace(result.cell, seed=0), []).append(result)
+        labels = [cell.label(names) for cell in groups]
+        found = {}
+        for (cell, members), label in zip(groups.items(), labels, strict=True):
+            if labels.count(label) > 1 and cell.decoder is not None:
+                label = f"{label}, model {cell.decoder.hash}"
+            done = sorted((m for m in members if m.finished), key=lambda member: member.cell.seed)
+            found[label] = Configuration(label, done)
+        return found
+
+    def difference(self, a: str, b: str, quantity: str = "elbo") -> PairedDifference:
+        """Return by how many nats an image configuration ``a`` is above ``b``, image by image and seed by seed.
+
+        Raises:
+            ValueError: there is no such configuration, or they were not measured on the same images from the same
+                seeds.
+        """
+        pair = [self._configuration(name) for name in (a, b)]
+        _require_same_images([result for one in pair for result in one.results])
+        shared = set.intersection(*({result.cell.seed for result in one.results} for one in pair))
+        if not shared:
+            raise ValueError(f"{a} and {b} have no seed in common: nothing is paired.")
+        cut = [replace(one, results=[r for r in one.results if r.cell.seed in shared]) for one in pair]
+        return paired_difference(*(one.values(quantity) for one in cut))
+
+    def ranking(self, quantity: str = "elbo") -> Ranking:
+        """Return all configurations by a quantity, tied where they cannot be told apart.
+
+        Only seeds count that each configuration has; one without any is left out.
+
+        Raises:
+            ValueError: fewer than two have finished on the same images.
+        """
+        there = [one for one in self.configurations.values() if one.results]
+        if len(there) < 2:
+            raise ValueError(f"a ranking needs two configurations with finished cells; there are {len(there)}.")
+        _require_same_images([result for one in there for result in one.results])
+        shared = set.intersection(*({result.cell.seed for result in one.results} for one in there))
+        if not shared:
+            raise ValueError("the configurations have no seed in common: nothing is paired.")
+        values = {
+            one.name: replace(one, results=[r for r in one.results if r.cell.seed in shared]).values(quantity)
+            for one in there
+        }
+        return compare_all(values, higher_is_better=QUANTITIES[quantity])
+
+    @property
+    def quantities(self) -> list[str]:
+        """Those of :data:`QUANTITIES` that each finished cell has."""
+        return [name for name in QUANTITIES if self.finished and all(name in r.per_datum for r in self.finished)]
+
+    @cached_property
+    def table(self) -> "pd.DataFrame":
+        """A row a cell, failed ones too: its settings, its numbers in nats with their errors, what it cost."""
+        # Half a second of imports, which only those who ask for a table should wait for.
+        import pandas as pd
+
+        return pd.DataFrame([_row(result) for result in self.results])
+
+    def write_tables(self) -> None:
+        """Write the table as Parquet and CSV into the comparison's folder."""
+        write_bytes(self.path / CSV, self.table.to_csv(index=False).encode())
+        write_bytes(self.path / PARQUET, self.table.to_parquet(index=False))
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.finished)} of {len(self.results)} cells finished in {self.path}"]
+        for result in self.failed:
+            first = (result.error or "").splitlines()[:1]
+            lines.append(f"  {result.cell.label(self.varying)}: {''.join(first)}")
+        for quantity in self.quantities:
+            try:
+                lines += ["", f"{quantity}, nats per image", str(self.ranking(quantity))]
+            except ValueError as error:
+                lines.append(f"{quantity}: {error}")
+        return "\n".join(lines)
+
+    def _configuration(self, name: str) -> Configuration:
+        if name not in self.configurations:
+            raise ValueError(f"there is no configuration {name!r}; there are {', '.join(self.configurations)}.")
+        return self.configurations[name]
+
+
+def _require_same_images(results: Sequence[CellResult]) -> None:
+    """Refuse to pair what was measured on different images: their nats do not compare."""
+    images = {result.evaluation["test_images"]: result for result in results}
+    if len(images) > 1:
+        (a, b), *_ = zip(images.values(), list(images.values())[1:], strict=False)
+        raise ValueError(
+            f"results of different test images cannot be paired: {_images_of(a)} and {_images_of(b)}. Compare cells "
+            f"with the same data, binarization, data_seed and num_test."
+        )
+
+
+def _images_of(result: CellResult) -> str:
+    data = result.evaluation["data"]
+    return f"{len(result.per_datum['elbo'])} of {data['name']} ({data['binarization']}, seed {data['seed']})"
+
+
+def _row(result: CellResult) -> dict[str, Any]:
+    settings = result.cell.settings()
+    row = {name: _plain(settings[name]) for name in SETTINGS}
+    row = {"cell": result.cell.hash, "decoder": result.cell.decoder.hash if result.cell.decoder else None, **row}
+    row["status"] = "finished" if result.finished else "failed"
+    row["error"] = (result.error or "").partition("\n")[0] or None
+    found = result.evaluation
+    elbo, evidence, gaps = (found.get(name, {}) for name in ("elbo", "log_likelihood", "gaps"))
+    row |= {
+        "elbo": _number(elbo, "elbo_nats"),
+        "elbo_se": _number(elbo, "standard_error"),
+        "elbo_data_se": _number(elbo, "data_standard_error"),
+        "reconstruction": _number(elbo, "reconstruction_nats"),
+        "rate": _number(elbo, "rate_nats"),
+        "log_likelihood": _number(evidence, "log_likelihood_nats"),
+        "log_likelihood_se": _number(evidence, "standard_error"),
+        "log_likelihood_data_se": _number(evidence, "data_standard_error"),
+        "share_khat_above": _number(evidence, "share_above_threshold"),
+        "median_ess": _number(evidence, "median_ess"),
+    }
+    for gap in ("approximation_gap", "amortization_gap", "inference_gap"):
+        row[gap] = _number(gaps, f"{gap}_nats")
+        row[f"{gap}_se"] = _number(gaps, f"{gap}_standard_error")
+        row[f"{gap}_data_se"] = _number(gaps, f"{gap}_data_standard_error")
+    for name in ("active_units", "epochs_run", "fit_seconds", "evaluation_seconds", "model_parameters",
+                 "guide_parameters"):  # fmt: skip
+        row[name] = _number(found, "epochs" if name == "epochs_run" else name)
+    row["compiled"], row["test_images"] = found.get("compiled"), found.get("test_images")
+    row["path"] = str(result.path)
+    return row
+
+
+def _number(found: Mapping[str, Any], name: str) -> float:
+    return float(found.get(name, math.nan))
+
+
+def _plain(value: Any) -> Any:
+    return "-".join(map(str, value)) if isinstance(value, list) else value

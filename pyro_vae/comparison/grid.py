@@ -1,0 +1,241 @@
+"""A grid of cells: a product of settings, a list, or both, from Python or from YAML that is checked line by line."""
+
+import difflib
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyro_vae.comparison.cell import MODEL_SETTINGS, Cell
+
+DESIGNS = ("joint", "frozen")
+KEYS = ("design", "common", "grid", "cells", "decoder")
+SETTINGS = tuple(field.name for field in fields(Cell) if field.name != "decoder")
+
+Place = tuple[str | int, ...]
+"""Keys and positions on the way from the top of a YAML file to a value."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells of a comparison, in their order.
+
+    Args:
+        cells: at least one, no two alike.
+
+    Raises:
+        ValueError: there is none, or one twice.
+
+    >>> grid = Grid.of({"grid": {"guide": ["mean_field", "iaf"], "seed": [0, 1]}, "common": {"epochs": 5}})
+    >>> len(grid.cells), grid.varying
+    (4, ('guide', 'seed'))
+    """
+
+    cells: tuple[Cell, ...]
+
+    def __post_init__(self) -> None:
+        if not self.cells:
+            raise ValueError("a grid needs at least one cell: give lists of settings under `grid`, or cells.")
+        seen: dict[str, int] = {}
+        for number, cell in enumerate(self.cells):
+            if cell.hash in seen:
+                raise ValueError(
+                    f"cells {seen[cell.hash] + 1} and {number + 1} of the grid are the same ({cell.label(self.varying)}"
+                    f", hash {cell.hash}): leave one out."
+                )
+            seen[cell.hash] = number
+
+    @classmethod
+    def of(cls, description: Mapping[str, Any], lines: Mapping[Place, int] | None = None, name: str = "grid") -> "Grid":
+        """Return the grid of a description, as YAML gives it.
+
+        Args:
+            description: ``grid``, from a setting to the list of its values, of which all combinations are taken;
+                ``cells``, a list of settings; ``common``, settings of all cells; ``design``, "joint" (each cell fits
+                its own model) or "frozen" (the guides of cells with one model are fitted to it after it was fitted
+                once, with the settings of ``decoder``).
+            lines: where each value stands in its file, for messages.
+            name: of the file, for messages.
+
+        Raises:
+            ValueError: a key or setting is unknown (the nearest is suggested), a value is wrong, the grid is empty, or
+                has a cell twice.
+        """
+        reader = _Reader(name, lines or {})
+        reader.check_keys(description, KEYS, (), "key")
+        design = description.get("design", "joint")
+        if design not in DESIGNS:
+            raise reader.error(("design",), f"design must be one of {', '.join(DESIGNS)}; got {design!r}.")
+        common = reader.settings(description.get("common"), ("common",))
+        axes = reader.axes(description.get("grid"))
+        listed = description.get("cells") or []
+        if not isinstance(listed, Sequence) or isinstance(listed, str):
+            raise reader.error(("cells",), "cells must be a list of settings, one for each cell.")
+        own = [reader.settings(settings, ("cells", number)) for number, settings in enumerate(listed)]
+        if "decoder" in description and design != "frozen":
+            raise reader.error(
+                ("decoder",), "decoder is what cells of design `frozen` take over: write `design: frozen`."
+            )
+        decoder = reader.settings(description.get("decoder"), ("decoder",))
+        combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+        cells = []
+        for settings in [*(combinations if axes else []), *own]:
+            both = {**common, **settings}
+            cells.append(reader.cell(_with_decoder(both, common, decoder) if design == "frozen" else both))
+        if not cells:
+            raise reader.error((), "the grid is empty: give lists of settings under `grid`, or settings under `cells`.")
+        try:
+            return cls(tuple(cells))
+        except ValueError as error:
+            raise reader.error((), str(error)) from error
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Grid":
+        """Return the grid of a YAML file.
+
+        Raises:
+            ValueError: the file is missing, is no YAML, or says what :meth:`of` refuses; with the line.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
+        try:
+            description, lines = _with_lines(text)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else "?"
+            raise ValueError(f"{path}, line {line}: {error.problem or error}.") from error
+        except yaml.YAMLError as error:
+            raise ValueError(f"{path} is no YAML: {error}") from error
+        if not isinstance(description, Mapping):
+            raise ValueError(f"{path} must hold {', '.join(KEYS)}; it holds {description!r:.60}.")
+        return cls.of(description, lines, str(path))
+
+    @property
+    def varying(self) -> tuple[str, ...]:
+        """The settings by which its cells differ."""
+        found = [name for name in SETTINGS if len({getattr(cell, name) for cell in self.cells}) > 1]
+        return tuple(found)
+
+    @property
+    def decoders(self) -> tuple[Cell, ...]:
+        """The distinct cells whose models others take over."""
+        return tuple(dict.fromkeys(cell.decoder for cell in self.cells if cell.decoder is not None))
+
+    def description(self) -> dict[str, Any]:
+        """Return it in YAML's terms, cell by cell; :meth:`of_description` undoes it."""
+        return {"cells": [cell.settings() for cell in self.cells]}
+
+    @classmethod
+    def of_description(cls, description: Mapping[str, Any]) -> "Grid":
+        """Undo :meth:`description`."""
+        return cls(tuple(Cell.of(settings) for settings in description["cells"]))
+
+
+def _with_decoder(settings: Mapping[str, Any], common: Mapping[str, Any], decoder: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a cell's settings with those of the cell that its model is taken from.
+
+    What makes the model is the cell's own. All else is what is common to the grid's cells, but for guide and seed,
+    which are the default ones, and ``decoder`` has the last word.
+    """
+    shared = {name: value for name, value in settings.items() if name in MODEL_SETTINGS}
+    others = {name: value for name, value in common.items() if name not in ("guide", "seed", "num_gaps")}
+    return {**settings, "decoder": {**others, **shared, **decoder}}
+
+
+class _Reader:
+    """Checks what a description says, and knows in which line it says it."""
+
+    def __init__(self, name: str, lines: Mapping[Place, int]) -> None:
+        self._name, self._lines = name, lines
+
+    def error(self, place: Place, message: str) -> ValueError:
+        """Return an error that names the line of a place, or of what is around it."""
+        while place and place not in self._lines:
+            place = place[:-1]
+        where = f"{self._name}, line {self._lines[place]}" if place in self._lines and place else self._name
+        return ValueError(f"{where}: {message}")
+
+    def check_keys(self, found: Any, known: Sequence[str], place: Place, what: str) -> None:
+        """Refuse a key that is not known, and suggest the nearest."""
+        if not isinstance(found, Mapping):
+            raise self.error(place, f"expected `key: value` lines, with {', '.join(known)}; got {found!r:.60}.")
+        for key in found:
+            if key not in known:
+                nearest = difflib.get_close_matches(str(key), known, n=1)
+                hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+                raise self.error((*place, key), f"there is no {what} {key!r}.{hint} There are {', '.join(known)}.")
+
+    def settings(self, found: Any, place: Place) -> dict[str, Any]:
+        """Return settings whose names and values, each for itself, are right."""
+        found = {} if found is None else found
+        self.check_keys(found, SETTINGS, place, "setting")
+        for name, value in found.items():
+            self._check(name, value, (*place, name))
+        return dict(found)
+
+    def axes(self, found: Any) -> dict[str, list[Any]]:
+        """Return lists of settings' values, each of which is right."""
+        found = {} if found is None else found
+        self.check_keys(found, SETTINGS, ("grid",), "setting")
+        for name, values in found.items():
+            if not isinstance(values, list | tuple) or not values:
+                raise self.error(("grid", name), f"{name} under `grid` must be a list of values; got {values!r:.60}.")
+            for number, value in enumerate(values):
+                self._check(name, value, ("grid", name, number))
+        return {name: list(values) for name, values in found.items()}
+
+    def cell(self, settings: Mapping[str, Any]) -> Cell:
+        """Return the cell of settings that go together."""
+        try:
+            return Cell.of(settings)
+        except ValueError as error:
+            raise self.error((), str(error)) from error
+
+    def _check(self, name: str, value: Any, place: Place) -> None:
+        try:
+            Cell.of({name: value})
+        except ValueError as error:
+            raise self.error(place, str(error)) from error
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """Refuses a key that stands twice in one mapping, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _with_lines(text: str) -> tuple[Any, dict[Place, int]]:
+    """Return what a YAML text says, and the line of each key, item and value, from 1."""
+    loader = _NoDuplicates(text)
+    try:
+        node = loader.get_single_node()
+        value = None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
+    lines: dict[Place, int] = {}
+
+    def visit(node: yaml.Node, place: Place) -> None:
+        lines.setdefault(place, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            for key, child in node.value:
+                lines[(*place, key.value)] = key.start_mark.line + 1
+                visit(child, (*place, key.value))
+        elif isinstance(node, yaml.SequenceNode):
+            for number, child in enumerate(node.value):
+                visit(child, (*place, number))
+
+    if node is not None:
+        visit(node, ())
+    return value, lines

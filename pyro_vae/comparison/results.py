@@ -1,0 +1,147 @@
+"""What a cell leaves in its folder, and what is read back."""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from pyro_vae.comparison.cell import FORMAT, Cell
+from pyro_vae.errors import RunError
+from pyro_vae.fit.checkpoint import write_bytes
+from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
+
+EVALUATION, PER_DATUM, ERROR = "evaluation.json", "per_datum.safetensors", "error.txt"
+
+LOCK = ".lock"
+"""In a run folder; held, as the system's own lock, by the process that works there, and gone when that process is."""
+
+
+@dataclass(frozen=True, eq=False)
+class CellResult:
+    """A cell that ended, well or with an error."""
+
+    cell: Cell
+    path: Path
+    """Its run folder."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """The numbers of ``evaluation.json``; empty where it failed."""
+    per_datum: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    """Nats of each test image, float64 ``(N,)``: ``elbo``, ``reconstruction``, ``rate``, ``log_likelihood``, its Monte
+    Carlo error ``log_likelihood_standard_errors`` and ``pareto_k``; of the first ``num_gaps`` images
+    ``approximation_gap``, ``amortization_gap`` and ``inference_gap``, NaN where flagged."""
+    history: list[Row] = field(default_factory=list, repr=False)
+    """A row an epoch, as :class:`pyro_vae.Run` has it."""
+    error: str | None = None
+    """What it failed with; None where it finished."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has results."""
+        return self.error is None
+
+
+@contextlib.contextmanager
+def alone_in(path: Path) -> Iterator[None]:
+    """Make a run folder, and wait until no other process works in it."""
+    path.mkdir(parents=True, exist_ok=True)
+    with FileLock(path / LOCK):
+        yield
+
+
+def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datum: Mapping[str, Tensor]) -> None:
+    """Write what was measured; ``evaluation.json`` comes last and says that the cell is finished.
+
+    Raises:
+        CheckpointError: the disk refuses.
+    """
+    tensors = {name: value.contiguous() for name, value in per_datum.items()}
+    write_bytes(path / PER_DATUM, save(tensors, {"format": str(FORMAT)}))
+    content = {"format": FORMAT, "cell": cell.hash, **evaluation}
+    write_bytes(path / EVALUATION, (json.dumps(content, indent=2) + "\n").encode())
+    with contextlib.suppress(FileNotFoundError):
+        (path / ERROR).unlink()
+
+
+def is_finished(path: Path, cell: Cell) -> bool:
+    """Whether a folder holds the results of a cell.
+
+    Raises:
+        RunError: it holds those of another one, or of another version.
+    """
+    file = path / EVALUATION
+    if not file.is_file():
+        return False
+    return bool(_evaluation(file, cell))
+
+
+def read_result(path: Path, cell: Cell) -> CellResult:
+    """Return what a cell left in its folder; an error where it left none.
+
+    Raises:
+        RunError: the folder is damaged, of another cell or of another version.
+    """
+    if not (path / EVALUATION).is_file():
+        file = path / ERROR
+        error = file.read_text(encoding="utf-8") if file.is_file() else "it was not run to its end"
+        return CellResult(cell, path, error=error)
+    evaluation = _evaluation(path / EVALUATION, cell)
+    try:
+        per_datum = load_file(path / PER_DATUM)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{path / PER_DATUM} cannot be read: {error}. Remove {path}: it is computed again.") from error
+    return CellResult(cell, path, evaluation, per_datum, read_history(path, evaluation["epochs"]))
+
+
+def read_cell(path: Path) -> Cell:
+    """Return the cell that a run folder was made of.
+
+    Raises:
+        RunError: it is no run folder, of another version, or was made by ``pyro_vae.fit`` without one.
+    """
+    recipe = read_config(path).get("recipe")
+    if not isinstance(recipe, dict):
+        raise RunError(
+            f"{path / CONFIG} has no `recipe`: the run was made by pyro_vae.fit from objects. Read it with "
+            f"pyro_vae.load_run, and evaluate it in Python."
+        )
+    try:
+        return Cell.of(recipe)
+    except ValueError as error:
+        raise RunError(f"{path / CONFIG}: {error}") from error
+
+
+def write_error(path: Path, error: str) -> None:
+    """Record what a cell failed with."""
+    path.mkdir(parents=True, exist_ok=True)
+    write_bytes(path / ERROR, error.encode())
+
+
+def epochs_done(path: Path) -> int:
+    """Return how many epochs a folder's ``metrics.csv`` has, 0 where there is none."""
+    try:
+        with (path / METRICS).open("rb") as file:
+            return max(0, sum(1 for _ in file) - 1)
+    except OSError:
+        return 0
+
+
+def _evaluation(file: Path, cell: Cell) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise RunError(f"{file} cannot be read: {error}. Remove {file.parent}: it is computed again.") from error
+    if found.get("format") != FORMAT:
+        raise RunError(
+            f"{file.parent} holds results of format {found.get('format')}; this version reads {FORMAT}. Choose another "
+            f"folder, or remove it."
+        )
+    if found.get("cell") != cell.hash:
+        raise RunError(f"{file.parent} holds the results of another cell ({found.get('cell')}, not {cell.hash}).")
+    return found

@@ -1,0 +1,192 @@
+"""Runs one cell: makes the pair, fits it, measures it; what is there already is not done again."""
+
+import hashlib
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.results import CellResult, is_finished, read_cell, read_result, write_result
+from pyro_vae.data import ImageData, load_data
+from pyro_vae.evaluation import active_units, elbo_terms, inference_gaps, log_likelihood
+from pyro_vae.fit import Run, fit, load_run
+from pyro_vae.objectives.without_jit import without_jit
+from pyro_vae.parts import make_guide, make_objective, make_pair
+
+
+def load_data_of(cell: Cell) -> ImageData:
+    """Return the data of a cell.
+
+    Raises:
+        As for :func:`pyro_vae.load_data`.
+    """
+    return load_data(cell.data, binarization=cell.binarization, seed=cell.data_seed, valid_size=cell.valid_size)
+
+
+def make_pair_of(cell: Cell, data: ImageData, decoder: Path | None = None) -> tuple[Any, Any]:
+    """Return model and guide of a cell as they are before they are fitted.
+
+    Args:
+        cell: whose parts are made, under its seed. The caller's random state is left as it was.
+        data: of the cell.
+        decoder: the run folder that the model is taken from, where the cell takes one over; the model then requires
+            no gradient.
+    """
+    inputs = partial(data.observe, data.train)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)
+        if cell.decoder is not None:
+            if decoder is None:
+                raise ValueError("a cell that takes over a model needs the run folder of that model.")
+            model = load_pair(decoder, cell.decoder, data)[0].requires_grad_(False)
+            torch.manual_seed(cell.seed)
+            encoder_dims = cell.encoder_dims or cell.hidden_dims[::-1]
+            guide = make_guide(
+                data.x_shape, cell.latent_dim, encoder_dims, guide=cell.guide, model=model, activation=cell.activation,
+                data=inputs,
+            )  # fmt: skip
+            return model, guide
+        model, guide = make_pair(
+            data.x_shape, cell.latent_dim, cell.hidden_dims, model=cell.model, guide=cell.guide, prior=cell.prior,
+            likelihood=cell.likelihood, encoder_dims=cell.encoder_dims, activation=cell.activation, data=inputs,
+        )  # fmt: skip
+        if cell.init_bias and hasattr(getattr(model, "likelihood", None), "initialize_bias"):
+            model.likelihood.initialize_bias(data.train_mean())
+        return model, guide
+
+
+def load_pair(path: Path, cell: Cell, data: ImageData, decoder: Path | None = None) -> tuple[Any, Any]:
+    """Return the fitted model and guide of a cell from its run folder.
+
+    Args: as for :func:`make_pair_of`; ``path`` is the run folder.
+
+    Raises:
+        RunError: it is missing, damaged, or does not fit.
+    """
+    run = load_run(path, *make_pair_of(cell, data, decoder))
+    return run.model, run.guide
+
+
+def load_cell(path: str | Path) -> tuple[Any, Any, ImageData]:
+    """Return the fitted model, the fitted guide and the data of a run folder that a cell was run in.
+
+    A model that was taken over from another cell is looked for in the folder beside, as a comparison lays them out.
+
+    Raises:
+        RunError: the folder is missing or damaged, or was made by :func:`pyro_vae.fit` from objects.
+    """
+    path = Path(path).resolve()
+    cell = read_cell(path)
+    data = load_data_of(cell)
+    decoder = None if cell.decoder is None else path.parent / cell.decoder.hash
+    return *load_pair(path, cell, data, decoder), data
+
+
+def fit_cell(
+    cell: Cell, path: Path, *, data: ImageData | None = None, decoder: Path | None = None, resume: bool = True,
+    progress: bool | None = None,
+) -> Run:  # fmt: skip
+    """Fit a cell's pair in a run folder, or go on where the folder's last checkpoint left it.
+
+    Raises:
+        As for :func:`pyro_vae.fit`.
+    """
+    data = load_data_of(cell) if data is None else data
+    model, guide = make_pair_of(cell, data, decoder)
+    cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=cell.epochs, eta_min=0.02 * cell.lr)
+    schedules: dict[str, Any] = {"cosine": cosine, "iwae": "iwae", "constant": None}
+    return fit(
+        model, guide, data,
+        objective=without_jit(make_objective(cell.objective)),
+        optimizer=partial(torch.optim.Adam, lr=cell.lr, eps=cell.adam_eps, fused=True),
+        scheduler=schedules[cell.schedule],
+        epochs=cell.epochs, batch_size=cell.batch_size, seed=cell.seed, out=path, resume=resume, compile=cell.compile,
+        device=cell.device, kl_warmup=cell.kl_warmup, clip_grad_norm=cell.clip_grad_norm, patience=cell.patience,
+        recipe=cell.settings(), progress=progress,
+    )  # fmt: skip
+
+
+def measure_cell(
+    cell: Cell, run: Run, data: ImageData, progress: bool | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a fitted cell's numbers, and the nats of each test image, as :class:`CellResult` has them."""
+    model, guide, test = run.model, run.guide, data.test[: cell.num_test]
+    options: dict[str, Any] = {"seed": cell.seed, "progress": progress}
+    terms = elbo_terms(model, guide, test, cell.elbo_samples, compile=cell.compile, **options)
+    evidence = log_likelihood(model, guide, test, cell.num_samples, compile=cell.compile, **options)
+    # A guide without a closed mean is asked by samples, which have no seed of their own.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(cell.seed)
+        units = active_units(guide, test.to(cell.device))
+    said = [str(terms), str(evidence), str(units)]
+    per_datum = {
+        "elbo": terms.elbo,
+        "reconstruction": terms.reconstruction,
+        "rate": terms.rate,
+        "log_likelihood": evidence.per_datum,
+        "log_likelihood_standard_errors": evidence.standard_errors,
+        "pareto_k": evidence.pareto_k,
+    }
+    evaluation: dict[str, Any] = {
+        "elbo": terms.summary(),
+        "log_likelihood": evidence.summary(),
+        "active_units": units.count,
+        "most_active": units.most_active,
+    }
+    if cell.num_gaps:
+        gaps = inference_gaps(model, guide, test[: cell.num_gaps], **options)
+        per_datum |= {f"{part}_gap": getattr(gaps, f"{part}_gap") for part in ("approximation", "amortization")}
+        per_datum["inference_gap"] = gaps.inference_gap
+        evaluation["gaps"] = gaps.summary()
+        said.append(str(gaps))
+    return evaluation | {"in_words": said}, per_datum
+
+
+def run_cell(cell: Cell, path: Path, *, decoder: Path | None = None, progress: bool | None = False) -> CellResult:
+    """Fit and measure a cell in its run folder, as far as that is not done yet.
+
+    Only one process at a time may work in the folder: :func:`pyro_vae.comparison.results.alone_in` sees to that.
+
+    Args:
+        cell: what to run.
+        path: its run folder; its parent is made where it is missing.
+        decoder: the run folder of the model that it takes over, where it takes one.
+        progress: show bars; None shows them on a terminal only.
+
+    Raises:
+        RunError: the folder holds another run.
+        As for :func:`pyro_vae.load_data` and :func:`pyro_vae.fit`.
+    """
+    if is_finished(path, cell):
+        return read_result(path, cell)
+    data = load_data_of(cell)
+    run = fit_cell(cell, path, data=data, decoder=decoder, progress=progress)
+    start = time.perf_counter()
+    evaluation, per_datum = measure_cell(cell, run, data, progress)
+    evaluation |= {
+        "epochs": len(run.history),
+        "compiled": run.compiled,
+        "fit_seconds": sum(row["seconds"] for row in run.history),
+        "evaluation_seconds": time.perf_counter() - start,
+        "model_parameters": _count(run.model),
+        "guide_parameters": _count(run.guide),
+        "data": run.data,
+        "test_images": images_hash(data.test[: cell.num_test]),
+        "environment": run.config["environment"],
+    }
+    write_result(path, cell, evaluation, per_datum)
+    return read_result(path, cell)
+
+
+def images_hash(images: Tensor) -> str:
+    """Return what tells sets of test images apart, binarized as they are."""
+    content = images.contiguous().numpy()
+    return hashlib.sha256(f"{content.dtype} {content.shape}".encode() + content.tobytes()).hexdigest()[:16]
+
+
+def _count(program: Any) -> int:
+    return sum(p.numel() for p in program.parameters()) if hasattr(program, "parameters") else 0

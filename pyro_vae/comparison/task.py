@@ -1,0 +1,104 @@
+"""What a worker does with one cell, on this machine or another: runs it, and records what went wrong."""
+
+import json
+import os
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.results import ERROR, alone_in, epochs_done, is_finished, write_error
+from pyro_vae.comparison.run_cell import fit_cell, run_cell
+
+CELLS, LOG = "cells", "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A cell to run, as it is sent to a worker."""
+
+    cell: Cell
+    out: Path
+    """Folder of the comparison, absolute, seen by all workers."""
+    only_fit: bool = False
+    """Whether others take over its model, and nothing is measured."""
+
+    @property
+    def path(self) -> Path:
+        """The cell's run folder."""
+        return folder_of(self.out, self.cell)
+
+
+def folder_of(out: Path, cell: Cell) -> Path:
+    """Return a cell's run folder."""
+    return out / CELLS / cell.hash
+
+
+def work(task: Task, threads: int | None = None, parent: int | None = None) -> str | None:
+    """Run a cell; an error is recorded in its folder and returned, so that it does not end the others.
+
+    Args:
+        task: the cell.
+        threads: of torch; None leaves them as they are.
+        parent: the process that a worker on the same machine shall not outlive.
+    """
+    if parent is not None and parent != os.getpid():
+        threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    try:
+        with _threads(threads):
+            _run(task)
+        return None
+    except Exception as error:
+        found = f"{type(error).__name__}: {error}"
+        _log(task, "failed", error=found)
+        write_error(task.path, f"{found}\n\n{traceback.format_exc()}")
+        return found
+
+
+def _run(task: Task) -> None:
+    decoder = None if task.cell.decoder is None else folder_of(task.out, task.cell.decoder)
+    with alone_in(task.path):
+        if is_finished(task.path, task.cell):
+            return
+        done = epochs_done(task.path)
+        _log(task, "resumed" if done else "started", epochs_done=done)
+        (task.path / ERROR).unlink(missing_ok=True)
+        if task.only_fit:
+            fit_cell(task.cell, task.path, progress=False)
+        else:
+            run_cell(task.cell, task.path, decoder=decoder)
+        _log(task, "fitted" if task.only_fit else "finished")
+
+
+def _log(task: Task, event: str, **more: object) -> None:
+    """Append a line to the comparison's log: what happened to which cell, when, where."""
+    line = {"time": round(time.time(), 2), "event": event, "cell": task.cell.hash, "host": socket.gethostname(),
+            "pid": os.getpid(), **more}  # fmt: skip
+    # One write in append mode: lines of several processes do not mix.
+    with (task.out / LOG).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count is not None:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _leave_with(parent: int) -> None:
+    """End this process soon after its parent: left behind, it would work on in a folder that is being resumed."""
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)

@@ -1,0 +1,87 @@
+"""A cell's settings are checked when it is made, and its hash tells apart what would be computed differently."""
+
+import sys
+
+import pytest
+import yaml
+
+from pyro_vae.comparison import Cell
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    path = tmp_path / "guides_of_a_cell.py"
+    path.write_text("from pyro_vae.guides import MeanFieldGuide\n\n\nclass Mine(MeanFieldGuide):\n    pass\n")
+    yield path
+    sys.modules.pop("guides_of_a_cell", None)
+
+
+OTHER = {
+    "model": "pyro_vae.models:VAE", "guide": "iaf", "prior": "mixture", "likelihood": "gaussian", "objective": "iwae",
+    "latent_dim": 3, "hidden_dims": [7], "encoder_dims": [9], "activation": "elu", "init_bias": False,
+    "data": "mnist", "binarization": "static", "valid_size": 10, "data_seed": 1, "seed": 1, "epochs": 2,
+    "batch_size": 5, "lr": 0.5, "adam_eps": 1e-4, "schedule": "iwae", "kl_warmup": 2, "clip_grad_norm": 3.0,
+    "patience": 4, "compile": "off", "device": "cuda", "num_test": 7, "num_samples": 9, "elbo_samples": 8,
+    "num_gaps": 3, "decoder": {},
+}  # fmt: skip
+
+
+def test_every_setting_is_in_the_hash():
+    assert set(OTHER) == set(Cell().settings())
+    hashes = {name: Cell.of({name: value}).hash for name, value in OTHER.items()}
+    assert len({Cell().hash, *hashes.values()}) == len(OTHER) + 1
+
+
+def test_settings_go_to_yaml_and_back():
+    cell = Cell.of({**OTHER, "decoder": None})
+    assert Cell.of(yaml.safe_load(yaml.safe_dump(cell.settings()))) == cell
+    frozen = Cell(guide="iaf", decoder=Cell(seed=3))
+    again = Cell.of(yaml.safe_load(yaml.safe_dump(frozen.settings())))
+    assert again == frozen
+    assert again.hash == frozen.hash != Cell(guide="iaf", decoder=Cell(seed=4)).hash
+
+
+def test_spellings_of_one_part_are_one_cell():
+    assert Cell(guide=" iaf( num_flows = 2 ) ") == Cell(guide="iaf(num_flows=2)")
+    assert Cell(hidden_dims=[200, 200]) == Cell()
+    assert Cell(lr="1e-3") == Cell(lr=1e-3) == Cell()  # YAML takes 1e-3 for text
+    assert Cell(kl_warmup=0, lr=1).lr == 1.0
+
+
+def test_a_class_of_ones_own_is_told_by_its_file_and_what_it_says(own_file, monkeypatch):
+    cell = Cell(guide=f"{own_file}:Mine")
+    monkeypatch.chdir(own_file.parent)
+    assert Cell(guide="guides_of_a_cell.py:Mine") == cell
+    before = cell.hash
+    own_file.write_text(own_file.read_text() + "\n# another version\n")
+    assert cell.hash != before
+
+
+def test_cells_of_one_group_differ_by_their_seed():
+    assert Cell(guide="iaf").with_seed(3) == Cell(guide="iaf", seed=3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gide": "iaf"}, r"there is no setting 'gide'\. Did you mean 'guide'\? There are model, guide, prior"),
+        ({"guide": "iav"}, r"guide: unknown name 'iav'\. Did you mean 'iaf'\?"),
+        ({"guide": "iaf(num_flow=2)"}, r"guide iaf: has no option 'num_flow'\. Did you mean 'num_flows'\?"),
+        ({"objective": "elbow"}, r"objective: unknown name 'elbow'"),
+        ({"epochs": 0}, r"epochs must be at least 1; got 0"),
+        ({"epochs": 1.5}, r"epochs must be a whole number; got 1\.5"),
+        ({"epochs": True}, r"epochs must be a whole number; got True"),
+        ({"lr": "fast"}, r"lr must be a number; got 'fast'"),
+        ({"lr": False}, r"lr must be a number; got False"),
+        ({"hidden_dims": 200}, r"hidden_dims must be a list of positive whole numbers; got 200"),
+        ({"hidden_dims": [0]}, r"hidden_dims must be a list of positive whole numbers; got \[0\]"),
+        ({"encoder_dims": "x"}, r"encoder_dims must be a list of positive whole numbers or nothing \(null\); got 'x'"),
+        ({"init_bias": 1}, r"init_bias must be true or false; got 1"),
+        ({"schedule": "cosin"}, r"schedule must be one of cosine, iwae, constant; got 'cosin'"),
+        ({"decoder": {"latent_dim": 7}}, r"must have its .*; these differ: latent_dim"),
+        ({"decoder": 3}, r"decoder must be the settings of a cell or nothing \(null\); got 3"),
+    ],
+)
+def test_what_makes_no_sense_is_said(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Cell.of(settings)

@@ -1,0 +1,117 @@
+"""A grid on a real Dask cluster on loopback: a worker killed in the middle of a cell costs nothing but its time."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+
+import pandas as pd
+import pytest
+from tiny_grids import COMMON, events, numbers, start
+
+from pyro_vae.comparison import Comparison, Grid, compare, executors
+from pyro_vae.errors import ClusterError
+
+GRID = {"common": {**COMMON, "epochs": 12}, "grid": {"guide": ["mean_field", "full_rank"], "seed": [0, 1]}}
+
+PATIENCE_S = 300
+"""No process here should need this long, also on a busy machine."""
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+class Cluster:
+    """A scheduler and two workers of one thread, each a process of its own with a nanny that starts it anew."""
+
+    def __init__(self, folder, threads: int = 1, workers: int = 2) -> None:
+        self.address = f"tcp://127.0.0.1:{free_port()}"
+        self._folder = folder
+        options = os.environ | {"OMP_NUM_THREADS": "1", "DASK_DISTRIBUTED__WORKER__DAEMON": "False"}
+        port = self.address.rpartition(":")[2]
+        self._processes = [self._start("scheduler", options, "--host", "127.0.0.1", "--port", port)]
+        for _ in range(workers):
+            own = ("--nthreads", str(threads), "--local-directory", str(folder), "--memory-limit", "0")
+            self._processes.append(self._start("worker", options, self.address, *own, "--no-dashboard"))
+
+    def _start(self, what, environment, *arguments) -> subprocess.Popen:
+        command = [sys.executable, "-W", "ignore", "-m", f"distributed.cli.dask_{what}", *arguments]
+        with (self._folder / f"{what}.log").open("a") as log:
+            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def close(self) -> None:
+        for process in reversed(self._processes):
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(PATIENCE_S)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    found = Cluster(tmp_path)
+    yield found
+    found.close()
+
+
+def test_a_worker_killed_in_the_middle_of_a_cell_costs_no_cell(cluster, tmp_path):
+    serial = compare(GRID, tmp_path / "serial", threads=1)
+    out = tmp_path / "out"
+    process = start(GRID, out, backend="dask", scheduler=cluster.address, threads=1)
+    deadline = time.monotonic() + PATIENCE_S
+    while not any(path.stat().st_size > 100 for path in out.rglob("metrics.csv")) and process.poll() is None:
+        assert time.monotonic() < deadline, "no cell was begun"
+        time.sleep(0.005)
+    victim = events(out)[0]
+    assert victim["pid"] != process.pid
+    os.kill(victim["pid"], signal.SIGKILL)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, said
+    spread = Comparison.read(out)
+    assert not spread.failed
+    pd.testing.assert_frame_equal(numbers(spread.table), numbers(serial.table), check_exact=True)
+    log = events(out)
+    finished = Counter(line["cell"] for line in log if line["event"] == "finished")
+    assert finished == {cell.hash: 1 for cell in Grid.of(GRID).cells}
+    own = [line["event"] for line in log if line["cell"] == victim["cell"]]
+    assert own in (["started", "resumed", "finished"], ["started", "started", "finished"])
+    assert len({line["pid"] for line in log}) >= 2
+
+
+def test_workers_with_several_threads_are_refused(tmp_path):
+    cluster = Cluster(tmp_path, threads=2, workers=1)
+    try:
+        process = start(GRID, tmp_path / "out", backend="dask", scheduler=cluster.address)
+        _, said = process.communicate(timeout=PATIENCE_S)
+    finally:
+        cluster.close()
+    assert process.returncode != 0
+    refusal = r"ClusterError: workers of tcp://.* run several tasks in one process .* `dask worker --nthreads 1`"
+    assert re.search(refusal, said)
+    assert events(tmp_path / "out") == []
+
+
+def test_a_scheduler_that_does_not_answer_is_named_with_the_time_it_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(executors, "CONNECT_SECONDS", 1.0)
+    address = f"tcp://127.0.0.1:{free_port()}"
+    with pytest.raises(ClusterError, match=rf"no Dask scheduler answers at {address}; waited 1 s\. Start one with"):
+        compare(GRID, tmp_path, backend="dask", scheduler=address)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backend": "spark"}, r"backend must be one of serial, loky, dask, ray; got 'spark'"),
+        ({"jobs": 0}, r"jobs must be at least 1; got 0"),
+        ({"backend": "dask"}, r"backend 'dask' needs the address of a scheduler, as scheduler='tcp://HOST:8786'"),
+        ({"scheduler": "tcp://x:1"}, r"backend 'loky' takes no scheduler; got 'tcp://x:1'"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        compare(GRID, tmp_path, **options)

@@ -1,0 +1,236 @@
+"""A grid is computed once, cell by cell, as far as it is not there; what fails is recorded and the rest goes on."""
+
+import json
+import math
+import os
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny_grids import COMMON, events, numbers
+
+import pyro_vae
+from pyro_vae.comparison import Comparison, Grid, compare
+from pyro_vae.comparison.run_cell import load_data_of, load_pair
+from pyro_vae.errors import RunError
+
+GRID = {"common": {**COMMON, "epochs": 2}, "grid": {"guide": ["mean_field", "iaf(num_flows=1)"], "seed": [0, 1]}}
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    with torch.random.fork_rng():
+        return compare(GRID, out, threads=1)
+
+
+def test_each_cell_is_there_with_its_numbers(done):
+    assert [result.cell for result in done.results] == list(Grid.of(GRID).cells)
+    assert not done.failed
+    for result in done.results:
+        assert result.path == done.path / "cells" / result.cell.hash
+        assert len(result.history) == 2
+        for name in ("elbo", "log_likelihood"):
+            assert result.per_datum[name].shape == (20,)
+        assert result.evaluation["elbo"]["elbo_nats"] == pytest.approx(result.per_datum["elbo"].mean().item())
+        assert (result.per_datum["log_likelihood"] >= result.per_datum["elbo"] - 3).all()
+
+
+def test_a_cell_has_the_numbers_that_the_library_gives(done):
+    """The same by hand: fit, then measure, with nothing of this package."""
+    result = done.results[2]
+    cell = result.cell
+    data = pyro_vae.load_data("mnist-5k", seed=0)
+    torch.manual_seed(cell.seed)
+    guide = pyro_vae.guides.InverseAutoregressiveGuide(data.x_shape, 2, (10,), num_flows=1)
+    model = pyro_vae.models.VAE(data.x_shape, 2, (10,))
+    model.likelihood.initialize_bias(data.train_mean())
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        pyro_vae.fit(
+            model, guide, data, epochs=2, batch_size=200, seed=cell.seed, compile="off",
+            optimizer=lambda p: torch.optim.Adam(p, lr=1e-3, fused=True),
+            scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=2, eta_min=2e-5),
+        )  # fmt: skip
+        evidence = pyro_vae.log_likelihood(model, guide, data.test[:20], 30, seed=cell.seed, compile="off")
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(evidence.per_datum, result.per_datum["log_likelihood"], rtol=0, atol=0)
+
+
+def test_what_is_finished_is_never_computed_again(done):
+    before = {path: path.stat().st_mtime_ns for path in (done.path / "cells").rglob("*") if path.suffix != ".lock"}
+    log = events(done.path)
+    again = compare(GRID, done.path, threads=1)
+    assert events(done.path) == log
+    after = {path: path.stat().st_mtime_ns for path in (done.path / "cells").rglob("*") if path.suffix != ".lock"}
+    assert after == before
+    pd.testing.assert_frame_equal(again.table, done.table)
+
+
+def test_the_log_says_what_happened(done):
+    for cell in Grid.of(GRID).cells:
+        own = [line["event"] for line in events(done.path) if line["cell"] == cell.hash]
+        assert own == ["started", "finished"]
+
+
+def test_the_table_is_kept_as_parquet_and_csv(done):
+    parquet, csv = pd.read_parquet(done.path / "results.parquet"), pd.read_csv(done.path / "results.csv")
+    for stored in (parquet, csv):
+        assert list(stored.columns) == list(done.table.columns)
+        np.testing.assert_allclose(stored["elbo"], done.table["elbo"], rtol=1e-12)
+    assert list(parquet["guide"]) == ["mean_field"] * 2 + ["iaf(num_flows=1)"] * 2
+    assert parquet["elbo_se"].gt(0).all()
+
+
+def test_configurations_are_cells_but_for_their_seed(done):
+    assert list(done.configurations) == ["mean_field", "iaf(num_flows=1)"]
+    values = done.configurations["mean_field"].values("elbo")
+    assert values.shape == (2, 20)
+    np.testing.assert_array_equal(values[1], done.results[1].per_datum["elbo"])
+
+
+def test_differences_are_paired_by_seed_and_image(done):
+    found = done.difference("iaf(num_flows=1)", "mean_field", "log_likelihood")
+    a, b = (np.stack([r.per_datum["log_likelihood"] for r in rows]) for rows in (done.results[2:], done.results[:2]))
+    assert found.mean_difference == pytest.approx((a - b).mean())
+    assert (found.num_seeds, found.num_images) == (2, 20)
+    with pytest.raises(ValueError, match=r"there is no configuration 'iav'; there are mean_field, iaf"):
+        done.difference("iav", "mean_field")
+
+
+def test_the_pair_of_a_cell_is_read_back(done):
+    cell = done.results[2].cell
+    data = load_data_of(cell)
+    model, guide = load_pair(done.results[2].path, cell, data)
+    terms = pyro_vae.elbo_terms(model, guide, data.test[:20], 5, seed=cell.seed, compile="off")
+    torch.testing.assert_close(terms.elbo, done.results[2].per_datum["elbo"])
+
+
+def test_str_has_a_ranking_of_each_quantity(done):
+    text = str(done)
+    assert text.startswith(f"4 of 4 cells finished in {done.path}\n")
+    assert "elbo, nats per image" in text
+    assert "log_likelihood, nats per image" in text
+    assert "gap" not in text
+
+
+def test_guides_are_fitted_to_one_model_that_stays_as_it_was(tmp_path):
+    grid = {
+        "design": "frozen",
+        "common": {**COMMON, "epochs": 2, "prior": "mixture(num_components=3)"},
+        "grid": {"guide": ["mean_field", "full_rank"]},
+        "decoder": {"epochs": 3},
+    }
+    done = compare(grid, tmp_path / "out", threads=1)
+    assert not done.failed
+    (decoder,) = Grid.of(grid).decoders
+    data = load_data_of(decoder)
+    folder = done.path / "cells" / decoder.hash
+    fitted, _ = load_pair(folder, decoder, data)
+    untouched = dict(fitted.named_parameters())
+    guides = []
+    for result in done.results:
+        model, guide = load_pair(result.path, result.cell, data, folder)
+        guides.append(guide)
+        for name, value in model.named_parameters():
+            assert torch.equal(value, untouched[name]), name
+            assert not value.requires_grad
+    assert type(guides[0]) is not type(guides[1])
+    assert [line["event"] for line in events(done.path)] == ["started", "fitted"] + ["started", "finished"] * 2
+    assert done.table["decoder"].tolist() == [decoder.hash] * 2
+
+
+def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    file = tmp_path / "guides_that_fail.py"
+    file.write_text(
+        "from pyro_vae.guides import MeanFieldGuide\n\n\n"
+        "class Fails(MeanFieldGuide):\n"
+        "    def posterior(self, x):\n"
+        "        raise RuntimeError('no such luck')\n"
+    )
+    grid = {"common": {**COMMON, "epochs": 1}, "grid": {"guide": [f"{file}:Fails", "mean_field"]}}
+    done = compare(grid, tmp_path / "out", threads=1)
+    failed, finished = done.results
+    assert finished.finished
+    assert failed.error.splitlines()[0] == "RuntimeError: no such luck"
+    assert "Traceback (most recent call last)" in failed.error
+    assert done.table["status"].tolist() == ["failed", "finished"]
+    assert done.table["error"].tolist()[0] == "RuntimeError: no such luck"
+    assert math.isnan(done.table["elbo"][0])
+    assert ":Fails: RuntimeError: no such luck" in str(done)
+    # As it was, it is tried again; mended, it would be another cell.
+    compare(grid, tmp_path / "out", threads=1)
+    own = [line["event"] for line in events(done.path) if line["cell"] == failed.cell.hash]
+    assert own == ["started", "failed"] * 2
+
+
+def test_a_ranking_needs_two_configurations(tmp_path):
+    done = compare({"common": {**COMMON, "epochs": 1}, "cells": [{"seed": 3}]}, tmp_path, threads=1)
+    with pytest.raises(ValueError, match="needs two configurations with finished cells; there are 1"):
+        done.ranking()
+    assert "a ranking needs two configurations" in str(done)
+
+
+def test_results_of_different_images_are_not_paired(done, tmp_path):
+    other = {"common": {**COMMON, "epochs": 1}, "grid": {"data_seed": [0, 1]}}
+    mixed = compare(other, tmp_path, threads=1)
+    with pytest.raises(
+        ValueError,
+        match=r"different test images cannot be paired: 20 of mnist-5k \(stochastic, seed 0\) and 20 of mnist-5k "
+        r"\(stochastic, seed 1\)\. Compare cells with the same data",
+    ):
+        mixed.difference("data_seed 0", "data_seed 1")
+    with pytest.raises(ValueError, match="cannot be paired"):
+        mixed.ranking()
+
+
+def test_a_folder_of_another_version_or_none_is_refused(done, tmp_path):
+    with pytest.raises(RunError, match=r"holds no comparison: it has no grid\.yaml"):
+        Comparison.read(tmp_path)
+    copy = compare({"common": {**COMMON, "epochs": 1}, "cells": [{}]}, tmp_path, threads=1)
+    file = copy.results[0].path / "evaluation.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"format": 0}))
+    with pytest.raises(RunError, match=r"holds results of format 0; this version reads 1\. Choose another folder"):
+        Comparison.read(tmp_path)
+    file.write_text(json.dumps(content | {"cell": "beef"}))
+    with pytest.raises(RunError, match=r"holds the results of another cell \(beef, not "):
+        Comparison.read(tmp_path)
+    file.write_text("{")
+    with pytest.raises(RunError, match=r"evaluation\.json cannot be read: .* it is computed again"):
+        Comparison.read(tmp_path)
+    (tmp_path / "grid.yaml").write_text("cells: 3\n")
+    with pytest.raises(RunError, match=r"grid\.yaml cannot be read"):
+        Comparison.read(tmp_path)
+
+
+def test_gaps_are_measured_where_they_are_asked_for(tmp_path):
+    grid = {"common": {**COMMON, "epochs": 1, "num_gaps": 4}, "grid": {"guide": ["mean_field", "full_rank"]}}
+    done = compare(grid, tmp_path, threads=1)
+    assert done.quantities == [
+        "elbo", "log_likelihood", "approximation_gap", "amortization_gap", "inference_gap"
+    ]  # fmt: skip
+    values = done.configurations["full_rank"].values("inference_gap")
+    assert values.shape == (1, 4)
+    row = done.table.iloc[1]
+    assert row["inference_gap"] == pytest.approx(values.mean())
+    assert row["inference_gap"] == pytest.approx(row["approximation_gap"] + row["amortization_gap"])
+    means = {name: one.values("inference_gap").mean() for name, one in done.configurations.items()}
+    assert done.ranking("inference_gap").rows[0].name == min(means, key=means.__getitem__)
+
+
+def test_a_quantity_that_was_not_measured_is_said(done):
+    with pytest.raises(ValueError, match=r"inference_gap was not measured; there are elbo, .*\(gaps: set num_gaps\)"):
+        done.ranking("inference_gap")
+
+
+def test_numbers_do_not_depend_on_where_cells_run(done, tmp_path):
+    """Processes of this machine, with as many threads: the same bits."""
+    spread = compare(GRID, tmp_path, jobs=2, threads=1)
+    pd.testing.assert_frame_equal(numbers(spread.table), numbers(done.table), check_exact=True)
+    assert os.getpid() not in {line["pid"] for line in events(spread.path)}

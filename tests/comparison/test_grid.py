@@ -1,0 +1,83 @@
+"""Grids: all combinations, lists, two designs; and each typo is found in its line."""
+
+import pytest
+
+from pyro_vae.comparison import Cell, Grid
+
+
+def test_a_product_is_all_combinations_with_what_is_common():
+    grid = Grid.of({"common": {"epochs": 3}, "grid": {"guide": ["mean_field", "iaf"], "seed": [0, 1, 2]}})
+    assert grid.cells == tuple(Cell(guide=g, seed=s, epochs=3) for g in ("mean_field", "iaf") for s in (0, 1, 2))
+    assert grid.varying == ("guide", "seed")
+
+
+def test_cells_are_listed_beside_a_product_or_alone():
+    listed = {"cells": [{"guide": "planar", "epochs": 9}, {"prior": "flow"}], "common": {"epochs": 3}}
+    assert Grid.of(listed).cells == (Cell(guide="planar", epochs=9), Cell(prior="flow", epochs=3))
+    both = Grid.of({**listed, "grid": {"seed": [5]}})
+    assert both.cells == (Cell(seed=5, epochs=3), *Grid.of(listed).cells)
+
+
+def test_guides_of_a_frozen_design_take_over_the_model_that_is_theirs():
+    grid = Grid.of(
+        {
+            "design": "frozen",
+            "common": {"epochs": 3, "num_gaps": 5},
+            "grid": {"guide": ["mean_field", "iaf"], "latent_dim": [2, 3], "seed": [0, 1]},
+            "decoder": {"epochs": 7, "objective": "iwae"},
+        }
+    )
+    assert len(grid.cells) == 8
+    for cell in grid.cells:
+        assert cell.decoder == Cell(latent_dim=cell.latent_dim, epochs=7, objective="iwae")
+    assert grid.decoders == tuple(Cell(latent_dim=d, epochs=7, objective="iwae") for d in (2, 3))
+
+
+def test_a_grid_goes_to_a_file_and_back():
+    grid = Grid.of({"design": "frozen", "grid": {"guide": ["mean_field", "iaf"]}})
+    assert Grid.of_description(grid.description()) == grid
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", r"GRID must hold design, common, grid, cells, decoder; it holds None\."),
+        ("- 1\n", r"GRID must hold .*; it holds \[1\]"),
+        ("grid: [\n", r"GRID, line 2: "),
+        ("grd:\n  guide: [iaf]\n", r"GRID, line 1: there is no key 'grd'\. Did you mean 'grid'\?"),
+        ("common:\n  epochs: 2\n", r"GRID: the grid is empty: give lists"),
+        ("grid: {}\n", r"GRID: the grid is empty"),
+        ("grid:\n  gide: [iaf]\n", r"GRID, line 2: there is no setting 'gide'\. Did you mean 'guide'\?"),
+        ("grid:\n  guide: iaf\n", r"GRID, line 2: guide under `grid` must be a list of values; got 'iaf'"),
+        ("grid:\n  guide: []\n", r"GRID, line 2: guide under `grid` must be a list"),
+        ("grid:\n  guide:\n    - iaf\n    - iav\n", r"GRID, line 4: guide: unknown name 'iav'\. Did you mean 'iaf'\?"),
+        ("common:\n  epochs: 2\n  lr: x\ngrid:\n  seed: [0]\n", r"GRID, line 3: lr must be a number; got 'x'"),
+        ("cells:\n  - {guide: iaf}\n  - {sed: 1}\n", r"GRID, line 3: there is no setting 'sed'\. Did you mean 'seed'"),
+        ("cells: iaf\n", r"GRID, line 1: cells must be a list of settings"),
+        ("cells:\n  - iaf\n", r"GRID, line 2: expected `key: value` lines"),
+        ("design: froze\n", r"GRID, line 1: design must be one of joint, frozen; got 'froze'"),
+        ("grid:\n  seed: [0]\ndecoder: {epochs: 2}\n", r"GRID, line 3: `decoder` is for `design: frozen`"),
+        ("grid:\n  guide: [iaf]\n  guide: [planar]\n", r"GRID, line 3: 'guide' stands here twice"),
+        ("grid:\n  seed: [0, 1, 0]\n", r"GRID: cells 1 and 3 of the grid are the same \(seed 0, hash [0-9a-f]{16}\)"),
+        ("grid:\n  guide: [iaf, 'iaf( )']\n", r"GRID: cells 1 and 2 of the grid are the same \(iaf, hash"),
+        (
+            "design: frozen\ngrid:\n  seed: [0]\ndecoder: {latent_dim: 3}\n",
+            r"GRID: a cell that takes over a model must have its .* these differ: latent_dim",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_line(text, message, tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match="^" + message.replace("GRID", str(path))):
+        Grid.read(path)
+
+
+def test_a_file_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(ValueError, match=r"none\.yaml cannot be read: No such file or directory\."):
+        Grid.read(tmp_path / "none.yaml")
+
+
+def test_a_grid_of_no_cells_is_refused():
+    with pytest.raises(ValueError, match="at least one cell"):
+        Grid(())
