@@ -1,0 +1,138 @@
+"""The command line ``pyro-vae``: which command, how errors are said, and what a shell is told."""
+
+import contextlib
+import importlib
+import sys
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+
+from pyro_vae.cli.output import HelpWanted, Output, standard_output
+from pyro_vae.cli.wording import nearest
+
+COMMANDS = {
+    "fit": ("fit", "fit a model and a guide to data, and measure them"),
+    "evaluate": ("evaluate", "measure a run again, with more samples or other ones"),
+    "compare": ("compare", "fit and measure all cells of a grid, and write a report"),
+    "report": ("report", "write the report of a comparison again"),
+    "figures": ("figures", "draw a run: learning curves, reconstructions, samples, traversals"),
+    "list": ("list_parts", "name the parts and the data sets that there are"),
+}
+"""By name: the module with its ``run``, and what it does. Modules are imported when they are asked for."""
+
+SWITCHES = {
+    "--quiet": "no bars and notes, only results",
+    "--json": "results as JSON on standard output, all else on standard error",
+    "--debug": "show the traceback of an error",
+}
+"""Flags of all commands, which may stand before the command as well."""
+
+USAGE, BUG, INTERRUPTED = 2, 1, 130
+"""Exit codes: what the user can mend; what the user cannot; the shell's own for Ctrl-C (128 + SIGINT)."""
+
+WIDTH = 12
+"""Of the column of names in the help."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: words after the program's name; those of the process unless given.
+
+    Returns:
+        The exit code: 0; 1 where cells of a comparison failed, or for an error that is not the user's; 2 for one that
+        is; 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if argv is None else argv)
+    with standard_output() if argv is None else contextlib.nullcontext(sys.stdout) as stream:
+        output = Output(stream, quiet="--quiet" in given, json="--json" in given)
+        return _guarded([word for word in given if word not in SWITCHES], output, "--debug" in given)
+
+
+def _guarded(words: list[str], output: Output, debug: bool) -> int:
+    """Run a command, and say in one line what went wrong."""
+    try:
+        with contextlib.redirect_stdout(sys.stderr), _short_warnings(debug):
+            return _run(words, output)
+    except HelpWanted as wanted:
+        output.text(str(wanted))
+        return 0
+    except KeyboardInterrupt:
+        _say(f"interrupted. {output.after_interrupt}".rstrip())
+        return INTERRUPTED
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message = _users(error)
+        if message is None:
+            _say(f"error: unexpected {type(error).__name__}: {error} (--debug shows where it comes from)")
+            return BUG
+        _say(f"error: {message}")
+        return USAGE
+
+
+def _run(words: list[str], output: Output) -> int:
+    if not words:
+        raise ValueError(f"say what to do: {', '.join(COMMANDS)}. `pyro-vae --help` explains them.")
+    command, *rest = words
+    if command in ("-h", "--help"):
+        raise HelpWanted(_help())
+    if command == "--version":
+        from pyro_vae import __version__
+
+        raise HelpWanted(f"pyro-vae {__version__}")
+    if command not in COMMANDS:
+        what, known = ("flag", [*SWITCHES, "--help", "--version"]) if command[0:1] == "-" else ("command", [*COMMANDS])
+        place = " before the command" if what == "flag" else ""
+        hint = nearest(command, known)
+        raise ValueError(f"there is no {what} {command!r}{place}.{hint} There are {', '.join(known)}.")
+    code: int = importlib.import_module(f"pyro_vae.cli.{COMMANDS[command][0]}").run(rest, output)
+    return code
+
+
+def _help() -> str:
+    lines = [
+        "usage: pyro-vae COMMAND [flags]",
+        "",
+        "Variational autoencoders in Pyro: swap posteriors, priors and objectives, and measure how good",
+        "the inference is. Bounds and log-likelihoods are in nats a datum, training lasts epochs, times",
+        "are in seconds.",
+        "",
+        "commands:",
+        *(f"  {name:<{WIDTH}}{what}" for name, (_, what) in COMMANDS.items()),
+        "",
+        "flags:",
+        *(f"  {name:<{WIDTH}}{what}" for name, what in SWITCHES.items()),
+        f"  {'--version':<{WIDTH}}say which version this is",
+        f"  {'--help':<{WIDTH}}this, or after a command the help of that command",
+    ]
+    return "\n".join(lines)
+
+
+def _users(error: Exception) -> str | None:
+    """Return what an error says to the user, None where it is not the user's to mend."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror}."
+    if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("pyro_vae"):
+        return f"this needs the package {error.name}, which is not installed."
+    own = type(error).__module__.startswith("pyro_vae.")
+    return str(error) if own or isinstance(error, ValueError | OSError | ImportError) else None
+
+
+def _say(message: str) -> None:
+    """Print one line on standard error, whatever lines a message came in."""
+    with contextlib.suppress(BrokenPipeError):
+        print("pyro-vae:", *message.split(), file=sys.stderr, flush=True)  # noqa: T201
+
+
+@contextlib.contextmanager
+def _short_warnings(debug: bool) -> Iterator[None]:
+    """Say a warning in one line, without the place in the code where it arose."""
+    before = warnings.formatwarning
+    if not debug:
+        warnings.formatwarning = lambda message, *_, **__: f"pyro-vae: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before

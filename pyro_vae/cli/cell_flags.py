@@ -1,0 +1,94 @@
+"""A cell from flags, from the configuration of a run, or from both."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyro_vae.cli.part_flags import Part, options_given
+from pyro_vae.cli.signature import options_of
+from pyro_vae.cli.usage import Parser
+from pyro_vae.comparison.cell import MODEL_SETTINGS, Cell
+from pyro_vae.comparison.results import read_cell
+from pyro_vae.errors import RunError
+from pyro_vae.fit.run import CONFIG
+from pyro_vae.parts import PACKAGES, part_names
+
+DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Cell)}
+
+DECODER = (
+    "run folder whose fitted model is taken as it is, with its settings, so that only the guide is fitted (default: "
+    "both are)"
+)
+
+
+def add_cell_flags(parser: Parser) -> None:
+    """Add a flag for each setting of a cell."""
+    parts = parser.add_argument_group("parts", "each NAME, or 'NAME(option=value)', or FILE.py:CLASS, or MODULE:CLASS")
+    rest = parser.add_argument_group("settings")
+    for name, option in options_of(Cell, skip=("decoder",)).items():
+        if name in PACKAGES:
+            names = ", ".join(part_names(name))
+            replace(option, help=f"{option.help.rstrip('.')}: {names}", metavar="NAME").add(parts)
+        else:
+            option.add(rest)
+    rest.add_argument("--decoder", type=Path, metavar="RUN", help=DECODER)
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """Return the settings of a cell in a YAML file, in that of a run, or in a run folder.
+
+    Raises:
+        RunError: it has none, or wrong ones.
+        OSError: it cannot be read.
+    """
+    file = path / CONFIG if path.is_dir() else path
+    try:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise RunError(f"{file} is no text.") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise RunError(f"{file}{where}: {getattr(error, 'problem', None) or error}.") from error
+    if isinstance(found, Mapping) and "recipe" in found and "format" in found:
+        return read_cell(file.parent).settings() if file.name == CONFIG else _checked(file, found["recipe"])
+    return _checked(file, found)
+
+
+def _checked(file: Path, found: Any) -> dict[str, Any]:
+    if not isinstance(found, Mapping):
+        raise RunError(f"{file} must hold settings, as `guide: iaf`; it holds {found!r:.60}.")
+    try:
+        Cell.of(found)
+    except ValueError as error:
+        raise RunError(f"{file}: {error}") from error
+    return dict(found)
+
+
+def chosen_parts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Part]:
+    """Return the part of each kind that flags, else a base, else the defaults choose."""
+    return {kind: Part.of(kind, text) for kind, text in part_texts(known, base).items()}
+
+
+def part_texts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, str]:
+    """Return the same as they were written."""
+    return {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in PACKAGES}
+
+
+def cell_of(args: argparse.Namespace, base: Mapping[str, Any], parts: Mapping[str, Part]) -> Cell:
+    """Return the cell of flags, which have the last word, and of what they leave open in a base."""
+    given = {name: value for name, value in vars(args).items() if name in DEFAULTS and name != "decoder"}
+    for kind, part in parts.items():
+        options = options_given(args, kind)
+        if options or kind in given:
+            given[kind] = part.text_with(options)
+    settings = {**base, **given}
+    if "decoder" in args:
+        decoder = read_cell(args.decoder)
+        model = {name: value for name, value in decoder.settings().items() if name in MODEL_SETTINGS}
+        settings = {**model, **settings, "decoder": decoder.settings()}
+    return Cell.of(settings)

@@ -1,0 +1,38 @@
+"""`pyro-vae compare`: a grid of cells, computed as far as it is not there yet."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pyro_vae.cli.output import Output
+from pyro_vae.cli.report import add_tables, reason_of, write_reports
+from pyro_vae.cli.signature import options_of
+from pyro_vae.cli.usage import Parser
+from pyro_vae.comparison import compare
+
+
+def run(argv: Sequence[str], output: Output) -> int:
+    """Run the command."""
+    parser = Parser(
+        "compare",
+        "GRID.yaml --out DIR [flags]",
+        "Fit and measure all cells of a grid, and compare them on the same test images, in nats an image. What is in "
+        "DIR already is not computed again, so that the same command goes on where it was stopped. The exit code is 1 "
+        "where cells failed.",
+    )
+    parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="the cells: `grid`, from a setting to the list of "
+        "its values, all combinations; or `cells`, a list; and `common`, settings of all")  # fmt: skip
+    group = parser.add_argument_group("where and how")
+    group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
+    options = options_of(compare, skip=("grid", "out", "progress"))
+    for option in options.values():
+        option.add(group)
+    add_tables(parser)
+    parser.add_switches()
+    args = parser.read(argv)
+    output.after_interrupt = "The same command goes on where it stopped."
+    given = {name: value for name, value in vars(args).items() if name in options}
+    comparison = compare(args.grid, args.out, progress=output.progress is None, **given)
+    write_reports(comparison, args, output)
+    for result in comparison.failed:
+        output.complain(f"{result.cell.label(comparison.varying)} failed: {reason_of(result)} ({result.path})")
+    return 1 if comparison.failed else 0

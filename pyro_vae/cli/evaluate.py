@@ -1,0 +1,113 @@
+"""`pyro-vae evaluate`: a run that is there, measured with other samples, images or noise."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.cli.output import Output, finite
+from pyro_vae.cli.runs import Fitted, add_run, find_decoder, open_run, require_fitted, run_line, settings_of
+from pyro_vae.cli.signature import Option, options_of
+from pyro_vae.cli.usage import Parser, UsageError
+from pyro_vae.cli.wording import in_text
+from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.results import EVALUATION, alone_in, is_finished, read_cell
+from pyro_vae.comparison.run_cell import images_hash, measure_cell, run_cell
+from pyro_vae.evaluation import ais
+from pyro_vae.fit.checkpoint import write_bytes
+from pyro_vae.fit.options import as_device
+from pyro_vae.fit.parameters import owners_of
+
+MEASURED = ("num_test", "num_samples", "elbo_samples", "num_gaps", "seed", "device")
+"""Settings of a cell that another measurement may have otherwise."""
+
+
+def run(argv: Sequence[str], output: Output) -> int:
+    """Run the command."""
+    args = _parser().read(argv)
+    path: Path = args.run
+    cell = read_cell(path)
+    require_fitted(path, cell)
+    given = {name: value for name, value in vars(args).items() if name in MEASURED}
+    wanted = replace(cell, **given)
+    chains = {name.removeprefix("ais_"): value for name, value in vars(args).items() if name.startswith("ais_")}
+    images = chains.pop("images", 0)
+    if images < 0:
+        raise UsageError(f"--ais_images must be at least 0; got {images}.")
+    if chains and not images:
+        raise UsageError(f"--ais_{next(iter(chains))} needs --ais_images: how many test images AIS shall measure.")
+    if wanted == cell and not images:
+        return _own(path, cell, args, output)
+    opened = open_run(path, getattr(args, "decoder", None))
+    output.note(f"{opened.run}")
+    evaluation = _measure(opened, wanted, output)
+    content = {"run": str(path), "settings": settings_of(wanted, MEASURED), **evaluation}
+    if images:
+        options = {f"num_{name}": value for name, value in chains.items()}
+        test = opened.data.test[:images]
+        found = ais(opened.run.model, test, seed=wanted.seed, progress=output.progress, compile=cell.compile, **options)
+        output.say(str(found))
+        content["ais"] = found.summary()
+        chains |= {"images": images}
+    settings = {name: value for name, value in given.items() if value != getattr(cell, name)}
+    settings |= {f"ais_{name}": value for name, value in chains.items()}
+    file = path / f"evaluation,{','.join(f'{name}={in_text(settings[name])}' for name in sorted(settings))}.json"
+    write_bytes(file, (json.dumps(finite(content), indent=2) + "\n").encode())
+    output.note(f"Written to {file}")
+    output.give(content)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "evaluate",
+        "RUN [flags]",
+        "Measure a run again on the test images: the ELBO and the importance-weighted log-likelihood, in nats a datum. "
+        f"What other settings than the run's own find is written beside RUN/{EVALUATION}, into a file that is named "
+        "after them.",
+    )
+    add_run(parser)
+    group = parser.add_argument_group("settings")
+    for name, option in options_of(Cell).items():
+        if name in MEASURED:
+            what = "of the noise" if name == "seed" else option.help
+            replace(option, help=what).add(group, default="default: the run's own")
+    chains = parser.add_argument_group("annealed importance sampling from the prior")
+    what = "test images, from the first on, that it shall measure as well; without, there is none"
+    Option("ais_images", int, None, what).add(chains)
+    for name in ("chains", "temperatures"):
+        option = options_of(ais)[f"num_{name}"]
+        replace(option, name=f"ais_{name}", help=f"{name} of each image").add(chains)
+    group.add_argument("--decoder", type=Path, metavar="RUN", help="run whose model was taken over, where it is not "
+        "beside this one")  # fmt: skip
+    parser.add_switches()
+    return parser
+
+
+def _own(path: Path, cell: Cell, args: Any, output: Output) -> int:
+    """Say what a run's own settings found, and measure it first where that was not done yet."""
+    decoder = None
+    if is_finished(path, cell):
+        output.note(f"Measured with these settings before: {path / EVALUATION}")
+    else:
+        decoder = find_decoder(cell, getattr(args, "decoder", None), [path.resolve().parent])
+    with alone_in(path):
+        result = run_cell(cell, path, decoder=decoder, progress=output.progress)
+    output.say(run_line(result))
+    for line in result.evaluation["in_words"]:
+        output.say(line)
+    output.give({"run": str(path), "settings": settings_of(cell, MEASURED), **result.evaluation})
+    return 0
+
+
+def _measure(opened: Fitted, wanted: Cell, output: Output) -> dict[str, Any]:
+    """Measure a pair, and say what was found."""
+    run, data = opened.run, opened.data
+    for module in owners_of(run.model, run.guide).values():
+        module.to(as_device(wanted.device))
+    found, _ = measure_cell(wanted, run, data, output.progress)
+    evaluation = {"data": run.data, "test_images": images_hash(data.test[: wanted.num_test]), **found}
+    for line in evaluation["in_words"]:
+        output.say(line)
+    return evaluation

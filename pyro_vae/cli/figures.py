@@ -1,0 +1,86 @@
+"""`pyro-vae figures`: what a run looks like."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from pyro_vae import plots
+from pyro_vae.cli.output import Output
+from pyro_vae.cli.runs import Fitted, add_run, open_run
+from pyro_vae.cli.usage import Parser
+from pyro_vae.evaluation import active_units
+from pyro_vae.models.priors import StandardNormalPrior
+from pyro_vae.objectives import Trace_ELBO
+from pyro_vae.parts import find_part, parse_part
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FIGURES = "figures"
+
+IMAGES = 30
+"""Reconstructed."""
+
+CENTER_DRAWS = 100
+"""Whose mean is where a traversal starts from: a guide need not know its mean."""
+
+ROWS = 10
+"""Latent units that are traversed, the most active ones."""
+
+
+def run(argv: Sequence[str], output: Output) -> int:
+    """Run the command."""
+    parser = Parser(
+        "figures",
+        "RUN [flags]",
+        f"Draw a run into RUN/{FIGURES}: its learning curves in nats a datum; and where its data are images and its "
+        "model has a prior and a likelihood, reconstructions, prior samples, a traversal of the most active latent "
+        "units, and for two of them under a standard normal prior the manifold.",
+    )
+    add_run(parser)
+    help = "run whose model was taken over, where it is not beside this one"
+    parser.add_argument("--decoder", type=Path, metavar="RUN", help=help)
+    parser.add_switches()
+    args = parser.read(argv)
+    opened = open_run(args.run, getattr(args, "decoder", None))
+    folder = args.run / FIGURES
+    folder.mkdir(exist_ok=True)
+    written = []
+    for name, figure in _figures(opened, output):
+        file = folder / f"{name}.png"
+        figure.savefig(file)
+        written.append(str(file))
+        output.say(str(file))
+    output.give({"run": str(args.run), "figures": written})
+    return 0
+
+
+def _figures(opened: Fitted, output: Output) -> Iterator[tuple[str, "Figure"]]:
+    run, data = opened.run, opened.data
+    yield "learning_curves", plots.learning_curves(run.history, _bound(opened))
+    prior, likelihood = (getattr(run.model, name, None) for name in ("prior", "likelihood"))
+    if prior is None or likelihood is None:
+        output.note(f"The model {opened.cell.model} has no prior and likelihood of its own: no images are drawn.")
+        return
+    if len(data.x_shape) != 3 or data.x_shape[0] not in (1, 3):
+        output.note(f"Data of shape {data.x_shape} are no images in grey or colour: none are drawn.")
+        return
+    # Its own noise: the caller's is left as it was.
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(opened.cell.seed)
+        x = data.test[:IMAGES]
+        yield "reconstructions", plots.reconstructions(x, likelihood(run.guide(x)).mean)
+        yield "prior_samples", plots.prior_samples(prior, likelihood)
+        center = torch.stack([run.guide(x[:1])[0] for _ in range(CENTER_DRAWS)]).mean(0)
+        dims = active_units(run.guide, data.test).most_active[:ROWS]
+        yield "traversal", plots.latent_traversal(prior, likelihood, center, dims)
+        if len(center) == 2 and isinstance(prior, StandardNormalPrior):
+            yield "manifold", plots.manifold(likelihood, like=center)
+
+
+def _bound(opened: Fitted) -> str:
+    """Return what to call the objective in a figure."""
+    found = find_part("objective", parse_part("objective", opened.cell.objective)[0])
+    return "ELBO" if found is Trace_ELBO else found.__name__

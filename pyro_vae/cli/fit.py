@@ -1,0 +1,144 @@
+"""`pyro-vae fit`: one cell in a run folder, fitted and measured."""
+
+import argparse
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyro_vae.cli.cell_flags import add_cell_flags, cell_of, chosen_parts, part_texts, read_settings
+from pyro_vae.cli.output import Output
+from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
+from pyro_vae.cli.runs import differing, find_decoder, run_line
+from pyro_vae.cli.usage import Parser, wants_help
+from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.results import LOCK, alone_in, read_cell
+from pyro_vae.comparison.run_cell import fit_cell, run_cell
+from pyro_vae.errors import RunError
+from pyro_vae.fit.run import CONFIG
+from pyro_vae.parts import PACKAGES
+
+RUNS = Path("runs")
+
+HASH_DIGITS = 8
+"""Of a cell's hash in its folder's name: enough to tell one's own runs apart."""
+
+
+def run(argv: Sequence[str], output: Output) -> int:
+    """Run the command."""
+    parser = _parser()
+    known = parser.known(argv)
+    base = _base(known)
+    show_part_help(known, part_texts(known, base))
+    parts = chosen_parts(known, base)
+    for kind, part in parts.items():
+        # A help text is long enough without the options of what nobody chose.
+        if kind in known or kind in base or not wants_help(argv):
+            part.add_flags(parser)
+    parser.add_switches()
+    args = parser.read(argv, lambda flag: _explained(flag, parts))
+    cell = cell_of(args, base, parts)
+    if "print_config" in args:
+        output.say(yaml.safe_dump(cell.settings(), sort_keys=False, allow_unicode=True).rstrip())
+        output.give(cell.settings())
+        return 0
+    out = args.out if "out" in args else RUNS / _name(cell)
+    _check_folder(out, cell, "resume" in args)
+    runs = [out, *([args.config if args.config.is_dir() else args.config.parent] if "config" in args else [])]
+    decoder = find_decoder(cell, getattr(args, "decoder", None), [folder.resolve().parent for folder in runs])
+    output.note(f"Run folder: {out}")
+    output.after_interrupt = f"`pyro-vae fit --resume --out {out}` goes on where the last checkpoint left it."
+    with _folder(out):
+        if "no_evaluate" in args:
+            fitted = fit_cell(cell, out, decoder=decoder, progress=output.progress)
+            output.say(str(fitted))
+            last = fitted.history[-1]
+            output.give({"run": str(out), "settings": cell.settings(), "data": fitted.data, "last_epoch": last})
+            return 0
+        result = run_cell(cell, out, decoder=decoder, progress=output.progress)
+    output.say(run_line(result))
+    for line in result.evaluation["in_words"]:
+        output.say(line)
+    output.give({"run": str(out), "settings": cell.settings(), **result.evaluation})
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "fit",
+        "[--guide NAME] [--out RUN] [flags]",
+        "Fit a model and a guide to the training images, and measure them on the test images: the ELBO and the "
+        "importance-weighted log-likelihood, in nats a datum, with their standard errors.",
+        "A part's own options are flags after its kind, as --guide iaf --guide.num_flows 4, which is the same as "
+        "--guide 'iaf(num_flows=4)'. --guide.help iaf lists those of a guide, and so for the other parts. A flag may "
+        "be spelled with - for _. N is a whole number, X a number.",
+    )
+    group = parser.add_argument_group("the run")
+    add = group.add_argument
+    add("--out", type=Path, metavar="RUN", help="run folder (default: runs/GUIDE-HASH, with the hash of all settings)")
+    add("--resume", action="store_true", help="go on with the run in --out, whose settings need not be given again")
+    add("--no_evaluate", action="store_true", help="only fit; `pyro-vae evaluate RUN` measures later")
+    add("--config", type=Path, metavar="FILE", help="settings: RUN/config.yaml, or what --print_config printed; flags "
+        "have the last word")  # fmt: skip
+    add("--print_config", action="store_true", help="print the settings as YAML, and do nothing else")
+    add_cell_flags(parser)
+    add_part_help(parser)
+    return parser
+
+
+def _base(known: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings that flags change."""
+    if "config" in known:
+        return read_settings(known.config)
+    if "resume" in known and "out" in known and (known.out / CONFIG).is_file():
+        return read_settings(known.out)
+    return {}
+
+
+def _explained(flag: str, parts: Mapping[str, Part]) -> str | None:
+    """Say why a part has no flag of a name."""
+    kind, dot, name = flag.removeprefix("--").partition(".")
+    return parts[kind].refuses(name) if dot and kind in PACKAGES else None
+
+
+def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
+    """Refuse a folder that holds another run, or this one where it is not to be taken up.
+
+    Raises:
+        RunError: it does.
+    """
+    if not (out / CONFIG).is_file():
+        return
+    found = read_cell(out)
+    if found != cell:
+        raise RunError(f"{out} holds another run: {differing(cell, found)}. Choose another --out.")
+    if not resume:
+        raise RunError(
+            f"{out} holds this run already: --resume goes on with it, or shows its results where it is finished; "
+            f"another --out starts again."
+        )
+
+
+@contextlib.contextmanager
+def _folder(out: Path) -> Iterator[None]:
+    """Work in a run folder, which goes again where nothing came of it."""
+    try:
+        with alone_in(out):
+            yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if [file.name for file in out.iterdir()] == [LOCK]:
+                (out / LOCK).unlink()
+                out.rmdir()
+        raise
+
+
+def _name(cell: Cell) -> str:
+    """Return a run's name.
+
+    >>> _name(Cell(guide="iaf(num_flows=2)"))[:4]
+    'iaf-'
+    """
+    return f"{cell.guide.partition('(')[0].rpartition(':')[2]}-{cell.hash[:HASH_DIGITS]}"

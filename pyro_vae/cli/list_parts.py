@@ -1,0 +1,42 @@
+"""`pyro-vae list`: the parts and the data sets that there are."""
+
+from collections.abc import Sequence
+
+from pyro_vae.cli.output import Output
+from pyro_vae.cli.usage import Parser, UsageError
+from pyro_vae.cli.wording import nearest, summary
+from pyro_vae.data import DATASETS
+from pyro_vae.parts import PACKAGES, part_names
+
+LISTS = {f"{kind}s": kind for kind in PACKAGES} | {"data": "data"}
+
+
+def run(argv: Sequence[str], output: Output) -> int:
+    """Run the command."""
+    parser = Parser(
+        "list",
+        f"[{'|'.join(LISTS)}]",
+        "Name the parts and the data sets that there are, one a line. `pyro-vae fit --guide.help NAME` lists the "
+        "options of a guide, and so for the other parts.",
+    )
+    parser.add_argument("what", nargs="?", metavar="WHAT", help=f"one of {', '.join(LISTS)}; all unless given")
+    parser.add_switches()
+    args = parser.read(argv)
+    what = getattr(args, "what", None)
+    if what is not None and what not in LISTS:
+        raise UsageError(f"there is no list of {what!r}.{nearest(what, LISTS)} There are {', '.join(LISTS)}.")
+    found = {name: _list(LISTS[name]) for name in (LISTS if what is None else [what])}
+    for name, entries in found.items():
+        if what is None:
+            output.say(f"{name}:")
+        width = max(map(len, entries))
+        for entry, sentence in entries.items():
+            output.say(f"{'' if what else '  '}{entry:<{width}}  {sentence}")
+    output.give(found)
+    return 0
+
+
+def _list(kind: str) -> dict[str, str]:
+    """Return what there is of a kind: name and first sentence."""
+    things = {name: type(source) for name, source in DATASETS.items()} if kind == "data" else part_names(kind)
+    return {name: summary(thing) for name, thing in things.items()}

@@ -1,0 +1,97 @@
+"""Where results, notes and help go."""
+
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, TextIO
+
+
+class HelpWanted(Exception):  # noqa: N818 (no error)
+    """A help text was asked for, which the exception carries, and nothing else shall be done."""
+
+
+class Output:
+    """Results on standard output, all else on standard error.
+
+    A reader that closes its end of the pipe early, as ``head`` does, ends the output and not the work.
+
+    Args:
+        stream: standard output.
+        quiet: leave out notes and bars.
+        json: results are one JSON text, and their words go where notes go.
+    """
+
+    def __init__(self, stream: TextIO, *, quiet: bool = False, json: bool = False) -> None:
+        self._stream, self._quiet, self._json = stream, quiet, json
+        self._closed = False
+        self.after_interrupt = ""
+        """What to tell whoever pressed Ctrl-C."""
+
+    @property
+    def progress(self) -> bool | None:
+        """Whether bars are drawn; None draws them on a terminal only."""
+        return False if self._quiet else None
+
+    def say(self, line: str) -> None:
+        """Print a line of the result, for people."""
+        if self._json:
+            self.note(line)
+        else:
+            self.text(line)
+
+    def give(self, content: Mapping[str, Any]) -> None:
+        """Print the result, for programs, where it was asked for."""
+        if self._json:
+            self.text(json.dumps(finite(content), indent=2))
+
+    def note(self, line: str) -> None:
+        """Print a line on the way."""
+        if not self._quiet:
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    def complain(self, line: str) -> None:
+        """Print what went wrong, however quiet it shall be."""
+        print(f"pyro-vae: {line}", file=sys.stderr, flush=True)  # noqa: T201
+
+    def text(self, text: str) -> None:
+        """Print a text on standard output."""
+        if self._closed:
+            return
+        try:
+            print(text, file=self._stream, flush=True)
+        except BrokenPipeError:
+            self._closed = True
+            # What Python writes at its end goes nowhere, instead of into the closed pipe once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[TextIO]:
+    """Take this process's standard output, and lead all else that is written there to standard error meanwhile.
+
+    So results come alone, whatever a class of the user's own prints, here or in a worker process.
+    """
+    sys.stdout.flush()
+    with os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors) as stream:
+        os.dup2(2, 1)
+        try:
+            yield stream
+        finally:
+            sys.stdout.flush()
+            os.dup2(stream.fileno(), 1)
+
+
+def finite(value: Any) -> Any:
+    """Return the same with None for each number that JSON has not.
+
+    >>> finite({"mean": [1.0, math.nan]})
+    {'mean': [1.0, None]}
+    """
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,118 @@
+"""The flags of a chosen part: its constructor's own parameters, without those that the pair gives it."""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from pyro_vae.cli.output import HelpWanted
+from pyro_vae.cli.signature import REQUIRED, Option, options_of
+from pyro_vae.cli.usage import Parser
+from pyro_vae.cli.wording import summary
+from pyro_vae.comparison.cell import Cell
+from pyro_vae.parts import OFFERED, PACKAGES, check_options, find_part, parse_part
+
+SETTINGS = {field.name for field in fields(Cell)}
+"""Flags of their own."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that was chosen, with the options that its text gives."""
+
+    kind: str
+    name: str
+    given: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, kind: str, text: str) -> "Part":
+        """Return the part of ``NAME`` or ``NAME(option=value, ...)``.
+
+        Raises:
+            ValueError: there is no such part, or it has no such option.
+
+        >>> Part.of("guide", "iaf(num_flows=2)").text_with({"context_dim": 10})
+        'iaf(num_flows=2, context_dim=10)'
+        """
+        check_options(kind, text)
+        return cls(kind, *parse_part(kind, text))
+
+    @cached_property
+    def type(self) -> type:
+        """Its class."""
+        return find_part(self.kind, self.name)
+
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """The parameters that flags can set."""
+        return options_of(self.type, skip=OFFERED[self.kind])
+
+    def refuses(self, option: str) -> str:
+        """Return why there is no flag for an option."""
+        if option in OFFERED[self.kind]:
+            flag = f": --{option} sets it" if option in SETTINGS else ""
+            return f"{self.kind} {self.name}: {option} is the pair's, and no option{flag}."
+        try:
+            check_options(self.kind, self.text_with({option: None}))
+        except ValueError as error:
+            return str(error)
+        return f"{self.kind} {self.name}: {option} can be given in Python only."
+
+    def add_flags(self, parser: Parser) -> None:
+        """Add the flags of its options."""
+        if not self.options:
+            return
+        group = parser.add_argument_group(f"options of {self.kind} {self.name}", summary(self.type))
+        for option in self.options.values():
+            option.add(group, f"{self.kind}.")
+
+    def text_with(self, options: Mapping[str, Any]) -> str:
+        """Return the text with further options, which have the last word."""
+        both = {**self.given, **options}
+        inside = ", ".join(f"{name}={value!r}" for name, value in both.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+    def help(self) -> str:
+        """Return its own help text."""
+        parser = Parser("fit", f"--{self.kind} {self.name} [flags]", "")
+        parser.usage = argparse.SUPPRESS
+        name = "" if self.type.__name__ == self.name.rpartition(":")[2] else f" ({self.type.__name__})"
+        about = f"{self.kind} {self.name}{name}\n\n{summary(self.type)}"
+        if not self.options:
+            return f"{about}\n\nIt has no options."
+        self.add_flags(parser)
+        example = next((o for o in self.options.values() if o.default not in (REQUIRED, None)), None)
+        text = parser.format_help().strip().partition("\n\n")[2].rstrip()
+        short = f"\n\nOr in one: --{self.kind} '{self.name}({example.name}={example.default!r})'" if example else ""
+        return f"{about}\n\noptions:\n{text}{short}"
+
+
+def add_part_help(parser: Parser) -> None:
+    """Add the flags that ask for the help of one part."""
+    group = parser.add_argument_group("help of one part")
+    for kind in PACKAGES:
+        what = f"the options of this {kind}, or of the chosen one"
+        group.add_argument(f"--{kind}.help", nargs="?", const="", metavar="NAME", help=what)
+
+
+def show_part_help(known: argparse.Namespace, texts: Mapping[str, str]) -> None:
+    """Show the help of a part, where it was asked for.
+
+    Args:
+        known: flags.
+        texts: of the chosen parts, by kind.
+
+    Raises:
+        HelpWanted: always then.
+    """
+    for kind in PACKAGES:
+        name = getattr(known, f"{kind}.help", None)
+        if name is not None:
+            raise HelpWanted(Part.of(kind, name or texts[kind]).help())
+
+
+def options_given(args: argparse.Namespace, kind: str) -> dict[str, Any]:
+    """Return the options of a kind of part that flags have set."""
+    prefix = f"{kind}."
+    return {name.removeprefix(prefix): value for name, value in vars(args).items() if name.startswith(prefix)}

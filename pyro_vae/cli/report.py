@@ -1,0 +1,65 @@
+"""`pyro-vae report`: what a comparison found, for people and for papers."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.cli.output import Output
+from pyro_vae.cli.usage import Parser
+from pyro_vae.comparison import CellResult, Comparison
+
+TABLES = {"latex": "report.tex", "markdown": "report.md"}
+"""By flag: what :func:`pyro_vae.comparison.report.write_report` writes of the main table."""
+
+
+def run(argv: Sequence[str], output: Output) -> int:
+    """Run the command."""
+    parser = Parser(
+        "report",
+        "DIR [flags]",
+        "Write the report of a comparison again, from what is computed so far.",
+    )
+    parser.add_argument("comparison", type=Path, metavar="DIR", help="folder that `compare` wrote")
+    add_tables(parser)
+    parser.add_switches()
+    args = parser.read(argv)
+    comparison = Comparison.read(args.comparison)
+    comparison.write_tables()
+    write_reports(comparison, args, output)
+    return 0
+
+
+def add_tables(parser: Parser) -> None:
+    """Add the flags for tables."""
+    group = parser.add_argument_group("tables")
+    for name, file in TABLES.items():
+        group.add_argument(f"--{name}", action="store_true", help=f"write DIR/{file} as well")
+
+
+def write_reports(comparison: Comparison, args: argparse.Namespace, output: Output) -> None:
+    """Write the report and the tables that were asked for; say what was found, and where it is."""
+    # Here, as it brings matplotlib, which no help text needs.
+    from pyro_vae.comparison.report import write_report
+
+    output.say(str(comparison))
+    tables = {name: str(comparison.path / file) for name, file in TABLES.items() if name in args}
+    written = tables | {"report": str(write_report(comparison, **dict.fromkeys(tables, True)))}
+    for what, path in written.items():
+        output.say(f"{what}: {path}")
+    output.give({"path": str(comparison.path), **written, **_content(comparison)})
+
+
+def reason_of(result: CellResult) -> str:
+    """Return in a line why a cell has no results."""
+    return (result.error or "").partition("\n")[0]
+
+
+def _content(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "finished": len(comparison.finished),
+        "failed": {result.cell.label(comparison.varying): reason_of(result) for result in comparison.failed},
+        # By way of JSON text, which has neither NumPy's numbers nor NaN.
+        "table": json.loads(comparison.table.to_json(orient="records")),
+    }

@@ -1,0 +1,126 @@
+"""Run folders, as commands take them."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.cli.wording import in_text
+from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.results import CellResult, read_cell
+from pyro_vae.comparison.run_cell import load_data_of, load_pair
+from pyro_vae.data import ImageData
+from pyro_vae.errors import RunError
+from pyro_vae.fit import Run, load_run
+from pyro_vae.fit.run import CONFIG, METRICS, Row, bounds, read_history
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run folder that was read."""
+
+    path: Path
+    cell: Cell
+    data: ImageData
+    run: Run
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names a run folder."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, as `fit` and `compare` write them")
+
+
+def run_line(result: CellResult) -> str:
+    """Return what was run, as :class:`pyro_vae.Run` says it."""
+    history, data = result.history, result.evaluation["data"]
+    return f"run of {len(history)} epochs on {data['name']} in {result.path}: {bounds(history[-1])}"
+
+
+def find_decoder(cell: Cell, given: Path | None, beside: Sequence[Path]) -> Path | None:
+    """Return the run folder of the model that a cell takes over, None where it takes none.
+
+    Args:
+        cell: whose model it is.
+        given: the folder, where the user has named it.
+        beside: folders in which else to look for one with the hash for a name, as comparisons have them.
+
+    Raises:
+        RunError: it is not there, or another one is.
+    """
+    if cell.decoder is None:
+        return None
+    places = [given] if given is not None else [folder / cell.decoder.hash for folder in beside]
+    for place in places:
+        if (place / CONFIG).is_file():
+            found = read_cell(place)
+            if found != cell.decoder:
+                raise RunError(f"{place} is not the run whose model is taken over: {differing(cell.decoder, found)}.")
+            require_fitted(place, found)
+            return place
+    raise RunError(
+        f"the run takes over the model of another one, which is not at {' or '.join(map(str, places))}: say where it "
+        f"is with --decoder."
+    )
+
+
+def differing(wanted: Cell, found: Cell) -> str:
+    """Return by which settings one cell differs from another.
+
+    >>> differing(Cell(seed=1), Cell(seed=2))
+    'seed is 2, not 1'
+    """
+    a, b = wanted.settings(), found.settings()
+    names = [name for name in a if a[name] != b[name]]
+    said = {name: f"{name} is {in_text(b[name])}, not {in_text(a[name])}" for name in names}
+    return ", ".join((said | {"decoder": "its decoder is another"})[name] for name in names)
+
+
+def is_fitted(path: Path, cell: Cell) -> bool:
+    """Whether a run has all its epochs, or has stopped early as it should."""
+    rows = _rows(path)
+    if len(rows) >= cell.epochs:
+        return True
+    found = [row["valid_bound_nats"] for row in rows]
+    if cell.patience is None or not any(map(math.isfinite, found)):
+        return False
+    best = max(range(len(found)), key=lambda epoch: found[epoch])
+    return len(found) - (best + 1) >= cell.patience
+
+
+def require_fitted(path: Path, cell: Cell) -> None:
+    """Refuse a run that was stopped on its way.
+
+    Raises:
+        RunError: it was.
+    """
+    if not is_fitted(path, cell):
+        done = f"{path} has {len(_rows(path))} of its {cell.epochs} epochs"
+        raise RunError(f"{done}: go on with `pyro-vae fit --resume --out {path}`.")
+
+
+def open_run(path: Path, decoder: Path | None = None) -> Fitted:
+    """Return a run with its fitted pair.
+
+    Raises:
+        RunError: it is missing, damaged, or was stopped on its way.
+    """
+    cell = read_cell(path)
+    require_fitted(path, cell)
+    data = load_data_of(cell)
+    source = find_decoder(cell, decoder, [path.resolve().parent])
+    return Fitted(path, cell, data, load_run(path, *load_pair(path, cell, data, source)))
+
+
+def _rows(path: Path) -> list[Row]:
+    try:
+        lines = (path / METRICS).read_text(encoding="utf-8").count("\n")
+    except OSError:
+        return []
+    return read_history(path, max(0, lines - 1))
+
+
+def settings_of(cell: Cell, names: Sequence[str]) -> dict[str, Any]:
+    """Return some of a cell's settings."""
+    return {name: getattr(cell, name) for name in names}

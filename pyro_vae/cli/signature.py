@@ -1,0 +1,165 @@
+"""The parameters of a function or class, from its signature and docstring, as flags."""
+
+import argparse
+import inspect
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import jsonargparse
+import yaml
+
+from pyro_vae.cli.usage import UsageError
+from pyro_vae.cli.wording import in_text, in_words, is_list, plain
+
+REQUIRED = inspect.Parameter.empty
+
+METAVARS = {int: "N", float: "X", str: "TEXT", bool: "true|false"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """A parameter that a flag can set."""
+
+    name: str
+    kind: Any
+    """Its type."""
+    default: Any
+    """:data:`REQUIRED` where it has none."""
+    help: str
+    metavar: str | None = None
+
+    def add(self, group: argparse._ActionsContainer, prefix: str = "", default: str | None = None) -> None:
+        """Add its flag.
+
+        Args:
+            group: of the parser.
+            prefix: of the flag's name.
+            default: what to call its default, where that is not the parameter's own.
+        """
+        if default is None and self.default is REQUIRED:
+            default = "required"
+        elif default is None and self.default is not None:
+            default = f"default: {in_text(self.default)}"
+            default += f"; --{prefix}no_{self.name} turns it off" if self.default is True else ""
+        help = self.help.rstrip(".") + (f" ({default})" if default else "")
+        settings: dict[str, Any] = {"help": help.strip().replace("%", "%%"), "metavar": self.metavar or self._metavar()}
+        if self._is_switch:
+            settings |= {"nargs": "?", "const": "true"}
+        elif is_list(self.kind):
+            settings["nargs"] = "+"
+        # argparse takes whatever makes an action; its types say a class.
+        make: Any = partial(_Read, option=self)
+        group.add_argument(f"--{prefix}{self.name}", action=make, **settings)
+        if self._is_switch:
+            group.add_argument(
+                f"--{prefix}no_{self.name}", action="store_const", const=False, dest=f"{prefix}{self.name}",
+                help=argparse.SUPPRESS,
+            )  # fmt: skip
+
+    def read(self, words: str | list[str], flag: str = "") -> Any:
+        """Return the value that words on a command line stand for.
+
+        Lists come as tuples, as most defaults are, and a whole number stays one where any number will do, so that the
+        value is written like one in ``NAME(option=value)``.
+
+        Raises:
+            UsageError: they stand for none of its type.
+        """
+        text = words if isinstance(words, str) else _listed(words)
+        if self.kind is str:
+            return text
+        if (float in _members(self.kind) or not _members(self.kind)) and text.lstrip("+-") == "inf":
+            return float(text)
+        reader = jsonargparse.ArgumentParser(exit_on_error=False)
+        reader.add_argument("--value", type=self.kind)
+        try:
+            value = reader.parse_args([f"--value={text}"]).value
+        except jsonargparse.ArgumentError as error:
+            given = text if isinstance(words, str) else " ".join(words)
+            raise UsageError(f"{flag or self.name} must be {in_words(self.kind)}; got {given!r}.") from error
+        if type(value) is float:
+            loaded = yaml.safe_load(text)
+            return loaded if type(loaded) is int else value
+        return tuple(value) if isinstance(value, list) else value
+
+    @property
+    def _is_switch(self) -> bool:
+        return _members(self.kind) == [bool]
+
+    def _metavar(self) -> str:
+        members = _members(self.kind)
+        if len(members) == 1 and is_list(members[0]):
+            members = _members(next(iter(get_args(members[0])), Any))
+        return METAVARS.get(members[0], "VALUE") if len(members) == 1 else "VALUE"
+
+
+class _Read(argparse.Action):
+    """Puts an option's value into the namespace."""
+
+    def __init__(self, *args: Any, option: Option, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.option = option
+
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        """Read the value."""
+        setattr(namespace, self.dest, self.option.read(values, option_string))
+
+
+def options_of(function: Callable[..., Any], skip: Collection[str] = ()) -> dict[str, Option]:
+    """Return the parameters of a function or class that a command line can give.
+
+    Left out are those whose values only Python has: modules, tensors, functions.
+
+    >>> from pyro_vae.guides import LowRankGuide
+    >>> option = options_of(LowRankGuide, skip=("x_shape",))["rank"]
+    >>> option.default, option.help
+    (1, 'columns of F, from 1 to latent_dim.')
+    """
+    parser = jsonargparse.ArgumentParser(exit_on_error=False, add_help=False)
+    add = parser.add_class_arguments if inspect.isclass(function) else parser.add_function_arguments
+    add(function, skip=set(skip), fail_untyped=False)
+    own = inspect.signature(function).parameters
+    found = {}
+    for action in parser._actions:
+        kind = getattr(action, "_typehint", None)
+        if action.dest in own and kind is not None and _is_plain(kind):
+            found[action.dest] = Option(action.dest, kind, own[action.dest].default, plain(action.help or ""))
+    return found
+
+
+def _is_plain(kind: Any) -> bool:
+    """Whether text can stand for a value of a type."""
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_is_plain(arg) for arg in args if arg is not NoneType)
+    if origin is Literal or kind in (int, float, str, bool) or _is_untyped(kind):
+        return True
+    return (is_list(kind) or origin is dict) and all(_is_plain(arg) for arg in args if arg is not Ellipsis)
+
+
+def _members(kind: Any) -> list[Any]:
+    """Return the types that a type is a union of, without those that say nothing."""
+    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    return [member for member in members if member is not NoneType and not _is_untyped(member)]
+
+
+def _is_untyped(kind: Any) -> bool:
+    """Whether it is what jsonargparse has for a parameter without an annotation."""
+    return kind is Any or repr(kind) == "Untyped"
+
+
+def _listed(words: list[str]) -> str:
+    """Return the YAML of a list that was typed as ``1 2``, ``1,2``, ``[1, 2]`` or ``(1, 2)``.
+
+    >>> [_listed(words) for words in (["1", "2"], ["1,2"], ["[1, 2]"], ["(1,)"], ["null"])]
+    ['[1, 2]', '[1,2]', '[1, 2]', '[1,]', 'null']
+    """
+    if len(words) > 1:
+        return f"[{', '.join(words)}]"
+    (word,) = words
+    if word.startswith(("[", "(")):
+        return f"[{word[1:-1]}]"
+    return word if word == "null" else f"[{word}]"

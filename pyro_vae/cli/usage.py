@@ -1,0 +1,124 @@
+"""The parser of one command: flags with - or _, and errors of one plain line."""
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from pyro_vae.cli import SWITCHES
+from pyro_vae.cli.output import HelpWanted
+from pyro_vae.cli.wording import nearest
+
+NEGATIVE = re.compile(r"-(\d|\.\d|\.?inf$)")
+"""What starts like a flag and is a number."""
+
+COLUMNS = 100
+"""Width of a help text."""
+
+
+class UsageError(ValueError):
+    """What was typed is not what the command takes."""
+
+
+def wants_help(argv: Sequence[str]) -> bool:
+    """Whether the help of a command is asked for."""
+    return "-h" in argv or "--help" in argv
+
+
+class Parser(argparse.ArgumentParser):
+    """A command's words. What was not given is not in the namespace.
+
+    Args:
+        command: its name.
+        words: what follows the name in the usage line.
+        description: what it does.
+        epilog: the help's last words.
+    """
+
+    def __init__(self, command: str, words: str, description: str, epilog: str | None = None) -> None:
+        super().__init__(
+            prog=f"pyro-vae {command}",
+            usage=f"pyro-vae {command} {words}",
+            description=description,
+            epilog=epilog,
+            formatter_class=_Formatter,
+            argument_default=argparse.SUPPRESS,
+            add_help=False,
+            allow_abbrev=False,
+        )
+        self._command = command
+
+    def add_switches(self) -> None:
+        """Add the flags of all commands, which come last in the help."""
+        group = self.add_argument_group("flags of all commands")
+        for name, what in SWITCHES.items():
+            group.add_argument(name, action="store_true", help=what)
+        group.add_argument("-h", "--help", action="store_true", help="this")
+
+    def known(self, argv: Sequence[str]) -> argparse.Namespace:
+        """Return what is known of the words, and pass over the rest."""
+        return self.parse_known_args(_spelled(argv))[0]
+
+    def read(self, argv: Sequence[str], explain: Callable[[str], str | None] = lambda _: None) -> argparse.Namespace:
+        """Return what was given.
+
+        Args:
+            argv: words after the command.
+            explain: what to say of an unknown flag, where there is more to say than that.
+
+        Raises:
+            HelpWanted: ``--help`` was.
+            UsageError: a word is unknown or missing.
+        """
+        if wants_help(argv):
+            raise HelpWanted(self.format_help().rstrip())
+        namespace, unknown = self.parse_known_args(_spelled(argv))
+        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+        for flag in flags:
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            raise UsageError(explain(flag) or self._see(f"there is no flag {flag}.{nearest(flag, known)}"))
+        if unknown:
+            raise UsageError(self._see(f"{unknown[0]!r} is one word too many."))
+        return namespace
+
+    def error(self, message: str) -> NoReturn:
+        """Say it plainly."""
+        missing = re.fullmatch(r"the following arguments are required: (.*)", message)
+        lacking = re.fullmatch(r"argument (\S+): expected (?:at least )?one argument", message)
+        if missing:
+            message = f"{self._command} needs {missing[1].replace(', ', ' and ')}."
+        elif lacking:
+            message = f"{lacking[1]} needs a value."
+        raise UsageError(self._see(message))
+
+    def _see(self, message: str) -> str:
+        return f"{message} `{self.prog} --help` lists what there is."
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Help within a readable width, with short names of many values."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=28, width=COLUMNS)
+
+    def _format_args(self, action: argparse.Action, default_metavar: str) -> str:
+        metavar: Any = action.metavar or default_metavar
+        return f"{metavar} ..." if action.nargs == "+" else super()._format_args(action, default_metavar)
+
+
+def _spelled(argv: Sequence[str]) -> list[str]:
+    """Return words with flags' names spelled with _, and with numbers below 0 tied to their flags.
+
+    >>> _spelled(["--hidden-dims", "20", "--prior.low", "-1e-3", "run-1"])
+    ['--hidden_dims', '20', '--prior.low=-1e-3', 'run-1']
+    """
+    found: list[str] = []
+    for word in argv:
+        if NEGATIVE.match(word) and found and found[-1].startswith("--") and "=" not in found[-1]:
+            found[-1] += f"={word}"
+        elif word.startswith("--"):
+            name, equals, value = word.partition("=")
+            found.append("--" + name[2:].replace("-", "_") + equals + value)
+        else:
+            found.append(word)
+    return found

@@ -1,0 +1,84 @@
+"""Docstrings and types in plain words, for help and errors."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+SCALARS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", NoneType: "null"}
+
+
+def plain(text: str) -> str:
+    r"""Return a docstring's text without markup, on one line.
+
+    >>> plain(":math:`\\sum_k \\pi_k(x) N(loc_k(x), \\mathrm{diag}(s))` of ``K``, as :class:`IWAE`")
+    'sum_k pi_k(x) N(loc_k(x), diag(s)) of K, as IWAE'
+    """
+    text = re.sub(r"(?::\w+)?:`~?([^`]*)`", r"\1", text)
+    text = re.sub(r"``([^`]*)``|`([^`]*)`", r"\1\2", text)
+    text = re.sub(r"\\frac\{?(\w+)\}?\{?(\w+)\}?", r"\1/\2", text)
+    text = re.sub(r"\\(?:mathrm|mathcal|tilde|hat)\{(\w+)\}", r"\1", text)
+    text = re.sub(r"\\([A-Za-z]+)", r"\1", text).replace("\\", "")
+    return " ".join(text.split())
+
+
+def summary(thing: Any) -> str:
+    """Return the first sentence of a docstring, in plain words.
+
+    >>> from pyro_vae.models.priors import StandardNormalPrior
+    >>> summary(StandardNormalPrior)
+    'p(z) = N(0, I).'
+    """
+    first = plain((inspect.getdoc(thing) or "").partition("\n\n")[0])
+    # A sentence goes on after "e.g." and in "1.0"; the next one starts with a capital letter.
+    return re.split(r"(?<=[^.A-Z][.]) (?=[A-Z])", first, maxsplit=1)[0]
+
+
+def in_words(kind: Any) -> str:
+    """Return what a value must be.
+
+    >>> in_words(int | None), in_words(tuple[int, ...]), in_words(float | str)
+    ('a whole number or null', 'a list of whole numbers', 'a number or text')
+    """
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return " or ".join(in_words(arg) for arg in args)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, args))}"
+    if is_list(kind):
+        words = in_words(args[0]).removeprefix("a ") if args else "value"
+        return "a list of texts" if words == "text" else f"a list of {words}s"
+    return SCALARS.get(kind, f"of type {getattr(kind, '__name__', kind)}")
+
+
+def is_list(kind: Any) -> bool:
+    """Whether a type is that of a list, or of one that may be missing."""
+    if get_origin(kind) in (Union, UnionType):
+        return all(is_list(arg) for arg in get_args(kind) if arg is not NoneType)
+    found = get_origin(kind) or kind
+    return inspect.isclass(found) and issubclass(found, Iterable) and not issubclass(found, str | bytes | dict)
+
+
+def in_text(value: Any) -> str:
+    """Return a value as it is typed.
+
+    >>> in_text((200, 200)), in_text(True), in_text(None), in_text(1e-8)
+    ('200 200', 'true', 'null', '1e-08')
+    """
+    if isinstance(value, list | tuple):
+        return " ".join(map(in_text, value))
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a question that suggests what was meant, or nothing.
+
+    >>> nearest("--epcohs", ["--epochs", "--lr"])
+    ' Did you mean --epochs?'
+    """
+    found = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean {found[0]}?" if found else ""
