@@ -45,7 +45,9 @@ def parse_args() -> argparse.Namespace:
     add("--max-steps", type=int, default=5000, help="of the search for an image's q*, at most")
     add("--num-test", type=int, default=100, help="test images to measure")
     add("--seed", type=int, default=0, help="of parameters, data order and noise")
-    add("--out", type=Path, default=Path("runs/inference_gaps"), help="folder for the table and the figure")
+    add("--compile", choices=["off", "trace", "inductor", "auto"], default="auto", help="how steps run: see fit")
+    add("--out", type=Path, default=Path("runs/inference_gaps"), help="folder for the runs, the table and the figure")
+    add("--resume", action="store_true", help="go on with the runs in --out")
     add("--quiet", action="store_true", help="no progress bars")
     add("--smoke", action="store_true", help="a run of seconds, to see that everything works")
     args = parser.parse_args()
@@ -67,7 +69,7 @@ def main() -> None:
     rows: dict[str, dict] = {}
     for name in args.guides:
         for size, hidden_dims in (("small", args.small), ("large", args.large)):
-            gaps = fit_and_measure(args, name, hidden_dims, data, test)
+            gaps = fit_and_measure(args, name, size, hidden_dims, data, test)
             rows[f"{name}, {size}"] = gaps.summary()
             print(f"{name:16s} {size:8s}" + "".join(f" {cell(gaps, column):>15s}" for column in COLUMNS), flush=True)
             if not gaps.converged.all():
@@ -87,7 +89,7 @@ def load(args: argparse.Namespace) -> ImageData:
 
 
 def fit_and_measure(
-    args: argparse.Namespace, name: str, hidden_dims: list[int], data: ImageData, test: torch.Tensor
+    args: argparse.Namespace, name: str, size: str, hidden_dims: list[int], data: ImageData, test: torch.Tensor
 ) -> InferenceGaps:
     """Train one pair, and split its inference gap on the test images."""
     torch.manual_seed(args.seed)
@@ -102,6 +104,7 @@ def fit_and_measure(
     pyro_vae.fit(
         model, guide, data, optimizer=partial(torch.optim.Adam, lr=args.lr, eps=1e-4, fused=True), scheduler=cosine,
         epochs=args.epochs, batch_size=100, kl_warmup=args.kl_warmup, seed=args.seed, progress=progress,
+        compile=args.compile, out=args.out / f"{name}_{size}", resume=args.resume,
     )  # fmt: skip
     return inference_gaps(
         model, guide, test, family=args.family, num_samples=max(2, args.num_samples // 5),
