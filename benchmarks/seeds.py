@@ -1,7 +1,7 @@
 """How much sooner several seeds are done by one process a core than by one process that trains them in turn.
 
 As many seeds as processes. The sides: one process with a thread a core, one process with one thread, and one-thread
-processes, one a core unless told otherwise, out of joblib's pool, as examples/several_seeds.py has them. What counts
+processes, one a core unless told otherwise, out of joblib's pool, as `pyro_vae.compare` runs cells. What counts
 is the number of steps a second in all. Processes are kept from round to round: what they cost to start is reported
 apart, and is not in the rounds.
 

@@ -1,5 +1,6 @@
 """What every test starts from, and what none may leave behind."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,12 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.models import LinearGaussian
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The cores are divided among the processes; what these start inherits it.
+    threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import ArrayLike
 
+from pyro_vae.comparison.crossed_effects import CrossedEffects
+from pyro_vae.comparison.image_bootstrap import bca_interval, resampled_means
 from pyro_vae.evaluation.uniformity import holm
 from pyro_vae.evaluation.wording import count, rounded_error
 
@@ -16,18 +18,6 @@ RESAMPLES = 2000
 
 TAIL = 5
 """Resamples that must lie beyond each end of an interval."""
-
-BLOCK = 2**20
-"""Images drawn at a time: some tens of megabytes."""
-
-ROUNDING = 1e-9
-"""Relative; values whose range is smaller are equal. Of standard deviations for resampled means and the mean."""
-
-TINY = 1e-300
-"""p-values below this are not told apart from it."""
-
-HALVINGS = 60
-"""Of the bracket of a p-value's logarithm, which is at most 700 wide: to rounding error."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +206,8 @@ def paired_difference(
     """
     values, num_left_out = _common_images("paired_difference", {"a": a, "b": b}, level, resamples)
     difference = values[0] - values[1]
-    resampled = _resampled_means(difference.mean(0)[:, None], resamples, seed)[:, 0]
-    return _summarize(_Crossed.of(difference), difference.mean(0), resampled, level, num_left_out)
+    resampled = resampled_means(difference.mean(0)[:, None], resamples, seed)[:, 0]
+    return _summarize(CrossedEffects.of(difference), difference.mean(0), resampled, level, num_left_out)
 
 
 def compare_all(
@@ -277,11 +267,11 @@ def compare_all(
     names = sorted(means, key=lambda name: (sign * means[name], name))
     of = dict(zip(values, kept, strict=True))
     resampled = dict(
-        zip(names, _resampled_means(np.stack([of[n].mean(0) for n in names], 1), resamples, seed).T, strict=True)
+        zip(names, resampled_means(np.stack([of[n].mean(0) for n in names], 1), resamples, seed).T, strict=True)
     )
 
     pairs = list(itertools.combinations(names, 2))
-    crossed = [_Crossed.of(of[first] - of[second]) for first, second in pairs]
+    crossed = [CrossedEffects.of(of[first] - of[second]) for first, second in pairs]
     if pool_seeds:
         # The mean over pairs of M_seed is twice the mean square of the interaction of configurations and seeds.
         pooled = float(np.mean([one.seed for one in crossed]))
@@ -307,111 +297,15 @@ def compare_all(
     return Ranking(tuple(rows), tuple(comparisons.values()), level, num_seeds, num_images, num_left_out, pool_seeds)
 
 
-@dataclass(frozen=True)
-class _Crossed:
-    """Differences ``(S, N)`` as seeds crossed with images, one value each."""
-
-    mean: float
-    seed: float
-    """Mean square, as the next two; NaN with one seed."""
-    image: float
-    residual: float
-    """NaN with one seed."""
-    seed_df: int
-    num_seeds: int
-    num_images: int
-
-    @classmethod
-    def of(cls, d: np.ndarray) -> "_Crossed":
-        (S, N), mean = d.shape, d.mean()
-        seeds, images = d.mean(1, keepdims=True) - mean, d.mean(0, keepdims=True) - mean
-        image = S * np.square(images).sum() / (N - 1)
-        seed = residual = math.nan
-        if S > 1:
-            seed = N * np.square(seeds).sum() / (S - 1)
-            residual = np.square(d - mean - seeds - images).sum() / ((S - 1) * (N - 1))
-        return cls(float(mean), float(seed), float(image), float(residual), S - 1, S, N)
-
-    @property
-    def components(self) -> tuple[float, float, float]:
-        """Standard deviations of seeds, images and residuals; a difference of mean squares below 0 counts as 0."""
-        if self.num_seeds == 1:
-            return math.nan, math.sqrt(self.image), math.nan
-        seed, image = max(self.seed - self.residual, 0), max(self.image - self.residual, 0)
-        return math.sqrt(seed / self.num_images), math.sqrt(image / self.num_seeds), math.sqrt(self.residual)
-
-    @property
-    def standard_error(self) -> float:
-        seed_sd, image_sd, residual_sd = self.components
-        if self.num_seeds == 1:
-            return image_sd / math.sqrt(self.num_images)
-        cells = self.num_seeds * self.num_images
-        return math.sqrt(seed_sd**2 / self.num_seeds + image_sd**2 / self.num_images + residual_sd**2 / cells)
-
-    @property
-    def _bounds(self) -> list[list[tuple[float, int]]]:
-        """Parts of the mean's error, with the degrees of freedom of each: Banerjee's, and what no seed would change."""
-        if self.num_seeds == 1:
-            return [[(self.standard_error, self.num_images - 1)]]
-        cells = self.num_seeds * self.num_images
-        image = math.sqrt(max(self.image - self.residual, 0) / cells)
-        both = [(math.sqrt(self.seed / cells), self.seed_df), (image, self.num_images - 1)]
-        return [both, [(math.sqrt(max(self.image, self.residual) / cells), self.num_images - 1)]]
-
-    def interval(self, alpha: float) -> tuple[float, float]:
-        """Return the ends of what holds the true mean with probability 1 - alpha or more."""
-        h = max(_half_width(parts, alpha) for parts in self._bounds)
-        return self.mean - h, self.mean + h
-
-    @property
-    def p_value(self) -> float:
-        """The alpha at which the interval ends at 0."""
-        return max(_p_value(parts, abs(self.mean)) for parts in self._bounds)
-
-
-def _half_width(parts: list[tuple[float, int]], alpha: float) -> float:
-    """Return Banerjee's h, below which the mean's error is with probability 1 - alpha or more.
-
-    With F the distribution function of a squared standard normal, w_k the shares of the mean's variance, and x_k the
-    squares of the parts over their expectations, that probability is E F(sum_k w_k t_k^2 x_k). F is concave: that is at
-    least sum_k w_k E F(t_k^2 x_k) = 1 - alpha.
-    """
-    from scipy.special import stdtrit
-
-    return math.hypot(*(float(stdtrit(df, alpha / 2)) * error for error, df in parts))
-
-
-def _p_value(parts: list[tuple[float, int]], distance: float) -> float:
-    """Return the alpha at which Banerjee's h is a distance."""
-    from scipy.special import stdtr
-
-    error = math.hypot(*(part for part, _ in parts))
-    if error == 0:
-        return float(distance == 0)
-    # All parts with the quantile of the most degrees of freedom, and of the fewest.
-    ends = [2 * float(stdtr(df, -distance / error)) for _, df in parts]
-    low, high = min(ends), max(ends)
-    if low == high or high < TINY:
-        return high
-    below, above = math.log(max(low, TINY)), math.log(high)
-    for _ in range(HALVINGS):
-        middle = (below + above) / 2
-        if _half_width(parts, math.exp(middle)) > distance:
-            below = middle
-        else:
-            above = middle
-    return math.exp(above)
-
-
 def _decimals(error: float) -> int:
     """Return how many decimals show two digits of an error, from two to six: below that it is rounding, or as good."""
     return min(max(2, 1 - math.floor(math.log10(error))), 6) if error > 0 else 2
 
 
 def _summarize(
-    crossed: _Crossed, per_image: np.ndarray, resampled: np.ndarray, level: float, num_left_out: int
+    crossed: CrossedEffects, per_image: np.ndarray, resampled: np.ndarray, level: float, num_left_out: int
 ) -> PairedDifference:
-    image_interval = _bca_interval(per_image, resampled, level)
+    image_interval = bca_interval(per_image, resampled, level)
     one_seed = crossed.num_seeds == 1
     return PairedDifference(
         crossed.mean,
@@ -426,36 +320,6 @@ def _summarize(
         crossed.num_images,
         num_left_out,
     )
-
-
-def _resampled_means(columns: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return means ``(resamples, C)`` of columns ``(N, C)`` over N rows drawn with replacement, for all C the same."""
-    rng, N = np.random.default_rng(seed), len(columns)
-    centres = columns.mean(0)
-    blocks = []
-    for start in range(0, resamples, max(1, BLOCK // N)):
-        size = min(max(1, BLOCK // N), resamples - start)
-        drawn = rng.integers(N, size=(size, N)) + N * np.arange(size)[:, None]
-        counts = np.bincount(drawn.ravel(), minlength=size * N).reshape(size, N)
-        blocks.append(counts.astype(np.float64) @ (columns - centres) / N)
-    return np.concatenate(blocks) + centres
-
-
-def _bca_interval(values: np.ndarray, resampled: np.ndarray, level: float) -> tuple[float, float]:
-    """Return the bias-corrected and accelerated interval of a mean of values ``(N,)``; of equal values, both ends."""
-    from scipy.special import ndtr, ndtri
-
-    mean, sd = float(values.mean()), float(values.std())
-    if np.ptp(values) <= ROUNDING * np.abs(values).max():
-        return mean, mean
-    # The jackknife's acceleration: for a mean, a sixth of the skewness of the mean.
-    acceleration = float(np.mean(((values - mean) / sd) ** 3)) / (6 * math.sqrt(len(values)))
-    beside = (resampled - mean) / sd
-    bias = ndtri(((beside < -ROUNDING).mean() + (beside <= ROUNDING).mean()) / 2)
-    shifted = bias + ndtri(np.array([1 - level, 1 + level]) / 2)
-    tails = ndtr(bias + shifted / (1 - acceleration * shifted))
-    low, high = np.quantile(resampled, tails).tolist()
-    return low, high
 
 
 def _common_images(who: str, values: Mapping[str, ArrayLike], level: float, resamples: int) -> tuple[np.ndarray, int]:

@@ -1,0 +1,110 @@
+"""The mean of what seeds and images change together: its error, an interval and a p-value, over both."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+TINY = 1e-300
+"""p-values below this are not told apart from it."""
+
+HALVINGS = 60
+"""Of the bracket of a p-value's logarithm, which is at most 700 wide: to rounding error."""
+
+
+@dataclass(frozen=True)
+class CrossedEffects:
+    """Differences ``(S, N)`` as seeds crossed with images, one value each."""
+
+    mean: float
+    seed: float
+    """Mean square, as the next two; NaN with one seed."""
+    image: float
+    residual: float
+    """NaN with one seed."""
+    seed_df: int
+    num_seeds: int
+    num_images: int
+
+    @classmethod
+    def of(cls, d: np.ndarray) -> "CrossedEffects":
+        """Return the mean squares of differences ``(S, N)``."""
+        (S, N), mean = d.shape, d.mean()
+        seeds, images = d.mean(1, keepdims=True) - mean, d.mean(0, keepdims=True) - mean
+        image = S * np.square(images).sum() / (N - 1)
+        seed = residual = math.nan
+        if S > 1:
+            seed = N * np.square(seeds).sum() / (S - 1)
+            residual = np.square(d - mean - seeds - images).sum() / ((S - 1) * (N - 1))
+        return cls(float(mean), float(seed), float(image), float(residual), S - 1, S, N)
+
+    @property
+    def components(self) -> tuple[float, float, float]:
+        """Standard deviations of seeds, images and residuals; a difference of mean squares below 0 counts as 0."""
+        if self.num_seeds == 1:
+            return math.nan, math.sqrt(self.image), math.nan
+        seed, image = max(self.seed - self.residual, 0), max(self.image - self.residual, 0)
+        return math.sqrt(seed / self.num_images), math.sqrt(image / self.num_seeds), math.sqrt(self.residual)
+
+    @property
+    def standard_error(self) -> float:
+        """Of the mean, over new seeds and new images; with one seed over new images."""
+        seed_sd, image_sd, residual_sd = self.components
+        if self.num_seeds == 1:
+            return image_sd / math.sqrt(self.num_images)
+        cells = self.num_seeds * self.num_images
+        return math.sqrt(seed_sd**2 / self.num_seeds + image_sd**2 / self.num_images + residual_sd**2 / cells)
+
+    @property
+    def _bounds(self) -> list[list[tuple[float, int]]]:
+        """Parts of the mean's error, with the degrees of freedom of each: Banerjee's, and what no seed would change."""
+        if self.num_seeds == 1:
+            return [[(self.standard_error, self.num_images - 1)]]
+        cells = self.num_seeds * self.num_images
+        image = math.sqrt(max(self.image - self.residual, 0) / cells)
+        both = [(math.sqrt(self.seed / cells), self.seed_df), (image, self.num_images - 1)]
+        return [both, [(math.sqrt(max(self.image, self.residual) / cells), self.num_images - 1)]]
+
+    def interval(self, alpha: float) -> tuple[float, float]:
+        """Return the ends of what holds the true mean with probability 1 - alpha or more."""
+        h = max(_half_width(parts, alpha) for parts in self._bounds)
+        return self.mean - h, self.mean + h
+
+    @property
+    def p_value(self) -> float:
+        """The alpha at which the interval ends at 0."""
+        return max(_p_value(parts, abs(self.mean)) for parts in self._bounds)
+
+
+def _half_width(parts: list[tuple[float, int]], alpha: float) -> float:
+    """Return Banerjee's h, below which the mean's error is with probability 1 - alpha or more.
+
+    With F the distribution function of a squared standard normal, w_k the shares of the mean's variance, and x_k the
+    squares of the parts over their expectations, that probability is E F(sum_k w_k t_k^2 x_k). F is concave: that is at
+    least sum_k w_k E F(t_k^2 x_k) = 1 - alpha.
+    """
+    from scipy.special import stdtrit
+
+    return math.hypot(*(float(stdtrit(df, alpha / 2)) * error for error, df in parts))
+
+
+def _p_value(parts: list[tuple[float, int]], distance: float) -> float:
+    """Return the alpha at which Banerjee's h is a distance."""
+    from scipy.special import stdtr
+
+    error = math.hypot(*(part for part, _ in parts))
+    if error == 0:
+        return float(distance == 0)
+    # All parts with the quantile of the most degrees of freedom, and of the fewest.
+    ends = [2 * float(stdtr(df, -distance / error)) for _, df in parts]
+    low, high = min(ends), max(ends)
+    if low == high or high < TINY:
+        return high
+    below, above = math.log(max(low, TINY)), math.log(high)
+    for _ in range(HALVINGS):
+        middle = (below + above) / 2
+        if _half_width(parts, math.exp(middle)) > distance:
+            below = middle
+        else:
+            above = middle
+    return math.exp(above)

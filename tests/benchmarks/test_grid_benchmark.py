@@ -1,0 +1,11 @@
+import json
+
+from benchmarks import grid
+
+
+def test_it_prints_what_a_grid_costs_and_gains(capsys):
+    grid.main(["--json", "--epochs", "1", "--cells", "2", "--rounds", "1"])
+    found = json.loads(capsys.readouterr().out)
+    assert found.keys() == {"cell_seconds", "overhead", "serial_seconds", "speedup"}
+    assert found["cell_seconds"] > 0
+    assert found["speedup"] > 0
