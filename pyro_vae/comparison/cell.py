@@ -11,6 +11,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
+from pyro_vae.fit.levels import LEVELS
 from pyro_vae.parts import PACKAGES, check_options, find_part, parse_part
 
 FORMAT = 1
@@ -110,8 +112,12 @@ class Cell:
             object.__setattr__(self, name, _checked(name, getattr(self, name), kind))
         for kind in PACKAGES:
             object.__setattr__(self, kind, _canonical(kind, getattr(self, kind)))
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}.")
+        object.__setattr__(self, "data", _data(self.data))
+        choices = {"schedule": SCHEDULES, "compile": LEVELS, "binarization": (None, *BINARIZATIONS)}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                names = ", ".join(choice for choice in known if choice is not None)
+                raise ValueError(f"{name} must be one of {names}; got {getattr(self, name)!r}.")
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -177,6 +183,16 @@ LEAST = {
     "valid_size": 0, "num_test": 2, "num_samples": 1, "elbo_samples": 2, "num_gaps": 0,
 }  # fmt: skip
 """The least that a setting may be."""
+
+
+def _data(name: str) -> str:
+    """Return a data set's name, or the absolute path of data of the user's own.
+
+    Raises:
+        ValueError: there is no data set of that name.
+    """
+    is_available(name)
+    return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
 
 
 def _short(value: Any) -> str:

@@ -76,9 +76,7 @@ class Grid:
             raise reader.error(("cells",), "cells must be a list of settings, one for each cell.")
         own = [reader.settings(settings, ("cells", number)) for number, settings in enumerate(listed)]
         if "decoder" in description and design != "frozen":
-            raise reader.error(
-                ("decoder",), "decoder is what cells of design `frozen` take over: write `design: frozen`."
-            )
+            raise reader.error(("decoder",), "`decoder` is for `design: frozen`, whose cells take over its model.")
         decoder = reader.settings(description.get("decoder"), ("decoder",))
         combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         cells = []

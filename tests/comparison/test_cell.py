@@ -2,6 +2,7 @@
 
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
@@ -57,6 +58,13 @@ def test_a_class_of_ones_own_is_told_by_its_file_and_what_it_says(own_file, monk
     assert cell.hash != before
 
 
+def test_data_of_ones_own_are_told_by_their_absolute_path(tmp_path, monkeypatch):
+    np.save(tmp_path / "own.npy", np.zeros((4, 2), dtype=np.float32))
+    monkeypatch.chdir(tmp_path)
+    assert Cell(data="own.npy").data == str(tmp_path / "own.npy")
+    assert Cell(data="missing.npy").data == "missing.npy"  # it may be there where the cell runs
+
+
 def test_cells_of_one_group_differ_by_their_seed():
     assert Cell(guide="iaf").with_seed(3) == Cell(guide="iaf", seed=3)
 
@@ -78,6 +86,9 @@ def test_cells_of_one_group_differ_by_their_seed():
         ({"encoder_dims": "x"}, r"encoder_dims must be a list of positive whole numbers or nothing \(null\); got 'x'"),
         ({"init_bias": 1}, r"init_bias must be true or false; got 1"),
         ({"schedule": "cosin"}, r"schedule must be one of cosine, iwae, constant; got 'cosin'"),
+        ({"compile": "jit"}, r"compile must be one of off, trace, inductor, auto; got 'jit'"),
+        ({"binarization": "half"}, r"binarization must be one of stochastic, .*; got 'half'"),
+        ({"data": "mnist5k"}, r"unknown data set 'mnist5k', did you mean 'mnist-5k'\?"),
         ({"decoder": {"latent_dim": 7}}, r"must have its .*; these differ: latent_dim"),
         ({"decoder": 3}, r"decoder must be the settings of a cell or nothing \(null\); got 3"),
     ],

@@ -83,8 +83,8 @@ def test_a_recipe_is_kept_and_guards_resumption(tmp_path):
         pair = VAE((4,), 2, (3,)), MeanFieldGuide((4,), 2, (3,))
         return pyro_vae.fit(*pair, x, epochs=1, batch_size=10, out=tmp_path / "run", recipe=recipe, **options)
 
-    fit(Cell(data="x").settings())
-    assert read_cell(tmp_path / "run") == Cell(data="x")
-    fit(Cell(data="x").settings(), resume=True)
+    fit(Cell(lr=0.5).settings())
+    assert read_cell(tmp_path / "run") == Cell(lr=0.5)
+    fit(Cell(lr=0.5).settings(), resume=True)
     with pytest.raises(RunError, match=r"cannot be resumed with other settings; recipe: was"):
-        fit(Cell(data="y").settings(), resume=True)
+        fit(Cell(lr=0.25).settings(), resume=True)
