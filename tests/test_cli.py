@@ -470,6 +470,8 @@ def test_a_run_that_was_stopped_is_not_measured(fitted, tmp_path):
     config = yaml.safe_load((path / "config.yaml").read_text())
     config["recipe"]["epochs"] = 5
     (path / "config.yaml").write_text(yaml.safe_dump(config))
+    for left in ("fitted.json", "evaluation.json"):
+        (path / left).unlink()
     for command in ("evaluate", "figures"):
         line = assert_one_line(run(command, path))
         assert f"has 1 of its 5 epochs: go on with `pyro-vae fit --resume --out {path}`." in line

@@ -92,7 +92,9 @@ def _base(known: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that flags change."""
     if "config" in known:
         return read_settings(known.config)
-    if "resume" in known and "out" in known and (known.out / CONFIG).is_file():
+    if "resume" in known and "out" in known:
+        if not (known.out / CONFIG).is_file():
+            raise RunError(f"there is no run to go on with in {known.out}: leave out --resume to start one.")
         return read_settings(known.out)
     return {}
 

@@ -1,7 +1,6 @@
 """Run folders, as commands take them."""
 
 import argparse
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +8,12 @@ from typing import Any
 
 from pyro_vae.cli.wording import in_text
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.results import CellResult, read_cell
+from pyro_vae.comparison.results import CellResult, epochs_done, is_fitted, read_cell
 from pyro_vae.comparison.run_cell import load_data_of, load_pair
 from pyro_vae.data import ImageData
 from pyro_vae.errors import RunError
 from pyro_vae.fit import Run, load_run
-from pyro_vae.fit.run import CONFIG, METRICS, Row, bounds, read_history
+from pyro_vae.fit.run import CONFIG, bounds
 
 
 @dataclass(frozen=True)
@@ -77,18 +76,6 @@ def differing(wanted: Cell, found: Cell) -> str:
     return ", ".join((said | {"decoder": "its decoder is another"})[name] for name in names)
 
 
-def is_fitted(path: Path, cell: Cell) -> bool:
-    """Whether a run has all its epochs, or has stopped early as it should."""
-    rows = _rows(path)
-    if len(rows) >= cell.epochs:
-        return True
-    found = [row["valid_bound_nats"] for row in rows]
-    if cell.patience is None or not any(map(math.isfinite, found)):
-        return False
-    best = max(range(len(found)), key=lambda epoch: found[epoch])
-    return len(found) - (best + 1) >= cell.patience
-
-
 def require_fitted(path: Path, cell: Cell) -> None:
     """Refuse a run that was stopped on its way.
 
@@ -96,7 +83,7 @@ def require_fitted(path: Path, cell: Cell) -> None:
         RunError: it was.
     """
     if not is_fitted(path, cell):
-        done = f"{path} has {len(_rows(path))} of its {cell.epochs} epochs"
+        done = f"{path} has {epochs_done(path)} of its {cell.epochs} epochs"
         raise RunError(f"{done}: go on with `pyro-vae fit --resume --out {path}`.")
 
 
@@ -111,14 +98,6 @@ def open_run(path: Path, decoder: Path | None = None) -> Fitted:
     data = load_data_of(cell)
     source = find_decoder(cell, decoder, [path.resolve().parent])
     return Fitted(path, cell, data, load_run(path, *load_pair(path, cell, data, source)))
-
-
-def _rows(path: Path) -> list[Row]:
-    try:
-        lines = (path / METRICS).read_text(encoding="utf-8").count("\n")
-    except OSError:
-        return []
-    return read_history(path, max(0, lines - 1))
 
 
 def settings_of(cell: Cell, names: Sequence[str]) -> dict[str, Any]:

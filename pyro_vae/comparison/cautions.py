@@ -23,12 +23,31 @@ def cautions(comparison: Comparison) -> list[str]:
         failed = count(len(comparison.failed), "cell")
         said.append(f"{failed} of {len(comparison.results)} did not finish and are in no number below.")
     if found:
-        said += [*_of_seeds(there), *_of_models(found, there), *_of_evidence(found, there), *_of_gaps(found)]
+        said += [
+            *_of_seeds(there),
+            *_of_images(there),
+            *_of_models(found, there),
+            *_of_evidence(found, there),
+            *_of_gaps(found),
+        ]
         said += _of_what_differs(found)
     return said
 
 
 def _of_seeds(there: Sequence[Configuration]) -> list[str]:
+    seeds = [{result.cell.seed for result in one.results} for one in there]
+    said = []
+    if len(there) > 1 and any(own != seeds[0] for own in seeds):
+        shared = sorted(set.intersection(*seeds))
+        which = ", ".join(map(str, shared)) if shared else "none"
+        said.append(
+            f"Not every configuration has finished with the same seeds: means in the table are over all of its own, "
+            f"rankings over those that all have ({which})."
+        )
+    return [*said, *_of_few_seeds(there)]
+
+
+def _of_few_seeds(there: Sequence[Configuration]) -> list[str]:
     alone = [one for one in there if len(one.results) == 1]
     if alone:
         some = len(alone) < len(there)
@@ -47,6 +66,19 @@ def _of_seeds(there: Sequence[Configuration]) -> list[str]:
     return []
 
 
+def _of_images(there: Sequence[Configuration]) -> list[str]:
+    said = []
+    for quantity, name in (("elbo", "ELBO"), ("log_likelihood", "log p(x)")):
+        for one in there:
+            found = estimate(one, quantity)
+            if found is not None and found.num_left_out:
+                said.append(
+                    f"{count(found.num_left_out, 'image')} of {found.num_left_out + found.num_images} have no finite "
+                    f"{name} under {one.name} and are in no mean of it: they may be those it is worst at."
+                )
+    return said
+
+
 def _of_models(found: Sequence[CellResult], there: Sequence[Configuration]) -> list[str]:
     if len(there) < 2:
         return []
@@ -55,7 +87,13 @@ def _of_models(found: Sequence[CellResult], there: Sequence[Configuration]) -> l
             "Each cell was fitted with a model of its own: a difference is what the whole pair gains or loses, not how "
             "much tighter the bound of one model becomes."
         ]
-    return ["Where a guide was fitted to a model that was there before, seconds to fit are those of the guide alone."]
+    said = ["Where a guide was fitted to a model that was there before, seconds to fit are those of the guide alone."]
+    if any(len(one.results) > 1 and one.results[0].cell.decoder is not None for one in there):
+        said.append(
+            "Seeds of a guide that was fitted to a given model share that model: their spread, intervals and p-values "
+            "say nothing of what another fitted model would change."
+        )
+    return said
 
 
 def _of_evidence(found: Sequence[CellResult], there: Sequence[Configuration]) -> list[str]:

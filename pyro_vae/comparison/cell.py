@@ -7,6 +7,7 @@ import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -122,6 +123,9 @@ class Cell:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}; got {value}.")
+        for kind in PACKAGES:
+            if ":" in getattr(self, kind):
+                _source_hash(kind, getattr(self, kind))
         if self.decoder is not None:
             differing = [name for name in MODEL_SETTINGS if getattr(self, name) != getattr(self.decoder, name)]
             if differing:
@@ -178,6 +182,9 @@ class Cell:
         return ", ".join(named) or self.guide
 
 
+MEASUREMENT = ("num_test", "num_samples", "elbo_samples", "num_gaps")
+"""Settings that say how a cell is measured, not how it is fitted."""
+
 LEAST = {
     "latent_dim": 1, "epochs": 1, "batch_size": 1, "lr": 0.0, "adam_eps": 0.0, "kl_warmup": 0, "patience": 1,
     "valid_size": 0, "num_test": 2, "num_samples": 1, "elbo_samples": 2, "num_gaps": 0,
@@ -211,9 +218,16 @@ def _canonical(kind: str, text: str) -> str:
 
 
 def _source_hash(kind: str, text: str) -> str:
-    """Return the hash of the file that a class of the user's own is written in."""
-    file = inspect.getfile(find_part(kind, parse_part(kind, text)[0]))
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    return _hash_when_loaded(find_part(kind, parse_part(kind, text)[0]))
+
+
+@cache
+def _hash_when_loaded(cls: type) -> str:
+    """Return the hash of the file that a class of the user's own is written in, as it was when first asked for.
+
+    Cells ask as soon as they have imported it: what is changed later in the file does not run in this process.
+    """
+    return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
 
 
 def _checked(name: str, value: Any, kind: Any) -> Any:

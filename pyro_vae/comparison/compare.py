@@ -6,12 +6,14 @@ from typing import Any
 
 import yaml
 
+from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import GRID, Comparison
 from pyro_vae.comparison.executors import run_tasks
-from pyro_vae.comparison.grid import Grid
+from pyro_vae.comparison.grid import FOLDERS, Grid
 from pyro_vae.comparison.progress import shown
-from pyro_vae.comparison.results import is_finished
+from pyro_vae.comparison.results import is_finished, write_error
 from pyro_vae.comparison.task import Task
+from pyro_vae.errors import RunError
 from pyro_vae.fit.checkpoint import write_bytes
 
 
@@ -53,6 +55,7 @@ def compare(
     grid = _as_grid(grid)
     out = Path(out).resolve()
     out.mkdir(parents=True, exist_ok=True)
+    _require_own(out / GRID)
     write_bytes(out / GRID, yaml.safe_dump(grid.description(), sort_keys=False, allow_unicode=True).encode())
     fits = [Task(cell, out, only_fit=True) for cell in grid.decoders]
     cells = [Task(cell, out) for cell in grid.cells]
@@ -63,14 +66,42 @@ def compare(
     labels |= {task: f"model for {task.cell.label(())}" for task in fits}
     options: dict[str, Any] = {"jobs": jobs, "threads": threads, "backend": backend, "scheduler": scheduler}
     with shown([*fits, *cells], labels, progress) as display:
-        # What takes over a model waits for it.
-        for stage in (fits, cells):
-            for task, error in run_tasks(stage, **options) if stage else ():
+        # What takes over a model waits for it, and is not run where that failed.
+        unfitted: dict[Cell, str] = {}
+        for task, error in run_tasks(fits, **options) if fits else ():
+            if error is not None:
+                unfitted[task.cell] = error
+            if display is not None:
+                display.end(task, error)
+        ready = [task for task in cells if task.cell.decoder not in unfitted]
+        for task, error in run_tasks(ready, **options) if ready else ():
+            if display is not None:
+                display.end(task, error)
+        for task in cells:
+            if task.cell.decoder in unfitted:
+                error = f"the model that it takes over could not be fitted: {unfitted[task.cell.decoder]}"
+                write_error(task.path, error)
                 if display is not None:
                     display.end(task, error)
     comparison = Comparison.read(out)
     comparison.write_tables()
     return comparison
+
+
+def _require_own(file: Path) -> None:
+    """Refuse to write over a grid that this package has not written.
+
+    Raises:
+        RunError: one is there.
+    """
+    if not file.is_file():
+        return
+    try:
+        own = FOLDERS in yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, TypeError, yaml.YAMLError):
+        own = False
+    if not own:
+        raise RunError(f"{file} was not written by compare and would be lost: choose another folder for the results.")
 
 
 def _as_grid(grid: Grid | Mapping[str, Any] | str | Path) -> Grid:

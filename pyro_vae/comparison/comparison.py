@@ -11,10 +11,10 @@ import numpy as np
 import yaml
 
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.grid import SETTINGS, Grid
-from pyro_vae.comparison.results import CellResult, read_result
+from pyro_vae.comparison.grid import FOLDERS, SETTINGS, Grid
+from pyro_vae.comparison.results import UNFINISHED, CellResult, read_result
 from pyro_vae.comparison.statistics import PairedDifference, Ranking, compare_all, paired_difference
-from pyro_vae.comparison.task import folder_of
+from pyro_vae.comparison.task import CELLS
 from pyro_vae.errors import RunError
 from pyro_vae.fit.checkpoint import write_bytes
 
@@ -78,12 +78,17 @@ class Comparison:
         """
         path = Path(path).resolve()
         try:
-            grid = Grid.of_description(yaml.safe_load((path / GRID).read_text(encoding="utf-8")))
+            description = yaml.safe_load((path / GRID).read_text(encoding="utf-8"))
+            folders = description[FOLDERS]
+            grid = Grid.of(description)
         except FileNotFoundError as error:
             raise RunError(f"{path} holds no comparison: it has no {GRID}.") from error
         except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
             raise RunError(f"{path / GRID} cannot be read: {error}") from error
-        return cls(path, [read_result(folder_of(path, cell), cell) for cell in grid.cells], grid.varying)
+        results = [
+            read_result(path / CELLS / folder, cell, folder) for cell, folder in zip(grid.cells, folders, strict=True)
+        ]
+        return cls(path, results, grid.varying)
 
     @property
     def finished(self) -> list[CellResult]:
@@ -203,7 +208,7 @@ def _row(result: CellResult) -> dict[str, Any]:
     settings = result.cell.settings()
     row = {name: _plain(settings[name]) for name in SETTINGS}
     row = {"cell": result.cell.hash, "decoder": result.cell.decoder.hash if result.cell.decoder else None, **row}
-    row["status"] = "finished" if result.finished else "failed"
+    row["status"] = "finished" if result.finished else "unfinished" if result.error == UNFINISHED else "failed"
     row["error"] = (result.error or "").partition("\n")[0] or None
     found = result.evaluation
     elbo, evidence, gaps = (found.get(name, {}) for name in ("elbo", "log_likelihood", "gaps"))
@@ -232,7 +237,8 @@ def _row(result: CellResult) -> dict[str, Any]:
 
 
 def _number(found: Mapping[str, Any], name: str) -> float:
-    return float(found.get(name, math.nan))
+    value = found.get(name)
+    return math.nan if value is None else float(value)
 
 
 def _plain(value: Any) -> Any:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from typing import Any
 
+from pyro_vae.comparison.results import write_error
 from pyro_vae.comparison.task import Task, work
 from pyro_vae.errors import ClusterError
 
@@ -20,7 +21,7 @@ Worker = Callable[[Task], str | None]
 CONNECT_SECONDS = 15.0
 """What a scheduler has to answer in."""
 
-KILLED = "its process was killed twice: out of memory, or a crash"
+KILLED = "its process was killed: out of memory, or a crash"
 
 
 def run_tasks(
@@ -81,14 +82,22 @@ def _in_processes(tasks: Sequence[Task], worker: Worker, jobs: int) -> Iterator[
         try:
             yield from _parallel([task], worker, n_jobs=2, backend="loky")
         except BrokenProcessPool:
+            write_error(task.path, KILLED)
             yield task, KILLED
 
 
 def _parallel(tasks: Sequence[Task], worker: Worker, **options: Any) -> Iterator[Outcome]:
     from joblib import Parallel, delayed
 
+    calls = [delayed(_numbered)(number, worker, task) for number, task in enumerate(tasks)]
+    pool = Parallel(batch_size=1, pre_dispatch="all", **options)
+    if not pool._backend.supports_return_generator:
+        # All at once, when the last one ends.
+        for number, error in pool(calls):
+            yield tasks[number], error
+        return
     pool = Parallel(batch_size=1, pre_dispatch="all", return_as="generator_unordered", **options)
-    with closing(pool(delayed(_numbered)(number, worker, task) for number, task in enumerate(tasks))) as outcomes:
+    with closing(pool(calls)) as outcomes:
         for number, error in outcomes:
             yield tasks[number], error
 

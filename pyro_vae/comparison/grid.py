@@ -9,10 +9,13 @@ from typing import Any
 
 import yaml
 
-from pyro_vae.comparison.cell import MODEL_SETTINGS, Cell
+from pyro_vae.comparison.cell import MEASUREMENT, MODEL_SETTINGS, Cell
 
 DESIGNS = ("joint", "frozen")
 KEYS = ("design", "common", "grid", "cells", "decoder")
+
+FOLDERS = "folders"
+"""A key that only a grid has which :func:`pyro_vae.compare` has written: its cells' folders, in their order."""
 SETTINGS = tuple(field.name for field in fields(Cell) if field.name != "decoder")
 
 Place = tuple[str | int, ...]
@@ -65,7 +68,7 @@ class Grid:
                 has a cell twice.
         """
         reader = _Reader(name, lines or {})
-        reader.check_keys(description, KEYS, (), "key")
+        reader.check_keys({key: description[key] for key in description if key != FOLDERS}, KEYS, (), "key")
         design = description.get("design", "joint")
         if design not in DESIGNS:
             raise reader.error(("design",), f"design must be one of {', '.join(DESIGNS)}; got {design!r}.")
@@ -74,7 +77,10 @@ class Grid:
         listed = description.get("cells") or []
         if not isinstance(listed, Sequence) or isinstance(listed, str):
             raise reader.error(("cells",), "cells must be a list of settings, one for each cell.")
-        own = [reader.settings(settings, ("cells", number)) for number, settings in enumerate(listed)]
+        own = [
+            reader.settings(settings, ("cells", number), (*SETTINGS, "decoder"))
+            for number, settings in enumerate(listed)
+        ]
         if "decoder" in description and design != "frozen":
             raise reader.error(("decoder",), "`decoder` is for `design: frozen`, whose cells take over its model.")
         decoder = reader.settings(description.get("decoder"), ("decoder",))
@@ -125,23 +131,18 @@ class Grid:
         return tuple(dict.fromkeys(cell.decoder for cell in self.cells if cell.decoder is not None))
 
     def description(self) -> dict[str, Any]:
-        """Return it in YAML's terms, cell by cell; :meth:`of_description` undoes it."""
-        return {"cells": [cell.settings() for cell in self.cells]}
-
-    @classmethod
-    def of_description(cls, description: Mapping[str, Any]) -> "Grid":
-        """Undo :meth:`description`."""
-        return cls(tuple(Cell.of(settings) for settings in description["cells"]))
+        """Return it in YAML's terms, cell by cell, and their folders; :meth:`of` undoes it."""
+        return {"cells": [cell.settings() for cell in self.cells], FOLDERS: [cell.hash for cell in self.cells]}
 
 
 def _with_decoder(settings: Mapping[str, Any], common: Mapping[str, Any], decoder: Mapping[str, Any]) -> dict[str, Any]:
     """Return a cell's settings with those of the cell that its model is taken from.
 
     What makes the model is the cell's own. All else is what is common to the grid's cells, but for guide and seed,
-    which are the default ones, and ``decoder`` has the last word.
+    which are the default ones, and but for how cells are measured, as it is not; ``decoder`` has the last word.
     """
     shared = {name: value for name, value in settings.items() if name in MODEL_SETTINGS}
-    others = {name: value for name, value in common.items() if name not in ("guide", "seed", "num_gaps")}
+    others = {name: value for name, value in common.items() if name not in ("guide", "seed", *MEASUREMENT)}
     return {**settings, "decoder": {**others, **shared, **decoder}}
 
 
@@ -168,12 +169,14 @@ class _Reader:
                 hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
                 raise self.error((*place, key), f"there is no {what} {key!r}.{hint} There are {', '.join(known)}.")
 
-    def settings(self, found: Any, place: Place) -> dict[str, Any]:
+    def settings(self, found: Any, place: Place, known: Sequence[str] = SETTINGS) -> dict[str, Any]:
         """Return settings whose names and values, each for itself, are right."""
         found = {} if found is None else found
-        self.check_keys(found, SETTINGS, place, "setting")
+        self.check_keys(found, known, place, "setting")
         for name, value in found.items():
-            self._check(name, value, (*place, name))
+            # Whether a model goes with a cell, all of its settings say together.
+            if name != "decoder":
+                self._check(name, value, (*place, name))
         return dict(found)
 
     def axes(self, found: Any) -> dict[str, list[Any]]:

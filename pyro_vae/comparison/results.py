@@ -17,7 +17,10 @@ from pyro_vae.errors import RunError
 from pyro_vae.fit.checkpoint import write_bytes
 from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
 
-EVALUATION, PER_DATUM, ERROR = "evaluation.json", "per_datum.safetensors", "error.txt"
+EVALUATION, PER_DATUM, ERROR, FITTED = "evaluation.json", "per_datum.safetensors", "error.txt", "fitted.json"
+
+UNFINISHED = "it was not run to its end"
+"""What is said of a cell that left neither results nor an error: it waits, is at work, or was killed."""
 
 LOCK = ".lock"
 """In a run folder; held, as the system's own lock, by the process that works there, and gone when that process is."""
@@ -69,6 +72,20 @@ def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datu
         (path / ERROR).unlink()
 
 
+def write_fitted(path: Path, cell: Cell, epochs: int) -> None:
+    """Write that a cell's pair was fitted to its end, which metrics and checkpoint do not tell."""
+    write_bytes(path / FITTED, (json.dumps({"format": FORMAT, "cell": cell.hash, "epochs": epochs}) + "\n").encode())
+
+
+def is_fitted(path: Path, cell: Cell) -> bool:
+    """Whether a folder holds the pair of a cell, fitted to its end.
+
+    Raises:
+        RunError: it holds that of another cell, or of another version.
+    """
+    return (path / FITTED).is_file() and bool(_read(path / FITTED, cell.hash))
+
+
 def is_finished(path: Path, cell: Cell) -> bool:
     """Whether a folder holds the results of a cell.
 
@@ -78,20 +95,25 @@ def is_finished(path: Path, cell: Cell) -> bool:
     file = path / EVALUATION
     if not file.is_file():
         return False
-    return bool(_evaluation(file, cell))
+    return bool(_read(file, cell.hash))
 
 
-def read_result(path: Path, cell: Cell) -> CellResult:
+def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
     """Return what a cell left in its folder; an error where it left none.
+
+    Args:
+        path: the folder.
+        cell: whose it is.
+        hash: that the cell had when it was run, where the file of a class of the user's own has changed since.
 
     Raises:
         RunError: the folder is damaged, of another cell or of another version.
     """
     if not (path / EVALUATION).is_file():
         file = path / ERROR
-        error = file.read_text(encoding="utf-8") if file.is_file() else "it was not run to its end"
+        error = file.read_text(encoding="utf-8") if file.is_file() else UNFINISHED
         return CellResult(cell, path, error=error)
-    evaluation = _evaluation(path / EVALUATION, cell)
+    evaluation = _read(path / EVALUATION, hash or cell.hash)
     try:
         per_datum = load_file(path / PER_DATUM)
     except (OSError, SafetensorError) as error:
@@ -132,7 +154,7 @@ def epochs_done(path: Path) -> int:
         return 0
 
 
-def _evaluation(file: Path, cell: Cell) -> dict[str, Any]:
+def _read(file: Path, hash: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
@@ -142,6 +164,6 @@ def _evaluation(file: Path, cell: Cell) -> dict[str, Any]:
             f"{file.parent} holds results of format {found.get('format')}; this version reads {FORMAT}. Choose another "
             f"folder, or remove it."
         )
-    if found.get("cell") != cell.hash:
-        raise RunError(f"{file.parent} holds the results of another cell ({found.get('cell')}, not {cell.hash}).")
+    if found.get("cell") != hash:
+        raise RunError(f"{file.parent} holds the results of another cell ({found.get('cell')}, not {hash}).")
     return found

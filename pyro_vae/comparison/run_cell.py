@@ -2,20 +2,40 @@
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.results import CellResult, is_finished, read_cell, read_result, write_result
+from pyro_vae.comparison.results import (
+    CellResult,
+    is_finished,
+    is_fitted,
+    read_cell,
+    read_result,
+    write_fitted,
+    write_result,
+)
 from pyro_vae.data import ImageData, load_data
+from pyro_vae.errors import RunError
 from pyro_vae.evaluation import active_units, elbo_terms, inference_gaps, log_likelihood
 from pyro_vae.fit import Run, fit, load_run
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.parts import make_guide, make_objective, make_pair
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed, and leave the generators of all devices as they were."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        yield
 
 
 def load_data_of(cell: Cell) -> ImageData:
@@ -37,11 +57,10 @@ def make_pair_of(cell: Cell, data: ImageData, decoder: Path | None = None) -> tu
             no gradient.
     """
     inputs = partial(data.observe, data.train)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cell.seed)
+    with seeded(cell.seed):
         if cell.decoder is not None:
-            if decoder is None:
-                raise ValueError("a cell that takes over a model needs the run folder of that model.")
+            if decoder is None or not is_fitted(decoder, cell.decoder):
+                raise RunError(f"the model that the cell takes over is not fitted to its end in {decoder}.")
             model = load_pair(decoder, cell.decoder, data)[0].requires_grad_(False)
             torch.manual_seed(cell.seed)
             encoder_dims = cell.encoder_dims or cell.hidden_dims[::-1]
@@ -67,7 +86,13 @@ def load_pair(path: Path, cell: Cell, data: ImageData, decoder: Path | None = No
     Raises:
         RunError: it is missing, damaged, or does not fit.
     """
-    run = load_run(path, *make_pair_of(cell, data, decoder))
+    model, guide = make_pair_of(cell, data, decoder)
+    with seeded(cell.seed), torch.no_grad(), poutine.block():
+        # Parameters of `pyro.param` statements must be there to be filled.
+        x = data.observe(data.train[:2])
+        guide(x)
+        model(x)
+    run = load_run(path, model, guide)
     return run.model, run.guide
 
 
@@ -99,7 +124,7 @@ def fit_cell(
     model, guide = make_pair_of(cell, data, decoder)
     cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=cell.epochs, eta_min=0.02 * cell.lr)
     schedules: dict[str, Any] = {"cosine": cosine, "iwae": "iwae", "constant": None}
-    return fit(
+    run = fit(
         model, guide, data,
         objective=without_jit(make_objective(cell.objective)),
         optimizer=partial(torch.optim.Adam, lr=cell.lr, eps=cell.adam_eps, fused=True),
@@ -108,6 +133,8 @@ def fit_cell(
         device=cell.device, kl_warmup=cell.kl_warmup, clip_grad_norm=cell.clip_grad_norm, patience=cell.patience,
         recipe=cell.settings(), progress=progress,
     )  # fmt: skip
+    write_fitted(path, cell, len(run.history))
+    return run
 
 
 def measure_cell(
@@ -119,8 +146,7 @@ def measure_cell(
     terms = elbo_terms(model, guide, test, cell.elbo_samples, compile=cell.compile, **options)
     evidence = log_likelihood(model, guide, test, cell.num_samples, compile=cell.compile, **options)
     # A guide without a closed mean is asked by samples, which have no seed of their own.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(cell.seed)
+    with seeded(cell.seed):
         units = active_units(guide, test.to(cell.device))
     said = [str(terms), str(evidence), str(units)]
     per_datum = {
@@ -172,8 +198,8 @@ def run_cell(cell: Cell, path: Path, *, decoder: Path | None = None, progress: b
         "compiled": run.compiled,
         "fit_seconds": sum(row["seconds"] for row in run.history),
         "evaluation_seconds": time.perf_counter() - start,
-        "model_parameters": _count(run.model),
-        "guide_parameters": _count(run.guide),
+        "model_parameters": _numbers_in(run.model, besides=run.guide),
+        "guide_parameters": _numbers_in(run.guide),
         "data": run.data,
         "test_images": images_hash(data.test[: cell.num_test]),
         "environment": run.config["environment"],
@@ -188,5 +214,7 @@ def images_hash(images: Tensor) -> str:
     return hashlib.sha256(f"{content.dtype} {content.shape}".encode() + content.tobytes()).hexdigest()[:16]
 
 
-def _count(program: Any) -> int:
-    return sum(p.numel() for p in program.parameters()) if hasattr(program, "parameters") else 0
+def _numbers_in(program: Any, besides: Any = None) -> int:
+    """Return how many numbers a module's parameters are, without those that are another's too, as a prior's guide."""
+    others = {id(p) for p in besides.parameters()} if hasattr(besides, "parameters") else set()
+    return sum(p.numel() for p in program.parameters() if id(p) not in others) if hasattr(program, "parameters") else 0

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyro
 import torch
 
 from pyro_vae.comparison.cell import Cell
@@ -52,7 +53,8 @@ def work(task: Task, threads: int | None = None, parent: int | None = None) -> s
     if parent is not None and parent != os.getpid():
         threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     try:
-        with _threads(threads):
+        # What a cell's `pyro.param` statements leave is not for the next one.
+        with _threads(threads), pyro.get_param_store().scope():
             _run(task)
         return None
     except Exception as error:

@@ -103,12 +103,17 @@ class LogLikelihood:
             "num_samples": self.num_samples,
             "num_data": len(self.per_datum),
             "khat_threshold": self.khat_threshold,
-            "share_above_threshold": self.flagged.double().mean().item(),
+            "share_above_threshold": self._share_flagged,
             "median_ess": self.ess.median().item(),
             "bound": self.bound,
             **self._summary_of_target(),
             **(self.bits_per_dim.summary() if self.bits_per_dim else {}),
         }
+
+    @property
+    def _share_flagged(self) -> float | None:
+        """None where there were too few samples for any k-hat."""
+        return None if self.pareto_k.isnan().all() else self.flagged.double().mean().item()
 
     def _summary_of_target(self) -> dict[str, Any]:
         if self.target_se is None:

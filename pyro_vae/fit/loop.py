@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,8 @@ def fit(
 ) -> Run:
     """Fit model and guide to data by stochastic variational inference.
 
-    The parameters of both are changed in place. The caller's random state, Pyro's settings and the modules'
+    The parameters of both are changed in place, but for those that require no gradient; a module of which no parameter
+    does is run in evaluation mode. The caller's random state, Pyro's settings and the modules'
     train or eval mode are left as they were.
 
     Args:
@@ -151,7 +153,11 @@ def fit(
     if valid_blocks is None and isinstance(schedule, ReduceLROnPlateau):
         raise ValueError("fit: ReduceLROnPlateau needs validation data; pass valid=..., or another scheduler.")
     loss = BatchLoss(model, guide, objective, batches.observe, parameters.trainable, modules, kl_warmup > 0)
-    with pyro.validation_enabled(True), no_side_effects(modules, target), in_mode(modules, training=True):
+    # A module of which nothing is trained is taken as it is: its dropout is off, its running statistics stay.
+    frozen = [m for m in modules if [*m.parameters()] and not any(p.requires_grad for p in m.parameters())]
+    trained = [module for module in modules if module not in frozen]
+    modes = partial(in_mode, trained, training=True), partial(in_mode, frozen, training=False)
+    with pyro.validation_enabled(True), no_side_effects(modules, target), modes[0](), modes[1]():
         # One step under Pyro's own checks; those that follow run without them.
         loss.eager()(rows, torch.ones((), device=target))
         watch = None if compile == "off" else Watch(loss, rows)
@@ -175,7 +181,7 @@ def fit(
         "clip_grad_norm": clip_grad_norm,
         "patience": patience,
         "recipe": None if recipe is None else dict(recipe),
-        "environment": environment(),
+        "environment": environment(target),
     }
     folder = None if out is None else Path(out)
     training = Training(
@@ -195,7 +201,7 @@ def fit(
             disable=None if progress is None else not progress,
             dynamic_ncols=True,
         )
-        with bar, in_mode(modules, training=True):
+        with bar, modes[0](), modes[1]():
             while len(history) < epochs and not training.has_stalled(patience):
                 epoch, start = len(history), time.perf_counter()
                 beta = kl_weight_at(epoch, kl_warmup)

@@ -65,13 +65,17 @@ def bounds(row: Row) -> str:
     return ", ".join(f"{name} {row[f'{name}_bound_nats']:.2f}" for name in names) + " nats/datum"
 
 
-def environment() -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """Return the versions and the machine that a result came from."""
+    from pyro_vae import __version__
+
     return {
+        "pyro_vae": __version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
         "pyro": pyro.__version__,
         "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
     }
 

@@ -4,16 +4,20 @@ import json
 import math
 import os
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import torch
+import yaml
 from tiny_grids import COMMON, events, numbers
+from torch import nn
 
 import pyro_vae
 from pyro_vae.comparison import Comparison, Grid, compare
-from pyro_vae.comparison.run_cell import load_data_of, load_pair
+from pyro_vae.comparison.run_cell import load_cell, load_data_of, load_pair, run_cell
 from pyro_vae.errors import RunError
 
 GRID = {"common": {**COMMON, "epochs": 2}, "grid": {"guide": ["mean_field", "iaf(num_flows=1)"], "seed": [0, 1]}}
@@ -167,6 +171,121 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatc
     compare(grid, tmp_path / "out", threads=1)
     own = [line["event"] for line in events(done.path) if line["cell"] == failed.cell.hash]
     assert own == ["started", "failed"] * 2
+
+
+OWN_GUIDES = """
+import os
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro_vae.guides import MeanFieldGuide
+
+
+class FailsLate(MeanFieldGuide):
+    # Fails after some steps, as a machine that is switched off does.
+    calls = 0
+
+    def posterior(self, x):
+        type(self).calls += self.training
+        if type(self).calls > 30 and not os.path.exists(os.environ["MENDED"]):
+            raise RuntimeError("the lights went out")
+        return super().posterior(x)
+
+
+class InTheStore(torch.nn.Module):
+    # Has all it learns in Pyro's parameter store.
+    def __init__(self, latent_dim):
+        super().__init__()
+        self.latent_dim = latent_dim
+
+    def forward(self, x):
+        loc = pyro.param("loc_in_the_store", torch.zeros(self.latent_dim))
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", dist.Normal(loc.expand(len(x), -1), 1.0).to_event(1))
+"""
+
+
+@pytest.fixture
+def own_guides(tmp_path, monkeypatch):
+    file = tmp_path / "guides_for_a_grid.py"
+    file.write_text(OWN_GUIDES)
+    monkeypatch.setenv("MENDED", str(tmp_path / "mended"))
+    yield str(file)
+    sys.modules.pop("guides_for_a_grid", None)
+
+
+def test_nothing_is_fitted_to_a_model_that_is_half_fitted(own_guides, tmp_path):
+    """Its checkpoint is there, and good for going on with; but not for measuring posteriors."""
+    grid = {
+        "design": "frozen",
+        "common": {**COMMON, "epochs": 1},
+        "grid": {"guide": ["mean_field"]},
+        "decoder": {"epochs": 3, "guide": f"{own_guides}:FailsLate"},
+    }
+    done = compare(grid, tmp_path / "out", threads=1)
+    (decoder,) = Grid.of(grid).decoders
+    assert (tmp_path / "out" / "cells" / decoder.hash / "checkpoint").is_dir()
+    (failed,) = done.failed
+    assert failed.error.startswith(
+        "the model that it takes over could not be fitted: RuntimeError: the lights went out"
+    )
+    with pytest.raises(RunError, match="the model that the cell takes over is not fitted to its end"):
+        run_cell(failed.cell, tmp_path / "cell", decoder=tmp_path / "out" / "cells" / decoder.hash)
+    (tmp_path / "mended").touch()
+    assert not compare(grid, tmp_path / "out", threads=1).failed
+
+
+def test_cells_in_one_process_share_no_parameter_store(own_guides, tmp_path):
+    grid = {"common": {**COMMON, "epochs": 1}, "grid": {"guide": [f"{own_guides}:InTheStore"], "seed": [0, 1]}}
+    together = compare(grid, tmp_path / "together", threads=1)
+    assert not together.failed
+    alone = compare({**grid, "grid": {**grid["grid"], "seed": [1]}}, tmp_path / "alone", threads=1)
+    assert together.table["elbo"][1] == alone.table["elbo"][0]
+    assert len(pyro.get_param_store()) == 0
+    load_cell(together.results[1].path)
+    assert pyro.param("loc_in_the_store").abs().sum() > 0
+
+
+def test_a_model_that_is_taken_over_runs_in_evaluation_mode():
+    """Its running statistics stay, and its dropout is off, while a guide is fitted to it."""
+    model = pyro_vae.models.VAE((4,), 2, (9,))
+    model.likelihood.decoder = nn.Sequential(nn.Linear(2, 9), nn.BatchNorm1d(9), nn.Dropout(0.5), nn.Linear(9, 4))
+    model.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    guide = pyro_vae.guides.MeanFieldGuide((4,), 2, (5,))
+    pyro_vae.fit(model, guide, torch.randint(0, 2, (40, 4)).float(), epochs=2, batch_size=10)
+    assert model.training
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_the_grid_that_is_kept_is_one_to_run_and_no_other_is_written_over(done, tmp_path):
+    kept = done.path / "grid.yaml"
+    assert Grid.read(kept).cells == Grid.of(GRID).cells
+    own = tmp_path / "grid.yaml"
+    own.write_text(yaml.safe_dump(GRID))
+    with pytest.raises(RunError, match=r"grid\.yaml was not written by compare and would be lost"):
+        compare(own, tmp_path, threads=1)
+    assert yaml.safe_load(own.read_text()) == GRID
+
+
+def test_a_file_that_has_changed_since_hides_no_result(own_guides, tmp_path):
+    grid = {"common": {**COMMON, "epochs": 1}, "grid": {"guide": [f"{own_guides}:InTheStore"]}}
+    done = compare(grid, tmp_path / "out", threads=1)
+    before = done.results[0].cell.hash
+    Path(own_guides).write_text(OWN_GUIDES + "\n# another version\n")
+    assert done.results[0].cell.hash == before  # what runs is what was loaded
+    sys.modules.pop("guides_for_a_grid")
+    again = Comparison.read(tmp_path / "out")
+    assert again.results[0].cell.hash != before
+    assert again.results[0].finished
+
+
+def test_parameters_of_a_guide_inside_a_prior_count_once(tmp_path):
+    cells = [{"prior": "standard_normal"}, {"prior": "vamp(num_components=3)"}]
+    table = compare({"common": {**COMMON, "epochs": 1}, "cells": cells}, tmp_path, threads=1).table
+    assert table["model_parameters"][1] - table["model_parameters"][0] == 3 * 784
+    assert table["guide_parameters"][1] == table["guide_parameters"][0]
 
 
 def test_a_ranking_needs_two_configurations(tmp_path):

@@ -1,6 +1,7 @@
 """Grids: all combinations, lists, two designs; and each typo is found in its line."""
 
 import pytest
+import yaml
 
 from pyro_vae.comparison import Cell, Grid
 
@@ -35,7 +36,8 @@ def test_guides_of_a_frozen_design_take_over_the_model_that_is_theirs():
 
 def test_a_grid_goes_to_a_file_and_back():
     grid = Grid.of({"design": "frozen", "grid": {"guide": ["mean_field", "iaf"]}})
-    assert Grid.of_description(grid.description()) == grid
+    assert Grid.of(yaml.safe_load(yaml.safe_dump(grid.description()))) == grid
+    assert grid.description()["folders"] == [cell.hash for cell in grid.cells]
 
 
 @pytest.mark.parametrize(

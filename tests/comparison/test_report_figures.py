@@ -192,7 +192,7 @@ def test_khats_that_were_not_computed_leave_an_empty_figure(tmp_path):
 
 
 def test_every_figure_can_be_written_for_few_and_for_many_with_any_name(tmp_path):
-    odd = {"grid": {"data": ["_hidden $x_1$", "<b>&" + "very" * 40]}}
+    odd = {"grid": {"data": ["/gone/_hidden $x_1$", "/gone/<b>&" + "very" * 40]}}
     for description, options in ((odd, {}), (ONE_SEED, {"num_gaps": 0, "epochs": 1}), (LARGE, {})):
         series = made_up_series(tmp_path, description, **options)
         for figure in (

@@ -75,7 +75,7 @@ def test_the_configuration_says_how_to_do_it_again(tmp_path):
     environment = config.pop("environment")
     assert environment["torch"] == str(torch.__version__)
     assert environment["pyro"] == pyro.__version__
-    assert set(environment) == {"python", "torch", "pyro", "machine", "threads"}
+    assert set(environment) == {"pyro_vae", "python", "torch", "pyro", "machine", "device", "threads"}
     assert config["objective"]["num_particles"] == 2
     assert config["optimizer"]["lr"] == 0.02
     assert config.pop("objective")["class"] == "pyro.infer.trace_elbo:Trace_ELBO"

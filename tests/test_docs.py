@@ -1,0 +1,303 @@
+"""The pages in docs/: every block runs, prints what it shows, and every link leads somewhere.
+
+Blocks of a page run in their order, in a new folder with a copy of examples/: Python in one namespace, bash word for
+word. The copy is made small: grids have tiny settings, and examples run as with `--smoke`. A Python or YAML block whose
+first line is `# NAME` is a file, saved under that name, a grid with tiny settings. Comments above a block mark it:
+`<!-- slow -->` leaves it to `-m slow`, `<!-- numbers vary -->` compares all of an output but its numbers. What a Python
+block prints is compared with the comments behind its prints, or with a text block right after it.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+import yaml
+
+from pyro_vae.comparison import Grid
+from pyro_vae.comparison.grid import KEYS
+from pyro_vae.parts import part_names
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+KINDS = ("python", "bash", "yaml", "text")
+SLOW, VARIES = "<!-- slow -->", "<!-- numbers vary -->"
+
+TINY: dict[str, Any] = {
+    "data": "mnist-5k", "epochs": 1, "hidden_dims": [10], "latent_dim": 2, "batch_size": 500, "num_test": 10,
+    "num_samples": 30, "elbo_samples": 5, "compile": "off", "num_gaps": 0,
+}  # fmt: skip
+"""What a copied grid has in place of its own settings."""
+
+SLOW_PAGES = ("frey_faces",)
+"""All of whose blocks are slow: they run an example that has its own test."""
+
+WITH_GAPS = ("inference_gaps.yaml",)
+"""Grids that are about gaps, which take seconds an image."""
+
+NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+PATIENCE_S = 300
+"""No block should need this long, also on a busy machine."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    where: str
+    kind: str
+    text: str
+    marks: frozenset[str]
+
+    @property
+    def slow(self) -> bool:
+        return SLOW in self.marks
+
+    @property
+    def file(self) -> str | None:
+        """The name that its first line gives it."""
+        found = re.match(r"# (\S+\.(?:py|yaml))\n", self.text)
+        return found[1] if found else None
+
+
+def blocks_of(text: str, name: str) -> list[Block]:
+    """Return a page's blocks.
+
+    Raises:
+        ValueError: one is of no known kind, has no end, or is where no one would look for it.
+    """
+    found: list[Block] = []
+    marks: set[str] = set()
+    kind, start, lines = "", 0, []
+    for number, line in enumerate(text.splitlines(), start=1):
+        fence = re.match(r"(\s*)(```+|~~~+)(.*)", line)
+        if kind and line == "```":
+            found.append(Block(f"{name}:{start}", kind, "\n".join(lines) + "\n", frozenset(marks)))
+            kind, marks = "", set()
+        elif kind:
+            lines.append(line)
+        elif fence:
+            kind, start, lines = fence[3].strip(), number, []
+            if fence[1] or fence[2] != "```" or kind not in KINDS:
+                raise ValueError(f"{name}:{number}: {line!r} starts no block of {', '.join(KINDS)}.")
+        elif line in (SLOW, VARIES):
+            marks.add(line)
+        elif marks:
+            raise ValueError(f"{name}:{number}: {' '.join(marks)} must stand right above a block.")
+    if kind or marks:
+        raise ValueError(f"{name}: a block or a mark at the end has no end.")
+    return found
+
+
+def tiny(description: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return a grid whose cells take a second, of at most two values of each setting."""
+    settings = TINY | ({"num_gaps": 3} if name in WITH_GAPS else {})
+
+    def left(found: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in found.items() if key not in settings}
+
+    small = {**description, "common": left(description.get("common", {})) | settings}
+    if "grid" in description:
+        small["grid"] = {key: values[:2] for key, values in left(description["grid"]).items()}
+        if "encoder_dims" in small["grid"]:
+            small["grid"]["encoder_dims"] = [[10], [20]]
+    if "cells" in description:
+        small["cells"] = [left(cell) for cell in description["cells"][:2]]
+    if "decoder" in description:
+        small["decoder"] = left(description["decoder"])
+    Grid.of(small)
+    return small
+
+
+def whole_grid(found: Any) -> Grid:
+    """Return the grid of a YAML block, which may be a part of one: settings of a cell, or without cells."""
+    if not set(found) & set(KEYS):
+        return Grid.of({"cells": [found]})
+    return Grid.of(found if {"grid", "cells"} & set(found) else {**found, "cells": [{}]})
+
+
+class Page:
+    """A page at work: a folder, a namespace, and what was printed last."""
+
+    def __init__(self, folder: Path, scratch: Path) -> None:
+        self.folder, self._scratch = folder, scratch
+        self._namespace: dict[str, Any] = {"__name__": "page"}
+        self.printed: str | None = None
+
+    def run(self, block: Block) -> None:
+        """Run a block, or compare it with what the one before printed."""
+        printed, self.printed = self.printed, None
+        if block.kind == "text":
+            assert printed is not None, f"{block.where}: no block right before it prints this"
+            assert as_lines(printed, block) == as_lines(block.text, block), block.where
+        elif block.kind == "yaml":
+            self._yaml(block)
+        elif block.kind == "bash":
+            self.printed = self._bash(block)
+        elif block.file:
+            (self.folder / block.file).write_text(block.text)
+        else:
+            self.printed = self._python(block)
+
+    def _yaml(self, block: Block) -> None:
+        found = yaml.safe_load(block.text)
+        whole_grid(found)
+        if block.file:
+            (self.folder / block.file).write_text(yaml.safe_dump(tiny(found, block.file)))
+
+    def _python(self, block: Block) -> str:
+        code = compile(block.text, block.where, "exec")
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(code, self._namespace)
+        shown = re.findall(r"^ *print\(.*\)  # (.*)$", block.text, re.M)
+        if shown:
+            assert out.getvalue().splitlines() == shown, block.where
+        return out.getvalue()
+
+    def _bash(self, block: Block) -> str:
+        """Run it by bash, and end what it leaves running."""
+        out, err = self._scratch / "stdout", self._scratch / "stderr"
+        environment = os.environ | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1",
+        }  # fmt: skip
+        command = ["bash", "-e", "-o", "pipefail", "-c", block.text]
+        with out.open("w") as stdout, err.open("w") as stderr:
+            process = subprocess.Popen(
+                command, cwd=self.folder, env=environment, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr,
+                start_new_session=True,
+            )  # fmt: skip
+            try:
+                code = process.wait(PATIENCE_S)
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        assert code == 0, f"{block.where}: exit code {code}\n{out.read_text()}\n{err.read_text()}"
+        return out.read_text()
+
+
+def as_lines(text: str, block: Block) -> list[str]:
+    """Return what must be equal: the lines, without numbers and alignment where the numbers vary."""
+    lines = text.rstrip().splitlines()
+    return [" ".join(NUMBER.sub("#", line).split()) for line in lines] if VARIES in block.marks else lines
+
+
+@pytest.fixture
+def page(tmp_path, monkeypatch):
+    """A page in a folder of its own, where Python is as well."""
+    folder, scratch = tmp_path / "page", tmp_path / "scratch"
+    scratch.mkdir()
+    shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (folder / "examples" / "grids").glob("*.yaml"):
+        path.write_text(yaml.safe_dump(tiny(yaml.safe_load(path.read_text()), path.name)))
+    for path in (folder / "examples").glob("*.py"):
+        path.write_text(f'import sys; sys.argv.append("--smoke")\n{path.read_text()}')
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    threads, modules = torch.get_num_threads(), set(sys.modules)
+    torch.set_num_threads(1)
+    yield Page(folder, scratch)
+    torch.set_num_threads(threads)
+    for name in set(sys.modules) - modules:
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(folder)):
+            del sys.modules[name]
+
+
+def run_all(blocks, page):
+    for block in blocks:
+        page.run(block)
+
+
+def has_slow_blocks(path):
+    return path.stem in SLOW_PAGES or any(block.slow for block in blocks_of(path.read_text(), path.name))
+
+
+@pytest.mark.parametrize("path", [path for path in PAGES if path.stem not in SLOW_PAGES], ids=lambda path: path.stem)
+def test_the_blocks_of_a_page_do_what_they_show(path, page):
+    run_all([block for block in blocks_of(path.read_text(), path.name) if not block.slow], page)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in PAGES if has_slow_blocks(path)], ids=lambda path: path.stem)
+def test_so_do_those_that_take_longer(path, page):
+    run_all(blocks_of(path.read_text(), path.name), page)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```rust\n```\n",
+        "```\n```\n",
+        "```bash\nls\n",
+        "- a list\n  ```bash\n  ls\n  ```\n",
+        "~~~bash\n~~~\n",
+        f"{SLOW}\nx\n",
+    ],
+)
+def test_a_block_that_would_not_be_run_is_refused(text):
+    with pytest.raises(ValueError, match=r"page\.md"):
+        blocks_of(text, "page.md")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```python\nprint(1)  # 2\n```\n",
+        "```bash\necho 1\n```\n```text\n2\n```\n",
+        f"```bash\necho 1 nat\n```\n{VARIES}\n```text\n2 bits\n```\n",
+        "```text\n2\n```\n",
+        "```bash\nfalse\ntrue\n```\n",
+    ],
+)
+def test_a_block_that_shows_something_else_is_found_out(text, page):
+    with pytest.raises(AssertionError, match=r"page\.md:\d"):
+        run_all(blocks_of(text, "page.md"), page)
+
+
+def test_what_a_block_leaves_running_ends_with_it(page):
+    (block,) = blocks_of("```bash\nsleep 1000 &\necho $!\n```\n", "page.md")
+    page.run(block)
+    left = psutil.Process(int(page.printed)) if psutil.pid_exists(int(page.printed)) else None
+    deadline = time.monotonic() + PATIENCE_S
+    while left is not None and left.is_running() and left.status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline, "it outlives its block"
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *PAGES], ids=lambda path: path.stem)
+def test_links_lead_to_files_and_headings_that_exist(path):
+    for target in LINK.findall(path.read_text()):
+        if re.match(r"[a-z]+:", target):
+            continue
+        file, _, heading = target.partition("#")
+        there = (path.parent / file).resolve() if file else path
+        assert there.exists(), f"{path.name}: {target}"
+        if heading:
+            assert heading in {anchor(line) for line in there.read_text().splitlines()}, f"{path.name}: {target}"
+
+
+def anchor(line: str) -> str | None:
+    """Return what a link calls a heading: its words in lower case."""
+    found = re.match(r"#+ (.*)", line)
+    return re.sub(r"[^\w\- ]", "", found[1].lower()).replace(" ", "-") if found else None
+
+
+@pytest.mark.parametrize("kind", ["guide", "prior", "likelihood", "objective"])
+def test_every_part_has_a_row_in_the_readme(kind):
+    rows = re.findall(rf"^\| {kind} (`.*?) \|", (ROOT / "README.md").read_text(), re.M)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == set(part_names(kind))
