@@ -73,9 +73,9 @@ def posteriors(comparison: Comparison, num_images: int = 4) -> Figure:
     axes = figure.subplots(len(first), num_images, squeeze=False)
     for (name, result), line in zip(first.items(), axes, strict=True):
         for panel, (extent, exact, density) in zip(line, planes(result, num_images), strict=True):
-            panel.imshow(exact.T, origin="lower", extent=extent, aspect="auto", cmap="Greys")
-            levels = [density.max() * share for share in (0.05, 0.3, 0.7)]
-            panel.contour(density.T, levels=levels, extent=extent, colors="C3")
+            panel.imshow(exact.T.numpy(), origin="lower", extent=extent, aspect="auto", cmap="Greys")
+            levels = [density.max().item() * share for share in (0.05, 0.3, 0.7)]
+            panel.contour(density.T.numpy(), levels=levels, extent=extent, colors="C3")
             panel.tick_params(labelsize=5)
         line[0].set_ylabel(name, fontsize=8)
     figure.suptitle("grey: p(z | x) of each guide's own model, by quadrature; red: q(z | x)", fontsize=8)

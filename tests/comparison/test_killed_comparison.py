@@ -115,5 +115,6 @@ def test_who_works_in_a_folder_is_alone_there(tmp_path):
         time.sleep(1)
         assert process.poll() is None
         assert events(out) == []
-    assert process.wait(PATIENCE_S) == 0
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, said
     assert [line["event"] for line in events(out)] == ["started", "finished"]

@@ -277,6 +277,7 @@ def test_few_samples_have_no_khat(linear_gaussian):
     found = log_likelihood(linear_gaussian.model, linear_gaussian.inexact_guide, x, 25)
     assert found.pareto_k.isnan().all()
     assert "k-hat needs K >= 26; 3 data)" in str(found)
+    assert found.summary()["share_above_threshold"] is None
     found = log_likelihood(linear_gaussian.model, linear_gaussian.inexact_guide, x, 26)
     assert found.pareto_k.isfinite().all()
     assert "k-hat > 0.29 for" in str(found)
