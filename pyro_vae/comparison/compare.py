@@ -38,7 +38,8 @@ def compare(
         grid: a :class:`Grid`, its description, or a YAML file of it.
         out: folder of the comparison; with a cluster one that all its workers see.
         jobs: processes on this machine, each with one cell at a time; 1 runs all cells in this process.
-        threads: of each process; the cores divided among the jobs unless given.
+        threads: of each process; those of this one (a core each, or ``OMP_NUM_THREADS``) divided among the jobs unless
+            given.
         backend: "loky" for processes of this machine, "serial", "dask" or "ray" for a cluster.
         scheduler: the cluster's address, as ``tcp://10.0.0.1:8786``; of Ray, None starts one on this machine.
         progress: show how far it is: True draws bars on a terminal, and elsewhere prints a line as each cell ends;

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, ExitStack, closing
 from functools import partial
 from typing import Any
 
+import torch
+
 from pyro_vae.comparison.results import write_error
 from pyro_vae.comparison.task import Task, work
 from pyro_vae.errors import ClusterError
@@ -33,7 +35,7 @@ def run_tasks(
     Args:
         tasks: in the order in which they are started.
         jobs: processes on this machine; 1 runs all in this process.
-        threads: of each process; the machine's cores divided among the jobs unless given.
+        threads: of each process; those of this one divided among the jobs unless given.
         backend: "serial", "loky", "dask" or "ray".
         scheduler: address of the cluster.
 
@@ -56,9 +58,7 @@ def run_tasks(
         with connect(scheduler):
             yield from _parallel(tasks, partial(work, threads=threads), n_jobs=-1)
         return
-    from joblib import cpu_count
-
-    threads = max(1, cpu_count() // jobs) if threads is None else threads
+    threads = max(1, torch.get_num_threads() // jobs) if threads is None else threads
     worker = partial(work, threads=threads, parent=os.getpid())
     if backend == "serial" or jobs == 1:
         for task in tasks:
