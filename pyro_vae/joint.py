@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import biject_to
+from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
 from pyro_vae.graph import no_side_effects
 from pyro_vae.pair import Pair
@@ -233,7 +234,7 @@ class AtCoordinates(Messenger):
         part = self._parts.get(msg["name"])
         if part is None or msg["is_observed"]:
             return
-        fn, transform = msg["fn"], biject_to(msg["fn"].support)
+        fn, transform = msg["fn"], _onto_support(msg["fn"])
         shape = transform.inverse_shape(fn.batch_shape + fn.event_shape)
         where = len(fn.batch_shape) + self._plate_dim
         lead = self._u.ndim - 1
@@ -256,4 +257,12 @@ def _latent(run: Particles) -> list[Site]:
 
 def _coordinates(site: Site) -> Tensor:
     """Return where a site's value lies before the map onto its support."""
-    return biject_to(site["fn"].support).inv(site["value"])
+    return _onto_support(site["fn"]).inv(site["value"])
+
+
+def _onto_support(fn: Any) -> Any:
+    """Return the map from the reals onto a distribution's support; a mixture's is that of its components."""
+    support = fn.support
+    if isinstance(support, MixtureSameFamilyConstraint):
+        support = support.base_constraint
+    return biject_to(support)

@@ -173,8 +173,8 @@ class Page:
         out, err = self._scratch / "stdout", self._scratch / "stderr"
         environment = os.environ | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "OMP_NUM_THREADS": "1", "LOKY_MAX_CPU_COUNT": "1",
-        }  # fmt: skip
+            "OMP_NUM_THREADS": "1",
+        }
         command = ["bash", "-e", "-o", "pipefail", "-c", block.text]
         with out.open("w") as stdout, err.open("w") as stderr:
             process = subprocess.Popen(
@@ -236,6 +236,12 @@ def test_the_blocks_of_a_page_do_what_they_show(path, page):
 @pytest.mark.parametrize("path", [path for path in PAGES if has_slow_blocks(path)], ids=lambda path: path.stem)
 def test_so_do_those_that_take_longer(path, page):
     run_all(blocks_of(path.read_text(), path.name), page)
+
+
+def test_the_readme_does_what_it_shows(page):
+    """But for what installs and tests the package, which CI does."""
+    blocks = blocks_of((ROOT / "README.md").read_text(), "README.md")
+    run_all([block for block in blocks if block.kind != "bash" or block.text.startswith("pyro-vae")], page)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from pyro_vae.errors import PairError
 from pyro_vae.graph import capture
 from pyro_vae.joint import Joint
+from pyro_vae.parts import make_pair, part_names
 
 
 def several_sites(x):
@@ -47,6 +48,20 @@ def test_terms_are_the_closed_ones(linear_gaussian):
     log_posterior = linear_gaussian.model.posterior(x).log_prob(u)
     assert_close(terms.log_joint, linear_gaussian.evidence(x) + log_posterior, rtol=1e-9, atol=1e-9)
     assert_close(terms.log_prior, dist.Normal(torch.zeros_like(u), 1.0).log_prob(u).sum(-1), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("prior", part_names("prior"))
+def test_every_prior_has_its_density(prior):
+    x = torch.randint(0, 2, (3, 6)).float()
+    options = {"vamp": "vamp(num_components=3)"}
+    model, _ = make_pair((6,), 2, (5,), prior=options.get(prior, prior), data=lambda: x)
+    joint = Joint("test", model, x)
+    u = joint.draw(x, 4)
+    z = joint.values(x, u)["z"]
+    terms = joint.terms(x, u)
+    with torch.no_grad():
+        assert_close(terms.log_prior, model.prior().log_prob(z), rtol=1e-5, atol=1e-5)
+        assert_close(terms.log_likelihood, model.likelihood(z).log_prob(x), rtol=1e-5, atol=1e-5)
 
 
 def test_several_sites_by_hand():
