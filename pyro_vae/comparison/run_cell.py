@@ -26,8 +26,11 @@ from pyro_vae.data import ImageData, load_data
 from pyro_vae.errors import RunError
 from pyro_vae.evaluation import active_units, elbo_terms, inference_gaps, log_likelihood
 from pyro_vae.fit import Run, fit, load_run
+from pyro_vae.fit.checkpoint import read_checkpoint
+from pyro_vae.fit.run import CHECKPOINT, read_config
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.parts import make_guide, make_objective, make_pair
+from pyro_vae.programs import local_params
 
 
 @contextmanager
@@ -87,11 +90,13 @@ def load_pair(path: Path, cell: Cell, data: ImageData, decoder: Path | None = No
         RunError: it is missing, damaged, or does not fit.
     """
     model, guide = make_pair_of(cell, data, decoder)
-    with seeded(cell.seed), torch.no_grad(), poutine.block():
+    read_config(path)
+    if any(name.startswith("values.store.") for name in read_checkpoint(path / CHECKPOINT)[0]):
         # Parameters of `pyro.param` statements must be there to be filled.
-        x = data.observe(data.train[:2])
-        guide(x)
-        model(x)
+        with seeded(cell.seed), torch.no_grad(), poutine.block(), local_params(model, guide):
+            x = data.observe(data.train[:2])
+            guide(x)
+            model(x)
     run = load_run(path, model, guide)
     return run.model, run.guide
 
