@@ -36,6 +36,8 @@ class CholeskyNormal(dist.MultivariateNormal):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density ``(*batch,)``."""
+        if self._validate_args:
+            self._validate_sample(value)
         drawn = self._drawn
         if drawn is not None and drawn.scores(value):
             return drawn.log_prob

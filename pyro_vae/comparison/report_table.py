@@ -171,7 +171,7 @@ def in_order(comparison: Comparison) -> list[Configuration]:
 def short(name: str) -> str:
     """Return a name without the folders of classes of the user's own.
 
-    >>> short("../work/mine.py:Guide(scale=2), latent_dim 5")
+    >>> short("../parts/mine.py:Guide(scale=2), latent_dim 5")
     'mine.py:Guide(scale=2), latent_dim 5'
     """
     return _OWN_CLASS.sub(r"\1", name)

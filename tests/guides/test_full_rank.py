@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
@@ -78,6 +79,14 @@ def test_the_remembered_density_has_the_total_gradient():
         gradients.append(torch.autograd.grad(value, list(guide.parameters())))
     for ours, solved in zip(*gradients, strict=True):
         assert_close(ours, solved, rtol=1e-9, atol=1e-9)
+
+
+def test_a_draw_that_is_not_a_number_is_refused_though_remembered():
+    q = FullRankGuide((3,), 4, (5,)).posterior(torch.randn(6, 3))
+    q._validate_args = True
+    q.loc.data.fill_(torch.nan)
+    with pytest.raises(ValueError, match="within the support"):
+        q.log_prob(q.rsample())
 
 
 def test_a_draw_without_gradients_is_scored_with_them():
