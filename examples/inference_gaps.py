@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 import pyro_vae
 from pyro_vae.data import DataNotFoundError, ImageData
+from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation import InferenceGaps, inference_gaps
 from pyro_vae.models import VAE
 from pyro_vae.parts import make_part, part_names
@@ -69,13 +70,19 @@ def main() -> None:
     rows: dict[str, dict] = {}
     for name in args.guides:
         for size, hidden_dims in (("small", args.small), ("large", args.large)):
-            gaps = fit_and_measure(args, name, size, hidden_dims, data, test)
+            try:
+                gaps = fit_and_measure(args, name, size, hidden_dims, data, test)
+            except NonFiniteError as error:
+                print(f"{name:16s} {size:8s} {error}", flush=True)
+                continue
             rows[f"{name}, {size}"] = gaps.summary()
             print(f"{name:16s} {size:8s}" + "".join(f" {cell(gaps, column):>15s}" for column in COLUMNS), flush=True)
             if not gaps.converged.all():
                 print(f"  (q* not converged for {(~gaps.converged).sum()} images)", flush=True)
-    (args.out / "table.json").write_text(json.dumps({"data": data.describe(), "pairs": rows}, indent=2) + "\n")
-    stacked_bars(rows).savefig(args.out / "gaps.png")
+            (args.out / "table.json").write_text(json.dumps({"data": data.describe(), "pairs": rows}, indent=2) + "\n")
+            stacked_bars(rows).savefig(args.out / "gaps.png")
+    if not rows:
+        raise SystemExit("No pair could be fitted: try a smaller --lr.")
     print(f"\nTable and figure are in {args.out}.")
 
 

@@ -27,19 +27,22 @@ with those of z, whose scale is an exponential already: the scale of r would ove
 
 
 class AuxiliaryGuide(AmortizedGuide):
-    r"""q(z, v | x) = q(v | x) q(z | x, v): a continuous mixture of Gaussians, with a reverse model r(v | x, z).
+    r"""q(z, v | x) = q(v) q(z | x, v): a continuous mixture of Gaussians, with a reverse model r(v | x, z).
 
     The marginal q(z | x) may have any correlations, skewness and modes, but no closed density, so that there is no
     ``posterior``. A log-weight takes the reverse model in its place,
 
-    .. math:: \log w = \log p(x, z) + \log r(v | x, z) - \log q(v | x) - \log q(z | x, v), \qquad
+    .. math:: \log w = \log p(x, z) + \log r(v | x, z) - \log q(v) - \log q(z | x, v), \qquad
         E_q[\log w] = E_q[\log p(x, z) - \log q(z | x)] - E_q[\mathrm{KL}(q(v | x, z) \| r(v | x, z))],
 
     which is a lower bound on the ELBO of q(z | x), tight where r is q(v | x, z). The mean of w is p(x) for any r, and
     importance-weighted estimates stay lower bounds on log p(x).
 
-    All three laws are diagonal Gaussians; r is q(v | x) shifted and stretched, by amounts that depend on x and z. The
-    guide starts near a mean-field one.
+    The laws of z and r are diagonal Gaussians, and v is standard normal: z is drawn from a network of m(x) + s(x) v.
+    The papers call that sum v, with q(v | x) = N(m(x), s(x)^2), which is the same guide. But the bound does not depend
+    on the units of v: left free, s(x) went to 1e-7 in dims of no use, where float32 knows m(x) + s(x) v without the v,
+    and to 175 for a single image, where z is anything. Here v is scored as it was drawn, and s(x) stays below 2; it is
+    1 at first. The guide starts near a mean-field one.
 
     Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``, ``"v"``, event ``(auxiliary_dim,)``, and the
     factor ``"log_reverse"``, which is -log r(v | x, z); the last two are marked auxiliary.
@@ -51,14 +54,13 @@ class AuxiliaryGuide(AmortizedGuide):
         activation: of the same three networks.
         auxiliary_dim: dimension of v; ``latent_dim`` unless given.
         context_dim: how many features of x are given to ``conditional`` and ``reverse``.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * auxiliary_dim + context_dim)``: the
-            locations and the log scales of v, and the context; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * auxiliary_dim + context_dim)``:
+            m(x), what s(x) is twice the sigmoid of, and the context; an :class:`pyro_vae.nn.MLP` unless given.
 
     Attributes:
-        conditional: the network from context and v to the locations of z and, before a smooth bound of
+        conditional: the network from context and m(x) + s(x) v to the locations of z and, before a smooth bound of
             10 tanh(./10), its log scales.
-        reverse: the network from context and z to the shifts of v, in units of its scale, and, before the same bound,
-            the logs of what its scale is multiplied by.
+        reverse: the network from context and z to the locations of r and, before the same bound, its log scales.
 
     Raises:
         ValueError: ``auxiliary_dim`` or ``context_dim`` is below 1, x does not have ``x_shape``, or the encoder returns
@@ -90,7 +92,7 @@ class AuxiliaryGuide(AmortizedGuide):
         for name, size in (("auxiliary_dim", auxiliary_dim), ("context_dim", context_dim)):
             if size < 1:
                 raise ValueError(f"AuxiliaryGuide: {name} must be at least 1; got {size}.")
-        blocks = {"location": auxiliary_dim, "log scale": auxiliary_dim, "context": context_dim}
+        blocks = {"location": auxiliary_dim, "logit of scale": auxiliary_dim, "context": context_dim}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
         self.auxiliary_dim, self.context_dim = auxiliary_dim, context_dim
         self.conditional = MLP(context_dim + auxiliary_dim, self.hidden_dims, 2 * latent_dim, activation)
@@ -101,13 +103,13 @@ class AuxiliaryGuide(AmortizedGuide):
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)``."""
-        loc, log_scale, context = self.features(x)
-        scale = log_scale.exp()
+        shift, logit, context = self.features(x)
         with pyro.plate(PLATE, len(x), dim=-1):
-            v = pyro.sample(AUXILIARY, dist.Normal(loc, scale).to_event(1), infer={"is_auxiliary": True})
-            z = pyro.sample(LATENT, dist.Normal(*_loc_and_scale(self.conditional, context, v)).to_event(1))
-            shift, stretch = _loc_and_scale(self.reverse, context, z)
-            reverse = dist.Normal(loc + scale * shift, scale * stretch).to_event(1)
+            standard = dist.Normal(torch.zeros_like(shift), 1.0).to_event(1)
+            v = pyro.sample(AUXILIARY, standard, infer={"is_auxiliary": True})
+            moved = shift + 2 * logit.sigmoid() * v
+            z = pyro.sample(LATENT, dist.Normal(*_loc_and_scale(self.conditional, context, moved)).to_event(1))
+            reverse = dist.Normal(*_loc_and_scale(self.reverse, context, z)).to_event(1)
             pyro.factor(REVERSE, -reverse.log_prob(v), has_rsample=True)
         return z
 
