@@ -11,7 +11,8 @@ one that errs as much: errors are computed at many K, the first K samples of one
 
 What can be gained: where every error falls as V_i / K_i, a K in proportion to V_i is as good for the mean as the same K
 for all, and the best, in proportion to sqrt(V_i), needs mean(sqrt V)^2 / mean(V) of the samples. More is gained only
-where few images have heavy tails: those take the budget, and with it at least their share of its samples.
+where few images have heavy tails: those take the budget, and with it at least their share of its samples. A third side
+says how far that goes: it is told every V_i, by the long run, and spends nothing on finding out.
 """
 
 import argparse
@@ -103,6 +104,23 @@ def equal_size(sizes: Sequence[int], errors: Sequence[float], target: float) -> 
     return sizes[low] * (sizes[low + 1] / sizes[low]) ** share
 
 
+def told(curves: Tensor, sizes: Sequence[int], variances: Tensor, target: float) -> tuple[Tensor, Tensor]:
+    """Return samples ``(N,)`` and errors ``(repeats, N)`` of a side that knows each image's variance beforehand.
+
+    Args:
+        curves: errors of the fixed side at each size, ``(repeats, len(sizes), N)``.
+        sizes: in ascending order; each image takes the least that is at least V_i / target^2, or the largest.
+        variances: V_i of one weight, relative to its squared mean, ``(N,)``.
+        target: standard error of each image, in nats.
+
+    >>> samples, error = told(torch.arange(6.0).reshape(1, 3, 2), [10, 20, 30], torch.tensor([0.11, 9.0]), 0.1)
+    >>> samples.tolist(), error.tolist()
+    ([20.0, 30.0], [[2.0, 5.0]])
+    """
+    chosen = torch.searchsorted(torch.tensor(sizes).double(), variances.double() / target**2).clamp(max=len(sizes) - 1)
+    return torch.tensor(sizes).double()[chosen], curves[:, chosen, torch.arange(len(chosen))]
+
+
 def compare(samples: Tensor, error: Tensor, curves: Tensor, sizes: Sequence[int]) -> dict[str, float]:
     """Return what the adaptive side draws and how it errs, and the fixed K that errs as much.
 
@@ -119,28 +137,38 @@ def compare(samples: Tensor, error: Tensor, curves: Tensor, sizes: Sequence[int]
     return found
 
 
+def _with_intervals(samples: Tensor, error: Tensor, curves: Tensor, sizes: Sequence[int]) -> dict[str, float]:
+    """Return what :func:`compare` does, and what holds 90 % of each ratio under images drawn anew from these."""
+    torch.manual_seed(0)
+    drawn = [torch.randint(len(samples), (len(samples),)) for _ in range(RESAMPLES)]
+    others = [compare(samples[i], error[:, i], curves[:, :, i], sizes) for i in drawn]
+    found = compare(samples, error, curves, sizes)
+    for name in ("mean_ratio", "worst_ratio"):
+        low, high = torch.tensor([other[name] for other in others]).quantile(torch.tensor([0.05, 0.95])).tolist()
+        found |= {f"{name}_low": low, f"{name}_high": high}
+    return found
+
+
 def measure(pair: Pair, x: Tensor, budget: int, target: float, repeats: int) -> dict[str, float]:
     """Draw both sides, and a long run that stands for the truth.
 
     Returns:
         ``samples`` an image, those that decide among them; for the mean and for the worst images the adaptive side's
         ``error``, the fixed ``k`` of that error, and the ``ratio`` of samples to it, with the ``low`` and ``high`` that
-        hold 90 % of its values under images drawn anew from these; biases in nats, and what is stated.
+        hold 90 % of its values under images drawn anew from these; the same of a side that is told every variance,
+        after ``told_``; biases in nats, and what is stated.
     """
     evaluate = partial(pyro_vae.log_likelihood, *pair, x, progress=False)
-    truth = evaluate(LONG * budget, seed=10**6).per_datum
+    long = evaluate(LONG * budget, seed=10**6)
+    truth, variances = long.per_datum, LONG * budget * long.standard_errors.square()
     adaptive = [evaluate(budget, target_se=target, seed=seed) for seed in range(repeats)]
     sizes = sorted({round(budget / GRID**power) for power in range(25)})
     curves = torch.stack([fixed(pair, x, sizes, 1000 + seed) for seed in range(repeats)]) - truth
     error = torch.stack([run.per_datum for run in adaptive]) - truth
     samples = torch.stack([run.samples_per_datum + run.num_deciding for run in adaptive]).double().mean(0)
-    found = compare(samples, error, curves, sizes)
-    torch.manual_seed(0)
-    drawn = [torch.randint(len(x), (len(x),)) for _ in range(RESAMPLES)]
-    others = [compare(samples[i], error[:, i], curves[:, :, i], sizes) for i in drawn]
-    for name in ("mean_ratio", "worst_ratio"):
-        low, high = torch.tensor([other[name] for other in others]).quantile(torch.tensor([0.05, 0.95])).tolist()
-        found |= {f"{name}_low": low, f"{name}_high": high}
+    found = _with_intervals(samples, error, curves, sizes)
+    known = _with_intervals(*told(curves, sizes, variances, target), curves, sizes)
+    found |= {f"told_{name}": value for name, value in known.items()}
     found |= {"bias": error.mean().item(), "fixed_bias": curves[:, -1].mean().item()}
     for name in ("bias", "reached", "flagged"):
         value = torch.stack([getattr(run, name) for run in adaptive]).double().mean().item()
@@ -171,11 +199,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
           f"{100 * found['flagged']:.0f} %")  # fmt: skip
     print(f"    bias in nats: {found['bias']:.4f}, stated {found['stated_bias']:.4f}; "
           f"of K = {args.budget}: {found['fixed_bias']:.4f}")  # fmt: skip
-    print(f"    samples an image, deciding ones included       {found['samples']:.0f}")
-    for name, what in (("mean", "the mean over images"), ("worst", "nine in ten images")):
-        print(f"    {what:22s} errs by {found[f'{name}_error']:.4f}: as K = {found[f'{name}_k']:.0f}, "
-              f"samples / K = {found[f'{name}_ratio']:.2f} ({found[f'{name}_ratio_low']:.2f} to "
-              f"{found[f'{name}_ratio_high']:.2f})")  # fmt: skip
+    for side, says in (("", "samples an image, deciding ones included"), ("told_", "the same, told every variance")):
+        print(f"    {says:46s} {found[f'{side}samples']:.0f}")
+        for name, what in (("mean", "the mean over images"), ("worst", "nine in ten images")):
+            key = f"{side}{name}"
+            print(f"    {what:22s} errs by {found[f'{key}_error']:.4f}: as K = {found[f'{key}_k']:.0f}, "
+                  f"samples / K = {found[f'{key}_ratio']:.2f} ({found[f'{key}_ratio_low']:.2f} to "
+                  f"{found[f'{key}_ratio_high']:.2f})")  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.hoist import Draws, Tensors
 from pyro_vae.reuse import reuse_memory
+from pyro_vae.seeded import unmoved_generators
 from pyro_vae.tidy import tidy
 
 VERIFICATION_SEED = 1913
@@ -27,13 +28,12 @@ class NotTraceable(Exception):  # noqa: N818 (a finding about a function, not a 
 
 
 @contextlib.contextmanager
-def no_side_effects(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+def no_side_effects(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Put buffers (running means) and random number generators back as they were."""
     owners = [owner for module in modules for owner in module.modules()]
     saved = [(o, name, b, b.clone()) for o in owners for name, b in o._buffers.items() if b is not None]
-    devices = [device.index or 0] if device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices=devices):
+        with unmoved_generators():
             yield
     finally:
         with torch.no_grad():
@@ -83,7 +83,7 @@ def capture(
     recorded, frozen = _record(function, inputs, other_inputs, modules)
     with _as_a_finding(), torch.no_grad():
         found = Draws(tidy(recorded), reuse_memory, varying)
-        results = two_draws(partial(found, *other_inputs), modules, inputs[0].device)
+        results = two_draws(partial(found, *other_inputs), modules)
     if not all(agree(a, b, roundings=1000) for a, b in zip(frozen, results, strict=True)):
         raise NotTraceable("the simplified graph rounds too differently")
     return found
@@ -93,13 +93,12 @@ def _record(
     function: Callable[..., Tensors], inputs: Tensors, other_inputs: Tensors, modules: Sequence[nn.Module]
 ) -> tuple[GraphModule, list[Tensor]]:
     """Return the graph, and two draws of it on the other inputs."""
-    device = inputs[0].device
     with pyro.validation_enabled(False), _as_a_finding():
-        with no_side_effects(modules, device):
+        with no_side_effects(modules):
             recorded = make_fx(function)(*inputs)
-        expected = two_draws(partial(function, *other_inputs), modules, device)
+        expected = two_draws(partial(function, *other_inputs), modules)
         with torch.no_grad():
-            frozen = two_draws(partial(recorded, *other_inputs), modules, device)
+            frozen = two_draws(partial(recorded, *other_inputs), modules)
     # The same kernels: some roundings, where a threaded reduction takes another order.
     if not all(agree(a, b, roundings=30) for a, b in zip(expected, frozen, strict=True)):
         raise NotTraceable("its arithmetic depends on Python values that change from call to call")
@@ -126,9 +125,9 @@ def unlike(rows: Tensor) -> Tensor:
     return rows.flip(0)[torch.arange(len(rows), device=rows.device) // 2]
 
 
-def two_draws(draw: Callable[[], Tensors], modules: Sequence[nn.Module], device: torch.device) -> list[Tensor]:
+def two_draws(draw: Callable[[], Tensors], modules: Sequence[nn.Module]) -> list[Tensor]:
     """Return the results of two draws, under a seed of their own, and the buffers after them."""
-    with no_side_effects(modules, device):
+    with no_side_effects(modules):
         torch.manual_seed(VERIFICATION_SEED)
         results = [result.detach().clone() for _ in range(2) for result in draw()]
         return results + [buffer.clone() for module in modules for buffer in module.buffers()]

@@ -83,7 +83,7 @@ class Joint:
                 f"{who}: plate {self._plate.name!r} takes a subsample of {self._plate.size} of "
                 f"{self._plate.full_size} data. Give it all the data that {who} is called with."
             )
-        with no_side_effects(modules_of(model), as_args(x)[0].device):
+        with no_side_effects(modules_of(model)):
             latent = _latent(self._prior_runs(x, 1)[0])
         for site in latent:
             if site["fn"].support.is_discrete:

@@ -44,12 +44,11 @@ def native_draws(draws: Draws, inputs: Sequence[Tensor], modules: Sequence[nn.Mo
     Raises:
         NotCompilable: there is no compiler, it fails, or the compiled graph rounds too differently.
     """
-    device = inputs[0].device
     with torch.no_grad():
         compiled = draws.remade(lambda graph, values: native(expand_softplus(graph), values), *inputs)
-        expected = two_draws(partial(draws, *inputs), modules, device)
+        expected = two_draws(partial(draws, *inputs), modules)
         try:
-            found = two_draws(partial(compiled, *inputs), modules, device)
+            found = two_draws(partial(compiled, *inputs), modules)
         except Exception as error:
             raise NotCompilable(f"the compiled graph fails: {in_one_line(error)}") from error
     if not all(agree(a, b, roundings=1000) for a, b in zip(expected, found, strict=True)):

@@ -178,8 +178,7 @@ class Pair:
 
     def _quiet(self) -> AbstractContextManager[None]:
         """Leave random number generators and buffers (running means) as they were: a probe is no training step."""
-        device = next((arg.device for arg in self._args if isinstance(arg, Tensor)), torch.device("cpu"))
-        return no_side_effects(modules_of(self.model, self.guide), device)
+        return no_side_effects(modules_of(self.model, self.guide))
 
     def _first_traces(self) -> tuple[poutine.Trace, poutine.Trace, poutine.Trace]:
         try:

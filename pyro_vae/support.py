@@ -13,6 +13,7 @@ from torch.distributions import constraints
 from pyro_vae.errors import SupportError
 from pyro_vae.programs import local_params
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import unmoved_generators
 
 BLOCK = 1000
 """Data checked at a time."""
@@ -32,7 +33,7 @@ def check_support(model: Program, x: Tensor, sample: Tensor) -> None:
     Raises:
         SupportError: names the site, its support, and the values outside it.
     """
-    with torch.no_grad(), torch.random.fork_rng(), pyro.validation_enabled(False), local_params(model):
+    with torch.no_grad(), unmoved_generators(), pyro.validation_enabled(False), local_params(model):
         trace = poutine.trace(model).get_trace(sample)
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or not site["is_observed"]:

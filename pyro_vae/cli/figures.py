@@ -14,6 +14,7 @@ from pyro_vae.evaluation import active_units
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.objectives import Trace_ELBO
 from pyro_vae.parts import find_part, parse_part
+from pyro_vae.seeded import seeded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,8 +69,7 @@ def _figures(opened: Fitted, output: Output) -> Iterator[tuple[str, "Figure"]]:
         output.note(f"Data of shape {data.x_shape} are no images in grey or colour: none are drawn.")
         return
     # Its own noise: the caller's is left as it was.
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(opened.cell.seed)
+    with torch.no_grad(), seeded(opened.cell.seed):
         x = data.test[:IMAGES]
         yield "reconstructions", plots.reconstructions(x, likelihood(run.guide(x)).mean)
         yield "prior_samples", plots.prior_samples(prior, likelihood)

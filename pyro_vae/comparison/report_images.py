@@ -19,6 +19,7 @@ from pyro_vae.comparison.task import folder_of
 from pyro_vae.data import ImageData
 from pyro_vae.evaluation.posterior_means import posterior_means
 from pyro_vae.programs import local_params
+from pyro_vae.seeded import seeded
 from pyro_vae.sites import LATENT
 
 if TYPE_CHECKING:
@@ -92,8 +93,7 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
         "traversal": lambda: _traversal(model, guide, data.test[:1], result.evaluation["most_active"][:UNITS]),
     }
     pictures, failures = [], []
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), local_params(model, guide):
-        torch.manual_seed(cell.seed)
+    with seeded(cell.seed), torch.no_grad(), local_params(model, guide):
         for title, draw in drawers.items():
             try:
                 pictures.append(_picture(title, *draw()))

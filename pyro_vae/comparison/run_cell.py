@@ -2,8 +2,6 @@
 
 import hashlib
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,14 +29,7 @@ from pyro_vae.fit.run import CHECKPOINT, read_config
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.parts import make_guide, make_objective, make_pair
 from pyro_vae.programs import local_params
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw from a seed, and leave the generators of all devices as they were."""
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        torch.manual_seed(seed)
-        yield
+from pyro_vae.seeded import seeded
 
 
 def load_data_of(cell: Cell) -> ImageData:

@@ -23,6 +23,7 @@ from pyro_vae.graph import in_one_line, unlike
 from pyro_vae.memory import is_out_of_memory, keep_freed_memory
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import unmoved_generators
 from pyro_vae.support import check_support
 
 FORWARD = ("log_weight", "acceptance", "diverged")
@@ -80,9 +81,8 @@ class Annealer:
         record = Record(
             self._who, out, self._settings(), seed, FORWARD + REVERSE * self._simulated, shape, len(self._pieces)
         )
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=devices))
+            stack.enter_context(unmoved_generators())
             stack.enter_context(torch.no_grad())
             stack.enter_context(in_mode(self._modules, training=False))
             stack.enter_context(pyro.validation_enabled(False))

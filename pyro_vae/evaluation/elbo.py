@@ -11,6 +11,7 @@ from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.wording import count
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import seeded
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,10 +100,7 @@ def elbo_terms(
     """
     stream = Stream("elbo_terms", model, guide, x, num_samples, plate, progress, compile)
     sums = torch.zeros(4, stream.size, dtype=torch.float64)
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         for chunk in stream:
             reconstruction, minus_rate = chunk.reconstruction.double().cpu(), chunk.minus_rate.double().cpu()
             weight = reconstruction + minus_rate

@@ -15,6 +15,7 @@ from pyro_vae.evaluation.pareto import khat_threshold, pareto_k, tail_length
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.wording import count, rounded_error
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import seeded
 
 KS = (1, 10, 100, 1000, 5000)
 """Samples a bound, as most papers report it."""
@@ -191,10 +192,7 @@ def evidence_budget(
             )
     means, errors = (torch.zeros(3 + len(ks), n, dtype=torch.float64) for _ in range(2))
     khat = torch.zeros(n, dtype=torch.float64)
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         for _, block in groupby(stream, key=lambda chunk: chunk.block):
             parts = []
             for chunk in block:

@@ -54,7 +54,7 @@ class FrozenPair:
             head = self._first_that_is_finite(model, plate)
             if len(self._rows.args) == 1:
                 check_support(model, self._rows.take(slice(None))[0], head[0])
-            with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules, self._rows.device):
+            with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules):
                 values = self.joint.values(head, self.joint.draw(head, 2))
         self._ndims = {name: value.ndim for name, value in values.items()}
         self.vectorizes = self._pair.vectorizes and self.joint.vectorizes

@@ -33,9 +33,9 @@ class GuideDraws:
 
     def __init__(self, joint: Joint, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
         self._joint, self._guide, self._pair = joint, guide, Pair(model, guide, x, plate)
-        self._modules, self._device = modules_of(model, guide), as_args(x)[0].device
+        self._modules = modules_of(model, guide)
         self._names = [part.name for part in joint.parts]
-        with torch.no_grad(), no_side_effects(self._modules, self._device):
+        with torch.no_grad(), no_side_effects(self._modules):
             drawn, prior = self._sites(self._runs(x, 1)), joint.values(x, joint.draw(x, 1))
         # A plate that only one of the two has leaves a dim of size 1 there.
         self._guide_ndims = {name: value.ndim for name, value in drawn.items()}
@@ -54,7 +54,7 @@ class GuideDraws:
 
     def why_no_density(self, x: Any) -> str | None:
         """Return why q(z | x) cannot be evaluated at any z, or None where it can."""
-        with torch.no_grad(), no_side_effects(self._modules, self._device):
+        with torch.no_grad(), no_side_effects(self._modules):
             trace = self._runs(x, 1)[0].guide_trace
             own = [site["name"] for site in samples(trace) if site["name"] not in self._names]
             if own:

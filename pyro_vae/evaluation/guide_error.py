@@ -22,6 +22,7 @@ from pyro_vae.graph import agree
 from pyro_vae.joint import Joint
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import seeded
 
 POINTS = 500
 """Draws of either law in a two-sample test: its time grows with their square."""
@@ -193,15 +194,12 @@ def guide_error(
             f"few divergences): {reference}."
         )
     args = rows.take(slice(None))
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with (
         torch.no_grad(),
         in_mode(rows.modules, training=False),
         pyro.validation_enabled(False),
-        torch.random.fork_rng(devices=devices, enabled=seed is not None),
+        seeded(seed),
     ):
-        if seed is not None:
-            torch.manual_seed(seed)
         joint = Joint("guide_error", model, args, plate)
         draws = reference.draws.to(joint.draw(args, 1))
         _check_same(reference, joint, args, draws)

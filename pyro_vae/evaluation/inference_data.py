@@ -18,6 +18,7 @@ from pyro_vae.joint import FixedValues
 from pyro_vae.particles import PARTICLES, Particles, Site, samples
 from pyro_vae.programs import local_params
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import seeded
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -108,10 +109,7 @@ def to_inference_data(
     unknown = sorted(set(groups or ()) - set(GROUPS))
     if unknown:
         raise ValueError(f"to_inference_data: groups are {', '.join(GROUPS)}; got {', '.join(unknown)}.")
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         draws = LatentDraws("to_inference_data", model, guide, x, num_chains * num_samples, plate, progress)
         found = _Groups(draws, _possible(draws, groups))
         for drawn in draws:

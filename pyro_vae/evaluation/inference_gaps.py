@@ -19,6 +19,7 @@ from pyro_vae.evaluation.wording import count
 from pyro_vae.memory import keep_freed_memory
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import seeded
 
 QUANTITIES = ("elbo", "best_elbo", "log_evidence", "approximation_gap", "amortization_gap", "inference_gap")
 """What there is a mean and a standard error of."""
@@ -357,13 +358,10 @@ class _Moments:
 @contextmanager
 def _at_rest(pair: FrozenPair, seed: int | None) -> Iterator[None]:
     """Run without gradients and validation, in evaluation mode, with noise of its own where there is a seed."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with (
-        torch.random.fork_rng(devices=devices, enabled=seed is not None), torch.no_grad(),
+        seeded(seed), torch.no_grad(),
         in_mode(pair.modules, training=False), pyro.validation_enabled(False),
     ):  # fmt: skip
-        if seed is not None:
-            torch.manual_seed(seed)
         yield
 
 

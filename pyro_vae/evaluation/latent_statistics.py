@@ -17,6 +17,7 @@ from pyro_vae.evaluation.unit_kl import UnitKLError, unit_kl
 from pyro_vae.evaluation.wording import count
 from pyro_vae.particles import Particles
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import seeded
 
 COLLAPSED = 0.01
 """Nats from the prior, on average over data, below which a unit says nothing of x."""
@@ -169,10 +170,7 @@ def latent_statistics(
         raise ValueError(
             f"latent_statistics: num_samples must be at least 2, for there to be a standard error; got {num_samples}."
         )
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         draws = LatentDraws("latent_statistics", model, guide, x, num_samples, plate, progress)
         drawn = _Drawn(draws)
         members = ~drawn.flagged

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from pyro_vae.evaluation.posterior_means import posterior_means
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import seeded
 from pyro_vae.sites import LATENT
 
 MOST_STEPS = 1000
@@ -120,10 +121,7 @@ def linear_probe(
             f"linear_probe: train_labels must have at least 2 classes; got {classes.tolist()}. "
             f"Draw the training data from all of them."
         )
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         train, test = (posterior_means("linear_probe", guide, x, site, num_samples).mean for x in (train_x, test_x))
     loc, scale = train.mean(0), train.std(0, correction=0)
     # What varies by rounding only is no feature.

@@ -14,6 +14,7 @@ from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.weight_sums import WeightSums
 from pyro_vae.evaluation.wording import count, rounded_error
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import seeded
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,11 +233,8 @@ def log_likelihood(
             f"subsample of its own, here of {stream.pair.plate.size} of {stream.size} data: samples cannot be added to "
             "some data only. Give the plate no subsample_size, and cut x instead."
         )
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     deciding = 0
-    with torch.random.fork_rng(devices=devices, enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         if target_se is None:
             sums = WeightSums(stream, stream.size, num_samples)
         else:

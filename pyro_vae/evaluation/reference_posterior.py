@@ -17,6 +17,7 @@ from pyro_vae.evaluation.wording import count
 from pyro_vae.joint import Joint
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import seeded
 from pyro_vae.support import check_support
 
 R_HAT = 1.01
@@ -166,14 +167,11 @@ def reference_posterior(
         )
     rows = Rows("reference_posterior", x, model)
     everything = rows.take(slice(None))
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with (
         in_mode(rows.modules, training=False),
         pyro.validation_enabled(False),
-        torch.random.fork_rng(devices=devices, enabled=seed is not None),
+        seeded(seed),
     ):
-        if seed is not None:
-            torch.manual_seed(seed)
         joint = Joint("reference_posterior", model, everything, plate)
         if len(everything) == 1:
             check_support(model, everything[0], everything[0])

@@ -17,6 +17,7 @@ from pyro_vae.evaluation.uniformity import holm, uniformity_band, uniformity_p_v
 from pyro_vae.joint import Joint
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
+from pyro_vae.seeded import seeded
 
 LEVEL = 0.05
 """Of the test over all dims together."""
@@ -144,17 +145,14 @@ def sbc(
         )
     rows = Rows("sbc", x, model, guide)
     width = min(num_data, max(2, ROWS // num_draws))
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     disabled = None if progress is None else not progress
     with (
         torch.no_grad(),
         in_mode(rows.modules, training=False),
         pyro.validation_enabled(False),
-        torch.random.fork_rng(devices=devices, enabled=seed is not None),
+        seeded(seed),
         tqdm(total=num_data, unit=" data", desc="sbc", disable=disabled, dynamic_ncols=True) as bar,
     ):
-        if seed is not None:
-            torch.manual_seed(seed)
         template = rows.take(torch.arange(width) % rows.size)
         joint = Joint("sbc", model, template, plate)
         guide_draws = GuideDraws(joint, model, guide, template, plate)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pyro_vae.data import ImageData
+from pyro_vae.seeded import unmoved_generators
 
 
 class Batches(Protocol):
@@ -139,7 +140,7 @@ class LoaderBatches:
     def first(self) -> Tensor:
         """Return the first batch, without advancing the loader's random state."""
         own = None if self.generator is None else self.generator.clone_state()
-        with torch.random.fork_rng(devices=[]):
+        with unmoved_generators():
             try:
                 return next(self.epoch(0))
             except StopIteration:

@@ -33,6 +33,7 @@ from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.pair import Pair
 from pyro_vae.programs import in_mode, local_params
 from pyro_vae.protocols import Objective, Program, ScheduledObjective
+from pyro_vae.seeded import unmoved_generators
 from pyro_vae.support import check_support
 
 VALIDATION_BLOCK = 1000
@@ -135,7 +136,7 @@ def fit(
 
     # What is wrong with the pair or the data is found here, before anything is changed.
     rows = batches.first()
-    with no_side_effects(modules, target):
+    with no_side_effects(modules):
         x = batches.observe(rows)
         pair = Pair(model, guide, x)
         check_support(model, _all_inputs(data, x), x)
@@ -157,7 +158,7 @@ def fit(
     frozen = [m for m in modules if [*m.parameters()] and not any(p.requires_grad for p in m.parameters())]
     trained = [module for module in modules if module not in frozen]
     modes = partial(in_mode, trained, training=True), partial(in_mode, frozen, training=False)
-    with pyro.validation_enabled(True), no_side_effects(modules, target), modes[0](), modes[1]():
+    with pyro.validation_enabled(True), no_side_effects(modules), modes[0](), modes[1]():
         # One step under Pyro's own checks; those that follow run without them.
         loss.eager()(rows, torch.ones((), device=target))
         watch = None if compile == "off" else Watch(loss, rows)
@@ -187,7 +188,7 @@ def fit(
     training = Training(
         pair, parameters, objective, step, batches, optimizer, schedule, watch, target, folder
     )  # fmt: skip
-    with training.own_noise(), pyro.validation_enabled(False), warnings.catch_warnings():
+    with unmoved_generators(), pyro.validation_enabled(False), warnings.catch_warnings():
         # Pyro's warning; the error that is raised instead says more.
         warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
         torch.manual_seed(seed)

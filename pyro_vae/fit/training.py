@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from pyro_vae.nonfinite import nonfinite_site
 from pyro_vae.pair import Pair
 from pyro_vae.programs import in_mode, local_params
 from pyro_vae.protocols import Objective, ScheduledObjective
+from pyro_vae.seeded import seeded
 
 LOSSES_TOGETHER = 50
 """Steps whose losses are read at once from a device that works on its own."""
@@ -120,8 +120,7 @@ class Training:
         total, count = 0.0, 0
         model, guide = self.pair.model, self.pair.guide
         objective = self.objective.final() if isinstance(self.objective, ScheduledObjective) else self.objective
-        with self.own_noise(), in_mode(self.parameters.modules, training=False), torch.no_grad():
-            torch.manual_seed(seed)
+        with seeded(seed), in_mode(self.parameters.modules, training=False), torch.no_grad():
             for x in blocks():
                 with local_params(model, guide):
                     loss = objective.loss(model, guide, x)
@@ -130,11 +129,6 @@ class Training:
                 total -= loss / self._stands_for(x) * len(x)
                 count += len(x)
         return total / count
-
-    def own_noise(self) -> AbstractContextManager[None]:
-        """Return a context that leaves the random number generators as they were."""
-        devices = [self.device.index or 0] if self.device.type == "cuda" else []
-        return torch.random.fork_rng(devices=devices)  # type: ignore[no-any-return,unused-ignore]
 
     def advance_schedule(self, bound: float) -> None:
         """Step the learning-rate schedule after an epoch with this validation bound."""

@@ -78,7 +78,6 @@ class Watch:
     @contextmanager
     def _aside(self) -> Iterator[None]:
         """The same noise for both sides, and no trace of either."""
-        device = self._batch.device
-        with no_side_effects(self._loss.modules, device):
+        with no_side_effects(self._loss.modules):
             torch.manual_seed(VERIFICATION_SEED)
             yield

@@ -164,7 +164,7 @@ class WholeStep:
         """Whether a step by native code and one by torch's optimizer, on copies and with the same noise, are one."""
         parameters = self._loss.parameters
         twins = {id(p): q for p, q in zip(_held(self._optimizer), _held(twin), strict=True)}
-        with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
+        with no_side_effects(self._loss.modules), torch.no_grad():
             torch.manual_seed(seed)
             loss, *gradients = recorded(batch, beta)
             gradients = [gradient.clone() for gradient in gradients]
@@ -176,7 +176,7 @@ class WholeStep:
         # The class's own step: a scheduler wraps that of the object.
         type(twin).step(twin)
         copies = [tensor.clone() if place in written else tensor for place, tensor in enumerate(tensors)]
-        with no_side_effects(self._loss.modules, batch.device), torch.no_grad():
+        with no_side_effects(self._loss.modules), torch.no_grad():
             torch.manual_seed(seed)
             found = run(batch, beta, update.numbers().to(batch.device), *copies)[0]
         alike = agree(loss, found, roundings=1000)

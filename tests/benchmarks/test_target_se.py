@@ -46,8 +46,9 @@ def test_it_prints_what_was_drawn_and_what_a_fixed_k_needs(capsys):
     target_se.main(["--json", *small])
     found = json.loads(capsys.readouterr().out)
     assert 256 <= found["samples"] <= 300
-    for name in ("mean", "worst"):
-        assert found[f"{name}_ratio"] == pytest.approx(found["samples"] / found[f"{name}_k"], rel=1e-3)
+    for name in ("mean", "worst", "told_mean", "told_worst"):
+        samples = "told_samples" if name.startswith("told") else "samples"
+        assert found[f"{name}_ratio"] == pytest.approx(found[samples] / found[f"{name}_k"], rel=1e-3)
         assert found[f"{name}_error"] > 0
         assert found[f"{name}_ratio_low"] <= found[f"{name}_ratio_high"]
     assert found["stated_bias"] < 0

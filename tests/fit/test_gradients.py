@@ -35,7 +35,7 @@ def as_it_is(rows: Tensor) -> Tensor:
 def trained(pair: PairAndData, x: Tensor | None = None) -> list[Tensor]:
     """The pair's parameters, found as `fit` finds them: by a run that leaves no trace."""
     model, guide, own = pair
-    with no_side_effects(modules_of(model, guide), torch.device("cpu")):
+    with no_side_effects(modules_of(model, guide)):
         return Parameters.of(model, guide, own if x is None else x).trainable
 
 
