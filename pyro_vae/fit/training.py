@@ -96,8 +96,9 @@ class Training:
         """
         epoch, number = last
         total, steps = 0.0, range(number + 2 - len(pending), number + 2)
-        for step, (loss, share) in zip(steps, pending, strict=True):
-            value = loss.item()
+        # One read for all of them.
+        values = torch.stack([loss for loss, _ in pending]).tolist()
+        for step, value, (_, share) in zip(steps, values, pending, strict=True):
             if not math.isfinite(value):
                 # The same noise again, to see where it went wrong.
                 torch.set_rng_state(noise)

@@ -1,0 +1,67 @@
+"""Pairs in which every guide, prior, likelihood and objective is found at least once."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.parts import make_pair, parse_part
+from pyro_vae.protocols import Program
+
+X_SHAPE, LATENT_DIM, HIDDEN = (1, 2, 3), 2, (8,)
+
+
+class Parts(NamedTuple):
+    guide: str
+    prior: str
+    likelihood: str
+    objective: str
+
+
+TOGETHER = [
+    Parts("auxiliary(context_dim=4)", "student_t", "bernoulli", "renyi(num_particles=3)"),
+    Parts("full_rank", "flow(num_flows=1, hidden_dims=(8,))", "gaussian", "dreg(num_particles=3)"),
+    Parts(
+        "householder(num_reflections=2)", "mixture(num_components=3)", "categorical(levels=4)",
+        "piwae(num_groups=2, num_particles=3)",
+    ),
+    Parts(
+        "iaf(num_flows=1, flow_hidden_dims=(8,), context_dim=4)", "vamp(num_components=3)",
+        "discretized_logistic(levels=4)", "sticking_the_landing",
+    ),
+    Parts("local", "standard_normal", "continuous_bernoulli", "free_bits"),
+    Parts("low_rank", "student_t", "bernoulli", "reweighted_wake_sleep(num_particles=3, insomnia=0.5)"),
+    Parts("mean_field", "standard_normal", "gaussian(scale='predicted')", "analytic_kl"),
+    Parts("mixture(num_components=3)", "vamp(num_components=3)", "categorical(levels=4)", "ciwae(num_particles=3)"),
+    Parts("planar(num_flows=2)", "flow(num_flows=1, hidden_dims=(8,))", "continuous_bernoulli", "trace_elbo"),
+    Parts("semi_amortized(num_steps=1)", "mixture(num_components=3)", "bernoulli", "beta_elbo(warmup=2)"),
+    Parts(
+        "spline(num_flows=1, flow_hidden_dims=(8,), context_dim=4, num_bins=3)", "student_t",
+        "discretized_logistic(levels=4)", "iwae(num_particles=3)",
+    ),
+    Parts(
+        "sylvester(num_flows=1, num_reflections=2)", "standard_normal", "gaussian",
+        "miwae(num_groups=2, num_particles=3)",
+    ),
+]  # fmt: skip
+
+
+def images(likelihood: str, n: int = 40) -> Tensor:
+    """In two clusters, on four levels of grey; black and white where the likelihood wants that."""
+    generator = torch.Generator().manual_seed(1)
+    cluster = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
+    levels = 2 if likelihood == "bernoulli" else 4
+    means = torch.where(cluster, torch.linspace(0.1, 0.9, 6).reshape(X_SHAPE), 0.3)
+    return (means + 0.4 * torch.rand(n, *X_SHAPE, generator=generator) - 0.2).mul(levels).floor().clamp(
+        0, levels - 1
+    ) / (levels - 1)
+
+
+def made(parts: Parts) -> tuple[Tensor, Program, Program]:
+    """Images, a model and a guide of these parts, the same at each call."""
+    x = images(parse_part("likelihood", parts.likelihood)[0])
+    torch.manual_seed(0)
+    pair = make_pair(
+        X_SHAPE, LATENT_DIM, HIDDEN, guide=parts.guide, prior=parts.prior, likelihood=parts.likelihood, data=lambda: x
+    )
+    return x, *pair
