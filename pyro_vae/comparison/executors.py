@@ -1,27 +1,18 @@
-"""Where cells are run: in this process, in processes of this machine, or by a cluster, all through joblib."""
+"""Where cells are run: in this process, in processes of this machine through joblib, or by a cluster."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, ExitStack, closing
+from contextlib import closing
 from functools import partial
-from typing import Any
 
 import torch
 
+from pyro_vae.comparison.clusters import Runner, on_dask, on_ray
 from pyro_vae.comparison.results import write_error
-from pyro_vae.comparison.task import Task, work
-from pyro_vae.errors import ClusterError
+from pyro_vae.comparison.task import Outcome, Task, Worker, work
 
 BACKENDS = ("serial", "loky", "dask", "ray")
-
-Outcome = tuple[Task, str | None]
-"""A task that ended, and what it failed with."""
-
-Worker = Callable[[Task], str | None]
-
-CONNECT_SECONDS = 15.0
-"""What a scheduler has to answer in."""
 
 KILLED = "its process was killed: out of memory, or a crash"
 
@@ -41,7 +32,7 @@ def run_tasks(
 
     Raises:
         ValueError: there is no such backend, or an option that it does not take.
-        ClusterError: the scheduler cannot be reached, or its workers are not as they must be.
+        ClusterError: the scheduler cannot be reached or goes away, or its workers are not as they must be.
     """
     if backend not in BACKENDS:
         raise ValueError(f"compare: backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
@@ -54,9 +45,8 @@ def run_tasks(
             else "compare: backend 'dask' needs the address of a scheduler, as scheduler='tcp://HOST:8786'."
         )
     if backend in ("dask", "ray"):
-        connect = _dask if backend == "dask" else _ray
-        with connect(scheduler):
-            yield from _parallel(tasks, partial(work, threads=threads), n_jobs=-1)
+        run: Runner = on_dask if backend == "dask" else on_ray
+        yield from run(tasks, partial(work, threads=threads), scheduler)
         return
     threads = max(1, torch.get_num_threads() // jobs) if threads is None else threads
     worker = partial(work, threads=threads, parent=os.getpid())
@@ -72,7 +62,7 @@ def _in_processes(tasks: Sequence[Task], worker: Worker, jobs: int) -> Iterator[
     left = {id(task): task for task in tasks}
     try:
         # In a pool of one, joblib would run the task in this process.
-        for task, error in _parallel(tasks, worker, n_jobs=max(2, min(jobs, len(tasks))), backend="loky"):
+        for task, error in _parallel(tasks, worker, max(2, min(jobs, len(tasks)))):
             left.pop(id(task))
             yield task, error
         return
@@ -80,23 +70,19 @@ def _in_processes(tasks: Sequence[Task], worker: Worker, jobs: int) -> Iterator[
         pass
     for task in left.values():
         try:
-            yield from _parallel([task], worker, n_jobs=2, backend="loky")
+            yield from _parallel([task], worker, 2)
         except BrokenProcessPool:
             write_error(task.path, KILLED)
             yield task, KILLED
 
 
-def _parallel(tasks: Sequence[Task], worker: Worker, **options: Any) -> Iterator[Outcome]:
+def _parallel(tasks: Sequence[Task], worker: Worker, num_processes: int) -> Iterator[Outcome]:
     from joblib import Parallel, delayed
 
     calls = [delayed(_numbered)(number, worker, task) for number, task in enumerate(tasks)]
-    pool = Parallel(batch_size=1, pre_dispatch="all", **options)
-    if not pool._backend.supports_return_generator:
-        # All at once, when the last one ends.
-        for number, error in pool(calls):
-            yield tasks[number], error
-        return
-    pool = Parallel(batch_size=1, pre_dispatch="all", return_as="generator_unordered", **options)
+    pool = Parallel(
+        batch_size=1, pre_dispatch="all", return_as="generator_unordered", backend="loky", n_jobs=num_processes
+    )
     with closing(pool(calls)) as outcomes:
         for number, error in outcomes:
             yield tasks[number], error
@@ -104,50 +90,3 @@ def _parallel(tasks: Sequence[Task], worker: Worker, **options: Any) -> Iterator
 
 def _numbered(number: int, worker: Worker, task: Task) -> tuple[int, str | None]:
     return number, worker(task)
-
-
-def _dask(scheduler: str | None) -> AbstractContextManager[Any]:
-    try:
-        from distributed import Client
-    except ImportError as error:
-        raise ClusterError("backend 'dask' needs the package distributed: pip install 'pyro-vae[dask]'.") from error
-    stack = ExitStack()
-    try:
-        client = stack.enter_context(Client(scheduler, timeout=CONNECT_SECONDS))
-    except (OSError, ValueError) as error:
-        raise ClusterError(
-            f"no Dask scheduler answers at {scheduler}; waited {CONNECT_SECONDS:.0f} s. Start one with `dask "
-            f"scheduler`, and give the address that it prints."
-        ) from error
-    with stack:
-        workers = client.scheduler_info(n_workers=-1)["workers"]
-        several = [address for address, worker in workers.items() if worker["nthreads"] > 1]
-        if several:
-            raise ClusterError(
-                f"workers of {scheduler} run several tasks in one process ({several[0]} and {len(several) - 1} more), "
-                f"and Pyro's state belongs to a process: start them with `dask worker --nthreads 1`, as many as there "
-                f"are tasks to run at once."
-            )
-        from joblib import parallel_config
-
-        stack.enter_context(parallel_config("dask", wait_for_workers_timeout=CONNECT_SECONDS))
-        return stack.pop_all()
-
-
-def _ray(address: str | None) -> AbstractContextManager[Any]:
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError as error:
-        raise ClusterError("backend 'ray' needs the package ray: pip install 'pyro-vae[ray]'.") from error
-    stack = ExitStack()
-    try:
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    except (ConnectionError, ValueError, OSError) as error:
-        raise ClusterError(f"no Ray cluster answers at {address}: {error}") from error
-    stack.callback(ray.shutdown)
-    register_ray()
-    from joblib import parallel_config
-
-    stack.enter_context(parallel_config("ray"))
-    return stack

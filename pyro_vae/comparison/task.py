@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,13 @@ class Task:
     def path(self) -> Path:
         """The cell's run folder."""
         return folder_of(self.out, self.cell)
+
+
+Outcome = tuple[Task, str | None]
+"""A task that ended, and what it failed with."""
+
+Worker = Callable[[Task], str | None]
+"""Runs a task, and returns what it failed with."""
 
 
 def folder_of(out: Path, cell: Cell) -> Path:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.annealer import Annealer
 from pyro_vae.evaluation.annealing import Annealing
+from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.wording import count, rounded_error
 from pyro_vae.protocols import Program
@@ -104,11 +105,6 @@ class AIS:
             f"{kind} {self.mean:.2f} nats/{self.unit} (AIS from the {self.start}: {size}; {errors}; "
             f"{acceptance_and_data(self.acceptance, self.flagged, self.unit)})"
         )
-
-
-def standard_error_of_mean(values: Tensor) -> float:
-    """Return the standard error of the mean of independent values; NaN for fewer than two."""
-    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
 
 
 def acceptance_and_data(acceptance: Tensor, flagged: Tensor, unit: str) -> str:

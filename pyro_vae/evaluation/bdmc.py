@@ -6,9 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.evaluation.ais import DIVERGED, acceptance_and_data, standard_error_of_mean
+from pyro_vae.evaluation.ais import DIVERGED, acceptance_and_data
 from pyro_vae.evaluation.annealer import Annealer
 from pyro_vae.evaluation.annealing import Annealing
+from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.wording import rounded_error
 from pyro_vae.protocols import Program

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.bits_per_dim import BitsPerDim
+from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.wording import count
 from pyro_vae.protocols import Program
@@ -24,6 +25,10 @@ class ElboTerms:
     """KL(q(z | x) || p(z)) of each datum, ``(N,)``."""
     sample_variance: Tensor = field(repr=False)
     """Variance of one sample's log-weight, ``(N,)``; NaN for one sample."""
+    reconstruction_variance: Tensor = field(repr=False)
+    """Variance of one sample's log p(x | z), ``(N,)``; NaN for one sample."""
+    rate_variance: Tensor = field(repr=False)
+    """Variance of one sample's log q(z | x) - log p(z), ``(N,)``; NaN for one sample."""
     num_samples: int
     bound: bool = True
     """False where the numbers are no lower bound on a log-likelihood (soft targets)."""
@@ -44,12 +49,25 @@ class ElboTerms:
     @property
     def standard_error(self) -> float:
         """Monte Carlo standard error of the mean: what another seed would change."""
-        return (self.sample_variance.div(self.num_samples).sum().sqrt() / len(self.rate)).item()
+        return self._error_from(self.sample_variance)
+
+    @property
+    def reconstruction_standard_error(self) -> float:
+        """Monte Carlo standard error of the mean reconstruction."""
+        return self._error_from(self.reconstruction_variance)
+
+    @property
+    def rate_standard_error(self) -> float:
+        """Monte Carlo standard error of the mean rate."""
+        return self._error_from(self.rate_variance)
+
+    def _error_from(self, variance: Tensor) -> float:
+        return (variance.div(self.num_samples).sum().sqrt() / len(variance)).item()
 
     @property
     def data_standard_error(self) -> float:
         """Standard error of the mean over data: what another test set would change."""
-        return (self.elbo.std() / math.sqrt(len(self.rate))).item()
+        return standard_error_of_mean(self.elbo)
 
     @property
     def bits_per_dim(self) -> BitsPerDim | None:
@@ -63,7 +81,9 @@ class ElboTerms:
             "standard_error": self.standard_error,
             "data_standard_error": self.data_standard_error,
             "reconstruction_nats": self.reconstruction.mean().item(),
+            "reconstruction_standard_error": self.reconstruction_standard_error,
             "rate_nats": self.rate.mean().item(),
+            "rate_standard_error": self.rate_standard_error,
             "num_samples": self.num_samples,
             "num_data": len(self.rate),
             **(self.bits_per_dim.summary() if self.bits_per_dim else {}),
@@ -99,15 +119,18 @@ def elbo_terms(
         D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, equations 2 and 3, arXiv 1312.6114.
     """
     stream = Stream("elbo_terms", model, guide, x, num_samples, plate, progress, compile)
-    sums = torch.zeros(4, stream.size, dtype=torch.float64)
+    sums, squares = torch.zeros(2, 3, stream.size, dtype=torch.float64)
     with seeded(seed):
         for chunk in stream:
             reconstruction, minus_rate = chunk.reconstruction.double().cpu(), chunk.minus_rate.double().cpu()
-            weight = reconstruction + minus_rate
-            terms = (reconstruction, minus_rate, weight, weight.square())
-            sums[:, chunk.data] += torch.stack([term.sum(0) for term in terms])
+            for row, term in enumerate((reconstruction + minus_rate, reconstruction, minus_rate)):
+                sums[row, chunk.data] += term.sum(0)
+                squares[row, chunk.data] += term.square().sum(0)
     mean = sums / num_samples
-    spread = (mean[3] - mean[2].square()).clamp(min=0) * num_samples / max(num_samples - 1, 1)
-    variance = spread if num_samples > 1 else torch.full_like(spread, math.nan)
+    spread = (squares / num_samples - mean.square()).clamp(min=0) * num_samples / max(num_samples - 1, 1)
+    variances = spread if num_samples > 1 else torch.full_like(spread, math.nan)
     pair = stream.pair
-    return ElboTerms(mean[0], -mean[1], variance, num_samples, pair.normalized, stream.unit, pair.discrete_dims)
+    return ElboTerms(
+        mean[1], -mean[2], variances[0], variances[1], variances[2], num_samples, pair.normalized, stream.unit,
+        pair.discrete_dims,
+    )  # fmt: skip

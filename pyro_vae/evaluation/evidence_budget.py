@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.inference_gaps import InferenceGaps
 from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.pareto import khat_threshold, pareto_k, tail_length
@@ -65,8 +66,7 @@ class Term:
     @property
     def data_standard_error(self) -> float:
         """Standard error of the mean over data: what another test set would change; NaN for one datum."""
-        values = self.per_datum[self.kept]
-        return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+        return standard_error_of_mean(self.per_datum[self.kept])
 
 
 @dataclass(frozen=True, eq=False)

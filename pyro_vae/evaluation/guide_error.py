@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pyro_vae.evaluation.bridge import Bridge, bridge
 from pyro_vae.evaluation.chains import mean_and_variance
+from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.guide_draws import GuideDraws
 from pyro_vae.evaluation.nuts import log_joint_at
 from pyro_vae.evaluation.reference_posterior import R_HAT, ReferencePosterior
@@ -92,8 +93,7 @@ class GuideError:
     @property
     def data_standard_error(self) -> float:
         """Standard error of that mean over data: what other data would change; NaN for one datum."""
-        kl = self.kl[self.kl.isfinite()]
-        return (kl.std() / math.sqrt(len(kl))).item() if len(kl) > 1 else math.nan
+        return standard_error_of_mean(self.kl[self.kl.isfinite()])
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers of ``str(self)``, for a file."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.frozen_pair import FrozenPair
 from pyro_vae.evaluation.local_maps import FAMILIES
 from pyro_vae.evaluation.local_posterior import Fitted, LocalPosteriors
@@ -99,8 +100,7 @@ class InferenceGaps:
 
     def data_standard_error(self, name: str) -> float:
         """Standard error of that mean over data, paired where it is a gap: what other data would change."""
-        values = self._fair(getattr(self, _known(name)))
-        return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+        return standard_error_of_mean(self._fair(getattr(self, _known(name))))
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers of ``str(self)``, and the errors of each, for a file."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.adaptive import weigh_to_target
 from pyro_vae.evaluation.bits_per_dim import BitsPerDim
+from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.pareto import MIN_SAMPLES, khat_threshold
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.weight_sums import WeightSums
@@ -73,7 +74,7 @@ class LogLikelihood:
     @property
     def data_standard_error(self) -> float:
         """Standard error of the mean over data: what another test set would change."""
-        return (self.per_datum.std() / math.sqrt(len(self.per_datum))).item()
+        return standard_error_of_mean(self.per_datum)
 
     @property
     def khat_threshold(self) -> float:

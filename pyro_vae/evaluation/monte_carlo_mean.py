@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
+
+from pyro_vae.evaluation.data_error import standard_error_of_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +45,7 @@ class MonteCarloMean:
     @property
     def data_standard_error(self) -> float:
         """Standard error of the mean over data, where what is averaged is a function of one datum alone."""
-        there = self.per_datum[~self.per_datum.isnan()]
-        return (there.std() / len(there) ** 0.5).item() if len(there) > 1 else torch.nan
+        return standard_error_of_mean(self.per_datum[~self.per_datum.isnan()])
 
     def __str__(self) -> str:
         return f"{self.mean:.2f} (s.e. {self.standard_error:.2g})"

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from importlib.util import find_spec
 
 import pandas as pd
 import pytest
 from tiny_grids import COMMON, events, numbers, start
 
-from pyro_vae.comparison import Comparison, Grid, compare, executors
+from pyro_vae.comparison import Comparison, Grid, clusters, compare
+from pyro_vae.comparison.clusters import KILLED, on_dask, on_ray
+from pyro_vae.comparison.task import Task
 from pyro_vae.errors import ClusterError
 
 GRID = {"common": {**COMMON, "epochs": 12}, "grid": {"guide": ["mean_field", "full_rank"], "seed": [0, 1]}}
@@ -46,9 +49,13 @@ class Cluster:
         with (self._folder / f"{what}.log").open("a") as log:
             return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
+    def lose_scheduler(self) -> None:
+        os.killpg(self._processes[0].pid, signal.SIGKILL)
+
     def close(self) -> None:
         for process in reversed(self._processes):
-            os.killpg(process.pid, signal.SIGKILL)
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait(PATIENCE_S)
 
 
@@ -83,6 +90,64 @@ def test_a_worker_killed_in_the_middle_of_a_cell_costs_no_cell(cluster, tmp_path
     assert len({line["pid"] for line in log}) >= 2
 
 
+def test_a_cell_whose_worker_dies_each_time_is_given_up_and_the_others_go_on(cluster, tmp_path):
+    tasks = [Task(cell, tmp_path) for cell in Grid.of(GRID).cells]
+    deadly = tasks[1]
+
+    # Workers know no test files: what is defined here is sent to them whole.
+    def dies_of_one(task: Task) -> str | None:
+        if task.cell == deadly.cell:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return None
+
+    outcomes = dict(on_dask(tasks, dies_of_one, cluster.address))
+    assert outcomes == {task: KILLED if task == deadly else None for task in tasks}
+    assert (deadly.path / "error.txt").read_text().startswith("its worker died 4 times")
+
+
+def test_a_scheduler_that_goes_away_is_named_with_what_is_left(cluster, tmp_path):
+    tasks = [Task(cell, tmp_path) for cell in Grid.of(GRID).cells]
+    first = tasks[0].cell
+
+    def waits_but_for_the_first(task: Task) -> str | None:
+        time.sleep(0 if task.cell == first else 600)
+        return None
+
+    outcomes = on_dask(tasks, waits_but_for_the_first, cluster.address)
+    assert next(outcomes) == (tasks[0], None)
+    cluster.lose_scheduler()
+    with pytest.raises(ClusterError, match=r"went away with 3 of 4 cells left\. Start it and its workers again"):
+        list(outcomes)
+
+
+def test_a_scheduler_without_workers_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 8.0)
+    alone = Cluster(tmp_path, workers=0)
+    try:
+        with pytest.raises(
+            ClusterError, match=r"has no workers; waited 8 s\. Start some with `dask worker --nthreads 1"
+        ):
+            list(on_dask([Task(cell, tmp_path) for cell in Grid.of(GRID).cells], str, alone.address))
+    finally:
+        alone.close()
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="NOT CHECKED: ray is not installed")
+def test_ray_yields_cells_as_they_end_and_gives_up_one_whose_worker_dies_each_time(tmp_path):
+    tasks = [Task(cell, tmp_path) for cell in Grid.of(GRID).cells]
+    deadly = tasks[1].cell
+
+    def dies_of_one(task: Task) -> str | None:
+        if task.cell == deadly:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"by process {os.getpid()}"
+
+    outcomes = list(on_ray(tasks, dies_of_one, None))
+    assert outcomes[-1] == (tasks[1], KILLED), "the others do not wait for it"
+    assert {task for task, _ in outcomes} == set(tasks)
+    assert all(error != f"by process {os.getpid()}" for _, error in outcomes)
+
+
 def test_workers_with_several_threads_are_refused(tmp_path):
     cluster = Cluster(tmp_path, threads=2, workers=1)
     try:
@@ -97,7 +162,7 @@ def test_workers_with_several_threads_are_refused(tmp_path):
 
 
 def test_a_scheduler_that_does_not_answer_is_named_with_the_time_it_had(tmp_path, monkeypatch):
-    monkeypatch.setattr(executors, "CONNECT_SECONDS", 1.0)
+    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 1.0)
     address = f"tcp://127.0.0.1:{free_port()}"
     with pytest.raises(ClusterError, match=rf"no Dask scheduler answers at {address}; waited 1 s\. Start one with"):
         compare(GRID, tmp_path, backend="dask", scheduler=address)

@@ -39,6 +39,37 @@ def test_reconstruction_and_rate_within_four_standard_errors(linear_gaussian):
     assert (found.elbo < case.evidence(x) + 4 * (found.sample_variance / num_samples).sqrt()).all()
 
 
+def test_the_spread_of_each_term_is_its_closed_form(linear_gaussian):
+    """Both are quadratic in z = m + S^(1/2) e: with Hessian H and gradient g, g^T S g + tr((H S)^2) / 2."""
+    case, num_samples = linear_gaussian, 20_000
+    x, model = case.data(10), case.model
+    q = case.diagonal(x)
+    variance = (2 * model.log_scale).exp()
+    hessian = -model.loadings.T @ model.loadings / variance
+    gradient = (x - q.mean @ model.loadings.T - model.bias) @ model.loadings / variance
+    spread = hessian @ (q.variance.unsqueeze(-1) * hessian)
+    of_reconstruction = (gradient.square() * q.variance).sum(-1) + 0.5 * (
+        spread.diagonal(dim1=-2, dim2=-1) * q.variance
+    ).sum(-1)
+    of_rate = (q.mean.square() * q.variance + 0.5 * (q.variance - 1).square()).sum(-1)
+    found = elbo_terms(model, case.inexact_guide, x, num_samples, seed=0)
+    # A variance from S samples is known to sqrt((kurtosis - 1) / S), the kurtosis of a square of a normal being 15.
+    assert_close(found.reconstruction_variance, of_reconstruction, rtol=4 * math.sqrt(14 / num_samples), atol=0)
+    assert_close(found.rate_variance, of_rate, rtol=4 * math.sqrt(14 / num_samples), atol=0)
+    exact = (of_reconstruction.sum() / num_samples).sqrt().item() / len(x)
+    assert found.reconstruction_standard_error == pytest.approx(exact, rel=0.05)
+    assert found.summary()["rate_standard_error"] == pytest.approx(
+        (of_rate.sum() / num_samples).sqrt().item() / len(x), rel=0.05
+    )
+
+
+def test_one_datum_has_no_error_over_data(linear_gaussian):
+    case = linear_gaussian
+    found = elbo_terms(case.model, case.inexact_guide, case.data(1), 5)
+    assert math.isnan(found.data_standard_error)
+    assert "data s.e. nan" in str(found)
+
+
 def test_an_exact_guide_has_no_gap_and_no_variance(linear_gaussian):
     case = linear_gaussian
     x = case.data(5)
