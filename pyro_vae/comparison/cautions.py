@@ -143,6 +143,16 @@ def _of_what_differs(found: Sequence[CellResult]) -> list[str]:
     said = []
     if len({result.evaluation.get("test_images") for result in found}) > 1:
         said.append("Cells were measured on different test images: their nats cannot be paired.")
+    contents: dict[tuple[str, int | None], set[str]] = {}
+    for result in found:
+        of_one_name = contents.setdefault((result.cell.data, result.cell.valid_size), set())
+        of_one_name.add(result.evaluation["data"]["content_hash"])
+    for (name, _), hashes in contents.items():
+        if len(hashes) > 1:
+            said.append(
+                f"Data called {name} had {len(hashes)} different contents (content_hash in evaluation.json): not all "
+                f"cells were fitted to the same images."
+            )
     if len({result.cell.objective for result in found}) > 1:
         said.append(
             "Objectives differ: learning curves show the bound that each maximises, and those do not compare. ELBO and "

@@ -68,6 +68,7 @@ def test_gaps_of_fewer_images(tmp_path):
         ({"log_likelihood": {"bound": False}}, "Targets are soft"),
         ({"test_images": "others"}, "different test images"),
         ({"environment": {"threads": 8}}, "different environments"),
+        ({"data": {"content_hash": "decaf"}}, "Data called mnist-5k had 2 different contents"),
     ],
 )
 def test_what_differs_between_cells(tmp_path, change, words):
