@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, StrMethodFormatter
 
 import pyro_vae
 from benchmarks.batches import NumberedBatches
@@ -100,7 +101,9 @@ def draw(found: Found) -> Figure:
         panel.errorbar(list(spreads), middle, [below, above], marker="o", markersize=4, capsize=3)
         panel.set(xscale="log", yscale="log", xlabel=AXES[name].label, ylabel=AXES[name].unit)
         panel.set_xticks(list(spreads), [str(value) for value in spreads])
-        panel.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        panel.minorticks_off()
         panel.grid(alpha=0.3)
     return figure
 

@@ -39,10 +39,10 @@ class AuxiliaryGuide(AmortizedGuide):
     importance-weighted estimates stay lower bounds on log p(x).
 
     The laws of z and r are diagonal Gaussians, and v is standard normal: z is drawn from a network of m(x) + s(x) v.
-    The papers call that sum v, with q(v | x) = N(m(x), s(x)^2), which is the same guide. But the bound does not depend
-    on the units of v: left free, s(x) went to 1e-7 in dims of no use, where float32 knows m(x) + s(x) v without the v,
-    and to 175 for a single image, where z is anything. Here v is scored as it was drawn, and s(x) stays below 2; it is
-    1 at first. The guide starts near a mean-field one.
+    The papers call that sum v, with q(v | x) = N(m(x), s(x)^2), which is the same guide. But the bound is the same in
+    any units of v, and does not keep s(x) from becoming so small that float32 rounds m(x) + s(x) v to m(x), whose
+    density is then wrong, or so large that z is anything. Here v is scored as it was drawn, and s(x) stays below 2. The
+    guide starts near a mean-field one.
 
     Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``, ``"v"``, event ``(auxiliary_dim,)``, and the
     factor ``"log_reverse"``, which is -log r(v | x, z); the last two are marked auxiliary.

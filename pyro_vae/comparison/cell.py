@@ -16,7 +16,7 @@ from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
 from pyro_vae.fit.levels import LEVELS
 from pyro_vae.parts import PACKAGES, check_options, find_part, parse_part
 
-FORMAT = 1
+FORMAT = 2
 """Of a cell's settings and results. Cells of another format have other hashes, so that nothing old is taken for new."""
 
 SCHEDULES = ("cosine", "iwae", "constant")

@@ -14,6 +14,7 @@ class MonteCarloMean:
     The data are given and their draws independent, so that the variance of the mean over N data is
     :math:`N^{-2} \sum_n s_n^2 / S`. Data with a NaN are left out of the mean.
 
+    >>> import torch
     >>> print(MonteCarloMean.of_draws(torch.tensor([[1.0, 4.0], [3.0, 4.0]])))
     3.00 (s.e. 0.5)
     """

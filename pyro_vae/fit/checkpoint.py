@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.errors import CheckpointError, RunError
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a run folder's layout changes so that older ones cannot be read."""
 
 

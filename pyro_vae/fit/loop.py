@@ -33,7 +33,7 @@ from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.pair import Pair
 from pyro_vae.programs import in_mode, local_params
 from pyro_vae.protocols import Objective, Program, ScheduledObjective
-from pyro_vae.seeded import unmoved_generators
+from pyro_vae.seeded import seeded
 from pyro_vae.support import check_support
 
 VALIDATION_BLOCK = 1000
@@ -188,10 +188,9 @@ def fit(
     training = Training(
         pair, parameters, objective, step, batches, optimizer, schedule, watch, target, folder
     )  # fmt: skip
-    with unmoved_generators(), pyro.validation_enabled(False), warnings.catch_warnings():
+    with seeded(seed), pyro.validation_enabled(False), warnings.catch_warnings():
         # Pyro's warning; the error that is raised instead says more.
         warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
-        torch.manual_seed(seed)
         if folder is not None and open_folder(folder, config, resume):
             restore(training, folder)
         history = training.history

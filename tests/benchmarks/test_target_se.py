@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+import pyro_vae
 from benchmarks import target_se
 
 
@@ -19,6 +20,20 @@ def test_the_fixed_side_is_the_estimate_from_the_first_samples_of_a_stream(linea
     long = target_se.fixed((case.model, case.inexact_guide), x, [8, 40], seed=0)
     assert torch.equal(long[0], short[0])
     assert not torch.equal(long[1], short[0])
+
+
+def test_the_side_that_is_told_takes_the_least_size_that_meets_the_target(linear_gaussian):
+    """Where weights of a wrong guide have the variance that a long run says: K s.e.^2, whatever K."""
+    case = linear_gaussian
+    x = case.data(8)
+    short, long = (pyro_vae.log_likelihood(case.model, case.inexact_guide, x, k, seed=k) for k in (20_000, 80_000))
+    variances = 80_000 * long.standard_errors.square()
+    assert_close(20_000 * short.standard_errors.square(), variances, rtol=0.3, atol=0)
+    sizes = [2**power for power in range(4, 13)]
+    samples, _ = target_se.told(torch.zeros(2, len(sizes), 8), sizes, variances, target=0.03)
+    needed = variances / 0.03**2
+    assert ((samples >= needed) | (samples == sizes[-1])).all()
+    assert ((samples / 2 < needed) | (samples == sizes[0])).all()
 
 
 def test_the_error_of_the_mean_counts_bias_and_variance():

@@ -315,7 +315,7 @@ def test_a_folder_of_another_version_or_none_is_refused(done, tmp_path):
     file = copy.results[0].path / "evaluation.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"format": 0}))
-    with pytest.raises(RunError, match=r"holds results of format 0; this version reads 1\. Choose another folder"):
+    with pytest.raises(RunError, match=r"holds results of format 0; this version reads 2\. Choose another folder"):
         Comparison.read(tmp_path)
     file.write_text(json.dumps(content | {"cell": "beef"}))
     with pytest.raises(RunError, match=r"holds the results of another cell \(beef, not "):

@@ -1,8 +1,9 @@
-"""A second device for tests: ``"second"``, whose tensors lie on the CPU, and which mixes with the CPU's as CUDA does.
+"""A second device for tests: ``"second"``, whose tensors lie on the CPU, and which does not mix with the CPU's.
 
-What must not depend on a GPU being there to be tested: that all tensors of a computation are on one device, that values
-are the same there, and how often a value is read back. To use it registers it for the whole process, so that its tests
-have one of their own. Random numbers are those of the CPU's generator. Graphs cannot be captured there.
+As on CUDA, but for numbers: a tensor without dims may come from the CPU into every operation here, there into most. It
+shows what no GPU is needed for: whether all tensors of a computation are on one device, whether values are the CPU's,
+and how often one is read back. To use it registers it for the whole process, so that its tests have one of their own.
+Random numbers are those of the CPU's generator. Graphs cannot be captured there.
 """
 
 from typing import Any
@@ -20,7 +21,13 @@ MOVES = {aten.copy_.default, aten._to_copy.default}
 """What may take tensors of both devices."""
 
 INDEXES = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
-"""What may take indices on the CPU, into a tensor that is elsewhere. Not the other way round."""
+"""What may take indices on the CPU, its second argument, into a tensor that is elsewhere. Not the other way round."""
+
+READS = {
+    aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default,
+    aten._unique2.default,
+}  # fmt: skip
+"""What a device has to be waited for in: a value, or a size, is the result."""
 
 
 class MixedDevicesError(RuntimeError):
@@ -59,7 +66,7 @@ class Elsewhere(torch.Tensor):
 
 
 class Reads:
-    """How often a value was read back to Python, and how often a tensor was copied to the CPU."""
+    """How often a value or a size was read back to Python, and how often a tensor was copied to the CPU."""
 
     values = 0
     copies = 0
@@ -69,9 +76,10 @@ def run(func: Any, *args: Any, **kwargs: Any) -> Any:
     """Run an operation on the CPU, for tensors that are elsewhere, or to make one there."""
     leaves, spec = pytree.tree_flatten((args, kwargs))
     elsewhere = [leaf for leaf in leaves if isinstance(leaf, Elsewhere)]
-    cpu = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, Elsewhere) and leaf.dim() > 0]
     indexed = func in INDEXES and isinstance(args[0], Elsewhere)
-    if elsewhere and cpu and func not in MOVES and not indexed:
+    mixed = pytree.tree_leaves((args[0], args[2:])) if indexed else leaves
+    cpu = [leaf for leaf in mixed if isinstance(leaf, Tensor) and not isinstance(leaf, Elsewhere) and leaf.dim() > 0]
+    if elsewhere and cpu and func not in MOVES:
         raise MixedDevicesError(f"{func}: tensors of shapes {[tuple(t.shape) for t in elsewhere]} on {NAME!r}, and of "
                                 f"{[tuple(t.shape) for t in cpu]} on the CPU")  # fmt: skip
     if func is aten.copy_.default:
@@ -79,7 +87,7 @@ def run(func: Any, *args: Any, **kwargs: Any) -> Any:
     else:
         asked = kwargs.get("device")
         stays = bool(elsewhere) if asked is None else torch.device(asked).type == NAME
-    Reads.values += func is aten._local_scalar_dense.default
+    Reads.values += bool(elsewhere) and func in READS
     Reads.copies += bool(elsewhere) and func in MOVES and not stays
     plain_args, plain_kwargs = pytree.tree_unflatten([_here(leaf) for leaf in leaves], spec)
     found = func(*plain_args, **plain_kwargs)

@@ -250,8 +250,8 @@ def test_missing_folders_and_files_are_told_apart(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("format: 0\n", "is a run folder of format 0; this version reads 1."),
-        ("- a list\n", "is a run folder of format None; this version reads 1."),
+        ("format: 0\n", "is a run folder of format 0; this version reads 2."),
+        ("- a list\n", "is a run folder of format None; this version reads 2."),
         ("a: [1\n", "config.yaml cannot be read: while parsing"),
         ("!!python/object/apply:os.system ['true']\n", "config.yaml cannot be read: could not determine a constructor"),
     ],
@@ -302,8 +302,8 @@ def test_a_damaged_checkpoint_is_refused(damage, reason, run_folder):
 
 
 def test_a_checkpoint_of_another_format_is_refused(run_folder, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 2)
-    with pytest.raises(RunError, match=r"last.safetensors is a checkpoint of format 1; this version reads 2"):
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    with pytest.raises(RunError, match=r"last.safetensors is a checkpoint of format 2; this version reads 3"):
         load_run(run_folder)
 
 

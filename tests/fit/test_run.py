@@ -96,7 +96,7 @@ def test_the_configuration_says_how_to_do_it_again(tmp_path):
     }
     config["scheduler"].pop("verbose", None)  # an argument of older torch
     assert config == {
-        "format": 1,
+        "format": 2,
         "recipe": None,
         "data": {
             "name": "rows",
