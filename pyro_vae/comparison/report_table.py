@@ -65,6 +65,11 @@ class Entry:
     best: bool = False
     """Whether no configuration is told apart as better."""
 
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to show."""
+        return math.isnan(self.value) and self.text == Entry.text
+
 
 @dataclass(frozen=True)
 class Table:
@@ -92,7 +97,7 @@ def main_table(comparison: Comparison, rankings: Rankings, configurations: Seque
         configurations: a row each, in this order: the comparison's, or cells as if each were one.
     """
     columns = {key: _column(comparison, key, rankings.get(key), configurations) for key in TITLES}
-    columns = {key: column for key, column in columns.items() if any(entry != Entry() for entry in column)}
+    columns = {key: column for key, column in columns.items() if not all(entry.empty for entry in column)}
     rows = {one.name: [column[at] for column in columns.values()] for at, one in enumerate(configurations)}
     bounded = all(result.evaluation["log_likelihood"].get("bound", True) for result in comparison.finished)
     return Table(list(columns), rows, bounded)
