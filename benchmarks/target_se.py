@@ -104,6 +104,11 @@ def equal_size(sizes: Sequence[int], errors: Sequence[float], target: float) -> 
     return sizes[low] * (sizes[low + 1] / sizes[low]) ** share
 
 
+def variances_of(run: pyro_vae.evaluation.LogLikelihood) -> Tensor:
+    """Return the variance of one weight of each image, relative to its squared mean, ``(N,)``: K s.e.^2."""
+    return run.num_samples * run.standard_errors.square()
+
+
 def told(curves: Tensor, sizes: Sequence[int], variances: Tensor, target: float) -> tuple[Tensor, Tensor]:
     """Return samples ``(N,)`` and errors ``(repeats, N)`` of a side that knows each image's variance beforehand.
 
@@ -160,14 +165,14 @@ def measure(pair: Pair, x: Tensor, budget: int, target: float, repeats: int) -> 
     """
     evaluate = partial(pyro_vae.log_likelihood, *pair, x, progress=False)
     long = evaluate(LONG * budget, seed=10**6)
-    truth, variances = long.per_datum, LONG * budget * long.standard_errors.square()
+    truth = long.per_datum
     adaptive = [evaluate(budget, target_se=target, seed=seed) for seed in range(repeats)]
     sizes = sorted({round(budget / GRID**power) for power in range(25)})
     curves = torch.stack([fixed(pair, x, sizes, 1000 + seed) for seed in range(repeats)]) - truth
     error = torch.stack([run.per_datum for run in adaptive]) - truth
     samples = torch.stack([run.samples_per_datum + run.num_deciding for run in adaptive]).double().mean(0)
     found = _with_intervals(samples, error, curves, sizes)
-    known = _with_intervals(*told(curves, sizes, variances, target), curves, sizes)
+    known = _with_intervals(*told(curves, sizes, variances_of(long), target), curves, sizes)
     found |= {f"told_{name}": value for name, value in known.items()}
     found |= {"bias": error.mean().item(), "fixed_bias": curves[:, -1].mean().item()}
     for name in ("bias", "reached", "flagged"):

@@ -23,7 +23,7 @@ MOVES = {aten.copy_.default, aten._to_copy.default}
 INDEXES = {aten.index.Tensor, aten.index_put_.default, aten._index_put_impl_.default}
 """What may take indices on the CPU, its second argument, into a tensor that is elsewhere. Not the other way round."""
 
-READS = {
+WAITED_FOR = {
     aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default, aten.masked_select.default,
     aten._unique2.default,
 }  # fmt: skip
@@ -87,7 +87,7 @@ def run(func: Any, *args: Any, **kwargs: Any) -> Any:
     else:
         asked = kwargs.get("device")
         stays = bool(elsewhere) if asked is None else torch.device(asked).type == NAME
-    Reads.values += bool(elsewhere) and func in READS
+    Reads.values += bool(elsewhere) and func in WAITED_FOR
     Reads.copies += bool(elsewhere) and func in MOVES and not stays
     plain_args, plain_kwargs = pytree.tree_unflatten([_here(leaf) for leaf in leaves], spec)
     found = func(*plain_args, **plain_kwargs)
