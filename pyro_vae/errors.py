@@ -21,6 +21,10 @@ class RunError(ValueError):
     """A run folder is missing, of another version, damaged, or does not fit what is asked of it."""
 
 
+class FolderBusyError(RunError):
+    """Another process works in a run folder."""
+
+
 class CheckpointError(OSError):
     """A checkpoint could not be written; the one before it is intact."""
 

@@ -12,10 +12,10 @@ from pyro_vae.cli.signature import Option, options_of
 from pyro_vae.cli.usage import Parser, UsageError
 from pyro_vae.cli.wording import in_text
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.results import EVALUATION, alone_in, is_finished, read_cell
+from pyro_vae.comparison.results import EVALUATION, is_finished, read_cell
 from pyro_vae.comparison.run_cell import images_hash, measure_cell, run_cell
 from pyro_vae.evaluation import ais
-from pyro_vae.fit.checkpoint import write_bytes
+from pyro_vae.files import alone_in, write_bytes
 from pyro_vae.fit.options import as_device
 from pyro_vae.fit.parameters import owners_of
 

@@ -14,9 +14,10 @@ from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
 from pyro_vae.cli.runs import differing, find_decoder, run_line
 from pyro_vae.cli.usage import Parser, wants_help
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.results import LOCK, alone_in, read_cell
+from pyro_vae.comparison.results import read_cell
 from pyro_vae.comparison.run_cell import fit_cell, run_cell
 from pyro_vae.errors import RunError
+from pyro_vae.files import LOCK, alone_in
 from pyro_vae.fit.run import CONFIG
 from pyro_vae.parts import PACKAGES
 
@@ -125,16 +126,20 @@ def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _folder(out: Path) -> Iterator[None]:
-    """Work in a run folder, which goes again where nothing came of it."""
-    try:
-        with alone_in(out):
+    """Work in a run folder, which goes again where nothing came of it.
+
+    Raises:
+        RunError: another process works there.
+    """
+    with alone_in(out):
+        try:
             yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            if [file.name for file in out.iterdir()] == [LOCK]:
-                (out / LOCK).unlink()
-                out.rmdir()
-        raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                if [file.name for file in out.iterdir()] == [LOCK]:
+                    (out / LOCK).unlink()
+                    out.rmdir()
+            raise
 
 
 def _name(cell: Cell) -> str:

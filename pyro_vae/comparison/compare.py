@@ -1,6 +1,8 @@
 """`compare`: a grid in, a comparison out, computed as far as it is not there yet."""
 
-from collections.abc import Mapping
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +15,11 @@ from pyro_vae.comparison.grid import FOLDERS, Grid
 from pyro_vae.comparison.progress import shown
 from pyro_vae.comparison.results import is_finished, write_error
 from pyro_vae.comparison.task import Task
-from pyro_vae.errors import RunError
-from pyro_vae.fit.checkpoint import write_bytes
+from pyro_vae.errors import FolderBusyError, RunError
+from pyro_vae.files import alone_in, write_bytes
+
+LOOK_FOR = 2.0
+"""Seconds after which a process that holds a comparison's folder has written its grid there."""
 
 
 def compare(
@@ -50,14 +55,12 @@ def compare(
 
     Raises:
         ValueError: the grid makes no sense; the message says in which line.
-        RunError: ``out`` holds something else, or results of another version.
+        RunError: ``out`` holds something else, or results of another version, or another process computes another
+            grid there.
         ClusterError: the scheduler does not answer.
     """
     grid = _as_grid(grid)
     out = Path(out).resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    _require_own(out / GRID)
-    write_bytes(out / GRID, yaml.safe_dump(grid.description(), sort_keys=False, allow_unicode=True).encode())
     fits = [Task(cell, out, only_fit=True) for cell in grid.decoders]
     cells = [Task(cell, out) for cell in grid.cells]
     cells = [task for task in cells if not is_finished(task.path, task.cell)]
@@ -66,7 +69,7 @@ def compare(
     labels = {task: task.cell.label(grid.varying) for task in cells}
     labels |= {task: f"model for {task.cell.label(())}" for task in fits}
     options: dict[str, Any] = {"jobs": jobs, "threads": threads, "backend": backend, "scheduler": scheduler}
-    with shown([*fits, *cells], labels, progress) as display:
+    with _described(grid, out), shown([*fits, *cells], labels, progress) as display:
         # What takes over a model waits for it, and is not run where that failed.
         unfitted: dict[Cell, str] = {}
         for task, error in run_tasks(fits, **options) if fits else ():
@@ -84,9 +87,42 @@ def compare(
                 write_error(task.path, error)
                 if display is not None:
                     display.end(task, error)
-    comparison = Comparison.read(out)
+    comparison = Comparison.of(grid, out)
     comparison.write_tables()
     return comparison
+
+
+@contextlib.contextmanager
+def _described(grid: Grid, out: Path) -> Iterator[None]:
+    """Write a grid into its folder, and let no process write another one while it is computed.
+
+    Processes with the same grid share the folder.
+
+    Raises:
+        RunError: another process computes another grid there.
+    """
+    content = yaml.safe_dump(grid.description(), sort_keys=False, allow_unicode=True).encode()
+    with contextlib.ExitStack() as stack:
+        deadline = time.monotonic() + LOOK_FOR
+        while True:
+            try:
+                stack.enter_context(alone_in(out))
+            except RunError as error:
+                if (out / GRID).is_file() and (out / GRID).read_bytes() == content:
+                    break
+                if not isinstance(error, FolderBusyError):
+                    raise
+                if time.monotonic() > deadline:
+                    raise RunError(
+                        f"another process computes another grid in {out}: wait until it has ended, or choose another "
+                        f"folder for the results."
+                    ) from error
+                time.sleep(0.05)
+            else:
+                _require_own(out / GRID)
+                write_bytes(out / GRID, content)
+                break
+        yield
 
 
 def _require_own(file: Path) -> None:

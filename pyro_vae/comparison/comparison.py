@@ -16,7 +16,7 @@ from pyro_vae.comparison.results import UNFINISHED, CellResult, read_result
 from pyro_vae.comparison.statistics import PairedDifference, Ranking, compare_all, paired_difference
 from pyro_vae.comparison.task import CELLS
 from pyro_vae.errors import RunError
-from pyro_vae.fit.checkpoint import write_bytes
+from pyro_vae.files import write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,6 +89,15 @@ class Comparison:
             read_result(path / CELLS / folder, cell, folder) for cell, folder in zip(grid.cells, folders, strict=True)
         ]
         return cls(path, results, grid.varying)
+
+    @classmethod
+    def of(cls, grid: Grid, path: Path) -> "Comparison":
+        """Return the comparison of a grid whose cells were computed in a folder.
+
+        Raises:
+            RunError: a cell's folder is damaged or of another version.
+        """
+        return cls(path, [read_result(path / CELLS / cell.hash, cell) for cell in grid.cells], grid.varying)
 
     @property
     def finished(self) -> list[CellResult]:

@@ -23,7 +23,7 @@ from pyro_vae.comparison.report_text import (
     subject,
     varying_settings,
 )
-from pyro_vae.fit.checkpoint import write_bytes
+from pyro_vae.files import write_bytes
 
 if TYPE_CHECKING:
     from markupsafe import Markup

@@ -2,28 +2,25 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from pyro_vae.comparison.cell import FORMAT, Cell
 from pyro_vae.errors import RunError
-from pyro_vae.fit.checkpoint import write_bytes
+from pyro_vae.files import write_bytes
+from pyro_vae.fit.checkpoint import read_tensors
 from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
 
 EVALUATION, PER_DATUM, ERROR, FITTED = "evaluation.json", "per_datum.safetensors", "error.txt", "fitted.json"
 
 UNFINISHED = "it was not run to its end"
 """What is said of a cell that left neither results nor an error: it waits, is at work, or was killed."""
-
-LOCK = ".lock"
-"""In a run folder; held, as the system's own lock, by the process that works there, and gone when that process is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,14 +45,6 @@ class CellResult:
     def finished(self) -> bool:
         """Whether it has results."""
         return self.error is None
-
-
-@contextlib.contextmanager
-def alone_in(path: Path) -> Iterator[None]:
-    """Make a run folder, and wait until no other process works in it."""
-    path.mkdir(parents=True, exist_ok=True)
-    with FileLock(path / LOCK):
-        yield
 
 
 def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datum: Mapping[str, Tensor]) -> None:
@@ -115,8 +104,8 @@ def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
         return CellResult(cell, path, error=error)
     evaluation = _read(path / EVALUATION, hash or cell.hash)
     try:
-        per_datum = load_file(path / PER_DATUM)
-    except (OSError, SafetensorError) as error:
+        per_datum, _ = read_tensors(path / PER_DATUM)
+    except (OSError, ValueError, SafetensorError) as error:
         raise RunError(f"{path / PER_DATUM} cannot be read: {error}. Remove {path}: it is computed again.") from error
     return CellResult(cell, path, evaluation, per_datum, read_history(path, evaluation["epochs"]))
 

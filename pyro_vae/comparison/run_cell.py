@@ -171,7 +171,7 @@ def measure_cell(
 def run_cell(cell: Cell, path: Path, *, decoder: Path | None = None, progress: bool | None = False) -> CellResult:
     """Fit and measure a cell in its run folder, as far as that is not done yet.
 
-    Only one process at a time may work in the folder: :func:`pyro_vae.comparison.results.alone_in` sees to that.
+    Only one process at a time may work in the folder: :func:`pyro_vae.files.alone_in` sees to that.
 
     Args:
         cell: what to run.

@@ -15,8 +15,9 @@ import pyro
 import torch
 
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.results import ERROR, alone_in, epochs_done, is_finished, write_error
+from pyro_vae.comparison.results import ERROR, epochs_done, is_finished, write_error
 from pyro_vae.comparison.run_cell import fit_cell, run_cell
+from pyro_vae.files import alone_in
 
 CELLS, LOG = "cells", "log.jsonl"
 
@@ -73,7 +74,7 @@ def work(task: Task, threads: int | None = None, parent: int | None = None) -> s
 
 def _run(task: Task) -> None:
     decoder = None if task.cell.decoder is None else folder_of(task.out, task.cell.decoder)
-    with alone_in(task.path):
+    with alone_in(task.path, wait=True):
         if is_finished(task.path, task.cell):
             return
         done = epochs_done(task.path)

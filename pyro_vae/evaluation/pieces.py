@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import CheckpointError, RunError
 from pyro_vae.evaluation.stream import _evenly
+from pyro_vae.files import remedy
 from pyro_vae.fit.checkpoint import read_checkpoint, write_checkpoint
 
 
@@ -122,10 +123,11 @@ class Record:
             try:
                 write_checkpoint(self._path, {**self.values, "done": self.done}, state)
             except CheckpointError as error:
-                reason = getattr(error.__cause__, "strerror", None) or error
+                cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
                 raise CheckpointError(
-                    f"{self._who}: could not write {self._path} ({reason}); what it held before is intact. Free space, "
-                    f"then call {self._who} again with the same arguments to go on."
+                    f"{self._who}: could not write {self._path} ({cause.strerror or cause}); what it held before is "
+                    f"intact. {remedy(cause, self._path)}, then call {self._who} again with the same arguments to go "
+                    f"on."
                 ) from error
 
     def _take_up(self, path: Path, seed: int | None) -> None:

@@ -1,51 +1,22 @@
 """One checkpoint file: safetensors with a content hash, written to the side and renamed into place."""
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.errors import CheckpointError, RunError
+from pyro_vae.errors import RunError
+from pyro_vae.files import write_bytes
 
 FORMAT = 2
 """Raised when a run folder's layout changes so that older ones cannot be read."""
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a run that resumes, sees all of it or what was there before.
-
-    Raises:
-        CheckpointError: the disk refuses.
-    """
-    beside = path.with_name(path.name + ".partial")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    except OSError as error:
-        with contextlib.suppress(OSError):  # a disk that refuses to write may refuse to delete as well
-            beside.unlink()
-        kept = "; the one written before it is intact" if path.is_file() else ""
-        raise CheckpointError(
-            f"could not write {path}: {error.strerror or error}{kept}. Free space or choose another folder with "
-            f"out=..., then go on with resume=True."
-        ) from error
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
@@ -59,6 +30,20 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
     write_bytes(path, save(dict(tensors), metadata))
 
 
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return a safetensors file's tensors, in the order of their names, and its metadata.
+
+    The file is opened once: safetensors' own reader opens it twice, and another process may replace it in between.
+
+    Raises:
+        SafetensorError, OSError, ValueError: it cannot be read, or is no such file.
+    """
+    content = path.read_bytes()
+    tensors = load(content)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return dict(sorted(tensors.items())), header.get("__metadata__", {})
+
+
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the state of a checkpoint, without executing anything it contains.
 
@@ -66,13 +51,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         RunError: there is none, it is damaged, or it is of another version.
     """
     if not path.is_file():
-        raise RunError(f"no checkpoint at {path}: the run was stopped before its first one. Start it again.")
+        raise RunError(
+            f"no checkpoint at {path}: the run was stopped before its first one. Start it again, or wait where it is "
+            f"still at work."
+        )
     damaged = f"the checkpoint {path} is damaged"
     remedy = "Restore it from a copy, or start the run again in another folder."
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        tensors, metadata = read_tensors(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{damaged}: {error}. {remedy}") from error
     if metadata.get("format") != str(FORMAT):

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pyro_vae.data import ImageData
+from pyro_vae.files import alone_in
 from pyro_vae.fit.batches import Batches, LoaderBatches, TensorBatches, check_rows
 from pyro_vae.fit.describe import describe, describe_settings
 from pyro_vae.fit.gradients import BatchLoss
@@ -110,7 +112,7 @@ def fit(
         SupportError: the data lie outside the likelihood's support.
         NonFiniteError: the loss became NaN or infinite; the message names the site.
         StaleGraphError: the pair changed while its graph was run.
-        RunError: ``out`` holds another run, or one that cannot be resumed.
+        RunError: ``out`` holds another run, or one that cannot be resumed, or another process works there.
         CheckpointError: the disk refuses; the last good checkpoint is intact.
     """
     target = as_device(device)
@@ -188,7 +190,8 @@ def fit(
     training = Training(
         pair, parameters, objective, step, batches, optimizer, schedule, watch, target, folder
     )  # fmt: skip
-    with seeded(seed), pyro.validation_enabled(False), warnings.catch_warnings():
+    alone = nullcontext() if folder is None else alone_in(folder)
+    with alone, seeded(seed), pyro.validation_enabled(False), warnings.catch_warnings():
         # Pyro's warning; the error that is raised instead says more.
         warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
         if folder is not None and open_folder(folder, config, resume):

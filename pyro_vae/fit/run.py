@@ -12,9 +12,11 @@ from typing import Any
 import pyro
 import torch
 import yaml
+from torch import Tensor
 
 from pyro_vae.errors import RunError
-from pyro_vae.fit.checkpoint import FORMAT, read_checkpoint, write_bytes
+from pyro_vae.files import write_bytes
+from pyro_vae.fit.checkpoint import FORMAT, read_checkpoint
 from pyro_vae.fit.describe import build
 from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.protocols import Program
@@ -133,6 +135,19 @@ def read_history(path: Path, epochs: int) -> list[Row]:
     return rows
 
 
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any], list[Row]]:
+    """Return configuration, tensors, state and history of one moment, also while a process fits in the folder.
+
+    Metrics are written before the checkpoint, so that those read after it have its epochs.
+    """
+    while True:
+        config = read_config(path)
+        tensors, state = read_checkpoint(path / CHECKPOINT)
+        history = read_history(path, state["epoch"])
+        if read_config(path) == config:
+            return config, tensors, state, history
+
+
 def load_run(path: str | Path, model: Program | None = None, guide: Program | None = None) -> Run:
     """Return the model, guide, data description and history of a run, in evaluation mode.
 
@@ -148,8 +163,7 @@ def load_run(path: str | Path, model: Program | None = None, guide: Program | No
         RunError: the folder is missing, of another version or damaged, or the pair does not fit it.
     """
     path = Path(path)
-    config = read_config(path)
-    tensors, state = read_checkpoint(path / CHECKPOINT)
+    config, tensors, state, history = _read(path)
     if model is None:
         model = build(config["model"], f"{path}: model")
     if guide is None:
@@ -171,7 +185,7 @@ def load_run(path: str | Path, model: Program | None = None, guide: Program | No
     return Run(
         model,
         guide,
-        read_history(path, state["epoch"]),
+        history,
         config["data"],
         config,
         path,

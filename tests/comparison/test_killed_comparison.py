@@ -12,8 +12,9 @@ import pytest
 from tiny_grids import COMMON, events, numbers, start
 
 from pyro_vae.comparison import Comparison, Grid, compare
-from pyro_vae.comparison.results import alone_in, epochs_done
+from pyro_vae.comparison.results import epochs_done
 from pyro_vae.comparison.task import folder_of
+from pyro_vae.files import alone_in
 
 GRID = {
     "common": {**COMMON, "epochs": 12},

@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import fit, load_run
 from pyro_vae.errors import CheckpointError, NonFiniteError, RunError
+from pyro_vae.files import write_bytes
 from pyro_vae.fit import checkpoint
-from pyro_vae.fit.checkpoint import read_checkpoint, write_bytes, write_checkpoint
+from pyro_vae.fit.checkpoint import read_checkpoint, write_checkpoint
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, METRICS
 
 X = torch.linspace(-1, 1, 12).unsqueeze(1)
@@ -341,17 +342,18 @@ def test_a_file_where_the_folder_should_be(tmp_path):
 
 
 def test_a_folder_that_vanishes_at_checkpoint_time(tmp_path):
-    """A folder lies where the partial file goes: opening it fails for real, for root as well."""
-    write_checkpoint(tmp_path / "last", {"a": torch.ones(2)}, {"epoch": 1})
-    (tmp_path / "last.partial").mkdir()
+    """Moved away while the run goes on: what was written before moves along."""
+    (tmp_path / "run").mkdir()
+    write_checkpoint(tmp_path / "run" / "last", {"a": torch.ones(2)}, {"epoch": 1})
+    (tmp_path / "run").rename(tmp_path / "moved")
     with pytest.raises(CheckpointError) as raised:
-        write_checkpoint(tmp_path / "last", {"a": torch.zeros(2)}, {"epoch": 2})
+        write_checkpoint(tmp_path / "run" / "last", {"a": torch.zeros(2)}, {"epoch": 2})
     assert str(raised.value) == (
-        f"could not write {tmp_path / 'last'}: Is a directory; the one written before it is intact. Free space or "
-        f"choose another folder with out=..., then go on with resume=True."
+        f"could not write {tmp_path / 'run' / 'last'}: No such file or directory. Put the folder {tmp_path / 'run'} "
+        f"back or choose another folder with out=..., then go on with resume=True."
     )
     assert isinstance(raised.value.__cause__, OSError)
-    tensors, state = read_checkpoint(tmp_path / "last")
+    tensors, state = read_checkpoint(tmp_path / "moved" / "last")
     assert torch.equal(tensors["a"], torch.ones(2))
     assert state == {"epoch": 1}
 

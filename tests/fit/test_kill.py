@@ -55,12 +55,16 @@ def kill_some_time_after_an_epoch(out: Path, compile: str, delay: float) -> bool
 
 def kill_while_writing(out: Path, compile: str) -> bool:
     """Kill as soon as a checkpoint's partial file is seen; True if it is still lying there, cut short."""
-    partial = (out / CHECKPOINT).with_name("last.safetensors.partial")
-    partial.unlink(missing_ok=True)
+    before = leftovers(out)
     process = killed_run.start(killed_run.train, out, compile)
-    seen = wait_for(partial.exists, process)
+    seen = wait_for(lambda: leftovers(out) - before, process)
     killed = kill(process)
-    return seen and killed and partial.exists()
+    return seen and killed and bool(leftovers(out) - before)
+
+
+def leftovers(out: Path) -> set[Path]:
+    """The partial files of checkpoints."""
+    return set((out / CHECKPOINT).parent.glob("last.safetensors.*.partial"))
 
 
 @pytest.mark.parametrize("compile", ["trace", "off"])

@@ -384,7 +384,7 @@ def test_leftovers_of_a_killed_write_disturb_nobody(tmp_path):
     resumable(tmp_path / "whole", 3)
     resumable(tmp_path / "parts", 1)
     for name in (CHECKPOINT, METRICS, CONFIG):
-        (tmp_path / "parts" / f"{name}.partial").write_bytes(b"cut sho")
+        (tmp_path / "parts" / f"{name}.0badcafe.partial").write_bytes(b"cut sho")
     # Killed between metrics and checkpoint: the metrics are an epoch ahead.
     with (tmp_path / "parts" / METRICS).open("a") as file:
         file.write("2,0.0,0.0,0.0,0.0,0.0\n")
@@ -392,5 +392,5 @@ def test_leftovers_of_a_killed_write_disturb_nobody(tmp_path):
     resumable(tmp_path / "parts", 3)
     assert_equal_checkpoints(tmp_path / "whole", tmp_path / "parts")
     assert sorted(path.name for path in (tmp_path / "parts").rglob("*") if path.is_file()) == sorted(
-        ["config.yaml", "last.safetensors", "metrics.csv"]
+        [".lock", "config.yaml", "last.safetensors", "metrics.csv"]
     )
