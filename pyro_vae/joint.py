@@ -14,8 +14,9 @@ from torch.distributions import biject_to
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
 from pyro_vae.graph import no_side_effects
+from pyro_vae.layouts import Layout
 from pyro_vae.pair import Pair
-from pyro_vae.particles import PARTICLES, Particles, Site, samples
+from pyro_vae.particles import Particles, Site, samples
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 
@@ -115,7 +116,7 @@ class Joint:
 
     def draw(self, x: Any, num_chains: int) -> Tensor:
         """Draw u from the prior, ``(num_chains, batch, dim)``."""
-        return torch.cat([self._flat(particles.model_trace) for particles in self._prior_runs(x, num_chains)])
+        return torch.cat([self._flat(run) for run in self._prior_runs(x, num_chains)])
 
     def terms(self, x: Any, u: Tensor) -> JointTerms:
         """Return log p(x | u) and log p(u), with their gradients, at u ``(num_chains, batch, dim)``."""
@@ -134,18 +135,15 @@ class Joint:
         found: dict[str, list[Tensor]] = {part.name: [] for part in self.parts}
         for run, _ in self._runs(x, u):
             for site in _latent(run):
-                value = site["value"]
-                found[site["name"]].append(value if self.vectorizes else value.unsqueeze(0))
+                found[site["name"]].append(self._pair.layout.apart(run, site))
         return {name: torch.cat(values) for name, values in found.items()}
 
     def from_values(self, x: Any, values: Mapping[str, Tensor]) -> Tensor:
         """Return u ``(num_chains, batch, dim)`` of sites' values ``(num_chains, *its own shape)``."""
-        num_chains = len(next(iter(values.values())))
-        rows = [slice(None)] if self.vectorizes else [slice(k, k + 1) for k in range(num_chains)]
-        found = []
-        for row in rows:
-            chosen = {name: value[row] if self.vectorizes else value[row][0] for name, value in values.items()}
-            found.append(self._flat(self._run(x, num_chains, FixedValues(chosen)).model_trace))
+        found, layout = [], self._pair.layout
+        for chunk, count in layout.chunks(len(next(iter(values.values())))):
+            fixed = FixedValues({name: value[chunk] for name, value in values.items()}, layout)
+            found.append(self._flat(self._pair.run_alone(self._model, x, count, fixed)))
         return torch.cat(found)
 
     def simulate(self, x: Any) -> tuple[Any, Tensor]:
@@ -175,7 +173,8 @@ class Joint:
                 f"{shapes} where x is {tuple(args[0].shape)}."
             )
         data = drawn[0].reshape(args[0].shape).to(args[0].dtype)
-        return ((data, *args[1:]) if isinstance(x, tuple) else data), self._flat(trace)
+        run = Particles(trace, trace, trace, self._plate, self._pair.particle_dim)
+        return ((data, *args[1:]) if isinstance(x, tuple) else data), self._flat(run)
 
     def _prior_runs(self, x: Any, num_chains: int) -> list[Particles]:
         with pyro.validation_enabled(False), torch.no_grad():
@@ -184,40 +183,35 @@ class Joint:
     def _runs(self, x: Any, u: Tensor) -> Iterator[tuple[Particles, list[Tensor]]]:
         """Run the model at u: at all chains together, or one by one."""
         for chains in [u] if self.vectorizes else u.split(1):
-            at = AtCoordinates(self.parts, chains if self.vectorizes else chains[0], self._plate.dim)
-            yield self._run(x, len(chains), at), at.log_volumes
+            at = AtCoordinates(self.parts, self._pair.layout.rows(chains), self._plate.dim)
+            yield self._pair.run_alone(self._model, x, len(chains), at), at.log_volumes
 
-    def _run(self, x: Any, num_chains: int, values: Messenger) -> Particles:
-        model = self._model
-        if self.vectorizes:
-            model = pyro.plate(PARTICLES, num_chains, dim=self._pair.particle_dim)(model)
-        with pyro.validation_enabled(False), local_params(self._model), values:
-            trace = poutine.trace(model).get_trace(*as_args(x))
-        return Particles(trace, trace, trace, self._plate, self._pair.particle_dim)
-
-    def _flat(self, trace: poutine.Trace) -> Tensor:
-        """Return u ``(num_chains, batch, dim)`` of a trace's values."""
+    def _flat(self, run: Particles) -> Tensor:
+        """Return u ``(num_chains, batch, dim)`` of a run's values."""
         flat = []
         for part in self.parts:
-            site = trace.nodes[part.name]
+            site = run.model_trace.nodes[part.name]
             coordinates, batch_dims = _coordinates(site), len(site["fn"].batch_shape)
             chained = batch_dims == -self._pair.particle_dim
             # The data next to the chains, the rest behind them.
             ordered = coordinates.movedim(batch_dims + self._plate.dim, int(chained))
-            flat.append(ordered.reshape(*(ordered.shape[:2] if chained else (1, len(ordered))), -1))
+            lead = ordered.shape[:2] if chained else (run.repeats, len(ordered) // run.repeats)
+            flat.append(ordered.reshape(*lead, -1))
         return torch.cat(flat, -1)
 
 
 class FixedValues(Messenger):
-    """Gives latent sites the values of a table."""
+    """Gives latent sites the values of a table: as a run has them, or ``(num_samples, *rest)`` for a layout."""
 
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
+    def __init__(self, values: Mapping[str, Tensor], layout: Layout | None = None) -> None:
         super().__init__()
-        self._values = values
+        self._values, self._layout = values, layout
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] in self._values and not msg["is_observed"]:
-            msg["value"], msg["done"] = self._values[msg["name"]], True
+            value = self._values[msg["name"]]
+            inside = value if self._layout is None else self._layout.inside(value, msg["fn"].event_dim)
+            msg["value"], msg["done"] = inside, True
 
 
 class AtCoordinates(Messenger):

@@ -18,7 +18,8 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, PairError
-from pyro_vae.graph import no_side_effects
+from pyro_vae.graph import in_one_line, no_side_effects
+from pyro_vae.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
 from pyro_vae.memory import is_out_of_memory
 from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.nonfinite import find_nonfinite
@@ -32,12 +33,17 @@ from pyro_vae.particles import (
     samples,
     subsamples,
 )
-from pyro_vae.programs import as_args, local_params, modules_of
+from pyro_vae.programs import as_args, local_params, modules_of, num_rows
 from pyro_vae.protocols import Program
 from pyro_vae.structure import check_sites, find_plate
 from pyro_vae.support import discrete_dims
 
 logger = logging.getLogger("pyro_vae")
+
+REMEDY = (
+    "Where the decoder or the encoder fixes the batch dim, as h.reshape(-1, 32, 7, 7), keep all leading dims: "
+    "h.reshape(*h.shape[:-1], 32, 7, 7)."
+)
 
 Revision = Callable[[poutine.Trace], poutine.Trace]
 
@@ -109,7 +115,7 @@ class Pair:
         """Where an outer plate of samples goes, a negative batch dim."""
 
     def run(self, x: Any, num_samples: int, rows: Tensor | None = None, at: Revision = unchanged) -> list[Particles]:
-        """Run the pair on x: once where samples vectorize, else once for each sample.
+        """Run the pair on x: once where one run holds several samples, else once for each sample.
 
         Args:
             x: as in the constructor, of any batch size.
@@ -119,12 +125,27 @@ class Pair:
         """
         args = as_args(x)
         with nullcontext() if rows is None else FixedRows({self.plate.name: rows}):
-            if self.vectorizes:
-                return [self._run(args, num_samples, at=at)]
+            if self.layout.together:
+                return [self._run(args, self.layout, num_samples, at=at)]
             first = self._run(args, at=at)
             # All samples of a datum are of the same datum.
             with FixedRows(subsamples(first.model_trace) | subsamples(first.guide_trace)):
                 return [first, *(self._run(args, at=at) for _ in range(num_samples - 1))]
+
+    def run_alone(self, program: Program, x: Any, num_samples: int, values: Messenger) -> Particles:
+        """Run the model, the guide or a change of one, alone, with the samples laid out as in the pair's runs.
+
+        Args:
+            program: what is run.
+            x: as in the constructor.
+            num_samples: in this run; 1 where each sample has its own.
+            values: gives sites their values.
+        """
+        args = self.layout.arguments(as_args(x), num_samples)
+        program = self.layout.program(program, num_samples)
+        with pyro.validation_enabled(False), self._local_params(), values:
+            trace = poutine.trace(program).get_trace(*args)
+        return Particles(trace, trace, trace, self.plate, self.particle_dim, self.layout.repeats(num_samples), args)
 
     @cached_property
     def guide_repeats(self) -> bool:
@@ -139,12 +160,13 @@ class Pair:
             before, after = first.terms().log_guide, replace(first, guide_trace=again).terms().log_guide
         return _same_but_for_rounding(before, after)
 
-    def rerun_guide(self, x: Any, trace: poutine.Trace) -> poutine.Trace:
-        """Run the guide on x with the values, and as many samples, as a trace of it holds."""
+    def rerun_guide(self, args: tuple[Any, ...], trace: poutine.Trace) -> poutine.Trace:
+        """Run the guide with the values, and as many samples, as a trace of it on the same arguments holds."""
         frames = (f for site in samples(trace) for f in site["cond_indep_stack"] if f.name == PARTICLES)
-        guide = self._outer(next((f.size for f in frames), None))(self.guide)
+        count = next((f.size for f in frames), None)
+        guide = self.guide if count is None else self.layout.program(self.guide, count)
         with self._local_params():
-            return poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*as_args(x))
+            return poutine.trace(poutine.replay(guide, trace=trace)).get_trace(*args)
 
     def terms(self, x: Any, num_samples: int, rows: Tensor | None = None) -> LogTerms:
         """Run the pair on x and return each term of the log-weights, ``(num_samples, plate.size)``.
@@ -153,28 +175,67 @@ class Pair:
         """
         return LogTerms.together([particles.terms() for particles in self.run(x, num_samples, rows)])
 
-    @cached_property
+    @property
     def vectorizes(self) -> bool:
-        """Whether a run with an outer plate of samples gives each sample the weight it has when run alone.
+        """Whether one run holds several samples."""
+        return self.layout.together
+
+    @cached_property
+    def layout(self) -> Layout:
+        """How the samples of a run lie: the first layout that gives each sample the weight it has when run alone.
 
         Decided by doing it: two samples are drawn in one run, and each is run alone, from the same noise or, where
-        alone it asks for other noise, with the same values. A pair that fails is run in a loop, which is said once.
+        alone it asks for other noise, with the same values. A pair that fails in an outer plate is run on repeated
+        rows, as independent data allow; one that fails there, too, is run in a loop, which is said once.
         """
+        failures = []
         with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
-            try:
-                with RecordedNoise() as noise:
-                    particles = self._run(self._args, num_samples=2)
-                together = particles.terms().log_weight
-            except (RuntimeError, ValueError, IndexError, TypeError) as error:
-                if is_out_of_memory(error):
-                    raise
-                reason = str(error).strip().splitlines()[0]
-            else:
-                if self._same_alone(together, particles, noise.draws):
-                    return True
-                reason = "a sample's weight depends on the samples beside it"
-        logger.warning("samples of this pair are run one by one, which is slower: %s", reason)
-        return False
+            for layout in self._layouts():
+                failure = self._failure_of(layout)
+                if failure is None:
+                    return layout
+                failures.append(failure)
+        logger.warning(
+            "samples of this pair are run one by one, which is slower. In an outer plate: %s. On repeated rows: %s. %s",
+            failures[0], failures[1] if len(failures) > 1 else "the batch plate draws a subsample", REMEDY,
+        )  # fmt: skip
+        return OneByOne()
+
+    def _layouts(self) -> Iterator[Layout]:
+        """Give those that hold several samples, the cheapest first."""
+        yield OuterPlate(self.particle_dim)
+        rows = [num_rows(arg) for arg in self._args]
+        if self.num_rows == self.plate.size == self.plate.full_size:
+            yield RepeatedRows(self.plate, tuple(count == self.num_rows for count in rows))
+
+    def _failure_of(self, layout: Layout) -> str | None:
+        """Return why a layout does not do, or None where it does."""
+        try:
+            with RecordedNoise() as noise:
+                particles = self._run(self._args, layout, 2)
+            if layout.repeats(2) > 1:
+                self._check_repeated(particles)
+            together = particles.terms().log_weight
+        except Exception as error:
+            # Any failure of the user's program means the same.
+            if is_out_of_memory(error):
+                raise
+            return in_one_line(error)
+        if self._same_alone(layout, together, particles, noise.draws):
+            return None
+        return "a sample's weight depends on the samples beside it"
+
+    def _check_repeated(self, particles: Particles) -> None:
+        """Refuse a plate or a value that did not follow the number of rows, where another would have been shared."""
+        expected = particles.repeats * self.plate.size
+        for trace in (particles.model_trace, particles.guide_trace):
+            for site in samples(trace):
+                sizes = [f.size for f in site["cond_indep_stack"] if f.name == self.plate.name and f.size >= 0]
+                dim = site["value"].ndim - site["fn"].event_dim + self.plate.dim
+                if not site["is_observed"]:
+                    sizes.append(site["value"].shape[dim] if dim >= 0 else 1)
+                if any(size != expected for size in sizes):
+                    raise ValueError(f"site {site['name']!r} does not follow the number of data")
 
     def _quiet(self) -> AbstractContextManager[None]:
         """Leave random number generators and buffers (running means) as they were: a probe is no training step."""
@@ -193,7 +254,7 @@ class Pair:
                 raise
             raise NonFiniteError(f"{where} {error}") from error
 
-    def _same_alone(self, together: Tensor, particles: Particles, draws: list[Tensor]) -> bool:
+    def _same_alone(self, layout: Layout, together: Tensor, particles: Particles, draws: list[Tensor]) -> bool:
         """Whether each sample of a run with two has the same weight when it is run by itself."""
 
         def from_noise(k: int) -> Particles:
@@ -201,60 +262,63 @@ class Pair:
                 return self._run(self._args)
 
         def from_values(k: int) -> Particles:
-            return self._run(self._args, replayed=self._select(particles.guide_trace, k))
+            return self._run(self._args, replayed=_sample(layout, particles, k))
 
         for alone in (from_noise, from_values):
             try:
                 weights = torch.cat([alone(k).terms().log_weight for k in range(2)])
-            except (RuntimeError, ValueError, IndexError, TypeError, KeyError):
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
                 continue
             if _same_but_for_rounding(together, weights):
                 return True
         return False
 
-    def _select(self, guide_trace: poutine.Trace, k: int) -> poutine.Trace:
-        """Return the trace of the k-th sample of a vectorized run."""
-        selected = guide_trace.copy()
-        for name, site in selected.nodes.items():
-            if site["type"] == "sample" and not site["is_observed"] and not isinstance(site["fn"], _Subsample):
-                value = site["value"]
-                dim = value.ndim + self.particle_dim - site["fn"].event_dim
-                selected.nodes[name] = {**site, "value": value.select(dim, k) if dim >= 0 else value}
-        return selected
-
-    def _run(self, *args: Any, **options: Any) -> Particles:
-        return Particles(*self._traces(*args, **options), self.plate, self.particle_dim)
+    def _run(
+        self, args: tuple[Any, ...], layout: Layout | None = None, num_samples: int = 1, **options: Any
+    ) -> Particles:
+        """Run the pair with the samples in one run, or with one sample where there is no layout."""
+        repeats = 1
+        if layout is not None:
+            args, repeats = layout.arguments(args, num_samples), layout.repeats(num_samples)
+        traces = self._traces(args, layout, num_samples, **options)
+        return Particles(*traces, self.plate, self.particle_dim, repeats, args)
 
     def _traces(
         self,
         args: tuple[Any, ...],
-        num_samples: int | None = None,
+        layout: Layout | None = None,
+        num_samples: int = 1,
         replayed: poutine.Trace | None = None,
         at: Revision = unchanged,
     ) -> tuple[poutine.Trace, poutine.Trace, poutine.Trace]:
         """Return the traces of the model and of the guide, and the one that the model was replayed against."""
-        outer = self._outer(num_samples)
-        guide = outer(self.guide)
+        model, guide = self.model, self.guide
+        if layout is not None:
+            model, guide = (layout.program(program, num_samples) for program in (model, guide))
         if replayed is not None:
             guide = poutine.replay(guide, trace=replayed)
         with self._local_params():
             guide_trace = poutine.trace(guide).get_trace(*args)
             values = at(guide_trace)
-            model_trace = poutine.trace(poutine.replay(outer(self.model), trace=values)).get_trace(*args)
+            model_trace = poutine.trace(poutine.replay(model, trace=values)).get_trace(*args)
         return model_trace, guide_trace, values
-
-    def _outer(self, num_samples: int | None) -> Callable[[Program], Program]:
-        if num_samples is None:
-            return lambda program: program
-        return pyro.plate(PARTICLES, num_samples, dim=self.particle_dim)
 
     def _local_params(self) -> AbstractContextManager[None]:
         return local_params(self.model, self.guide) if self._local else nullcontext()
 
 
 def _rows(args: tuple[Any, ...]) -> int | None:
-    tensors = (arg for arg in args if isinstance(arg, Tensor) and arg.ndim > 0)
-    return next((len(tensor) for tensor in tensors), None)
+    return next((count for count in map(num_rows, args) if count is not None), None)
+
+
+def _sample(layout: Layout, particles: Particles, k: int) -> poutine.Trace:
+    """Return the guide's trace of the k-th sample of a run with two."""
+    selected = particles.guide_trace.copy()
+    for site in particles.latents:
+        selected.nodes[site["name"]] = {**site, "value": layout.apart(particles, site)[k]}
+    return selected
 
 
 def _same_but_for_rounding(one: Tensor, other: Tensor) -> bool:

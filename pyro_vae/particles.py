@@ -62,7 +62,7 @@ class LogTerms:
 
 @dataclass(frozen=True)
 class Particles:
-    """One run of a pair with samples in an outer plate, or with one sample and no such plate."""
+    """One run of a pair, with its samples as a :class:`pyro_vae.layouts.Layout` has them."""
 
     model_trace: Trace
     guide_trace: Trace
@@ -70,7 +70,11 @@ class Particles:
     """What the model took its values from: the guide's trace, or a revision of it."""
     plate: BatchPlate
     particle_dim: int
-    """Where the samples are, a negative batch dim: left of every plate of the pair."""
+    """Where an outer plate of samples is, a negative batch dim: left of every plate of the pair."""
+    repeats: int = 1
+    """How often the batch plate holds the data: once, or once for each sample, one sample's after the other's."""
+    args: tuple[Any, ...] = ()
+    """What the programs were called with: the data, repeated where the batch plate repeats them."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -80,7 +84,8 @@ class Particles:
         num_samples = next((f.size for f in plates if f.name == PARTICLES), 1)
         # A plate made without a size (-1) takes that of what is inside it.
         size = next(f.size for f in plates if f.name == self.plate.name)
-        return num_samples, size if size >= 0 else sites[0]["fn"].batch_shape[self.plate.dim]
+        size = size if size >= 0 else sites[0]["fn"].batch_shape[self.plate.dim]
+        return num_samples * self.repeats, size // self.repeats
 
     @property
     def latents(self) -> list[Site]:
@@ -124,7 +129,11 @@ class Particles:
         observed = next(site for site in model if site["is_observed"])
         inner_model, inner_guide = ([self.inner_scale(site) for site in sites] for sites in (model, guide))
         weight = rest_of_scale(observed) * _subsampling(observed) / _subsampling(observed, but=self.plate.name)
-        return self._sum(inner_model, inner_guide), weight.squeeze() if isinstance(weight, Tensor) else weight
+        if isinstance(weight, Tensor):
+            weight = weight.squeeze()
+            # The copies of a datum have its weight.
+            weight = weight[: len(weight) // self.repeats] if self.repeats > 1 and weight.ndim else weight
+        return self._sum(inner_model, inner_guide), weight
 
     def log_prob(self, sites: list[Site], scales: list[Any]) -> Tensor:
         """Sum the sites' masked, scaled log-probabilities over all dims but samples and batch."""
@@ -145,7 +154,17 @@ class Particles:
             values = values.reshape((1,) * missing + tuple(values.shape))
         keep = (0, values.ndim + self.plate.dim)
         rest = [dim for dim in range(values.ndim) if dim not in keep]
-        return values.sum(rest) if rest else values
+        values = values.sum(rest) if rest else values
+        # What all data share has one column.
+        return values.reshape(self.repeats, -1) if self.repeats > 1 and values.numel() > 1 else values
+
+    def over_batch(self, values: Tensor) -> Tensor:
+        """Return values ``(num_samples, batch)`` in a shape that goes with the batch dims of this run's sites."""
+        dims = [1] * -self.particle_dim
+        dims[self.plate.dim] = -1
+        if self.repeats == 1:
+            dims[0], dims[self.plate.dim] = values.shape
+        return values.reshape(dims)
 
     def _sum(self, model_scales: list[Any], guide_scales: list[Any]) -> LogTerms:
         model = list(zip(samples(self.model_trace), model_scales, strict=True))

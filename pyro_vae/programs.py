@@ -7,7 +7,9 @@ from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import pyro
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pyro_vae.protocols import Program
 
@@ -20,6 +22,30 @@ _EMPTY_CELL = CellType()
 def as_args(x: Any) -> tuple[Any, ...]:
     """Return the positional arguments of a pair: a tuple as it is, anything else as the only one."""
     return x if isinstance(x, tuple) else (x,)
+
+
+def num_rows(arg: Any) -> int | None:
+    """Return how many rows an argument has: a tensor's length, the sequences of a packed batch; None of another."""
+    if isinstance(arg, PackedSequence):
+        return int(arg.batch_sizes[0])
+    return len(arg) if isinstance(arg, Tensor) and arg.ndim else None
+
+
+def take_rows(arg: Any, rows: slice | Tensor) -> Any:
+    """Return some rows of a tensor, or some sequences of a packed batch."""
+    if not isinstance(arg, PackedSequence):
+        return arg[rows.to(arg.device) if isinstance(rows, Tensor) else rows]
+    values, lengths = pad_packed_sequence(arg, batch_first=True)
+    rows = rows.cpu() if isinstance(rows, Tensor) else rows
+    chosen = values[rows.to(values.device) if isinstance(rows, Tensor) else rows]
+    return pack_padded_sequence(chosen, lengths[rows], batch_first=True, enforce_sorted=False)
+
+
+def repeated(arg: Any, times: int) -> Any:
+    """Return the rows of an argument so many times, all of them one after the other."""
+    if isinstance(arg, PackedSequence):
+        return take_rows(arg, torch.arange(int(arg.batch_sizes[0])).repeat(times))
+    return arg.repeat(times, *(1,) * (arg.ndim - 1))
 
 
 def modules_of(*programs: Program) -> list[nn.Module]:

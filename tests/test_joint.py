@@ -6,11 +6,13 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from refusals import LAYOUTS, leave
 from torch.testing import assert_close
 
 from pyro_vae.errors import PairError
 from pyro_vae.graph import capture
 from pyro_vae.joint import Joint
+from pyro_vae.layouts import OneByOne
 from pyro_vae.parts import make_pair, part_names
 
 
@@ -26,13 +28,16 @@ def several_sites(x):
                 pyro.sample("x", dist.Normal(z + shares[..., 0], 0.5), obs=x)
 
 
-def one_by_one(x):
-    """The same site, by a network that refuses leading dims."""
-    with pyro.plate("data", len(x), dim=-1):
-        z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-        if z.ndim > 2:
-            raise ValueError("two dims, please")
-        pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x)
+def refusing(layout):
+    """The same site, by a network that refuses the other layouts."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            leave(layout, z, ndim=2, rows=5)
+            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x)
+
+    return model
 
 
 def data(n=6):
@@ -113,11 +118,12 @@ def test_draws_follow_the_prior():
     assert (rates.mean() - 2).abs() < 4 * (2 / rates.numel()) ** 0.5
 
 
-def test_a_model_that_does_not_vectorize_runs_chain_by_chain(caplog):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_chains_in_every_layout(layout, caplog):
     x = data(5)
-    joint = Joint("test", one_by_one, x)
-    assert not joint.vectorizes
-    assert "run one by one" in caplog.text
+    joint = Joint("test", refusing(layout), x)
+    assert joint.vectorizes == (layout is not OneByOne)
+    assert ("run one by one" in caplog.text) == (layout is OneByOne)
     u = joint.draw(x, 3)
     assert u.shape == (3, 5, 2)
     assert len(u.unique()) == 30

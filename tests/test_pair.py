@@ -14,6 +14,7 @@ from torch.testing import assert_close
 from pyro_vae import log_weights
 from pyro_vae.errors import PairError
 from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.layouts import OuterPlate
 from pyro_vae.models import VAE
 from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.pair import Pair
@@ -46,7 +47,7 @@ X = torch.zeros(4)
 def test_a_pair_knows_its_plate_and_sites():
     pair = Pair(model, guide, X)
     assert (pair.plate.name, pair.plate.dim, pair.plate.size, pair.plate.full_size) == ("data", -1, 4, 4)
-    assert (pair.normalized, pair.discrete_dims, pair.vectorizes) == (True, None, True)
+    assert (pair.normalized, pair.discrete_dims, pair.layout) == (True, None, OuterPlate(-2))
 
 
 def test_the_terms_add_up_to_the_weight():
@@ -219,19 +220,20 @@ def test_data_that_do_not_fit_our_own_parts():
 
 
 def test_samples_that_do_not_vectorize_are_run_one_by_one(caplog):
-    """A model that averages over samples runs with leading dims, but gives each sample another's weight."""
+    """A model that averages over samples or rows runs with more of them, but gives each sample another's weight."""
 
     def mixing(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            z = z - (z.mean(0) if z.ndim == 2 else 0)
+            z = z - (z.mean(0) if z.shape != X.shape else 0)
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
         found = log_weights(mixing, guide, X, 5)
     assert found.shape == (5, 4)
     (record,) = caplog.records
-    assert "a sample's weight depends on the samples beside it" in record.getMessage()
+    assert record.getMessage().count("a sample's weight depends on the samples beside it") == 2
+    assert "h.reshape(*h.shape[:-1], 32, 7, 7)" in record.getMessage()
     torch.manual_seed(0)
     assert found.std(0).min() > 0
 
@@ -330,7 +332,7 @@ def test_a_flow_without_inverse_vectorizes():
     model, guide = planar_pair()
     x = torch.randn(6, 4)
     pair = Pair(model, guide, x)
-    assert pair.vectorizes
+    assert isinstance(pair.layout, OuterPlate)
     torch.manual_seed(1)
     together = pair.terms(x, 4).log_weight
     assert together.shape == (4, 6)
@@ -361,7 +363,7 @@ def test_auxiliary_variables_of_the_guide_enter_its_density():
 
     x = torch.randn(5).double()
     pair = Pair(model, guide, x)
-    assert pair.vectorizes
+    assert isinstance(pair.layout, OuterPlate)
     (particles,) = pair.run(x, 3)
     assert [site["name"] for site in particles.latents] == ["v", "z"]
     z = particles.model_trace.nodes["z"]["value"]
@@ -382,7 +384,7 @@ def test_a_rejection_sampler_vectorizes_by_its_values():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.VonMises(x, 2.0))
 
-    assert Pair(model, guide, torch.randn(50)).vectorizes
+    assert isinstance(Pair(model, guide, torch.randn(50)).layout, OuterPlate)
 
 
 def test_a_subsampled_pair_vectorizes():
@@ -395,7 +397,7 @@ def test_a_subsampled_pair_vectorizes():
         with pyro.plate("data", len(x), subsample_size=3) as rows:
             pyro.sample("z", dist.Normal(x[rows], 1.0))
 
-    assert Pair(model, guide, torch.randn(50)).vectorizes
+    assert isinstance(Pair(model, guide, torch.randn(50)).layout, OuterPlate)
 
 
 def test_samples_that_are_run_one_by_one_are_of_the_same_rows():

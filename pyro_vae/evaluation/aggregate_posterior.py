@@ -14,9 +14,9 @@ from torch.distributions import Independent, Normal
 from pyro_vae.evaluation.latent_draws import LatentDraws, plates_of
 from pyro_vae.graph import in_one_line
 from pyro_vae.joint import FixedValues
-from pyro_vae.particles import PARTICLES, Particles, Site, samples
+from pyro_vae.layouts import OuterPlate
+from pyro_vae.particles import Particles, Site, samples
 from pyro_vae.programs import in_mode, local_params
-from pyro_vae.protocols import Program
 
 COMPONENTS = 256
 """Posteriors that a block of the mixture holds."""
@@ -144,15 +144,12 @@ def _masks(site: Site) -> Iterator[Any]:
 
 def _rerun(draws: LatentDraws, block: tuple[Any, ...], latent: list[Site], values: Values) -> Tensor:
     """Run the guide at each draw's values, the same ones for all data of a block."""
-    count = len(next(iter(values.values())))
-    if draws.vectorizes:
-        fixed = {site["name"]: _spread(draws, site, values[site["name"]]) for site in latent}
-        return _log_prob_at(draws, pyro.plate(PARTICLES, count, dim=draws.pair.particle_dim)(draws.guide), block, fixed)
-    found = []
-    for k in range(count):
-        fixed = {site["name"]: _spread(draws, site, values[site["name"]][k : k + 1])[0] for site in latent}
-        fixed = {site["name"]: fixed[site["name"]].reshape(site["value"].shape) for site in latent}
-        found.append(_log_prob_at(draws, draws.guide, block, fixed))
+    found, layout = [], draws.pair.layout
+    for chunk, count in layout.chunks(len(next(iter(values.values())))):
+        chosen = {site["name"]: _spread(draws, site, values[site["name"]][chunk]) for site in latent}
+        run = draws.pair.run_alone(draws.guide, block, count, FixedValues(chosen, layout))
+        sites = list(samples(run.guide_trace))
+        found.append(run.log_prob(sites, [1.0 for _ in sites]))
     return torch.cat(found)
 
 
@@ -164,15 +161,8 @@ def _spread(draws: LatentDraws, site: Site, value: Tensor) -> Tensor:
     value = value.to(site["value"]).reshape(len(value), *same, *fn.event_shape)
     value = value.expand(-1, *fn.batch_shape, *fn.event_shape)
     # Between the draws and the site's own plates, the plates of other sites.
-    gap = (1,) * (-pair.particle_dim - 1 - len(fn.batch_shape))
+    gap = (1,) * (-pair.particle_dim - 1 - len(fn.batch_shape)) if isinstance(pair.layout, OuterPlate) else ()
     return value.reshape(len(value), *gap, *fn.batch_shape, *fn.event_shape)
-
-
-def _log_prob_at(draws: LatentDraws, guide: Program, block: tuple[Any, ...], values: Values) -> Tensor:
-    with local_params(draws.model, draws.guide), FixedValues(values):
-        trace = poutine.trace(guide).get_trace(*block)
-    found = list(samples(trace))
-    return _run(draws, trace).log_prob(found, [1.0 for _ in found])
 
 
 def _run(draws: LatentDraws, trace: poutine.Trace) -> Particles:

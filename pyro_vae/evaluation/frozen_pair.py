@@ -69,8 +69,8 @@ class FrozenPair:
         log_guide = LogTerms.together([run.terms() for run in runs]).log_guide
         values = {}
         for part in self.joint.parts:
-            found = [run.model_trace.nodes[part.name]["value"] for run in runs]
-            value = found[0] if self._pair.vectorizes else torch.stack(found)
+            found = [self._pair.layout.apart(run, run.model_trace.nodes[part.name]) for run in runs]
+            value = found[0] if self._pair.vectorizes else torch.cat(found)
             # Plates of the guide's own put dims of size 1 between samples and data.
             values[part.name] = value.flatten(0, value.ndim - self._ndims[part.name])
         u = self.joint.from_values(block, values)

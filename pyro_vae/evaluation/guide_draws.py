@@ -5,15 +5,14 @@ from typing import Any
 
 import pyro
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.graph import in_one_line, no_side_effects
 from pyro_vae.joint import FixedValues, Joint
 from pyro_vae.memory import is_out_of_memory
 from pyro_vae.pair import Pair
-from pyro_vae.particles import PARTICLES, LogTerms, Particles, samples
-from pyro_vae.programs import as_args, local_params, modules_of
+from pyro_vae.particles import LogTerms, Particles, samples
+from pyro_vae.programs import modules_of
 from pyro_vae.protocols import Program
 
 
@@ -84,20 +83,18 @@ class GuideDraws:
 
     def _sites(self, runs: list[Particles]) -> dict[str, Tensor]:
         """Return the latent sites' values, each ``(num_samples, *its own shape)``."""
-        drawn = [{name: run.guide_trace.nodes[name]["value"] for name in self._names} for run in runs]
+        apart = self._pair.layout.apart
+        drawn = [{name: apart(run, run.guide_trace.nodes[name]) for name in self._names} for run in runs]
         if self.vectorizes:
             return drawn[0]
-        return {name: torch.stack([values[name] for values in drawn]) for name in self._names}
+        return {name: torch.cat([values[name] for values in drawn]) for name in self._names}
 
     def _scored(self, x: Any, values: Mapping[str, Tensor], num_draws: int) -> Iterator[Particles]:
         """Run the guide at the values: of all draws together, or one by one."""
-        dim = self._pair.particle_dim
-        for rows in [slice(None)] if self.vectorizes else range(num_draws):
-            guide = pyro.plate(PARTICLES, num_draws, dim=dim)(self._guide) if self.vectorizes else self._guide
-            fixed = FixedValues({name: value[rows] for name, value in values.items()})
-            with pyro.validation_enabled(False), local_params(self._guide), fixed:
-                trace = poutine.trace(guide).get_trace(*as_args(x))
-            yield Particles(trace, trace, trace, self._pair.plate, dim)
+        layout = self._pair.layout
+        for chunk, count in layout.chunks(num_draws):
+            fixed = FixedValues({name: value[chunk] for name, value in values.items()}, layout)
+            yield self._pair.run_alone(self._guide, x, count, fixed)
 
     @staticmethod
     def _with_ndims(values: Mapping[str, Tensor], ndims: Mapping[str, int]) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
@@ -15,8 +14,7 @@ from pyro_vae.evaluation.arviz_groups import as_inference_data
 from pyro_vae.evaluation.latent_draws import Draws, LatentDraws, by_datum, inner_plates
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
 from pyro_vae.joint import FixedValues
-from pyro_vae.particles import PARTICLES, Particles, Site, samples
-from pyro_vae.programs import local_params
+from pyro_vae.particles import Particles, Site, samples
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
 
@@ -215,12 +213,9 @@ class _Groups:
 
     def _simulate(self, drawn: Draws, values: Mapping[str, Tensor]) -> Particles:
         """Run the model with nothing observed, its latent sites drawn or at given values."""
-        draws, pair, model = self._draws, self._draws.pair, poutine.uncondition(self._draws.model)
-        if draws.vectorizes:
-            model = pyro.plate(PARTICLES, drawn.samples.stop - drawn.samples.start, dim=pair.particle_dim)(model)
-        with local_params(draws.model), FixedValues(values):
-            trace = poutine.trace(model).get_trace(*draws.block(drawn.data.start, drawn.data.stop))
-        return Particles(trace, trace, trace, pair.plate, pair.particle_dim)
+        model = poutine.uncondition(self._draws.model)
+        block = self._draws.block(drawn.data.start, drawn.data.stop)
+        return self._draws.pair.run_alone(model, block, drawn.samples.stop - drawn.samples.start, FixedValues(values))
 
 
 def _is_seen(site: Site) -> bool:

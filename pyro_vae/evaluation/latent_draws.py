@@ -114,7 +114,10 @@ def by_datum(run: Particles, site: Site, value: Tensor) -> Tensor:
     fn = site["fn"]
     value = value.expand(fn.batch_shape + fn.event_shape)
     batch_dims = len(fn.batch_shape)
-    if batch_dims < -run.particle_dim:
+    if run.repeats > 1:
+        dim = batch_dims + run.plate.dim
+        value, batch_dims = value.unflatten(dim, (run.repeats, -1)).movedim(dim, 0), batch_dims + 1
+    elif batch_dims < -run.particle_dim:
         value, batch_dims = value.unsqueeze(0), batch_dims + 1
     ordered = value.movedim(batch_dims + run.plate.dim, 1)
     plates = plates_of(site)

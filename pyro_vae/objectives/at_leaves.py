@@ -60,7 +60,7 @@ class LeafBound(ParticleBound):
         parts = []
         chunks = weights.detach().split([run.shape[0] for run in sampled.runs])
         for run, a in zip(sampled.runs, chunks, strict=True):
-            at_leaves = with_guide_at_leaves(type(self).__name__, sampled.pair, run, sampled.x)
+            at_leaves = with_guide_at_leaves(type(self).__name__, sampled.pair, run)
             terms, _ = at_leaves.scaled_terms()
             factors = at_leaves.guide_factors()
             direct = terms.log_joint if factors is None else terms.log_joint - factors
@@ -70,10 +70,8 @@ class LeafBound(ParticleBound):
 
 
 def _left_of(left: Callable[[Tensor, Any], Any], run: Particles, weights: Tensor, site: Site) -> Any:
-    dims = [1] * -run.particle_dim
-    dims[0], dims[run.plate.dim] = weights.shape
     scale = run.inner_scale(site)
-    return left(weights.reshape(dims), scale if site["mask"] is None else scale * site["mask"])
+    return left(run.over_batch(weights), scale if site["mask"] is None else scale * site["mask"])
 
 
 def weighted(weights: Tensor, values: Tensor) -> Tensor:
@@ -81,7 +79,7 @@ def weighted(weights: Tensor, values: Tensor) -> Tensor:
     return weights * torch.where(weights > 0, values, torch.zeros_like(values))
 
 
-def with_guide_at_leaves(who: str, pair: Pair, run: Particles, x: Any) -> Particles:
+def with_guide_at_leaves(who: str, pair: Pair, run: Particles) -> Particles:
     """Return the run with the guide's density at the leaves, too: at a z that is foreign to it.
 
     Raises:
@@ -95,7 +93,7 @@ def with_guide_at_leaves(who: str, pair: Pair, run: Particles, x: Any) -> Partic
                 f"{who}: scores the guide in a run of its own, and this guide's density changes from run to run "
                 f"(dropout?). Put it in eval mode, or use IWAE, which needs one run."
             )
-        trace = pair.rerun_guide(x, trace)
+        trace = pair.rerun_guide(run.args, trace)
     return replace(run, guide_trace=trace)
 
 

@@ -62,7 +62,7 @@ class ReweightedWakeSleep(LeafBound):
         normalized = sampled.terms.log_weight.detach().softmax(0)
         total = weighted(normalized, sampled.terms.log_joint).sum(0)
         if self.insomnia > 0:
-            reruns = [with_guide_at_leaves("ReweightedWakeSleep", sampled.pair, r, sampled.x) for r in sampled.runs]
+            reruns = [with_guide_at_leaves("ReweightedWakeSleep", sampled.pair, r) for r in sampled.runs]
             log_guide = LogTerms.together([run.terms() for run in reruns]).log_guide
             total = total + self.insomnia * (normalized * log_guide).sum(0)
         if self.insomnia < 1:
@@ -73,7 +73,7 @@ class ReweightedWakeSleep(LeafBound):
         """Return the log-density under q of latents that the model drew together with data, ``(batch,)``."""
         run = sampled.runs[0]
         observed = [site for site in samples(run.model_trace) if site["is_observed"]]
-        places = [i for i, argument in enumerate(sampled.x) if argument is observed[0]["value"]]
+        places = [i for i, argument in enumerate(run.args) if argument is observed[0]["value"]]
         if len(observed) > 1 or not places:
             raise ValueError(
                 f"ReweightedWakeSleep: sleep-phi dreams data in the place of the model's argument; the model must "

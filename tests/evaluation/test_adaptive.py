@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from pyro_vae import log_likelihood, log_weights
 from pyro_vae.evaluation import stream, term_draws
 from pyro_vae.evaluation.adaptive import deciding_samples, samples_needed
+from pyro_vae.layouts import OneByOne
 from pyro_vae.pair import Pair
 from pyro_vae.parts import make_pair
 
@@ -215,7 +216,7 @@ def test_many_outputs_a_datum_leave_few_rows_a_call(linear_gaussian, monkeypatch
 
 def test_samples_that_are_run_one_by_one(make_linear_gaussian, monkeypatch):
     """All data are one block then: 64 samples a call of the terms, which draws them one after the other."""
-    monkeypatch.setattr(Pair, "vectorizes", False)
+    monkeypatch.setattr(Pair, "layout", OneByOne())
     case = make_linear_gaussian(orthogonal=True)
     x, hard = case.data(20), torch.arange(20) == 7
     found = log_likelihood(*easy_and_hard(case), (x, hard), 320, target_se=0.2, seed=0)

@@ -6,11 +6,13 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from refusals import LAYOUTS, leave
 from torch.testing import assert_close
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.frozen_pair import FrozenPair
 from pyro_vae.guides import AuxiliaryGuide, FullRankGuide, InverseAutoregressiveGuide, LowRankGuide, MeanFieldGuide
+from pyro_vae.layouts import OneByOne
 from pyro_vae.models import VAE
 
 
@@ -68,21 +70,21 @@ def test_what_a_guide_draws_beside_the_latent_sites_is_in_its_density():
     assert ((weights.mean(0) - expected).abs() < 4 * weights.std(0) / math.sqrt(4000)).all()
 
 
-def test_a_guide_that_does_not_vectorize_is_run_sample_by_sample(linear_gaussian, caplog):
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_draws_in_every_layout(linear_gaussian, layout, caplog):
     x = linear_gaussian.data(5)
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", linear_gaussian.model.posterior(x))
-            if z.ndim > 2:
-                raise ValueError("two dims, please")
+            leave(layout, z, ndim=2, rows=127)
 
     pair = FrozenPair("test", linear_gaussian.model, guide, x)
-    assert not pair.vectorizes
+    assert pair.vectorizes == (layout is not OneByOne)
     u, log_q = pair.draw(pair.block(index(5)), 3)
     assert u.shape == (3, 5, 3)
     assert_close(pair.log_joint((x,), u) - log_q, linear_gaussian.evidence(x).expand(3, 5))
-    assert "run one by one" in caplog.text
+    assert ("run one by one" in caplog.text) == (layout is OneByOne)
 
 
 def test_a_guide_may_have_plates_that_the_model_has_not(linear_gaussian):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from arviz_psis import khat_of_all
 from pyro import distributions as dist
+from refusals import LAYOUTS, leave
 from scipy import stats
 from torch.testing import assert_close
 
@@ -158,9 +159,9 @@ def test_arviz_summarises_and_plots_it(linear_gaussian):
             assert abs(float(row["r_hat"]) - 1) < 0.01
 
 
-@pytest.mark.parametrize("loops", [False, True])
-def test_several_sites_arguments_and_an_inner_plate(loops):
-    """A plate has the name of one of ours; samples of this pair are run together, or one by one."""
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_several_sites_arguments_and_an_inner_plate(layout):
+    """A plate has the name of one of ours; samples lie in an outer plate, in repeated rows, or in runs of their own."""
 
     def model(x, y):
         with pyro.plate("data", len(x), dim=-1):
@@ -173,8 +174,7 @@ def test_several_sites_arguments_and_an_inner_plate(loops):
     def guide(x, y):
         with pyro.plate("data", len(x), dim=-1):
             scale = pyro.sample("scale", dist.LogNormal(y, 0.1))
-            if loops and scale.ndim > 1:
-                raise ValueError("no leading dims here")
+            leave(layout, scale, ndim=1, rows=6)
             with pyro.plate("draw", 2, dim=-2):
                 pyro.sample("z", dist.Normal(x.T.unsqueeze(-1).expand(2, len(x), 3), 0.1).to_event(1))
 

@@ -8,12 +8,14 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from refusals import leave
 from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
 from pyro_vae.evaluation import inference_gaps, local_posterior, log_likelihood
 from pyro_vae.evaluation.inference_gaps import QUANTITIES
 from pyro_vae.guides import AuxiliaryGuide, InverseAutoregressiveGuide, MeanFieldGuide, PlanarGuide
+from pyro_vae.layouts import OneByOne, RepeatedRows
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.parts import make_pair, part_names
@@ -237,20 +239,20 @@ def test_every_guide_of_the_library_can_be_asked_and_is_captured(name, caplog):
 
 
 @pytest.mark.slow
-def test_a_guide_that_does_not_vectorize_is_run_sample_by_sample(linear_gaussian, caplog):
+@pytest.mark.parametrize("layout", [RepeatedRows, OneByOne])
+def test_a_guide_that_refuses_leading_dims(linear_gaussian, layout, caplog):
     x = linear_gaussian.data(3)
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", linear_gaussian.diagonal(x))
-            if z.ndim > 2:
-                raise ValueError("two dims, please")
+            leave(layout, z, ndim=2, rows=127)
 
     gaps = inference_gaps(
         linear_gaussian.model, guide, x, family="diagonal", num_samples=200, evidence_samples=200, step_samples=4,
         max_steps=20, check_every=10, seed=0,
     )  # fmt: skip
-    assert "run one by one" in caplog.text
+    assert ("run one by one" in caplog.text) == (layout is OneByOne)
     assert within(gaps, "inference_gap", closed_gaps(linear_gaussian, x)[2])
     assert gaps.mean("amortization_gap") > 4 * gaps.standard_error("amortization_gap")
 

@@ -4,11 +4,13 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from refusals import LAYOUTS, leave
 from torch.testing import assert_close
 
 from pyro_vae.evaluation.path import Path
 from pyro_vae.graph import capture
 from pyro_vae.guides import AuxiliaryGuide, InverseAutoregressiveGuide, MeanFieldGuide, PlanarGuide, SplineGuide
+from pyro_vae.layouts import OneByOne
 from pyro_vae.models import VAE
 from pyro_vae.pair import Pair
 
@@ -73,20 +75,18 @@ def guide_of_two_rates(x):
         pyro.sample("rate", dist.Gamma(x.mean(-1, keepdim=True).exp() + 1, 2.0))
 
 
-def refuses_chains(x):
-    with pyro.plate("data", len(x), dim=-2):
-        with pyro.plate("inner", 3, dim=-1):
-            scale = pyro.sample("scale", dist.LogNormal(0.1 * x, 0.5))
-        if scale.ndim > 2:
-            raise ValueError("two dims, please")
-        pyro.sample("rate", dist.Gamma(x.mean(-1, keepdim=True).exp() + 1, 2.0))
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_constrained_sites_and_guides_in_every_layout(layout):
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-2):
+            with pyro.plate("inner", 3, dim=-1):
+                scale = pyro.sample("scale", dist.LogNormal(0.1 * x, 0.5))
+            leave(layout, scale, ndim=2, rows=5)
+            pyro.sample("rate", dist.Gamma(x.mean(-1, keepdim=True).exp() + 1, 2.0))
 
-
-@pytest.mark.parametrize("guide", [guide_of_two_rates, refuses_chains])
-def test_constrained_sites_and_guides_that_run_one_by_one(guide, caplog):
     x = torch.randn(5, 3).double()
     path = Path("test", two_rates, guide, x)
-    assert path.vectorizes == (guide is guide_of_two_rates)
+    assert path.vectorizes == (layout is not OneByOne)
     u = path.draw(x, 4)
     assert u.shape == (4, 5, 4)
     assert len(u.unique()) == u.numel()

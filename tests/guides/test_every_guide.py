@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from pyro_vae import guides, log_likelihood, log_weights
 from pyro_vae.graph import capture
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.layouts import OuterPlate
 from pyro_vae.models import VAE
 from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.pair import Pair
@@ -108,7 +109,7 @@ def test_weights_with_a_model(name, dtype):
 @every_guide
 def test_leading_sample_dims(name):
     guide = make(name)
-    assert Pair(model_for(), guide, binary(7)).vectorizes
+    assert isinstance(Pair(model_for(), guide, binary(7)).layout, OuterPlate)
     with pyro.plate(PARTICLES, 5, dim=-2):
         trace = poutine.trace(guide).get_trace(binary(7))
     assert trace.nodes["z"]["value"].shape == (5, 7, LATENT_DIM)
@@ -208,7 +209,7 @@ def test_it_survives_being_captured_with_its_gradient(name, dtype):
     model, guide = model_for(dtype), make(name, dtype)
     x, other = binary(4, dtype), binary(4, dtype)
     pair = Pair(model, guide, x)
-    assert pair.vectorizes
+    assert isinstance(pair.layout, OuterPlate)
 
     def step(x):
         weights = pair.terms(x, 3).log_weight

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from pyro_vae import log_weights, models
 from pyro_vae.graph import capture
+from pyro_vae.layouts import OuterPlate
 from pyro_vae.pair import Pair
 from pyro_vae.particles import PARTICLES
 
@@ -70,7 +71,7 @@ def test_sites_plate_shapes_and_dtype(name, dtype, n):
 @every_model
 def test_samples_vectorize(name):
     model, x_shape = make(name)
-    assert Pair(model, guide, binary(4, x_shape)).vectorizes
+    assert isinstance(Pair(model, guide, binary(4, x_shape)).layout, OuterPlate)
     with pyro.plate(PARTICLES, 5, dim=-2):
         z = model(binary(4, x_shape))
     assert z.shape == (5, 4, LATENT_DIM)
@@ -120,7 +121,7 @@ def test_it_survives_being_captured(name):
     model, x_shape = make(name)
     x, other = binary(4, x_shape), binary(4, x_shape)
     pair = Pair(model, guide, x)
-    assert pair.vectorizes
+    assert isinstance(pair.layout, OuterPlate)
     with torch.no_grad():
         graph = capture(lambda x: [pair.terms(x, 3).log_weight], [x], [other], [model])
         torch.manual_seed(2)
