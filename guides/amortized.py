@@ -8,6 +8,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.checks import check_count
 from pyro_vae.nn import MLP, flatten_event
 from pyro_vae.sites import LATENT, PLATE
 
@@ -37,6 +38,7 @@ class AmortizedGuide(PyroModule):
         blocks: dict[str, int],
     ) -> None:
         super().__init__()
+        check_count(type(self).__name__, "latent_dim", latent_dim)
         self.x_shape = tuple(x_shape)
         self.latent_dim = latent_dim
         self.hidden_dims = tuple(hidden_dims)

@@ -7,6 +7,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
+from pyro_vae.checks import check_count
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.nn import MLP
 from pyro_vae.sites import AUXILIARY, LATENT, PLATE, REVERSE
@@ -88,10 +89,10 @@ class AuxiliaryGuide(AmortizedGuide):
         *,
         encoder: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        check_count("AuxiliaryGuide", "latent_dim", latent_dim)
         auxiliary_dim = latent_dim if auxiliary_dim is None else auxiliary_dim
         for name, size in (("auxiliary_dim", auxiliary_dim), ("context_dim", context_dim)):
-            if size < 1:
-                raise ValueError(f"AuxiliaryGuide: {name} must be at least 1; got {size}.")
+            check_count("AuxiliaryGuide", name, size)
         blocks = {"location": auxiliary_dim, "logit of scale": auxiliary_dim, "context": context_dim}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
         self.auxiliary_dim, self.context_dim = auxiliary_dim, context_dim

@@ -9,6 +9,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.checks import check_count
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.guides.drawn import Drawn
 
@@ -85,6 +86,7 @@ class FullRankGuide(AmortizedGuide):
         *,
         encoder: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        check_count("FullRankGuide", "latent_dim", latent_dim)
         blocks = {
             "location": latent_dim,
             "log diagonal": latent_dim,

@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, Normal, constraints
 
+from pyro_vae.checks import check_count
 from pyro_vae.guides.amortized import AmortizedGuide
 
 
@@ -123,8 +124,8 @@ class HouseholderGuide(AmortizedGuide):
         *,
         encoder: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if num_reflections < 1:
-            raise ValueError(f"HouseholderGuide: num_reflections must be at least 1; got {num_reflections}.")
+        check_count("HouseholderGuide", "latent_dim", latent_dim)
+        check_count("HouseholderGuide", "num_reflections", num_reflections)
         blocks = {"location": latent_dim, "log scale": latent_dim, "vectors": num_reflections * latent_dim}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
         self.num_reflections = num_reflections

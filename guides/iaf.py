@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid
 
+from pyro_vae.checks import check_count
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.guides.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.made import MADE
@@ -85,9 +86,9 @@ class InverseAutoregressiveGuide(AmortizedGuide):
         *,
         encoder: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        check_count("InverseAutoregressiveGuide", "latent_dim", latent_dim)
         for argument, value in (("num_flows", num_flows), ("context_dim", context_dim)):
-            if value < 1:
-                raise ValueError(f"InverseAutoregressiveGuide: {argument} must be at least 1; got {value}.")
+            check_count("InverseAutoregressiveGuide", argument, value)
         if latent_dim < 2:
             raise ValueError(
                 f"InverseAutoregressiveGuide: latent_dim must be at least 2, for a dimension without others before it "

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from pyro_vae.checks import check_count
 from pyro_vae.nn import flatten_event
 from pyro_vae.protocols import PosteriorGuide
 from pyro_vae.sites import LATENT, PLATE
@@ -69,6 +70,7 @@ class LocalGuide(PyroModule):
     ) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
+        check_count("LocalGuide", "latent_dim", latent_dim)
         self.latent_dim = latent_dim
         self.register_buffer("multipliers", _odd_numbers(math.prod(self.x_shape)), persistent=False)
         if len(data) == 0:

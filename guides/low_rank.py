@@ -6,6 +6,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.checks import check_count, check_whole
 from pyro_vae.guides.amortized import AmortizedGuide
 
 
@@ -50,6 +51,8 @@ class LowRankGuide(AmortizedGuide):
         *,
         encoder: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        check_count("LowRankGuide", "latent_dim", latent_dim)
+        check_whole("LowRankGuide", "rank", rank)
         if not 1 <= rank <= latent_dim:
             raise ValueError(f"LowRankGuide: rank must be from 1 to latent_dim = {latent_dim}; got {rank}.")
         blocks = {"location": latent_dim, "log scale": latent_dim, "factor": latent_dim * rank}

@@ -9,6 +9,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from pyro_vae.checks import check_count
 from pyro_vae.guides.amortized import AmortizedGuide
 
 LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -172,8 +173,8 @@ class MixtureGuide(AmortizedGuide):
         *,
         encoder: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if num_components < 1:
-            raise ValueError(f"MixtureGuide: num_components must be at least 1; got {num_components}.")
+        check_count("MixtureGuide", "latent_dim", latent_dim)
+        check_count("MixtureGuide", "num_components", num_components)
         size = num_components * latent_dim
         blocks = {"location": size, "log scale": size, "logits": num_components}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid
 
+from pyro_vae.checks import check_count
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.guides.flow import FlowDistribution, FlowStep
 
@@ -97,8 +98,8 @@ class PlanarGuide(AmortizedGuide):
         *,
         encoder: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if num_flows < 1:
-            raise ValueError(f"PlanarGuide: num_flows must be at least 1; got {num_flows}.")
+        check_count("PlanarGuide", "latent_dim", latent_dim)
+        check_count("PlanarGuide", "num_flows", num_flows)
         blocks = {"location": latent_dim, "log scale": latent_dim, "flows": num_flows * (2 * latent_dim + 1)}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
         self.num_flows = num_flows

@@ -11,6 +11,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.checks import check_count, check_number, check_whole
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.programs import local_params
 from pyro_vae.protocols import Program
@@ -89,8 +90,10 @@ class SemiAmortizedGuide(AmortizedGuide):
         model: Program,
         encoder: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        if num_steps < 0:
-            raise ValueError(f"SemiAmortizedGuide: num_steps must be at least 0; got {num_steps}.")
+        check_count("SemiAmortizedGuide", "latent_dim", latent_dim)
+        check_count("SemiAmortizedGuide", "num_steps", num_steps, least=0)
+        check_number("SemiAmortizedGuide", "step_size", step_size)
+        check_whole("SemiAmortizedGuide", "num_pairs", num_pairs)
         if not 0 < step_size < 1:
             raise ValueError(f"SemiAmortizedGuide: step_size must be above 0 and below 1; got {step_size}.")
         most = 1 << (latent_dim - 1).bit_length()

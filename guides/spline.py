@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.checks import check_count
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.guides.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.rational_quadratic import RationalQuadraticSpline
@@ -134,8 +135,7 @@ class SplineGuide(AmortizedGuide):
             ("context_dim", context_dim, 1),
             ("num_bins", num_bins, 2),
         ):
-            if value < least:
-                raise ValueError(f"SplineGuide: {argument} must be at least {least}; got {value}.")
+            check_count("SplineGuide", argument, value, least)
         if activation not in ACTIVATIONS:
             raise ValueError(
                 f"SplineGuide: unknown activation {activation!r}; there are {', '.join(sorted(ACTIVATIONS))}."

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import pad
 
+from pyro_vae.checks import check_count, check_whole
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.guides.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.householder import reflect
@@ -102,10 +103,11 @@ class SylvesterGuide(AmortizedGuide):
         *,
         encoder: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        check_count("SylvesterGuide", "latent_dim", latent_dim)
         for argument, value in (("num_flows", num_flows), ("num_reflections", num_reflections)):
-            if value < 1:
-                raise ValueError(f"SylvesterGuide: {argument} must be at least 1; got {value}.")
+            check_count("SylvesterGuide", argument, value)
         columns = latent_dim if num_columns is None else num_columns
+        check_whole("SylvesterGuide", "num_columns", columns)
         if not 1 <= columns <= latent_dim:
             raise ValueError(
                 f"SylvesterGuide: num_columns must be from 1 to latent_dim = {latent_dim}, for no more columns are "

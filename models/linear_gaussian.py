@@ -6,6 +6,7 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae.checks import check_count, check_number
 from pyro_vae.nn import flatten_event
 from pyro_vae.sites import LATENT, OBSERVED, PLATE
 
@@ -35,6 +36,11 @@ class LinearGaussian(PyroModule):
 
     def __init__(self, x_dim: int, latent_dim: int, scale: float = 1.0) -> None:
         super().__init__()
+        check_count("LinearGaussian", "x_dim", x_dim)
+        check_count("LinearGaussian", "latent_dim", latent_dim)
+        check_number("LinearGaussian", "scale", scale)
+        if not scale > 0:
+            raise ValueError(f"LinearGaussian: scale must be positive; got {scale}.")
         self.x_dim, self.latent_dim, self.scale = x_dim, latent_dim, scale
         self.loadings = nn.Parameter(torch.randn(x_dim, latent_dim))
         self.bias = nn.Parameter(torch.zeros(x_dim))

@@ -7,6 +7,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.checks import check_count
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.nn import flatten_event
@@ -51,6 +52,7 @@ class VAE(PyroModule):
         likelihood: Callable[[Tensor], Distribution] | None = None,
     ) -> None:
         super().__init__()
+        check_count("VAE", "latent_dim", latent_dim)
         self.x_shape = tuple(x_shape)
         self.latent_dim = latent_dim
         self.hidden_dims = tuple(hidden_dims)

@@ -5,8 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.checks import check_count
 from pyro_vae.nonfinite import check_finite
 from pyro_vae.pair import Pair
+from pyro_vae.programs import data_args
 from pyro_vae.protocols import Program
 
 
@@ -46,6 +48,7 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
     torch.Size([3, 7])
     """
     check_num_samples("log_weights", num_samples)
+    x = data_args("log_weights", x, model, guide)
     pair = Pair(model, guide, x, plate)
     if pair.plate.size < pair.plate.full_size == _length(x):
         weights = torch.cat([pair.terms(x, num_samples, rows).log_weight for rows in subsample_blocks(pair, x)], dim=1)
@@ -58,8 +61,7 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
 
 def check_num_samples(who: str, num_samples: int) -> None:
     """Refuse fewer than one sample."""
-    if num_samples < 1:
-        raise ValueError(f"{who}: num_samples must be at least 1; got {num_samples}.")
+    check_count(who, "num_samples", num_samples)
 
 
 def _length(x: Any) -> int | None:

@@ -1,6 +1,7 @@
 """A model and a guide run together: their sites, their batch plate, and whether samples vectorize."""
 
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,7 +18,7 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
-from pyro_vae.errors import NonFiniteError, PairError
+from pyro_vae.errors import NonFiniteError, PairError, SupportError
 from pyro_vae.graph import in_one_line, no_side_effects
 from pyro_vae.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
 from pyro_vae.memory import is_out_of_memory
@@ -36,7 +37,7 @@ from pyro_vae.particles import (
 from pyro_vae.programs import as_args, local_params, modules_of, num_rows
 from pyro_vae.protocols import Program
 from pyro_vae.structure import check_sites, find_plate
-from pyro_vae.support import discrete_dims
+from pyro_vae.support import check_observed, discrete_dims
 
 logger = logging.getLogger("pyro_vae")
 
@@ -86,7 +87,8 @@ class Pair:
         self._local = local
         self._args = as_args(x)
         with pyro.validation_enabled(True), self._quiet(), torch.no_grad():
-            model_trace, guide_trace, _ = map(prune_subsample_sites, self._first_traces())
+            with self._explained():
+                model_trace, guide_trace, _ = map(prune_subsample_sites, self._traces(self._args))
             check_sites(model_trace, guide_trace)
             with _restated("the sites of model and guide differ in shape"):
                 check_model_guide_match(model_trace, guide_trace)
@@ -98,7 +100,8 @@ class Pair:
                 # Whoever uses the weights refuses a NaN, and says at which datum and site.
                 warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
                 for trace in (model_trace, guide_trace):
-                    trace.compute_log_prob()
+                    with self._explained():
+                        trace.compute_log_prob()
             for site in sites:
                 check_site_shape(site, depth)
         self.normalized = all(_is_normalized(site["fn"]) for site in samples(model_trace))
@@ -241,18 +244,52 @@ class Pair:
         """Leave random number generators and buffers (running means) as they were: a probe is no training step."""
         return no_side_effects(modules_of(self.model, self.guide))
 
-    def _first_traces(self) -> tuple[poutine.Trace, poutine.Trace, poutine.Trace]:
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say in a sentence what a first run of the pair fails by: data outside a support, a NaN, or shapes."""
         try:
-            return self._traces(self._args)
+            yield
+        except PairError:
+            raise
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            raise PairError(self._why_it_fails(in_one_line(error))) from error
         except ValueError as error:
+            try:
+                check_observed(self.model, self._args)
+            except SupportError as outside:
+                raise outside from error
+            except Exception:
+                pass
             # Pyro's validation refuses a NaN parameter before its distribution reaches a site, and names none.
             try:
                 where = find_nonfinite(self.model, self.guide, self._args)
             except ValueError:
                 where = None
             if where is None:
-                raise
-            raise NonFiniteError(f"{where} {error}") from error
+                raise ValueError(_without_values(error)) from error
+            raise NonFiniteError(f"{where} {_without_values(error)}") from error
+
+    def _why_it_fails(self, reason: str) -> str:
+        """Say in a sentence why model and guide cannot be run together: what they draw, where that differs."""
+        drawn, shapes = {}, [tuple(arg.shape) for arg in self._args if isinstance(arg, Tensor)]
+        for where, program in (("guide", self.guide), ("model", self.model)):
+            try:
+                with self._local_params(), pyro.validation_enabled(False):
+                    trace = poutine.trace(program).get_trace(*self._args)
+            except RuntimeError as error:
+                said = in_one_line(error)
+                return f"the {where} cannot be run on data of shape {', '.join(map(str, shapes))}: {said}"
+            drawn[where] = {s["name"]: tuple(s["value"].shape) for s in samples(trace) if not s["is_observed"]}
+        for name in drawn["guide"].keys() & drawn["model"].keys():
+            of_guide, of_model = drawn["guide"][name], drawn["model"][name]
+            if of_guide != of_model:
+                return (
+                    f"site {name!r} has shape {of_guide} in the guide and {of_model} in the model: give both the same "
+                    f"latent dims. The model, run on the guide's, says: {reason}"
+                )
+        return f"model and guide cannot be run together: {reason}"
 
     def _same_alone(self, layout: Layout, together: Tensor, particles: Particles, draws: list[Tensor]) -> bool:
         """Whether each sample of a run with two has the same weight when it is run by itself."""
@@ -307,6 +344,13 @@ class Pair:
 
     def _local_params(self) -> AbstractContextManager[None]:
         return local_params(self.model, self.guide) if self._local else nullcontext()
+
+
+def _without_values(error: ValueError) -> str:
+    """Return what Pyro's validation says in one line, without the tensors that it prints."""
+    text = str(error).partition("Trace Shapes:")[0]
+    text = re.sub(r"tensor\((?:[^()]|\([^()]*\))*\)", "tensor(...)", text)
+    return " ".join(text.split()).removesuffix(", but found invalid values: tensor(...)")
 
 
 def _rows(args: tuple[Any, ...]) -> int | None:

@@ -6,11 +6,13 @@ from contextlib import contextmanager
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
+import numpy as np
 import pyro
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from pyro_vae.checks import in_short
 from pyro_vae.protocols import Program
 
 LIBRARIES = ("torch", "pyro", "numpy")
@@ -46,6 +48,57 @@ def repeated(arg: Any, times: int) -> Any:
     if isinstance(arg, PackedSequence):
         return take_rows(arg, torch.arange(int(arg.batch_sizes[0])).repeat(times))
     return arg.repeat(times, *(1,) * (arg.ndim - 1))
+
+
+def check_programs(who: str, *programs: Any) -> None:
+    """Refuse a class where an object belongs, and what cannot be called.
+
+    Raises:
+        ValueError: says what came.
+    """
+    for program in programs:
+        if isinstance(program, type):
+            raise ValueError(
+                f"{who}: model and guide must be Pyro programs that can be called with the data; got the class "
+                f"{program.__name__}: make an object of it, {program.__name__}(...)."
+            )
+        if not callable(program):
+            raise ValueError(
+                f"{who}: model and guide must be Pyro programs that can be called with the data; got "
+                f"{in_short(program)}."
+            )
+
+
+def data_args(who: str, x: Any, *programs: Program) -> tuple[Any, ...]:
+    """Return the positional arguments of a pair, floating data in a dtype that its parameters have.
+
+    Data of a dtype that no parameter has are cast to the widest of the parameters', as :func:`pyro_vae.fit` does;
+    without parameters of modules they stay as they are.
+
+    Args:
+        who: the caller, for messages.
+        x: data ``(N, ...)``, or a tuple of all positional arguments.
+        programs: the pair.
+
+    Raises:
+        ValueError: x is an array or a list, or a program is none.
+    """
+    check_programs(who, *programs)
+    args = as_args(x)
+    if not args or isinstance(args[0], np.ndarray | list):
+        remedy = ": torch.from_numpy(x) makes one of an array" if args and isinstance(args[0], np.ndarray) else ""
+        raise ValueError(
+            f"{who}: x must be a tensor (N, ...), or a tuple that starts with one; got "
+            f"{in_short(args and args[0])}{remedy}."
+        )
+    dtypes = {p.dtype for module in modules_of(*programs) for p in module.parameters() if p.is_floating_point()}
+    if not dtypes:
+        return args
+    widest = functools.reduce(torch.promote_types, dtypes)
+    return tuple(
+        arg.to(widest) if isinstance(arg, Tensor) and arg.is_floating_point() and arg.dtype not in dtypes else arg
+        for arg in args
+    )
 
 
 def modules_of(*programs: Program) -> list[nn.Module]:

@@ -46,6 +46,13 @@ def find_plate(model_trace: Trace, guide_trace: Trace, rows: int | None, name: s
     frames = {f.name: f for site in sites for f in site["cond_indep_stack"] if f.vectorized}
     shared = set.intersection(*(_plates(site) for site in sites))
     if not shared:
+        apart = [set.intersection(*map(_plates, samples(trace)), set(frames)) for trace in (model_trace, guide_trace)]
+        if all(apart):
+            in_model, in_guide = (", ".join(map(repr, sorted(names))) for names in apart)
+            raise PairError(
+                f"the plate over the data must have one name in model and guide; it is {in_model} in the model and "
+                f"{in_guide} in the guide. {_both(model_trace, guide_trace)}"
+            )
         raise PairError(
             "no batch plate: every latent and observed site must be inside one vectorized pyro.plate over the "
             f"data (`with pyro.plate('data', len(x), dim=-1):`). {_both(model_trace, guide_trace)}"

@@ -1,6 +1,6 @@
 """The support of what the model observes: whether the data lie in it, and whether it is discrete."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pyro
@@ -11,15 +11,18 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import SupportError
-from pyro_vae.programs import local_params
+from pyro_vae.programs import as_args, local_params
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import unmoved_generators
+
+ROUNDING = 1e-6
+"""How far above 1 or below 0 grey pixels in single precision come by rounding."""
 
 BLOCK = 1000
 """Data checked at a time."""
 
 
-def check_support(model: Program, x: Tensor, sample: Tensor) -> None:
+def check_support(model: Program, x: Any, sample: Any) -> None:
     """Check all of x against the support of the site that observes it.
 
     The site is found by running the model on ``sample``; a model that observes something made of x is left to
@@ -27,28 +30,52 @@ def check_support(model: Program, x: Tensor, sample: Tensor) -> None:
 
     Args:
         model: p(x, z).
-        x: model inputs ``(N, ...)``.
+        x: model inputs ``(N, ...)``, or a tuple of all positional arguments.
         sample: a few of them.
 
     Raises:
         SupportError: names the site, its support, and the values outside it.
     """
-    with torch.no_grad(), unmoved_generators(), pyro.validation_enabled(False), local_params(model):
-        trace = poutine.trace(model).get_trace(sample)
-    for name, site in trace.nodes.items():
-        if site["type"] != "sample" or not site["is_observed"]:
-            continue
-        if _depends_on_parameters(site["fn"]):
-            # Bounds that follow z, here a draw of the prior's, say nothing about x.
-            continue
+    for name, site in _observed(model, as_args(sample)):
         support = _elementwise(site["fn"].support)
-        if not _is_input(site["value"], sample, reshaped=support.event_dim == 0):
-            continue
-        for start in range(0, len(x), BLOCK):
-            block = x[start : start + BLOCK]
-            inside = support.check(block)
-            if not inside.all():
-                raise SupportError(_message(name, site["fn"], support, block, inside))
+        for whole, part in zip(as_args(x), as_args(sample), strict=True):
+            if not isinstance(part, Tensor) or not _is_input(site["value"], part, reshaped=support.event_dim == 0):
+                continue
+            for start in range(0, len(whole), BLOCK):
+                block = whole[start : start + BLOCK]
+                inside = support.check(block)
+                if not inside.all():
+                    raise SupportError(_message(name, site["fn"], support, block, inside))
+
+
+def check_observed(model: Program, args: tuple[Any, ...]) -> None:
+    """Check what each site of a model observes, made of the data or not, against its support; NaN is not looked at.
+
+    Args:
+        model: p(x, z).
+        args: its positional arguments.
+
+    Raises:
+        SupportError: names the site, its support, and the values outside it.
+    """
+    for name, site in _observed(model, args):
+        support, value = _elementwise(site["fn"].support), site["value"]
+        inside = support.check(value)
+        known = value.isfinite() if value.is_floating_point() else torch.ones_like(value, dtype=torch.bool)
+        for _ in range(support.event_dim):
+            known = known.all(-1)
+        if not (inside | ~known).all():
+            raise SupportError(_message(name, site["fn"], support, value, inside))
+
+
+def _observed(model: Program, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
+    """Yield the sites that observe something, with the names, whose support is the same whatever z is."""
+    with torch.no_grad(), unmoved_generators(), pyro.validation_enabled(False), local_params(model):
+        trace = poutine.trace(model).get_trace(*args)
+    for name, site in trace.nodes.items():
+        # Bounds that follow z, here a draw of the prior's, say nothing about x.
+        if site["type"] == "sample" and site["is_observed"] and not _depends_on_parameters(site["fn"]):
+            yield name, site
 
 
 def discrete_dims(sites: Iterable[Any], rows: int) -> int | None:
@@ -106,10 +133,18 @@ def _message(name: str, fn: Any, support: Any, block: Tensor, inside: Tensor) ->
         f"site {name!r}: {type(fn).__name__} has support {support}, and {outside.numel()} of {block.numel()} values "
         f"in the first data that were checked lie outside it (from {outside.min():.3g} to {outside.max():.3g})."
     )
-    if support is constraints.boolean and outside.min() >= 0 and outside.max() <= 1:
+    low, high = outside.min().item(), outside.max().item()
+    # A sum or a quotient of pixels may be above 1 by a rounding.
+    if support is constraints.boolean and low >= -ROUNDING and high <= 1 + ROUNDING:
         return (
             f"{text} These look like grey pixels: binarize them "
-            f"(load_data(..., binarization='stochastic')), or ask for soft targets by name "
-            f"(BernoulliLikelihood(..., soft_targets=True)), whose nats are not a log-likelihood."
+            f"(load_data(..., binarization='stochastic'); --binarization stochastic), or ask for soft targets by name "
+            f"(BernoulliLikelihood(..., soft_targets=True); --likelihood.soft_targets true), whose nats are not a "
+            f"log-likelihood."
         )
-    return f"{text} Rescale the data or choose a likelihood that covers them."
+    if (support is constraints.boolean or isinstance(support, constraints.interval)) and low < -ROUNDING:
+        return (
+            f"{text} Choose a likelihood of real values (GaussianLikelihood(...); --likelihood gaussian), or give the "
+            f"data as they were before they were standardised."
+        )
+    return f"{text} Rescale the data or choose a likelihood that covers them (--likelihood)."

@@ -5,7 +5,17 @@ import pytest
 import torch
 from pyro import distributions as dist
 
-from pyro_vae import elbo_terms, log_likelihood
+from pyro_vae import (
+    ais,
+    elbo_terms,
+    fit,
+    inference_gaps,
+    latent_statistics,
+    log_likelihood,
+    log_weights,
+    reference_posterior,
+    to_inference_data,
+)
 from pyro_vae.errors import SupportError
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
@@ -105,3 +115,75 @@ def test_the_generator_is_left_alone():
     before = torch.get_rng_state()
     check_support(model, x, x[:1])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def flat(x):
+    """Observes something made of x, which no argument is equal to."""
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("twice", dist.Bernoulli(torch.full((4,), 0.5)).to_event(1), obs=2 * x)
+
+
+def flat_guide(x):
+    with pyro.plate("rows", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+
+PAIRS = {
+    "an image": (VAE((4,), 2, ()), MeanFieldGuide((4,), 2, ()), torch.rand(300, 4)),
+    "made of x": (flat, flat_guide, torch.rand(300, 4)),
+}
+CALLS = {
+    "fit": lambda model, guide, x: fit(model, guide, x, epochs=1, batch_size=100),
+    "log_weights": log_weights,
+    "log_likelihood": log_likelihood,
+    "elbo_terms": elbo_terms,
+    "inference_gaps": inference_gaps,
+    "latent_statistics": latent_statistics,
+    "to_inference_data": to_inference_data,
+    "ais": lambda model, _, x: ais(model, x),
+    "reference_posterior": lambda model, _, x: reference_posterior(model, x),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_first_data_outside_the_support_are_said_in_one_sentence(pair, call):
+    """Pyro's own validation prints the tensor; every call says the site, the range and what to do."""
+    site = "twice" if pair == "made of x" else "x"
+    with pytest.raises(SupportError, match=f"site '{site}': Bernoulli has support") as caught:
+        CALLS[call](*PAIRS[pair])
+    text = str(caught.value)
+    assert "tensor(" not in text
+    assert "\n" not in text
+    assert len(text) < 500
+
+
+@pytest.mark.parametrize(
+    ("x", "advice"),
+    [
+        (torch.rand(9, 4, dtype=torch.float64) * (1 + 2.2e-16), "--binarization stochastic"),
+        (torch.full((9, 4), 1 + 2.2e-16, dtype=torch.float64), "--likelihood.soft_targets true"),
+        (torch.linspace(-2, 2, 36).view(9, 4), "--likelihood gaussian"),
+        (255 * torch.rand(9, 4), "Rescale"),
+    ],
+)
+def test_the_advice_fits_the_values_and_names_the_flag(x, advice):
+    model = VAE((4,), 2, ()).double()
+    with pytest.raises(SupportError) as caught:
+        check_support(model, x, x)
+    assert advice in str(caught.value)
+    assert "255" not in str(caught.value).replace(f"{x.max():.3g}", "")
+
+
+def test_several_tensors_are_each_checked():
+    def model(x, y):
+        with pyro.plate("rows", len(x)):
+            pyro.sample("x", dist.Normal(torch.zeros(4), 1.0).to_event(1), obs=x)
+            pyro.sample("y", dist.Bernoulli(0.5), obs=y)
+
+    x, y = torch.randn(9, 4), torch.ones(9)
+    check_support(model, (x, y), (x[:2], y[:2]))
+    y[7] = 2.0
+    with pytest.raises(SupportError, match="site 'y': Bernoulli"):
+        check_support(model, (x, y), (x[:2], y[:2]))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.checks import check_count
 from pyro_vae.nn import MLP
 
 
@@ -24,6 +25,7 @@ class DecodedLikelihood(nn.Module):
         self, x_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str, outputs: int = 1
     ) -> None:
         super().__init__()
+        check_count(type(self).__name__, "latent_dim", latent_dim)
         self.x_shape = tuple(x_shape)
         self.latent_dim = latent_dim
         self.hidden_dims = tuple(hidden_dims)
@@ -31,7 +33,16 @@ class DecodedLikelihood(nn.Module):
         self.decoder = MLP(latent_dim, self.hidden_dims, outputs * math.prod(self.x_shape), activation)
 
     def features(self, z: Tensor) -> tuple[Tensor, ...]:
-        """Return what the decoder gives for z ``(*batch, latent_dim)``: tensors ``(*batch, *x_shape)``."""
+        """Return what the decoder gives for z ``(*batch, latent_dim)``: tensors ``(*batch, *x_shape)``.
+
+        Raises:
+            ValueError: z has another number of dims.
+        """
+        if z.shape[-1] != self.latent_dim:
+            raise ValueError(
+                f"{type(self).__name__}: z must have latent_dim = {self.latent_dim} dims; got {z.shape[-1]}. Give "
+                f"prior, likelihood and guide the same latent_dim."
+            )
         found = self.decoder(z)
         return tuple(part.unflatten(-1, self.x_shape) for part in found.split(math.prod(self.x_shape), dim=-1))
 

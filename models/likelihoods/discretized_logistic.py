@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
 
+from pyro_vae.checks import is_positive
 from pyro_vae.models.likelihoods.bisection import invert_increasing
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
 from pyro_vae.models.likelihoods.grey_levels import GreyLevels, check_levels, level_of
@@ -134,7 +135,7 @@ class DiscretizedLogisticLikelihood(DecodedLikelihood):
         scale: float | str = "shared",
         levels: int = 256,
     ) -> None:
-        if scale not in ("shared", "per_pixel", "predicted") and (isinstance(scale, str) or not scale > 0):
+        if scale not in ("shared", "per_pixel", "predicted") and not is_positive(scale):
             raise ValueError(
                 f"DiscretizedLogisticLikelihood: scale must be a positive number, 'shared', 'per_pixel' or "
                 f"'predicted'; got {scale!r}."

@@ -7,6 +7,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.checks import is_positive
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
 
 
@@ -45,7 +46,7 @@ class GaussianLikelihood(DecodedLikelihood):
         activation: str = "tanh",
         scale: float | str = "shared",
     ) -> None:
-        if scale not in ("shared", "predicted") and (isinstance(scale, str) or not scale > 0):
+        if scale not in ("shared", "predicted") and not is_positive(scale):
             raise ValueError(
                 f"GaussianLikelihood: scale must be a positive number, 'shared' or 'predicted'; got {scale!r}."
             )

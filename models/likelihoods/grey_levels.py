@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.checks import check_whole
+
 ROUNDING = 4 * torch.finfo(torch.float32).eps
 """How far a value in [0, 1] may lie from its level: images are kept in float32, whatever the model computes in."""
 
@@ -45,5 +47,6 @@ def level_of(value: Tensor, levels: int) -> Tensor:
 
 def check_levels(who: str, levels: int) -> None:
     """Raise ValueError unless there are at least two levels; ``who`` asks."""
+    check_whole(who, "levels", levels)
     if levels < 2:
         raise ValueError(f"{who}: levels must be at least 2 (256 for 8-bit images); got {levels}.")

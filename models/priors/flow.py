@@ -8,6 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, constraints
 
+from pyro_vae.checks import check_count, check_whole
 from pyro_vae.nn import MLP
 
 LOG_SCALE_BOUND = 3.0
@@ -131,13 +132,13 @@ class FlowPrior(nn.Module):
         activation: str = "tanh",
     ) -> None:
         super().__init__()
+        check_whole("FlowPrior", "latent_dim", latent_dim)
         if latent_dim < 2:
             raise ValueError(
                 f"FlowPrior: a coupling layer maps one part of z given the other, so latent_dim must be at least 2; "
                 f"got {latent_dim}. In one dimension a mixture is as flexible (GaussianMixturePrior)."
             )
-        if num_flows < 1:
-            raise ValueError(f"FlowPrior: num_flows must be at least 1; got {num_flows}.")
+        check_count("FlowPrior", "num_flows", num_flows)
         self.latent_dim = latent_dim
         self.num_flows = num_flows
         self.hidden_dims = tuple(hidden_dims)

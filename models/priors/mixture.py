@@ -5,6 +5,8 @@ from pyro import distributions as dist
 from torch import nn
 from torch.distributions import Distribution
 
+from pyro_vae.checks import check_count
+
 
 class GaussianMixturePrior(nn.Module):
     r"""p(z) = :math:`\sum_k \pi_k N(\mu_k, \mathrm{diag}(\sigma_k^2))`, weights, locations and scales learned.
@@ -29,8 +31,8 @@ class GaussianMixturePrior(nn.Module):
 
     def __init__(self, latent_dim: int, num_components: int = 10) -> None:
         super().__init__()
-        if num_components < 1:
-            raise ValueError(f"GaussianMixturePrior: num_components must be at least 1; got {num_components}.")
+        check_count("GaussianMixturePrior", "latent_dim", latent_dim)
+        check_count("GaussianMixturePrior", "num_components", num_components)
         self.latent_dim = latent_dim
         self.num_components = num_components
         self.logits = nn.Parameter(torch.zeros(num_components))

@@ -5,6 +5,8 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.checks import check_count
+
 
 class StandardNormalPrior(nn.Module):
     r"""p(z) = N(0, I).
@@ -25,6 +27,7 @@ class StandardNormalPrior(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+        check_count("StandardNormalPrior", "latent_dim", latent_dim)
         self.latent_dim = latent_dim
         # Buffers follow the module's device and dtype; constants have no place in a checkpoint.
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)

@@ -7,6 +7,8 @@ from pyro import distributions as dist
 from torch import nn
 from torch.distributions import Distribution
 
+from pyro_vae.checks import check_count, check_number
+
 
 class StudentTPrior(nn.Module):
     r"""p(z) = :math:`\prod_i t_{\nu_i}(z_i; \mu_i, \sigma_i)`; degrees of freedom, locations and scales learned.
@@ -31,6 +33,8 @@ class StudentTPrior(nn.Module):
 
     def __init__(self, latent_dim: int, df: float = 5.0) -> None:
         super().__init__()
+        check_count("StudentTPrior", "latent_dim", latent_dim)
+        check_number("StudentTPrior", "df", df)
         if not df > 2:
             raise ValueError(f"StudentTPrior: df must be above 2, for a finite variance; got {df}.")
         self.latent_dim = latent_dim

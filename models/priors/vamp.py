@@ -7,6 +7,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.checks import check_count, check_number, check_whole
 from pyro_vae.parts import part_names
 from pyro_vae.protocols import PosteriorGuide
 
@@ -82,6 +83,10 @@ class VampPrior(nn.Module):
                 f"VampPrior: the guide must have posterior(x), its density for given x; {type(guide).__name__} has "
                 f"none. Of the package's, {', '.join(sorted(able))} have it."
             )
+        check_count("VampPrior", "latent_dim", latent_dim)
+        check_whole("VampPrior", "num_components", num_components)
+        for name, end in (("low", low), ("high", high)):
+            check_number("VampPrior", name, end)
         if not 1 <= num_components <= len(data):
             raise ValueError(
                 f"VampPrior: num_components must be from 1 to the number of data, {len(data)}, of which the "

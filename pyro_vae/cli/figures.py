@@ -11,6 +11,7 @@ from pyro_vae.cli.output import Output
 from pyro_vae.cli.runs import Fitted, add_run, open_run
 from pyro_vae.cli.usage import Parser
 from pyro_vae.evaluation import active_units
+from pyro_vae.evaluation.posterior_means import draw_latent, posterior_means
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.objectives import Trace_ELBO
 from pyro_vae.parts import find_part, parse_part
@@ -71,9 +72,14 @@ def _figures(opened: Fitted, output: Output) -> Iterator[tuple[str, "Figure"]]:
     # Its own noise: the caller's is left as it was.
     with torch.no_grad(), seeded(opened.cell.seed):
         x = data.test[:IMAGES]
-        yield "reconstructions", plots.reconstructions(x, likelihood(run.guide(x)).mean)
+        try:
+            z = draw_latent("figures", run.guide, x)
+        except ValueError as reason:
+            output.note(f"{reason} No images are drawn.")
+            return
+        yield "reconstructions", plots.reconstructions(x, likelihood(z).mean)
         yield "prior_samples", plots.prior_samples(prior, likelihood)
-        center = torch.stack([run.guide(x[:1])[0] for _ in range(CENTER_DRAWS)]).mean(0)
+        center = posterior_means("figures", run.guide, x[:1], None, CENTER_DRAWS).mean[0].to(x.dtype)
         dims = active_units(run.guide, data.test).most_active[:ROWS]
         yield "traversal", plots.latent_traversal(prior, likelihood, center, dims)
         if len(center) == 2 and isinstance(prior, StandardNormalPrior):

@@ -12,6 +12,7 @@ from pyro_vae.comparison.results import CellResult, epochs_done, is_fitted, read
 from pyro_vae.comparison.run_cell import load_data_of, load_pair
 from pyro_vae.data import ImageData
 from pyro_vae.errors import RunError
+from pyro_vae.evaluation.wording import count
 from pyro_vae.fit import Run, load_run
 from pyro_vae.fit.run import CONFIG, bounds
 
@@ -34,7 +35,7 @@ def add_run(parser: argparse.ArgumentParser) -> None:
 def run_line(result: CellResult) -> str:
     """Return what was run, as :class:`pyro_vae.Run` says it."""
     history, data = result.history, result.evaluation["data"]
-    return f"run of {len(history)} epochs on {data['name']} in {result.path}: {bounds(history[-1])}"
+    return f"run of {count(len(history), 'epoch')} on {data['name']} in {result.path}: {bounds(history[-1])}"
 
 
 def find_decoder(cell: Cell, given: Path | None, beside: Sequence[Path]) -> Path | None:
@@ -83,7 +84,7 @@ def require_fitted(path: Path, cell: Cell) -> None:
         RunError: it was.
     """
     if not is_fitted(path, cell):
-        done = f"{path} has {epochs_done(path)} of its {cell.epochs} epochs"
+        done = f"{path} has {epochs_done(path)} of its {count(cell.epochs, 'epoch')}"
         raise RunError(f"{done}: go on with `pyro-vae fit --resume --out {path}`.")
 
 

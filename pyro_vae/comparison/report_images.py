@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_vae import plots
@@ -17,10 +16,9 @@ from pyro_vae.comparison.results import CellResult
 from pyro_vae.comparison.run_cell import load_data_of, load_pair
 from pyro_vae.comparison.task import folder_of
 from pyro_vae.data import ImageData
-from pyro_vae.evaluation.posterior_means import posterior_means
+from pyro_vae.evaluation.posterior_means import draw_latent, posterior_means
 from pyro_vae.programs import local_params
 from pyro_vae.seeded import seeded
-from pyro_vae.sites import LATENT
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -109,13 +107,13 @@ def _samples(model: Any) -> "tuple[Figure, str]":
 
 def _reconstructions(model: Any, guide: Any, test: Tensor) -> "tuple[Figure, str]":
     x = test[: COLUMNS * ROWS]
-    z = poutine.trace(guide).get_trace(x).nodes[LATENT]["value"]
+    z = draw_latent("reconstructions", guide, x)
     shown = plots.reconstructions(x, model.likelihood(z).mean, COLUMNS)
     return shown, "Test images, and below each row the means of p(x | z), z drawn from q(z | x)."
 
 
 def _traversal(model: Any, guide: Any, first: Tensor, units: Sequence[int]) -> "tuple[Figure, str]":
-    center = posterior_means("traversal", guide, first, LATENT, MEAN_SAMPLES).mean[0].to(first.dtype)
+    center = posterior_means("traversal", guide, first, None, MEAN_SAMPLES).mean[0].to(first.dtype)
     low, high = (round(100 * share.item()) for share in plots.QUANTILES[[0, -1]])
     caption = (
         f"Each row: one latent unit from the {low} % to the {high} % quantile of its prior, the others at the first "

@@ -7,6 +7,10 @@ from torch import Tensor
 _FORMS = "(N, features), (N, height, width), (N, channels, height, width) or (N, height, width, channels)"
 
 
+ROUNDING = 1e-6
+"""How far beyond 0 or 1 pixels in single precision come by rounding."""
+
+
 def as_pixels(array: np.ndarray, where: str) -> Tensor:
     """Images as stored pixels.
 
@@ -65,13 +69,22 @@ def _checked_values(array: np.ndarray, where: str) -> np.ndarray:
         raise ValueError(
             f"load_data: {where} has {_count(bad)} not finite (NaN or infinite). Remove those images or fill them in"
         )
+    # Sums and quotients of pixels end beyond 0 or 1 by a rounding; no other value is moved.
+    for end, beyond in ((0, array < 0), (1, array > 1)):
+        array = np.where(beyond & (np.abs(array - end) <= ROUNDING), array.dtype.type(end), array)
     bad = (array < 0) | (array > 1)
     if bad.any():
         raise ValueError(
             f"load_data: {where} has {_count(bad)} outside [0, 1]; they range from {array.min():g} to "
-            f"{array.max():g}. For intensities from 0 to 255 divide by 255, or save .astype(np.uint8)"
+            f"{array.max():g}. {_remedy(array)}"
         )
     return array.astype(np.float32)
+
+
+def _remedy(array: np.ndarray) -> str:
+    if array.min() >= 0 and 2 < array.max() <= 255:
+        return "For intensities from 0 to 255 divide by 255, or save .astype(np.uint8)"
+    return "Give pixels as they were before they were standardised or otherwise rescaled, from 0 to 1"
 
 
 def _count(bad: np.ndarray) -> str:

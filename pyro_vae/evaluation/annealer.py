@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae.checks import check_count
 from pyro_vae.errors import OutOfMemoryError
 from pyro_vae.evaluation.annealing import Annealing
 from pyro_vae.evaluation.path import Path
@@ -55,8 +56,8 @@ class Annealer:
     ) -> None:  # fmt: skip
         annealing.check(who)
         check_level(who, compile)
-        if max_rows is not None and max_rows < 1:
-            raise ValueError(f"{who}: max_rows must be at least 1; got {max_rows}.")
+        if max_rows is not None:
+            check_count(who, "max_rows", max_rows)
         self._who, self._annealing, self._level, self._simulated = who, annealing, compile, simulated
         self._rows = Rows(who, x, model) if guide is None else Rows(who, x, model, guide)
         self._modules, self.size, self.unit = self._rows.modules, self._rows.size, self._rows.unit

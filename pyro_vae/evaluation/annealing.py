@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pyro_vae.checks import check_count, check_number
 from pyro_vae.evaluation.hmc import At, adapted, start, transition
 from pyro_vae.evaluation.temperatures import check_schedule, temperatures
 
@@ -51,8 +52,8 @@ class Annealing:
         """
         check_schedule(who, self.schedule, self.num_temperatures)
         for name, least in (("num_chains", 1), ("num_leapfrog", 1), ("burn_in", 0)):
-            if (value := getattr(self, name)) < least:
-                raise ValueError(f"{who}: {name} must be at least {least}; got {value}.")
+            check_count(who, name, getattr(self, name), least)
+        check_number(who, "step_size", self.step_size)
         low, high = self.step_size_bounds
         if not 0 < low <= self.step_size <= high < math.inf:
             raise ValueError(

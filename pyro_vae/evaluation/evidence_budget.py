@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pyro_vae.checks import check_count, in_short
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.inference_gaps import InferenceGaps
 from pyro_vae.evaluation.log_mean import LogMean
@@ -123,7 +124,7 @@ class EvidenceBudget:
         threshold = khat_threshold(self.num_samples)
         lines.append(
             f"k-hat > {threshold:.2f} for {100 * self.share_above_threshold:.1f} % of "
-            f"{count(len(self.pareto_k), self.unit)}, {self.num_samples} samples each"
+            f"{count(len(self.pareto_k), self.unit)}, {count(self.num_samples, 'sample')} each"
         )
         if not self.bound:
             lines.append("soft targets: these are no log-likelihoods")
@@ -173,9 +174,11 @@ def evidence_budget(
         Y. Burda, R. Grosse, R. Salakhutdinov (2015), *Importance weighted autoencoders*, theorem 1, arXiv 1509.00519.
         C. Cremer, X. Li, D. Duvenaud (2018), *Inference suboptimality in variational autoencoders*, arXiv 1801.03558.
     """
+    if not isinstance(ks, Sequence) or not ks or any(isinstance(k, int) and k < 1 for k in ks):
+        raise ValueError(f"evidence_budget: ks must hold numbers of samples, each at least 1; got {in_short(ks)}.")
+    for k in ks:
+        check_count("evidence_budget", "each of ks", k)
     ks = sorted(set(ks))
-    if not ks or ks[0] < 1:
-        raise ValueError(f"evidence_budget: ks must hold numbers of samples, each at least 1; got {tuple(ks)}.")
     samples = ks[-1]
     stream = Stream("evidence_budget", model, guide, x, samples, plate, progress, compile)
     n = stream.size
@@ -188,7 +191,8 @@ def evidence_budget(
     for name, term in given.items():
         if len(term.per_datum) != n:
             raise ValueError(
-                f"evidence_budget: the {name} is of {len(term.per_datum)} data, and x has {n}; give that of the same x."
+                f"evidence_budget: the {name} is of {count(len(term.per_datum), 'datum')}, and x has {n}; give "
+                f"that of the same x."
             )
     means, errors = (torch.zeros(3 + len(ks), n, dtype=torch.float64) for _ in range(2))
     khat = torch.zeros(n, dtype=torch.float64)

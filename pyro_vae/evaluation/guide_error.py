@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae.checks import check_count
 from pyro_vae.evaluation.bridge import Bridge, bridge
 from pyro_vae.evaluation.chains import mean_and_variance
 from pyro_vae.evaluation.data_error import standard_error_of_mean
@@ -182,12 +183,14 @@ def guide_error(
         X.-L. Meng, W. H. Wong (1996), *Simulating ratios of normalizing constants via a simple identity*.
         A. Gretton et al. (2012), *A kernel two-sample test*, JMLR 13.
     """
-    if num_samples < 2:
-        raise ValueError(f"guide_error: num_samples must be at least 2; got {num_samples}.")
+    check_count("guide_error", "num_samples", num_samples, least=2)
+    check_count("guide_error", "num_permutations", num_permutations, least=0)
     rows = Rows("guide_error", x, model, guide)
     trusted = reference.trusted
     if rows.size != len(trusted):
-        raise ValueError(f"guide_error: the reference is of {len(trusted)} data; got {rows.size}. Give the same x.")
+        raise ValueError(
+            f"guide_error: the reference is of {count(len(trusted), 'datum')}; got {rows.size}. Give the same x."
+        )
     if not trusted.any():
         raise ValueError(
             f"guide_error: none of the {len(trusted)} data has a trusted reference (R-hat <= {R_HAT} in all dims and "

@@ -10,6 +10,7 @@ from pyro import distributions as dist
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.checks import check_count
 from pyro_vae.evaluation.arviz_groups import as_inference_data
 from pyro_vae.evaluation.latent_draws import Draws, LatentDraws, by_datum, inner_plates
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
@@ -102,8 +103,7 @@ def to_inference_data(
         Bayesian models in Python*, JOSS 4(33).
     """
     for name, value in (("num_samples", num_samples), ("num_chains", num_chains)):
-        if value < 1:
-            raise ValueError(f"to_inference_data: {name} must be at least 1; got {value}.")
+        check_count("to_inference_data", name, value)
     unknown = sorted(set(groups or ()) - set(GROUPS))
     if unknown:
         raise ValueError(f"to_inference_data: groups are {', '.join(GROUPS)}; got {', '.join(unknown)}.")

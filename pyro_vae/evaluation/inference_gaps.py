@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae.checks import check_count, check_number
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.frozen_pair import FrozenPair
 from pyro_vae.evaluation.local_maps import FAMILIES
@@ -225,10 +226,12 @@ def inference_gaps(
     """
     if family not in ("own", *FAMILIES):
         raise ValueError(f"{WHO}: family must be one of own, {', '.join(FAMILIES)}; got {family!r}.")
-    if not 0 < learning_rate < math.inf:
+    check_number(WHO, "learning_rate", learning_rate)
+    if not learning_rate > 0:
         raise ValueError(f"{WHO}: learning_rate must be positive; got {learning_rate}.")
     _at_least(1, step_samples=step_samples, patience=patience, max_steps=max_steps)
     _at_least(2, num_samples=num_samples, check_every=check_every)
+    check_count(WHO, "evidence_samples", evidence_samples, least=0)
     if evidence_samples < 2 and (evidence_samples != 0 or evidence is None):
         raise ValueError(
             f"{WHO}: evidence_samples must be at least 2, or 0 where `evidence` is given; got {evidence_samples}."
@@ -372,8 +375,7 @@ def _dependable(values: Tensor, errors: Tensor) -> float:
 
 def _at_least(lowest: int, **options: int) -> None:
     for name, value in options.items():
-        if value < lowest:
-            raise ValueError(f"{WHO}: {name} must be at least {lowest}; got {value}.")
+        check_count(WHO, name, value, lowest)
 
 
 def _check_evidence(evidence: Evidence | None, size: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.checks import check_count, check_number
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.active_units import ActiveUnits
 from pyro_vae.evaluation.aggregate_posterior import ForeignDensityError, log_aggregate
@@ -59,9 +60,9 @@ class LatentStatistics:
     def collapsed(self) -> Tensor:
         """Which units have collapsed onto the prior, ``(latent_dim,)``.
 
-        Their mean KL is below 0.01 nats; where units have no KL of their own, they are not active.
+        Their mean KL is below 0.01 nats; where units have no KL of their own, they are inactive.
         """
-        return ~self.active_units.active if self.kl_per_unit is None else self.kl_per_unit < COLLAPSED
+        return self.active_units.inactive if self.kl_per_unit is None else self.kl_per_unit < COLLAPSED
 
     @property
     def all_collapsed(self) -> bool:
@@ -97,8 +98,8 @@ class LatentStatistics:
                 f"+ marginal KL {self.marginal_kl}"
             )
         text += (
-            f", distortion {self.distortion} nats/{self.unit} ({self.num_data} {self.unit}s, {self.num_samples} "
-            f"samples each); {self.active_units.count} of {len(self.units)} latent units active, "
+            f", distortion {self.distortion} nats/{self.unit} ({count(self.num_data, self.unit)}, "
+            f"{count(self.num_samples, 'sample')} each); {self.active_units.in_words}, "
         )
         text += "all collapsed onto the prior" if self.all_collapsed else f"{int(self.collapsed.sum())} collapsed"
         if self.flagged.any():
@@ -166,10 +167,8 @@ def latent_statistics(
         Markov's inequality a small mean grants.
         A. Alemi et al. (2018), *Fixing a broken ELBO*, arXiv 1711.00464.
     """
-    if num_samples < 2:
-        raise ValueError(
-            f"latent_statistics: num_samples must be at least 2, for there to be a standard error; got {num_samples}."
-        )
+    check_number("latent_statistics", "threshold", threshold)
+    check_count("latent_statistics", "num_samples", num_samples, 2, ", for there to be a standard error")
     with seeded(seed):
         draws = LatentDraws("latent_statistics", model, guide, x, num_samples, plate, progress)
         drawn = _Drawn(draws)
@@ -194,13 +193,13 @@ def latent_statistics(
     if drawn.why_no_kl is None:
         kl = drawn.kl[members].mean(0)
         kl_errors = (drawn.kl_variance[members].sum(0) / num_samples).sqrt() / members.sum()
-    means = PosteriorMeans(drawn.mean[members], drawn.noise[members])
+    means = PosteriorMeans(drawn.mean[members], drawn.noise[members], drawn.units, num_samples)
     return LatentStatistics(
         rate=mean(drawn.log_guide - drawn.log_prior),
         distortion=mean(-drawn.reconstruction),
         mutual_information=None if aggregate is None else mean(drawn.log_guide - aggregate),
         marginal_kl=None if aggregate is None else mean(aggregate - drawn.log_prior),
-        active_units=ActiveUnits(means.variance_over_data(), threshold),
+        active_units=ActiveUnits.of(means, threshold),
         kl_per_unit=kl,
         kl_per_unit_errors=kl_errors,
         flagged=drawn.flagged,

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from pyro_vae.checks import check_number
 from pyro_vae.evaluation.posterior_means import posterior_means
+from pyro_vae.evaluation.wording import count
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
-from pyro_vae.sites import LATENT
 
 MOST_STEPS = 1000
 """LBFGS steps: tens to a few hundred are needed for ten classes and fifty units."""
@@ -61,8 +62,8 @@ class LinearProbe:
     def __str__(self) -> str:
         text = (
             f"linear probe {100 * self.accuracy:.2f} % (s.e. {100 * self.standard_error:.2g}; {len(self.correct)} "
-            f"test labels of {self.num_classes} classes, {self.num_train} to learn from, {self.latent_dim} latent "
-            f"units; the majority class {100 * self.majority:.2f} %)"
+            f"test labels of {self.num_classes} classes, {self.num_train} to learn from, "
+            f"{count(self.latent_dim, 'latent unit')}; the majority class {100 * self.majority:.2f} %)"
         )
         return text if self.converged else f"{text}; not converged: raise l2"
 
@@ -74,7 +75,7 @@ def linear_probe(
     test_x: Tensor,
     test_labels: Tensor,
     *,
-    site: str = LATENT,
+    site: str | None = None,
     l2: float = 1e-3,
     num_samples: int = 50,
     seed: int | None = None,
@@ -94,7 +95,7 @@ def linear_probe(
         train_labels: integers ``(num_train,)``, of two classes or more, under any numbers.
         test_x: data ``(num_test, ...)`` that the probe has not seen.
         test_labels: ``(num_test,)``; a class that is not in training counts as missed.
-        site: the latent site.
+        site: a latent site; None for all of them, whose means are put beside one another.
         l2: :math:`\lambda`, above 0.
         num_samples: samples for each datum, where the mean is not closed.
         seed: of these samples; None draws from the global generator.
@@ -107,6 +108,7 @@ def linear_probe(
         G. Alain, Y. Bengio (2016), *Understanding intermediate layers using linear classifier probes*,
         arXiv 1610.01644.
     """
+    check_number("linear_probe", "l2", l2)
     if not l2 > 0:
         raise ValueError(f"linear_probe: l2 must be positive; got {l2}. Without it, separable classes have no optimum.")
     for name, x, labels in (("train", train_x, train_labels), ("test", test_x, test_labels)):

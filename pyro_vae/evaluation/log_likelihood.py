@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.checks import is_positive
 from pyro_vae.evaluation.adaptive import weigh_to_target
 from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.data_error import standard_error_of_mean
@@ -223,7 +224,7 @@ def log_likelihood(
         arXiv 1509.00519.
         A. Vehtari et al. (2024), *Pareto smoothed importance sampling*, arXiv 1507.02646.
     """
-    if target_se is not None and not 0 < target_se < math.inf:
+    if target_se is not None and not is_positive(target_se):
         raise ValueError(
             f"log_likelihood: target_se must be a positive number of nats, such as 0.05, or None; got {target_se}."
         )

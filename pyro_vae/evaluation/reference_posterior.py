@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae.checks import check_whole
 from pyro_vae.evaluation.chains import ess, mean_and_variance, r_hat
 from pyro_vae.evaluation.nuts import DatumDensity, log_joint_at, run_chain, starts_of
 from pyro_vae.evaluation.rows import Rows
@@ -94,11 +95,11 @@ class ReferencePosterior:
     def __str__(self) -> str:
         found = self.summary()
         text = (
-            f"posterior of {count(found['num_data'], self.unit)} in {found['dim']} dims by NUTS "
-            f"({found['num_chains']} chains x {found['num_samples']} draws): {found['num_trusted']} of "
+            f"posterior of {count(found['num_data'], self.unit)} in {count(found['dim'], 'dim')} by NUTS "
+            f"({found['num_chains']} chains x {count(found['num_samples'], 'draw')}): {found['num_trusted']} of "
             f"{found['num_data']} trusted, largest R-hat {found['largest_r_hat']:.4f}, ESS >= "
             f"{found['smallest_ess_bulk']:.0f} (bulk) and {found['smallest_ess_tail']:.0f} (tail), "
-            f"{found['divergences']} divergences"
+            f"{count(found['divergences'], 'divergence')}"
         )
         if found["num_trusted"] < found["num_data"]:
             text += (
@@ -160,6 +161,8 @@ def reference_posterior(
     >>> reference.draws.shape, reference.values["z"].shape, reference.r_hat.shape
     (torch.Size([2, 10, 1, 2]), torch.Size([2, 10, 1, 2]), torch.Size([1, 2]))
     """
+    for name, number in (("num_chains", num_chains), ("num_samples", num_samples), ("warmup", warmup)):
+        check_whole("reference_posterior", name, number)
     if num_chains < 2 or num_samples < 4 or warmup < 1:
         raise ValueError(
             f"reference_posterior: R-hat compares chains: num_chains must be at least 2, num_samples at least 4 and "

@@ -4,8 +4,9 @@ from typing import Any
 
 from torch import Tensor, device
 
+from pyro_vae.checks import in_short
 from pyro_vae.fit.batches import check_rows
-from pyro_vae.programs import as_args, modules_of
+from pyro_vae.programs import data_args, modules_of
 from pyro_vae.protocols import Program
 
 
@@ -22,11 +23,13 @@ class Rows:
     """
 
     def __init__(self, who: str, x: Any, *programs: Program) -> None:
-        self.args = as_args(x)
-        """All arguments, as they came."""
+        self.args = data_args(who, x, *programs)
+        """All arguments."""
         first = self.args[0]
         if not isinstance(first, Tensor) or first.ndim == 0:
-            raise ValueError(f"{who}: x must be a tensor (N, ...), or a tuple that starts with one; got {type(first)}.")
+            raise ValueError(
+                f"{who}: x must be a tensor (N, ...), or a tuple that starts with one; got {in_short(first)}."
+            )
         check_rows(f"{who}: x", first)
         self.size = len(first)
         """N."""

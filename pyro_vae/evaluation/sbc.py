@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pyro_vae.checks import check_whole
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.guide_draws import GuideDraws
 from pyro_vae.evaluation.rows import Rows
 from pyro_vae.evaluation.stream import ROWS
 from pyro_vae.evaluation.uniformity import holm, uniformity_band, uniformity_p_value
+from pyro_vae.evaluation.wording import count
 from pyro_vae.joint import Joint
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
@@ -81,11 +83,12 @@ class SBC:
         found = self.summary()
         verdict = "no miscalibration found" if self.calibrated else "not calibrated"
         text = (
-            f"{verdict}: ranks of {found['num_data']} simulated data among {self.num_draws} draws are not uniform in "
-            f"{found['num_rejected']} of {found['dim']} dims (smallest p = {found['smallest_adjusted_p_value']:.2g}, "
-            f"adjusted by Holm)"
+            f"{verdict}: ranks of {count(found['num_data'], 'simulated datum')} among {count(self.num_draws, 'draw')} "
+            f"are not uniform in {found['num_rejected']} of {count(found['dim'], 'dim')} (smallest p = "
+            f"{found['smallest_adjusted_p_value']:.2g}, adjusted by Holm)"
         )
-        return f"{text}; {self.left_out} data left out, whose draws are not finite" if self.left_out else text
+        left_out = f"{count(self.left_out, 'datum')} left out, whose draws are not finite"
+        return f"{text}; {left_out}" if self.left_out else text
 
 
 def sbc(
@@ -138,6 +141,8 @@ def sbc(
         with simulation-based calibration*, arXiv 1804.06788.
         T. Saeilynoja, P.-C. Buerkner, A. Vehtari (2022), *Graphical test for discrete uniformity*, arXiv 2103.10522.
     """
+    check_whole("sbc", "num_data", num_data)
+    check_whole("sbc", "num_draws", num_draws)
     if num_data < 2 or num_draws < 1:
         raise ValueError(
             f"sbc: num_data must be at least 2 and num_draws at least 1; got {num_data} and {num_draws}. A thousand "

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.evaluation.wording import count
+
 SMALLEST = 3
 """Pixels along each side of the Laplacian."""
 
@@ -91,7 +93,8 @@ class SharpnessRatio:
         kind = "paired" if self.paired else "unpaired"
         return (
             f"sharpness {self.ratio:.3f} of the data's (s.e. {self.standard_error:.2g}, {kind}; variance of the "
-            f"Laplacian {self.images.mean():.3g} against {self.reference.mean():.3g}; {len(self.images)} images)"
+            f"Laplacian {self.images.mean():.3g} against {self.reference.mean():.3g}; "
+            f"{count(len(self.images), 'image')})"
         )
 
 

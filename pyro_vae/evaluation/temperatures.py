@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from pyro_vae.checks import check_count
+
 SIGMOID_WIDTH = 4.0
 """How far into the logistic function's tails the schedule reaches; Wu et al.'s."""
 
@@ -17,10 +19,7 @@ def check_schedule(who: str, schedule: str, num_temperatures: int) -> None:
     """
     if schedule not in SCHEDULES:
         raise ValueError(f"{who}: schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}.")
-    if num_temperatures < 1:
-        raise ValueError(
-            f"{who}: num_temperatures must be at least 1, which is plain importance sampling; got {num_temperatures}."
-        )
+    check_count(who, "num_temperatures", num_temperatures, why=", which is plain importance sampling")
 
 
 def temperatures(schedule: str, num_temperatures: int) -> Tensor:

@@ -17,8 +17,8 @@ def rounded_error(value: float) -> str:
 def count(number: int, unit: str) -> str:
     """Return a number of units, in words.
 
-    >>> count(1, "datum"), count(2, "datum"), count(2, "image")
-    ('1 datum', '2 data', '2 images')
+    >>> count(1, "datum"), count(2, "simulated datum"), count(2, "image")
+    ('1 datum', '2 simulated data', '2 images')
     """
-    plural = "data" if unit == "datum" else f"{unit}s"
+    plural = f"{unit.removesuffix('datum')}data" if unit.endswith("datum") else f"{unit}s"
     return f"{number} {unit if number == 1 else plural}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pyro_vae.checks import check_count, in_short
 from pyro_vae.data import ImageData
 from pyro_vae.seeded import unmoved_generators
 
@@ -28,8 +29,8 @@ class Batches(Protocol):
     def epoch(self, index: int) -> Iterator[Tensor]:
         """Yield the batches of one epoch."""
 
-    def observe(self, batch: Tensor) -> Tensor:
-        """Return the model's input for a batch."""
+    def observe(self, batch: Tensor) -> Any:
+        """Return the model's input for a batch: a tensor, or a tuple of several."""
 
     def first(self) -> Tensor:
         """Return a batch, without touching any random state."""
@@ -39,13 +40,13 @@ class Batches(Protocol):
 
 
 class TensorBatches:
-    """Shuffled batches of a tensor, or of the training split of an :class:`ImageData`.
+    """Shuffled batches of a tensor, of several, or of the training split of an :class:`ImageData`.
 
     The order depends on the seed and the epoch alone, so that a run can be taken up at any epoch. Rows left over
     by the batch size are dropped, other ones each epoch.
 
     Args:
-        data: ``ImageData``, or a tensor of model inputs ``(N, ...)``.
+        data: ``ImageData``, or a tensor of model inputs ``(N, ...)``, or a tuple of such tensors.
         batch_size: rows a batch.
         seed: of the order.
         device: where the rows are kept.
@@ -56,21 +57,20 @@ class TensorBatches:
     """
 
     def __init__(
-        self, data: ImageData | Tensor, batch_size: int, seed: int, device: torch.device, dtype: torch.dtype
-    ) -> None:
-        rows = data.train if isinstance(data, ImageData) else data
-        if not isinstance(rows, Tensor):
-            raise ValueError(f"fit: data must be an ImageData, a tensor or a DataLoader; got {type(rows)}.")
-        check_rows("training data", rows)
-        if batch_size < 1:
-            raise ValueError(f"fit: batch_size must be at least 1; got {batch_size}.")
+        self, data: ImageData | Tensor | tuple[Tensor, ...], batch_size: int, seed: int, device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:  # fmt: skip
+        columns = columns_of("data", "training data", data.train if isinstance(data, ImageData) else data)
+        rows = columns[0]
+        check_count("fit", "batch_size", batch_size)
         if len(rows) < batch_size:
             raise ValueError(
                 f"fit: {len(rows)} training data are fewer than one batch of {batch_size}; choose "
                 f"batch_size={len(rows)} or less."
             )
         self._data = data
-        self._rows = rows.to(device)
+        self._columns = [column.to(device) for column in columns]
+        self._rows = self._columns[0]
         self._batch_size, self._seed, self._dtype = batch_size, seed, dtype
         self.steps: int | None = len(rows) // batch_size
         self.generator: torch.Generator | None = None
@@ -83,11 +83,11 @@ class TensorBatches:
         for step in range(len(self._rows) // self._batch_size):
             yield order[step * self._batch_size : (step + 1) * self._batch_size]
 
-    def observe(self, batch: Tensor) -> Tensor:
+    def observe(self, batch: Tensor) -> Any:
         """Return the model's input for rows by their indices: scaled and binarized as the data set says."""
-        rows = self._rows.index_select(0, batch)
-        x = self._data.observe(rows) if isinstance(self._data, ImageData) else rows
-        return x.to(self._dtype) if x.is_floating_point() else x
+        rows = [column.index_select(0, batch) for column in self._columns]
+        x = [self._data.observe(rows[0])] if isinstance(self._data, ImageData) else rows
+        return as_input([part.to(self._dtype) if part.is_floating_point() else part for part in x])
 
     def first(self) -> Tensor:
         """Return the indices of the first rows, as many as a batch."""
@@ -97,13 +97,14 @@ class TensorBatches:
         """Say what the data are."""
         if isinstance(self._data, ImageData):
             return self._data.describe()
-        content = self._data.detach().cpu().contiguous()
-        digest = hashlib.sha256(content.reshape(-1).view(torch.uint8).numpy().data).hexdigest()
-        return {"name": "tensor", "shape": list(content.shape), "content_hash": digest}
+        if isinstance(self._data, Tensor):
+            return {"name": "tensor", "shape": list(self._data.shape), "content_hash": _content_hash(self._columns)}
+        shapes = [list(column.shape) for column in self._columns]
+        return {"name": "tensors", "shapes": shapes, "content_hash": _content_hash(self._columns)}
 
 
 class LoaderBatches:
-    """Batches of a DataLoader, each a tensor or a sequence that starts with one (labels behind it are not used).
+    """Batches of a DataLoader, each a tensor or a sequence of one.
 
     Args:
         loader: any ``torch.utils.data.DataLoader``.
@@ -124,11 +125,9 @@ class LoaderBatches:
     def epoch(self, index: int) -> Iterator[Tensor]:  # noqa: ARG002 (the loader keeps its own order)
         """Yield the rows of one epoch, in the loader's order."""
         for batch in self._loader:
-            rows = batch[0] if isinstance(batch, list | tuple) else batch
+            rows = batch[0] if isinstance(batch, list | tuple) and len(batch) == 1 else batch
             if not isinstance(rows, Tensor):
-                raise ValueError(
-                    f"fit: the DataLoader must yield tensors, or sequences that start with one; got {type(rows)}."
-                )
+                raise ValueError(_not_one_tensor(rows))
             check_rows("a batch of the DataLoader", rows)
             # A graph takes rows as they lay in memory when it was recorded.
             yield rows.to(self._device, non_blocking=True).contiguous()
@@ -160,6 +159,63 @@ class LoaderBatches:
         }
 
 
+def columns_of(argument: str, what: str, data: Any) -> list[Tensor]:
+    """Return data as the tensors that model and guide are called with, one row a datum.
+
+    Args:
+        argument: of ``fit`` that they came as, for messages.
+        what: they are, for messages.
+        data: a tensor ``(N, ...)``, or a tuple of them.
+
+    Raises:
+        ValueError: there is something else, tensors differ in length, or values are not finite.
+    """
+    columns = list(data) if isinstance(data, tuple) else [data]
+    for column in columns:
+        if not isinstance(column, Tensor) or column.ndim == 0:
+            remedy = " Of an array pass torch.from_numpy(x)." if isinstance(column, np.ndarray) else ""
+            raise ValueError(
+                f"fit: {argument} must be an ImageData, a tensor, a tuple of tensors or a DataLoader; got "
+                f"{in_short(column)}.{remedy}"
+            )
+        check_rows(what, column)
+    if len({len(column) for column in columns}) != 1:
+        sizes = ", ".join(str(tuple(column.shape)) for column in columns)
+        raise ValueError(
+            f"fit: the tensors of {argument} must have one row for each datum; got shapes {sizes or 'none'}."
+        )
+    return columns
+
+
+def as_input(columns: list[Tensor]) -> Any:
+    """Return what model and guide are called with: a tensor, or a tuple of several."""
+    return columns[0] if len(columns) == 1 else tuple(columns)
+
+
+def _content_hash(columns: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for column in columns:
+        digest.update(column.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _not_one_tensor(batch: Any) -> str:
+    """Say what a DataLoader yields in place of a tensor, and how to have it yield one."""
+    remedy = (
+        "collate_fn=lambda batch: torch.stack([datum[0] for datum in batch]) keeps the first tensor of each datum; to "
+        "give model and guide all of them, pass the tensors themselves: fit(model, guide, (x, y))"
+    )
+    if isinstance(batch, list | tuple):
+        kinds = ", ".join(
+            f"{type(part).__name__}{tuple(part.shape) if isinstance(part, Tensor) else ''}" for part in batch
+        )
+        return (
+            f"fit: a batch of the DataLoader must be one tensor, as model and guide are given one; got "
+            f"{len(batch)} parts ({kinds}), and none is left out unasked: {remedy}."
+        )
+    return f"fit: a batch of the DataLoader must be one tensor; got {in_short(batch)}: {remedy}."
+
+
 def check_rows(what: str, rows: Tensor) -> None:
     """Refuse empty data and values that are NaN or infinite.
 
@@ -172,7 +228,8 @@ def check_rows(what: str, rows: Tensor) -> None:
     if rows.is_floating_point() and not rows.sum(dtype=torch.float64).isfinite():
         bad = (~rows.isfinite()).nonzero()
         if len(bad):
+            values = "values are" if len(bad) > 1 else "value is"
             raise ValueError(
-                f"{what}: {len(bad)} values are NaN or infinite, the first at index {tuple(bad[0].tolist())}. "
+                f"{what}: {len(bad)} {values} NaN or infinite, the first at index {tuple(bad[0].tolist())}. "
                 f"Clean the data before fitting."
             )

@@ -58,17 +58,41 @@ def describe_settings(value: Any) -> dict[str, Any]:
     ('torch.optim.sgd:SGD', 0.5)
     """
     if isinstance(value, Optimizer):
-        settings = value.defaults
+        groups = [_own_settings(group, value.defaults) for group in value.param_groups]
+        settings = {**value.defaults, "groups": groups}
     else:
         mro = type(value).__mro__
         names = {name for cls in mro for name in inspect.signature(cls.__init__).parameters}  # type: ignore[misc]
         settings = {name: setting for name, setting in vars(value).items() if name in names - STATE}
-    plain = {
-        name: setting
-        for name, setting in settings.items()
-        if setting is None or isinstance(setting, bool | int | float | str)
-    }
+    plain = {name: as_plain(setting) for name, setting in settings.items() if _is_plain(setting)}
     return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **plain}
+
+
+def _own_settings(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a group of parameters has otherwise than the optimizer's other ones, before any schedule moved it."""
+    start = {"lr": group["initial_lr"]} if "initial_lr" in group else {}
+    settings = {**group, **start}
+    found = {name: settings[name] for name in defaults if name in settings and _is_plain(settings[name])}
+    return {name: as_plain(value) for name, value in found.items() if as_plain(value) != as_plain(defaults[name])}
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return (
+        value is None or isinstance(value, bool | int | float | str) or (isinstance(value, Tensor) and value.ndim == 0)
+    )
+
+
+def as_plain(value: Any) -> Any:
+    """Return a setting as YAML gives it back: lists for tuples, numbers for tensors of one."""
+    if isinstance(value, Mapping):
+        return {str(key): as_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(item) for item in value]
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def _argument_names(cls: type) -> list[str] | None:

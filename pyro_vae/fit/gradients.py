@@ -13,7 +13,7 @@ from pyro_vae.graph import NotTraceable, capture, unlike
 from pyro_vae.hoist import Draws
 from pyro_vae.objectives.kl_weight import KLWeight
 from pyro_vae.objectives.tensor_loss import tensor_loss
-from pyro_vae.programs import local_params
+from pyro_vae.programs import as_args, local_params
 from pyro_vae.protocols import Objective, Program
 
 logger = logging.getLogger("pyro_vae")
@@ -35,7 +35,7 @@ class BatchLoss:
     """q(z | x)."""
     objective: Objective
     """A ``pyro.infer.ELBO``."""
-    observe: Callable[[Tensor], Tensor]
+    observe: Callable[[Tensor], Any]
     """From a batch to the model's input; where rows are gathered and binarized."""
     parameters: Sequence[Tensor]
     modules: Sequence[nn.Module] = field(default=(), repr=False)
@@ -60,7 +60,7 @@ class BatchLoss:
     def _differentiated(self, loss_function: Callable[..., Tensor]) -> LossAndGradients:
         def loss_and_gradients(batch: Tensor, beta: Tensor) -> list[Tensor]:
             with local_params(self.model, self.guide), KLWeight(beta) if self.warmup else nullcontext():
-                loss = loss_function(self.model, self.guide, self.observe(batch))
+                loss = loss_function(self.model, self.guide, *as_args(self.observe(batch)))
             gradients = torch.autograd.grad(loss, list(self.parameters), allow_unused=True, materialize_grads=True)
             return [loss.detach(), *(gradient.contiguous() for gradient in gradients)]
 
@@ -72,7 +72,7 @@ class BatchLoss:
             parameter.grad = None
         with local_params(self.model, self.guide), KLWeight(beta) if self.warmup else nullcontext():
             loss = self.objective.loss_and_grads(  # type: ignore[attr-defined]
-                self.model, self.guide, self.observe(batch)
+                self.model, self.guide, *as_args(self.observe(batch))
             )
         if all(parameter.grad is None for parameter in self.parameters):
             raise ValueError(

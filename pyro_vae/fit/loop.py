@@ -10,7 +10,7 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
@@ -18,11 +18,19 @@ from tqdm import tqdm
 
 from pyro_vae.data import ImageData
 from pyro_vae.files import alone_in
-from pyro_vae.fit.batches import Batches, LoaderBatches, TensorBatches, check_rows
+from pyro_vae.fit.batches import Batches, LoaderBatches, TensorBatches, as_input, columns_of
 from pyro_vae.fit.describe import describe, describe_settings
 from pyro_vae.fit.gradients import BatchLoss
 from pyro_vae.fit.levels import LEVELS, make_step
-from pyro_vae.fit.options import OptimizerLike, SchedulerLike, as_device, as_optimizer, as_scheduler, check_settings
+from pyro_vae.fit.options import (
+    OptimizerLike,
+    SchedulerLike,
+    as_device,
+    as_objective,
+    as_optimizer,
+    as_scheduler,
+    check_settings,
+)
 from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.fit.run import Run, bounds, environment
 from pyro_vae.fit.schedules import kl_weight_at
@@ -31,9 +39,8 @@ from pyro_vae.fit.training import Training
 from pyro_vae.fit.watch import Watch
 from pyro_vae.graph import no_side_effects
 from pyro_vae.objectives.analytic_kl import AnalyticKL
-from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.pair import Pair
-from pyro_vae.programs import in_mode, local_params
+from pyro_vae.programs import as_args, check_programs, in_mode, local_params
 from pyro_vae.protocols import Objective, Program, ScheduledObjective
 from pyro_vae.seeded import seeded
 from pyro_vae.support import check_support
@@ -45,9 +52,9 @@ VALIDATION_BLOCK = 1000
 def fit(
     model: Program,
     guide: Program,
-    data: ImageData | Tensor | DataLoader,
+    data: ImageData | Tensor | tuple[Tensor, ...] | DataLoader,
     *,
-    valid: Tensor | DataLoader | None = None,
+    valid: Tensor | tuple[Tensor, ...] | DataLoader | None = None,
     objective: Objective | None = None,
     optimizer: OptimizerLike | None = None,
     scheduler: SchedulerLike | None = None,
@@ -73,8 +80,9 @@ def fit(
     Args:
         model: p(x, z), any Pyro program with one vectorized batch plate.
         guide: q(z | x), with the same latent sites.
-        data: an ``ImageData``; or a tensor of model inputs ``(N, ...)``; or any DataLoader of batches, each a
-            tensor or a sequence that starts with one.
+        data: an ``ImageData``; or a tensor of model inputs ``(N, ...)``, or a tuple of such tensors, which are
+            all passed to model and guide in order; or any DataLoader of batches, each a
+            tensor or a sequence of one.
         valid: validation data, where ``data`` is not an ``ImageData`` that brings its own.
         objective: any ``pyro.infer.ELBO``, ``Trace_ELBO()`` unless given. Its loss is summed over the batch, and
             so is the gradient, as in ``pyro.infer.SVI``.
@@ -123,10 +131,12 @@ def fit(
         kl_warmup=kl_warmup,
         clip_grad_norm=clip_grad_norm,
         patience=patience,
+        seed=seed,
     )
     if resume and out is None:
         raise ValueError("fit: resume=True needs the run folder: out=...")
-    objective = Trace_ELBO() if objective is None else without_jit(objective)
+    check_programs("fit", model, guide)
+    objective = as_objective(objective)
     modules = [module.to(target) for module in owners_of(model, guide).values()]
     dtype = next((p.dtype for m in modules for p in m.parameters()), torch.get_default_dtype())
     batches: Batches
@@ -148,7 +158,7 @@ def fit(
         if type(objective) is TraceMeanField_ELBO:
             # Which samples a KL without a closed form, and does not say so.
             with local_params(model, guide):
-                AnalyticKL().loss(model, guide, x)
+                AnalyticKL().loss(model, guide, *as_args(x))
     optimizer = as_optimizer(optimizer, parameters.trainable)
     schedule = as_scheduler(scheduler, optimizer, epochs)
     if valid_blocks is None and patience is not None:
@@ -236,21 +246,26 @@ def fit(
 
 
 def _valid_blocks(
-    valid: Tensor | DataLoader | None, device: torch.device, dtype: torch.dtype
-) -> Callable[[], Iterator[Tensor]] | None:
+    valid: Tensor | tuple[Tensor, ...] | DataLoader | None, device: torch.device, dtype: torch.dtype
+) -> Callable[[], Iterator[Any]] | None:
     """Return what yields the validation data block by block as model inputs."""
     if valid is None or (isinstance(valid, Tensor) and len(valid) == 0):
         return None
     if isinstance(valid, DataLoader):
         loader = LoaderBatches(valid, device, dtype)
         return lambda: (loader.observe(rows) for rows in loader.epoch(0))
-    check_rows("validation data", valid)
-    to = (device, dtype) if valid.is_floating_point() else (device,)
-    return lambda: (block.to(*to) for block in valid.split(VALIDATION_BLOCK))
+    columns = columns_of("valid", "validation data", valid)
+    blocks = range(0, len(columns[0]), VALIDATION_BLOCK)
+
+    def block(start: int) -> Any:
+        rows = (column[start : start + VALIDATION_BLOCK].to(device) for column in columns)
+        return as_input([part.to(dtype) if part.is_floating_point() else part for part in rows])
+
+    return lambda: (block(start) for start in blocks)
 
 
-def _all_inputs(data: ImageData | Tensor | DataLoader, first: Tensor) -> Tensor:
+def _all_inputs(data: ImageData | Tensor | tuple[Tensor, ...] | DataLoader, first: Any) -> Any:
     """Return all training inputs that are there before the steps draw or load them, else the first ones."""
-    if isinstance(data, Tensor):
+    if isinstance(data, Tensor | tuple):
         return data
     return data.train if isinstance(data, ImageData) and data.binarization != "stochastic" else first

@@ -1,13 +1,25 @@
 """What ``fit`` accepts in several forms, made into one: device, optimizer, schedule."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
+from pyro.infer import Trace_ELBO
+from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from pyro_vae.checks import check_count, check_number, check_whole, in_short
 from pyro_vae.fit.schedules import SCHEDULES
+from pyro_vae.graph import in_one_line
+from pyro_vae.objectives.without_jit import without_jit
+from pyro_vae.protocols import Objective
+
+Made = TypeVar("Made")
+
+GRADIENTS = ("differentiable_loss", "loss_and_grads")
+"""Of which an objective has one at least."""
 
 OptimizerLike = Optimizer | Callable[[list[Tensor]], Optimizer]
 SchedulerLike = LRScheduler | Callable[[Optimizer], LRScheduler] | str
@@ -36,8 +48,18 @@ def as_optimizer(optimizer: OptimizerLike | None, trainable: list[Tensor]) -> Op
     """
     if optimizer is None:
         return torch.optim.Adam(trainable, lr=1e-3, fused=True)
+    if isinstance(optimizer, PyroOptim) or not (isinstance(optimizer, Optimizer) or callable(optimizer)):
+        raise ValueError(
+            f"fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got "
+            f"{in_short(optimizer)}. Pass functools.partial(torch.optim.Adam, lr=1e-3)."
+        )
     if not isinstance(optimizer, Optimizer):
-        return optimizer(trainable)
+        optimizer = _made("optimizer", optimizer, trainable, Optimizer)
+    if isinstance(optimizer, LBFGS):
+        raise ValueError(
+            "fit: LBFGS evaluates the loss several times a step, on noise that must not change; fit draws new noise "
+            "and new data each step. Use torch.optim.Adam or another optimizer of one gradient a step."
+        )
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not held & {id(p) for p in trainable}:
         raise ValueError(
@@ -47,37 +69,84 @@ def as_optimizer(optimizer: OptimizerLike | None, trainable: list[Tensor]) -> Op
     return optimizer
 
 
+def as_objective(objective: Any) -> Objective:
+    """Return the objective as it is trained: Pyro's ELBO unless given, and none of Pyro's Jit classes.
+
+    Raises:
+        ValueError: it is no objective.
+    """
+    if objective is None:
+        return Trace_ELBO()
+    able = hasattr(objective, "loss") and any(hasattr(objective, name) for name in GRADIENTS)
+    if isinstance(objective, type) or not able:
+        made = f": {objective.__name__}() is one" if isinstance(objective, type) and able else ""
+        raise ValueError(
+            f"fit: objective must be a pyro.infer.ELBO, as Trace_ELBO() or pyro_vae.objectives.IWAE(); got "
+            f"{in_short(objective)}{made}."
+        )
+    return without_jit(objective)
+
+
 def as_scheduler(scheduler: SchedulerLike | None, optimizer: Optimizer, epochs: int) -> LRScheduler | None:
     """Return a torch scheduler for the optimizer, or None.
 
     Raises:
         ValueError: there is no schedule of that name.
     """
-    if scheduler is None or isinstance(scheduler, LRScheduler):
-        return scheduler
+    if scheduler is None:
+        return None
     if isinstance(scheduler, str):
         if scheduler not in SCHEDULES:
             raise ValueError(f"fit: unknown scheduler {scheduler!r}; by name there are {', '.join(SCHEDULES)}.")
         return SCHEDULES[scheduler](optimizer, epochs)
-    return scheduler(optimizer)
+    if not isinstance(scheduler, LRScheduler):
+        scheduler = _made("scheduler", scheduler, optimizer, LRScheduler)
+    for group in optimizer.param_groups:
+        # As torch's other schedulers do: a run that is resumed with the same objects knows what it started from.
+        group.setdefault("initial_lr", group["lr"])
+    if scheduler.optimizer is not optimizer:
+        raise ValueError(
+            "fit: the scheduler moves the learning rate of another optimizer. Make it of the optimizer that is passed, "
+            "or pass what makes it: functools.partial(torch.optim.lr_scheduler.StepLR, step_size=10)."
+        )
+    return scheduler
+
+
+def _made(what: str, maker: Any, given: Any, kind: type[Made]) -> Made:
+    """Return what a callable makes of parameters or an optimizer.
+
+    Raises:
+        ValueError: it cannot be called so, or makes something else.
+    """
+    try:
+        made = maker(given)
+    except TypeError as error:
+        raise ValueError(
+            f"fit: {what} must be made by a call with one argument, which failed: {in_one_line(error)}. Give the other "
+            f"arguments before: functools.partial(...)."
+        ) from error
+    if not isinstance(made, kind):
+        raise ValueError(f"fit: {what} must make a torch {what}; {in_short(maker)} made {in_short(made)}.")
+    return made
 
 
 def check_settings(
     *, epochs: int, compile: str, levels: tuple[str, ...], kl_warmup: int, clip_grad_norm: float | None,
-    patience: int | None,
+    patience: int | None, seed: int,
 ) -> None:  # fmt: skip
     """Refuse numbers and names that make no sense.
 
     Raises:
         ValueError: says which.
     """
-    if epochs < 1:
-        raise ValueError(f"fit: epochs must be at least 1; got {epochs}.")
+    check_count("fit", "epochs", epochs)
     if compile not in levels:
         raise ValueError(f"fit: compile must be one of {', '.join(levels)}; got {compile!r}.")
-    if kl_warmup < 0:
-        raise ValueError(f"fit: kl_warmup counts epochs and cannot be negative; got {kl_warmup}.")
-    if clip_grad_norm is not None and not clip_grad_norm > 0:
-        raise ValueError(f"fit: clip_grad_norm must be positive; got {clip_grad_norm}.")
-    if patience is not None and patience < 1:
-        raise ValueError(f"fit: patience must be at least 1 epoch; got {patience}.")
+    check_count("fit", "kl_warmup", kl_warmup, least=0)
+    check_whole("fit", "seed", seed)
+    if clip_grad_norm is not None:
+        check_number("fit", "clip_grad_norm", clip_grad_norm)
+        if not clip_grad_norm > 0:
+            raise ValueError(f"fit: clip_grad_norm must be positive; got {clip_grad_norm}.")
+    if patience is not None:
+        check_count("fit", "patience", patience)

@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.errors import RunError
-from pyro_vae.programs import local_params, modules_of
+from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 
 
@@ -49,8 +49,8 @@ class Parameters:
         owners = owners_of(model, guide)
         owned = {id(p) for module in owners.values() for p in module.parameters()}
         with poutine.trace(param_only=True) as recorded, torch.no_grad(), local_params(model, guide):
-            guide_trace = poutine.trace(guide).get_trace(x)
-            poutine.replay(model, trace=guide_trace)(x)
+            guide_trace = poutine.trace(guide).get_trace(*as_args(x))
+            poutine.replay(model, trace=guide_trace)(*as_args(x))
         store: dict[str, Tensor] = {}
         for name, site in recorded.trace.nodes.items():
             if site["type"] != "param":

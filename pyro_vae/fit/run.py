@@ -52,7 +52,8 @@ class Run:
         if not self.history:
             return f"run of 0 epochs on {self.data['name']}{where}"
         best = f", best epoch {self.best_epoch}" if self.best_epoch else ""
-        return f"run of {len(self.history)} epochs on {self.data['name']}{where}: {bounds(self.history[-1])}{best}"
+        epochs = f"{len(self.history)} epoch{'s' if len(self.history) > 1 else ''}"
+        return f"run of {epochs} on {self.data['name']}{where}: {bounds(self.history[-1])}{best}"
 
 
 def bounds(row: Row) -> str:
@@ -118,6 +119,11 @@ def write_history(path: Path, history: list[Row]) -> None:
     write_bytes(path / METRICS, text.getvalue().encode())
 
 
+def _row(texts: Mapping[str, str]) -> Row:
+    """Return a row of ``metrics.csv``; epochs are counted in whole numbers."""
+    return {key: int(float(text)) if key == "epoch" else float(text) for key, text in texts.items()}
+
+
 def read_history(path: Path, epochs: int) -> list[Row]:
     """Return the first ``epochs`` rows of ``metrics.csv``.
 
@@ -127,7 +133,7 @@ def read_history(path: Path, epochs: int) -> list[Row]:
     file = path / METRICS
     try:
         with file.open(newline="", encoding="utf-8") as opened:
-            rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(opened)][:epochs]
+            rows = [_row(row) for row in csv.DictReader(opened)][:epochs]
     except (OSError, ValueError, TypeError) as error:
         raise RunError(f"{file} cannot be read: {error}") from error
     if len(rows) < epochs:

@@ -6,6 +6,8 @@ from itertools import accumulate
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from pyro_vae.checks import check_count
+
 IWAE_STAGES = 8
 """Stage i = 0..7 lasts 3^i epochs at 10^(-i/7) of the learning rate: 3280 epochs in all."""
 
@@ -27,6 +29,7 @@ def iwae_schedule(optimizer: Optimizer, epochs: int = 3280) -> LambdaLR:
     >>> [float(f"{1e-3 * schedule.lr_lambdas[0](epoch):.3g}") for epoch in (0, 1, 4, 3279)]
     [0.001, 0.00072, 0.000518, 0.0001]
     """
+    check_count("iwae_schedule", "epochs", epochs)
     lengths = [3**stage for stage in range(IWAE_STAGES)]
     ends = [end * epochs / sum(lengths) for end in accumulate(lengths)]
 

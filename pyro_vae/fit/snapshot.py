@@ -36,7 +36,7 @@ def open_folder(folder: Path, config: dict[str, Any], resume: bool) -> bool:
         differing = [
             f"{key}: was {stored.get(key)}, now {config[key]}"
             for key in config
-            if key not in FREE_ON_RESUME and stored.get(key) != config[key]
+            if key not in FREE_ON_RESUME and _differ(stored.get(key), config[key])
         ]
         if differing:
             raise RunError(f"{folder} cannot be resumed with other settings; {'; '.join(differing)}.")
@@ -47,6 +47,13 @@ def open_folder(folder: Path, config: dict[str, Any], resume: bool) -> bool:
         raise RunError(f"cannot make the run folder {folder}: {error.strerror}. Choose another out.") from error
     write_config(folder, config)
     return checkpoint.exists()
+
+
+def _differ(stored: Any, now: Any) -> bool:
+    """Whether settings differ; one that was not stored, as by an earlier version, may be any."""
+    if isinstance(stored, dict) and isinstance(now, dict):
+        return any(name not in now or _differ(value, now[name]) for name, value in stored.items())
+    return bool(stored != now)
 
 
 def save(training: Training, folder: Path) -> None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from pyro_vae.fit.step import Step
 from pyro_vae.fit.watch import EVERY, Watch
 from pyro_vae.nonfinite import nonfinite_site
 from pyro_vae.pair import Pair
-from pyro_vae.programs import in_mode, local_params
+from pyro_vae.programs import as_args, in_mode, local_params
 from pyro_vae.protocols import Objective, ScheduledObjective
 from pyro_vae.seeded import seeded
 
@@ -108,7 +109,7 @@ class Training:
         pending.clear()
         return total
 
-    def validate(self, index: int, blocks: Callable[[], Iterable[Tensor]] | None, seed: int) -> float:
+    def validate(self, index: int, blocks: Callable[[], Iterable[Any]] | None, seed: int) -> float:
         """Return the objective's bound on validation data in nats per datum, under the same noise every epoch.
 
         NaN where there are no validation data.
@@ -124,11 +125,12 @@ class Training:
         with seeded(seed), in_mode(self.parameters.modules, training=False), torch.no_grad():
             for x in blocks():
                 with local_params(model, guide):
-                    loss = objective.loss(model, guide, x)
+                    loss = objective.loss(model, guide, *as_args(x))
                 if not math.isfinite(loss):
                     raise self._stopped(f"the validation loss became {loss} at epoch {index + 1}", x)
-                total -= loss / self._stands_for(x) * len(x)
-                count += len(x)
+                rows = as_args(x)[0]
+                total -= loss / self._stands_for(rows) * len(rows)
+                count += len(rows)
         return total / count
 
     def advance_schedule(self, bound: float) -> None:
@@ -173,7 +175,7 @@ class Training:
         plate = self.pair.plate
         return plate.full_size if plate.full_size != self.pair.num_rows else len(rows)
 
-    def _stopped(self, what: str, x: Tensor | None = None) -> NonFiniteError:
+    def _stopped(self, what: str, x: Any = None) -> NonFiniteError:
         site = "" if x is None else f" {nonfinite_site(self.pair.model, self.pair.guide, x)}"
         sick = self.parameters.not_finite()
         more = " ..." if len(sick) > 6 else ""

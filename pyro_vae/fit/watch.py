@@ -11,7 +11,7 @@ from pyro_vae.errors import StaleGraphError
 from pyro_vae.fit.gradients import BatchLoss
 from pyro_vae.fit.step import Step
 from pyro_vae.graph import VERIFICATION_SEED, agree, no_side_effects
-from pyro_vae.programs import local_params
+from pyro_vae.programs import as_args, local_params
 
 EVERY = 1000
 """Steps between two looks: one was measured at three to five traced steps, less than a hundredth of those between."""
@@ -64,9 +64,9 @@ class Watch:
         """Return kind and shape of each site of the guide and the model."""
         model, guide = self._loss.model, self._loss.guide
         with self._aside(), torch.no_grad(), local_params(model, guide):
-            x = self._loss.observe(self._batch)
-            of_guide = poutine.trace(guide).get_trace(x)
-            of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(x)
+            x = as_args(self._loss.observe(self._batch))
+            of_guide = poutine.trace(guide).get_trace(*x)
+            of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(*x)
         found = {}
         for where, trace in (("guide", of_guide), ("model", of_model)):
             for name, site in trace.nodes.items():

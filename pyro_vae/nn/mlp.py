@@ -6,6 +6,8 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from pyro_vae.checks import check_count
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "relu": nn.ReLU,
@@ -46,6 +48,9 @@ class MLP(nn.Module):
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"MLP: unknown activation {activation!r}; there are {', '.join(sorted(ACTIVATIONS))}.")
+        widths = [("hidden_dims", width) for width in hidden_dims]
+        for name, width in (("in_features", in_features), *widths, ("out_features", out_features)):
+            check_count("MLP", name, width)
         self.in_features = in_features
         self.hidden_dims = tuple(hidden_dims)
         self.out_features = out_features

@@ -8,6 +8,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from pyro_vae.checks import check_count
 from pyro_vae.objectives.tensor_loss import tensor_loss
 from pyro_vae.particles import same_order, samples
 from pyro_vae.protocols import Program
@@ -36,6 +37,7 @@ class AnalyticKL(TraceMeanField_ELBO):
     """
 
     def __init__(self, num_particles: int = 1, *, sample_rest: bool = True) -> None:
+        check_count("AnalyticKL", "num_particles", num_particles)
         super().__init__(num_particles=num_particles)
         self.sample_rest = sample_rest
         self._said: set[str] = set()

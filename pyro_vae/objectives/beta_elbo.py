@@ -6,6 +6,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
+from pyro_vae.checks import check_count, check_number
 from pyro_vae.objectives.kl_weight import KLWeight
 from pyro_vae.objectives.tensor_loss import tensor_loss
 from pyro_vae.protocols import Program
@@ -38,12 +39,15 @@ class BetaELBO(Trace_ELBO):
     """
 
     def __init__(self, beta: float = 1.0, warmup: int = 0, cycle: int = 0, num_particles: int = 1) -> None:
+        check_number("BetaELBO", "beta", beta)
         if not beta > 0:
             raise ValueError(f"BetaELBO: beta must be positive; got {beta}.")
-        if warmup < 0 or cycle < 0 or 0 < cycle < warmup:
+        check_count("BetaELBO", "num_particles", num_particles)
+        for name, epochs in (("warmup", warmup), ("cycle", cycle)):
+            check_count("BetaELBO", name, epochs, least=0)
+        if 0 < cycle < warmup:
             raise ValueError(
-                f"BetaELBO: warmup and cycle must not be negative, and a cycle not shorter than its warm-up; got "
-                f"warmup={warmup}, cycle={cycle}."
+                f"BetaELBO: a cycle must not be shorter than its warm-up; got warmup={warmup}, cycle={cycle}."
             )
         super().__init__(num_particles=num_particles)
         self.beta, self.warmup, self.cycle = beta, warmup, cycle

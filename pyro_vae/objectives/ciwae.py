@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from pyro_vae.checks import check_number
 from pyro_vae.objectives.particle_bound import ParticleBound, log_mean_exp
 from pyro_vae.particles import LogTerms
 
@@ -27,6 +28,7 @@ class CIWAE(ParticleBound):
     """
 
     def __init__(self, beta: float = 0.5, num_particles: int = 8, *, plate: str | None = None) -> None:
+        check_number("CIWAE", "beta", beta)
         if not 0 <= beta <= 1:
             raise ValueError(f"CIWAE: beta must be from 0 to 1; got {beta}.")
         super().__init__(num_particles, plate=plate)

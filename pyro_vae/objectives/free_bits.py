@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
+from pyro_vae.checks import check_number
 from pyro_vae.objectives.particle_bound import ParticleBound, Sampled
 from pyro_vae.particles import Particles, Site
 
@@ -42,6 +43,7 @@ class FreeBits(ParticleBound):
     def __init__(
         self, floor: float = 0.1, per: str = "dim", num_particles: int = 1, *, plate: str | None = None
     ) -> None:
+        check_number("FreeBits", "floor", floor)
         if not floor >= 0:
             raise ValueError(f"FreeBits: floor must not be negative; got {floor}.")
         if per not in GROUPS:

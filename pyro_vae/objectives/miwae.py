@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from pyro_vae.objectives.particle_bound import ParticleBound, check_count, log_mean_exp
+from pyro_vae.checks import check_count
+from pyro_vae.objectives.particle_bound import ParticleBound, log_mean_exp
 from pyro_vae.particles import LogTerms
 
 

@@ -9,6 +9,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
+from pyro_vae.checks import check_count
 from pyro_vae.pair import Pair, Revision, unchanged
 from pyro_vae.particles import LogTerms, Particles
 from pyro_vae.programs import modules_of
@@ -145,12 +146,6 @@ class ParticleBound(Trace_ELBO):
         if mode not in self._pairs:
             self._pairs[mode] = Pair(model, guide, x, self.plate, local=False)
         return self._pairs[mode]
-
-
-def check_count(who: str, name: str, count: int) -> None:
-    """Refuse what is no number of samples."""
-    if not isinstance(count, int) or count < 1:
-        raise ValueError(f"{who}: {name} must be at least 1; got {count}.")
 
 
 def log_mean_exp(log_weight: Tensor, dim: int = 0) -> Tensor:

@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from pyro_vae.checks import check_number
 from pyro_vae.objectives.particle_bound import ParticleBound, log_mean_exp
 from pyro_vae.particles import LogTerms
 
@@ -22,7 +23,7 @@ class RenyiBound(ParticleBound):
         plate: the batch plate's name, needed only where several plates would do.
 
     Raises:
-        ValueError: ``alpha`` is 1, or ``num_particles`` is below 1.
+        ValueError: ``alpha`` is 1 or not finite, or ``num_particles`` is below 1.
 
     References:
         Y. Li, R. Turner (2016), *Renyi divergence variational inference*, arXiv 1602.02311.
@@ -32,6 +33,7 @@ class RenyiBound(ParticleBound):
     """
 
     def __init__(self, alpha: float = 0.5, num_particles: int = 5, *, plate: str | None = None) -> None:
+        check_number("RenyiBound", "alpha", alpha)
         if alpha == 1:
             raise ValueError("RenyiBound: alpha must not be 1, where the bound is the ELBO: use Trace_ELBO.")
         super().__init__(num_particles, plate=plate)

@@ -6,6 +6,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.checks import check_number
 from pyro_vae.objectives.at_leaves import LeafBound, weighted, with_guide_at_leaves
 from pyro_vae.objectives.particle_bound import Sampled, log_mean_exp
 from pyro_vae.particles import LogTerms, Particles, samples
@@ -42,6 +43,7 @@ class ReweightedWakeSleep(LeafBound):
     """
 
     def __init__(self, num_particles: int = 5, insomnia: float = 1.0, *, plate: str | None = None) -> None:
+        check_number("ReweightedWakeSleep", "insomnia", insomnia)
         if not 0 <= insomnia <= 1:
             raise ValueError(f"ReweightedWakeSleep: insomnia must be from 0 to 1; got {insomnia}.")
         super().__init__(num_particles, plate=plate)

@@ -68,13 +68,13 @@ def test_values_that_are_not_finite_are_counted_and_the_first_is_named(value):
         as_pixels(array, "here")
 
 
-@pytest.mark.parametrize("value", [-0.001, 1.001, 255.0])
-def test_values_outside_the_unit_interval_are_counted_and_the_fix_is_named(value):
+@pytest.mark.parametrize(("value", "fix"), [(-0.001, "standardised"), (1.001, "rescaled"), (255.0, "divide by 255")])
+def test_values_outside_the_unit_interval_are_counted_and_the_fix_is_named(value, fix):
     array = np.full((5, 4), 0.5)
     array[4, 3] = value
     with pytest.raises(
         ValueError,
-        match=r"here has 1 of 20 values, the first at \(4, 3\), outside \[0, 1\]; .* divide by 255",
+        match=rf"here has 1 of 20 values, the first at \(4, 3\), outside \[0, 1\]; .*{fix}",
     ):
         as_pixels(array, "here")
 
@@ -82,3 +82,13 @@ def test_values_outside_the_unit_interval_are_counted_and_the_fix_is_named(value
 def test_zeros_and_ones_as_bytes_are_refused_since_they_would_be_almost_black():
     with pytest.raises(ValueError, match=r"its largest value is 1\. .* save \.astype\(bool\)"):
         as_pixels(np.eye(4, dtype=np.uint8), "here")
+
+
+@pytest.mark.parametrize(("value", "end"), [(1 + 2.2e-16, 1.0), (-1e-17, 0.0), (np.float32(1.0000001), 1.0)])
+def test_pixels_beyond_an_end_by_a_rounding_are_at_the_end(value, end):
+    """0.1 + 0.2 + 0.7 and quotients of pixels come out so."""
+    array = np.full((5, 4), 0.5, dtype=np.asarray(value).dtype)
+    array[4, 3] = value
+    found = as_pixels(array, "here")
+    assert found[4, 3].item() == end
+    assert (found.flatten()[:19] == 0.5).all()

@@ -194,7 +194,7 @@ def test_bad_input_is_refused(vae):
         make(model, [1.0])
     with pytest.raises(ValueError, match=r"^ais: x: there are none"):
         make(model, x[:0])
-    with pytest.raises(ValueError, match=r"^ais: x: 1 values are NaN"):
+    with pytest.raises(ValueError, match=r"^ais: x: 1 value is NaN"):
         make(model, torch.where(torch.arange(66).reshape(11, 6) == 3, torch.nan, x))
     with pytest.raises(SupportError, match="outside"):
         make(model, x + 2)

@@ -169,7 +169,7 @@ def test_a_datum_that_the_guide_cannot_do_does_not_keep_others_out():
         with pyro.plate("data", len(y), dim=-1):
             pyro.sample("rate", dist.LogNormal(torch.where(y == 7, math.nan, y.log1p()), 0.5))
 
-    with pytest.raises(ValueError, match="test: x: 1 values are NaN or infinite"):
+    with pytest.raises(ValueError, match="test: x: 1 value is NaN or infinite"):
         FrozenPair("test", gamma_model, guide, x)
     pair = FrozenPair("test", gamma_model, guide, torch.tensor([7.0, 1.0, 3.0]).double())
     with pyro.validation_enabled(False):

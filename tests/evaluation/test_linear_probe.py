@@ -78,7 +78,7 @@ def test_a_collapsed_latent_has_the_majority_classs_accuracy():
     found = linear_probe(identity_guide(1), x, labels, x, labels)
     assert found.accuracy == found.majority == 0.7
     assert str(found) == (
-        "linear probe 70.00 % (s.e. 4.6; 100 test labels of 2 classes, 100 to learn from, 1 latent units; the majority "
+        "linear probe 70.00 % (s.e. 4.6; 100 test labels of 2 classes, 100 to learn from, 1 latent unit; the majority "
         "class 70.00 %)"
     )
 

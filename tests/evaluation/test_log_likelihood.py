@@ -581,7 +581,7 @@ def test_bad_input(linear_gaussian):
     for value in (math.nan, math.inf):
         bad = x.clone()
         bad[2, 1] = value
-        with pytest.raises(ValueError, match=r"x: 1 values are NaN or infinite, the first at index \(2, 1\)\."):
+        with pytest.raises(ValueError, match=r"x: 1 value is NaN or infinite, the first at index \(2, 1\)\."):
             log_likelihood(model, guide, bad, 5)
     for target in (0.0, -0.1, math.nan, math.inf):
         with pytest.raises(ValueError, match=rf"target_se must be a positive number of nats, .*; got {target}\."):

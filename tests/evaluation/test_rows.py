@@ -24,5 +24,5 @@ def test_bad_data_are_refused():
             Rows("sbc", x)
     with pytest.raises(ValueError, match=r"sbc: x: there are none"):
         Rows("sbc", torch.zeros(0, 3))
-    with pytest.raises(ValueError, match=r"sbc: x: 1 values are NaN or infinite"):
+    with pytest.raises(ValueError, match=r"sbc: x: 1 value is NaN or infinite"):
         Rows("sbc", torch.tensor([[0.0], [torch.nan]]))

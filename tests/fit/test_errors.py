@@ -11,6 +11,7 @@ import pytest
 import torch
 from fit_programs import Location, PriorGuide, mean_field
 from pyro import distributions as dist
+from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 from torch.optim import SGD, Adam
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
@@ -35,6 +36,10 @@ class Empty(IterableDataset):
         return iter(())
 
 
+ONE_TENSOR = (
+    "collate_fn=lambda batch: torch.stack([datum[0] for datum in batch]) keeps the first tensor of each datum; to give "
+    "model and guide all of them, pass the tensors themselves: fit(model, guide, (x, y))."
+)
 NAN, INF = X.clone(), X.repeat(2, 1)
 NAN[7, 0] = NAN[9, 0] = torch.nan
 INF[3, 0] = -torch.inf
@@ -45,10 +50,10 @@ INF[3, 0] = -torch.inf
     [
         ({"epochs": 0}, "fit: epochs must be at least 1; got 0."),
         ({"compile": "jit"}, "fit: compile must be one of off, trace, inductor, auto; got 'jit'."),
-        ({"kl_warmup": -1}, "fit: kl_warmup counts epochs and cannot be negative; got -1."),
+        ({"kl_warmup": -1}, "fit: kl_warmup must be at least 0; got -1."),
         ({"clip_grad_norm": 0.0}, "fit: clip_grad_norm must be positive; got 0.0."),
-        ({"clip_grad_norm": float("nan")}, "fit: clip_grad_norm must be positive; got nan."),
-        ({"patience": 0, "valid": X}, "fit: patience must be at least 1 epoch; got 0."),
+        ({"clip_grad_norm": float("nan")}, "fit: clip_grad_norm must be a finite number; got nan."),
+        ({"patience": 0, "valid": X}, "fit: patience must be at least 1; got 0."),
         ({"patience": 3}, "fit: patience needs validation data; pass valid=..., or patience=None."),
         ({"patience": 3, "valid": X[:0]}, "fit: patience needs validation data; pass valid=..., or patience=None."),
         ({"resume": True}, "fit: resume=True needs the run folder: out=..."),
@@ -68,11 +73,11 @@ INF[3, 0] = -torch.inf
         ),
         (
             {"valid": INF},
-            "validation data: 1 values are NaN or infinite, the first at index (3, 0). Clean the data before fitting.",
+            "validation data: 1 value is NaN or infinite, the first at index (3, 0). Clean the data before fitting.",
         ),
         (
             {"data": DataLoader(TensorDataset(INF), batch_size=24)},
-            "a batch of the DataLoader: 1 values are NaN or infinite, the first at index (3, 0). "
+            "a batch of the DataLoader: 1 value is NaN or infinite, the first at index (3, 0). "
             "Clean the data before fitting.",
         ),
         ({"data": X[:0]}, "training data: there are none (shape (0, 1))."),
@@ -80,16 +85,65 @@ INF[3, 0] = -torch.inf
         ({"batch_size": 0}, "fit: batch_size must be at least 1; got 0."),
         (
             {"data": np.zeros((12, 1))},
-            "fit: data must be an ImageData, a tensor or a DataLoader; got <class 'numpy.ndarray'>.",
+            "fit: data must be an ImageData, a tensor, a tuple of tensors or a DataLoader; got a ndarray. Of an array "
+            "pass torch.from_numpy(x).",
         ),
         (
             {"data": DataLoader(TensorDataset(X), batch_size=24, drop_last=True)},
             "fit: the DataLoader has no batch; lower its batch_size or set drop_last=False.",
         ),
+        (
+            {"data": DataLoader(TensorDataset(X, torch.arange(12)), batch_size=6)},
+            "fit: a batch of the DataLoader must be one tensor, as model and guide are given one; got 2 parts "
+            f"(Tensor(6, 1), Tensor(6,)), and none is left out unasked: {ONE_TENSOR}",
+        ),
+        (
+            {"valid": DataLoader(TensorDataset(X, X), batch_size=12)},
+            "fit: a batch of the DataLoader must be one tensor, as model and guide are given one; got 2 parts "
+            f"(Tensor(12, 1), Tensor(12, 1)), and none is left out unasked: {ONE_TENSOR}",
+        ),
+        (
+            {"data": (X, X[:5])},
+            "fit: the tensors of data must have one row for each datum; got shapes (12, 1), (5, 1).",
+        ),
+        (
+            {"data": (X, "labels")},
+            "fit: data must be an ImageData, a tensor, a tuple of tensors or a DataLoader; got 'labels'.",
+        ),
+        (
+            {"optimizer": pyro.optim.Adam({"lr": 1e-3})},
+            "fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got a PyroOptim. "
+            "Pass functools.partial(torch.optim.Adam, lr=1e-3).",
+        ),
+        (
+            {"optimizer": 1e-3},
+            "fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got 0.001. "
+            "Pass functools.partial(torch.optim.Adam, lr=1e-3).",
+        ),
+        ({"optimizer": list}, "fit: optimizer must make a torch optimizer; the class list made a list."),
+        (
+            {"optimizer": torch.optim.LBFGS},
+            "fit: LBFGS evaluates the loss several times a step, on noise that must not change; fit draws new noise "
+            "and new data each step. Use torch.optim.Adam or another optimizer of one gradient a step.",
+        ),
+        (
+            {"scheduler": torch.optim.lr_scheduler.StepLR(SGD([torch.zeros(1, requires_grad=True)], lr=0.1), 2)},
+            "fit: the scheduler moves the learning rate of another optimizer. Make it of the optimizer that is passed, "
+            "or pass what makes it: functools.partial(torch.optim.lr_scheduler.StepLR, step_size=10).",
+        ),
+        (
+            {"objective": Trace_ELBO},
+            "fit: objective must be a pyro.infer.ELBO, as Trace_ELBO() or pyro_vae.objectives.IWAE(); got the class "
+            "Trace_ELBO: Trace_ELBO() is one.",
+        ),
+        (
+            {"objective": "iwae"},
+            "fit: objective must be a pyro.infer.ELBO, as Trace_ELBO() or pyro_vae.objectives.IWAE(); got 'iwae'.",
+        ),
         ({"data": DataLoader(Empty())}, "fit: the DataLoader yields nothing."),
         (
             {"data": DataLoader([{"x": row} for row in X], batch_size=4)},
-            "fit: the DataLoader must yield tensors, or sequences that start with one; got <class 'dict'>.",
+            f"fit: a batch of the DataLoader must be one tensor; got a dict: {ONE_TENSOR}",
         ),
     ],
 )
@@ -384,3 +438,15 @@ def test_a_rename_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         write_bytes(tmp_path / "last", b"after")
     assert (tmp_path / "last").read_bytes() == b"before"
     assert [path.name for path in tmp_path.iterdir()] == ["last"]
+
+
+def test_a_scheduler_class_that_needs_more_says_so():
+    with pytest.raises(ValueError, match=r"^fit: scheduler must be made by a call with one .*step_size.*partial"):
+        fit_location(scheduler=torch.optim.lr_scheduler.StepLR)
+
+
+@pytest.mark.parametrize("which", ["model", "guide"])
+def test_a_class_in_place_of_a_program_is_named(which):
+    pair = {"model": Location(0.1), "guide": PriorGuide(), which: Location}
+    with pytest.raises(ValueError, match=r"^fit: model and guide must be .*the class Location: make an object of it"):
+        fit(pair["model"], pair["guide"], X, epochs=1, batch_size=6)

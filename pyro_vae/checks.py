@@ -1,0 +1,86 @@
+"""Checks of arguments that are numbers: whole ones that count something, and finite ones."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+
+def check_count(who: str, name: str, count: Any, least: int = 1, why: str = "") -> None:
+    """Refuse what is no whole number, or one below ``least``.
+
+    Args:
+        who: the caller, for messages.
+        name: of its argument.
+        count: what was given.
+        least: the smallest that makes sense.
+        why: it does not go lower, for the message.
+
+    Raises:
+        ValueError: says what came.
+    """
+    check_whole(who, name, count)
+    if count < least:
+        raise ValueError(f"{who}: {name} must be at least {least}{why}; got {count}.")
+
+
+def check_whole(who: str, name: str, count: Any) -> None:
+    """Refuse what is no whole number.
+
+    Args:
+        who: the caller, for messages.
+        name: of its argument.
+        count: what was given.
+
+    Raises:
+        ValueError: says what came; for a whole number written as a fraction, how to write it.
+
+    >>> check_whole("log_likelihood", "num_samples", 1e3)
+    Traceback (most recent call last):
+        ...
+    ValueError: log_likelihood: num_samples must be a whole number; got 1000.0: write 1000.
+    """
+    if isinstance(count, bool) or not isinstance(count, Integral):
+        whole = isinstance(count, float) and count.is_integer()
+        remedy = f": write {int(count)}" if whole else ""
+        raise ValueError(f"{who}: {name} must be a whole number; got {in_short(count)}{remedy}.")
+
+
+def check_number(who: str, name: str, number: Any) -> None:
+    """Refuse what is no number, NaN and infinity.
+
+    Args:
+        who: the caller, for messages.
+        name: of its argument.
+        number: what was given.
+
+    Raises:
+        ValueError: says what came.
+
+    >>> check_number("RenyiBound", "alpha", math.inf)
+    Traceback (most recent call last):
+        ...
+    ValueError: RenyiBound: alpha must be a finite number; got inf.
+    """
+    if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
+        raise ValueError(f"{who}: {name} must be a finite number; got {in_short(number)}.")
+
+
+def is_positive(number: Any) -> bool:
+    """Whether it is a finite number above 0.
+
+    >>> is_positive(0.5), is_positive(True), is_positive(math.inf), is_positive("shared")
+    (True, False, False, False)
+    """
+    return isinstance(number, Real) and not isinstance(number, bool) and 0 < float(number) < math.inf
+
+
+def in_short(value: Any) -> str:
+    """Return a value as it is written, or its type where that takes more than a few words.
+
+    >>> in_short("iwae"), in_short(int), in_short([0] * 100)
+    ("'iwae'", 'the class int', 'a list')
+    """
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    text = repr(value)
+    return text if len(text) <= 40 and "\n" not in text else f"a {type(value).__name__}"
