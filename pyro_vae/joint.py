@@ -1,6 +1,6 @@
 """The joint density of a Pyro model as a function of one flat, unconstrained vector for each datum."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.distributions import biject_to
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
-from pyro_vae.graph import no_side_effects
+from pyro_vae.graph import agree, no_side_effects
 from pyro_vae.layouts import Layout
+from pyro_vae.masks import coordinate_mask, masked_log_volume, masks_of
 from pyro_vae.pair import Pair
 from pyro_vae.particles import Particles, Site, samples
 from pyro_vae.programs import as_args, local_params, modules_of
@@ -56,6 +57,9 @@ class Joint:
     this. Each latent site has a stretch of u, in the model's order, and is mapped onto its support as Pyro does it
     (``biject_to``). Scales and subsamples of the model do not enter, as in :func:`pyro_vae.log_weights`.
 
+    A masked latent element does not exist for its datum: it counts neither in the prior nor in the determinant, and
+    nothing that counts may depend on it. It keeps its coordinates; :meth:`counted` says which others are left.
+
     Args:
         who: the caller, for messages.
         model: p(x, z), a Pyro program with one vectorized batch plate.
@@ -64,7 +68,8 @@ class Joint:
 
     Raises:
         PairError: the model has no batch plate, or a latent site outside it.
-        ValueError: a latent site is discrete, so that its density has no gradient, or the batch plate subsamples.
+        ValueError: a latent site is discrete, so that its density has no gradient; the batch plate subsamples; or
+            something that counts depends on a masked latent element.
 
     >>> from pyro_vae.models import VAE
     >>> x = torch.zeros(7, 1, 28, 28)
@@ -98,6 +103,10 @@ class Joint:
         """The stretch of each latent site."""
         self.dim = ends[-1]
         """Size of u."""
+        self.masked = any(masks_of(site) for site in latent)
+        """Whether latent elements of some data may be masked."""
+        if self.masked:
+            self.check_masks(x)
 
     @property
     def vectorizes(self) -> bool:
@@ -113,6 +122,38 @@ class Joint:
     def outputs(self) -> int:
         """How many numbers the largest parameter of p(x | z) has for a datum."""
         return self._pair.outputs
+
+    def counted(self, x: Any) -> Tensor | None:
+        """Return which coordinates count, ``(batch, dim)``; None for a model without masks on latent sites."""
+        return self._counted(self._prior_runs(x, 1)[0]) if self.masked else None
+
+    def check_masks(self, x: Any) -> None:
+        """Refuse a model in which something that counts depends on what is masked.
+
+        Raises:
+            ValueError: the mask follows the latents, or log p(x, z) changes with masked elements. Then log p(x) is
+                not defined by the model alone.
+        """
+        sites = ", ".join(part.name for part in self.parts)
+        runs = [self._prior_runs(x, 1)[0] for _ in range(2)]
+        counted, again = map(self._counted, runs)
+        if not torch.equal(counted, again):
+            raise ValueError(
+                f"{self._who}: a mask on the latent sites ({sites}) changes with what is drawn, so that z has another "
+                f"dimension from draw to draw. Make the mask a function of the data."
+            )
+        u, other = map(self._flat, runs)
+        with torch.no_grad():
+            before, after = (self.terms(x, at) for at in (u, torch.where(counted, u, other)))
+        for what, one, two in (
+            ("log p(x | z)", before.log_likelihood, after.log_likelihood),
+            ("log p(z)", before.log_prior, after.log_prior),
+        ):
+            if not agree(one, two, roundings=1000):
+                raise ValueError(
+                    f"{self._who}: {what} depends on masked elements of the latent sites ({sites}), so that log p(x) "
+                    f"is not defined. Mask everything that follows from them, or nothing of them."
+                )
 
     def draw(self, x: Any, num_chains: int) -> Tensor:
         """Draw u from the prior, ``(num_chains, batch, dim)``."""
@@ -188,10 +229,18 @@ class Joint:
 
     def _flat(self, run: Particles) -> Tensor:
         """Return u ``(num_chains, batch, dim)`` of a run's values."""
+        return self._laid_out(run, _coordinates)
+
+    def _counted(self, run: Particles) -> Tensor:
+        """Return which coordinates count in the first sample of a run, ``(batch, dim)``."""
+        return self._laid_out(run, lambda site: coordinate_mask(site, _onto_support(site["fn"])))[0]
+
+    def _laid_out(self, run: Particles, of: Callable[[Site], Tensor]) -> Tensor:
+        """Return something of each coordinate ``(num_chains, batch, dim)``, from a function of the sites."""
         flat = []
         for part in self.parts:
             site = run.model_trace.nodes[part.name]
-            coordinates, batch_dims = _coordinates(site), len(site["fn"].batch_shape)
+            coordinates, batch_dims = of(site), len(site["fn"].batch_shape)
             chained = batch_dims == -self._pair.particle_dim
             # The data next to the chains, the rest behind them.
             ordered = coordinates.movedim(batch_dims + self._plate.dim, int(chained))
@@ -237,7 +286,11 @@ class AtCoordinates(Messenger):
         flat = self._u[..., part.start : part.stop].reshape(*self._u.shape[:-1], *rest)
         coordinates = flat.movedim(lead - 1, where)
         value = transform(coordinates)
-        self.log_volumes.append(transform.log_abs_det_jacobian(coordinates, value))
+        self.log_volumes.append(
+            masked_log_volume(msg, transform, coordinates, value)
+            if masks_of(msg)
+            else transform.log_abs_det_jacobian(coordinates, value)
+        )
         msg["value"], msg["done"] = value, True
 
 

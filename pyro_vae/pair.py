@@ -21,6 +21,7 @@ from torch import Tensor
 from pyro_vae.errors import NonFiniteError, PairError, SupportError
 from pyro_vae.graph import in_one_line, no_side_effects
 from pyro_vae.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
+from pyro_vae.masks import check_same_masks, has_masked_latents
 from pyro_vae.memory import is_out_of_memory
 from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.nonfinite import find_nonfinite
@@ -113,6 +114,8 @@ class Pair:
         self.latent_scales_agree = all(
             _equal(site["scale"], latent[0]["scale"]) and _equal(_mask(site), _mask(latent[0])) for site in latent
         )
+        self.masked = has_masked_latents(model_trace) or has_masked_latents(guide_trace)
+        """Whether latent elements of some data may be masked, in model or guide."""
         self.outputs = max(map(_largest_parameter, observed)) // self.plate.size
         self.particle_dim = -depth - 1
         """Where an outer plate of samples goes, a negative batch dim."""
@@ -162,6 +165,15 @@ class Pair:
                 again = self.rerun_guide(self._args, first.guide_trace)
             before, after = first.terms().log_guide, replace(first, guide_trace=again).terms().log_guide
         return _same_but_for_rounding(before, after)
+
+    def check_masks(self, x: Any) -> None:
+        """Refuse data for which model and guide mask other latent elements.
+
+        Raises:
+            PairError: names the site.
+        """
+        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+            check_same_masks(self._run(as_args(x)))
 
     def rerun_guide(self, args: tuple[Any, ...], trace: poutine.Trace) -> poutine.Trace:
         """Run the guide with the values, and as many samples, as a trace of it on the same arguments holds."""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from pyro_vae.checks import check_count
 from pyro_vae.errors import OutOfMemoryError
 from pyro_vae.evaluation.annealing import Annealing
+from pyro_vae.evaluation.hmc import At
 from pyro_vae.evaluation.path import Path
 from pyro_vae.evaluation.pieces import Piece, Pieces, Record, fingerprint
 from pyro_vae.evaluation.rows import Rows
@@ -66,6 +67,7 @@ class Annealer:
             if len(head) == 1 and not simulated:
                 check_support(model, self._rows.take(slice(None))[0], head[0])
             self.path = Path(who, model, guide, head, plate)
+            self._rows.check_masks(*self.path.masked_parts)
         rows = max_rows or min(ROWS, max(1, VALUES // max(1, self.path.joint.outputs)))
         self._pieces = Pieces(annealing.num_chains, self.size, rows)
 
@@ -123,13 +125,18 @@ class Annealer:
 
     def _anneal(self, draws: TermDraws, piece: Piece, exact: Tensor | None, bar: "tqdm[Any]") -> dict[str, Tensor]:
         block = self._block(piece.first, self._pieces.width)
-        at, chains = draws.on(*block), self._pieces.chains
+        at: At = draws.on(*block)
+        chains, counted = self._pieces.chains, self.path.joint.counted(block)
+
+        def held(u: Tensor) -> tuple[At, Tensor]:
+            return (at if counted is None else _held(at, counted, u)), u
+
         # The pilot has draws of its own: what it finds is independent of the chains that count.
-        sizes = self._annealing.step_sizes(at, self.path.draw(block, chains), bar.update)
-        runs = [self._annealing.run(at, self.path.draw(block, chains), sizes, bar.update)]
+        sizes = self._annealing.step_sizes(*held(self.path.draw(block, chains)), bar.update)
+        runs = [self._annealing.run(*held(self.path.draw(block, chains)), sizes, bar.update)]
         if exact is not None:
             u = exact[:, piece.first : piece.first + self._pieces.width].to(self._rows.device)
-            runs.append(self._annealing.run(at, u.repeat(chains, 1, 1), sizes, bar.update, reverse=True))
+            runs.append(self._annealing.run(*held(u.repeat(chains, 1, 1)), sizes, bar.update, reverse=True))
         numbers = [number for run in runs for number in (run.log_weight, run.acceptance, run.diverged)]
         return dict(zip(FORWARD + REVERSE * (exact is not None), numbers, strict=True))
 
@@ -186,3 +193,13 @@ class Annealer:
     def _block(self, start: int, width: int) -> tuple[Any, ...]:
         """Return the arguments with ``width`` data from ``start`` on, on the parameters' device."""
         return self._rows.take(slice(start, start + width))
+
+
+def _held(at: At, counted: Tensor, start: Tensor) -> At:
+    """Return log-densities that masked coordinates stay out of: they are read where they start, whatever u says."""
+
+    def held(u: Tensor) -> list[Tensor]:
+        base, ratio, *slopes = at(torch.where(counted, u, start))
+        return [base, ratio, *(torch.where(counted, slope, torch.zeros_like(slope)) for slope in slopes)]
+
+    return held

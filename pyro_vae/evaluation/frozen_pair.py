@@ -41,7 +41,7 @@ class FrozenPair:
     Raises:
         ValueError: x is no tensor, empty or not finite; a latent site is discrete; or the batch plate does not follow
             the number of data that the programs are given.
-        PairError: model and guide do not fit each other, or have no batch plate.
+        PairError: model and guide do not fit each other or mask other latent elements, or have no batch plate.
         SupportError: x lies outside the likelihood's support.
         NonFiniteError: the guide's parameters are not finite for any of the data that were tried.
     """
@@ -56,6 +56,7 @@ class FrozenPair:
                 check_support(model, self._rows.take(slice(None))[0], head[0])
             with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules):
                 values = self.joint.values(head, self.joint.draw(head, 2))
+            self._rows.check_masks(self.joint, self._pair)
         self._ndims = {name: value.ndim for name, value in values.items()}
         self.vectorizes = self._pair.vectorizes and self.joint.vectorizes
 
@@ -75,6 +76,10 @@ class FrozenPair:
             values[part.name] = value.flatten(0, value.ndim - self._ndims[part.name])
         u = self.joint.from_values(block, values)
         return [u, log_guide + self.joint.terms(block, u).log_volume]
+
+    def counted(self, block: tuple[Any, ...]) -> Tensor | None:
+        """Return which coordinates of some data count, ``(batch, dim)``; None where no latent site has a mask."""
+        return self.joint.counted(block)
 
     def log_joint(self, block: tuple[Any, ...], u: Tensor) -> Tensor:
         """Return log p(x, u), ``(num_samples, batch)``."""

@@ -31,7 +31,7 @@ class GuideDraws:
     """
 
     def __init__(self, joint: Joint, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
-        self._joint, self._guide, self._pair = joint, guide, Pair(model, guide, x, plate)
+        self._joint, self._guide, self.pair = joint, guide, Pair(model, guide, x, plate)
         self._modules = modules_of(model, guide)
         self._names = [part.name for part in joint.parts]
         with torch.no_grad(), no_side_effects(self._modules):
@@ -43,7 +43,7 @@ class GuideDraws:
     @property
     def vectorizes(self) -> bool:
         """Whether many draws are made and scored at once, and not one by one."""
-        return self._pair.vectorizes
+        return self.pair.vectorizes
 
     def draw(self, x: Any, num_samples: int) -> tuple[Tensor, LogTerms]:
         """Return u ``(num_samples, batch, dim)``, and the terms of its log-weights."""
@@ -64,7 +64,7 @@ class GuideDraws:
                 if is_out_of_memory(error):
                     raise
                 return f"the guide cannot score a z that it did not draw ({in_one_line(error).partition('. ')[0]})"
-            if not self._pair.guide_repeats:
+            if not self.pair.guide_repeats:
                 return "the guide, run again with the values it drew, gives them another density"
         return None
 
@@ -79,11 +79,11 @@ class GuideDraws:
 
     def _runs(self, x: Any, num_samples: int) -> list[Particles]:
         with pyro.validation_enabled(False):
-            return self._pair.run(x, num_samples)
+            return self.pair.run(x, num_samples)
 
     def _sites(self, runs: list[Particles]) -> dict[str, Tensor]:
         """Return the latent sites' values, each ``(num_samples, *its own shape)``."""
-        apart = self._pair.layout.apart
+        apart = self.pair.layout.apart
         drawn = [{name: apart(run, run.guide_trace.nodes[name]) for name in self._names} for run in runs]
         if self.vectorizes:
             return drawn[0]
@@ -91,10 +91,10 @@ class GuideDraws:
 
     def _scored(self, x: Any, values: Mapping[str, Tensor], num_draws: int) -> Iterator[Particles]:
         """Run the guide at the values: of all draws together, or one by one."""
-        layout = self._pair.layout
+        layout = self.pair.layout
         for chunk, count in layout.chunks(num_draws):
             fixed = FixedValues({name: value[chunk] for name, value in values.items()}, layout)
-            yield self._pair.run_alone(self._guide, x, count, fixed)
+            yield self.pair.run_alone(self._guide, x, count, fixed)
 
     @staticmethod
     def _with_ndims(values: Mapping[str, Tensor], ndims: Mapping[str, int]) -> dict[str, Tensor]:

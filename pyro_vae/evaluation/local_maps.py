@@ -31,16 +31,23 @@ class LocalMap(ABC):
         """Return parameters of the identity, ``(count, num_parameters)``."""
 
     @abstractmethod
-    def move(self, parameters: Sequence[Tensor], e: Tensor) -> tuple[Tensor, Tensor]:
-        """Map e by parameters that are cut into pieces ``(batch, *size)``; returns as :meth:`__call__` does."""
+    def move(self, parameters: Sequence[Tensor], e: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Map e, 0 where it does not count, by parameters that are cut into pieces ``(batch, *size)``."""
 
-    def __call__(self, theta: Tensor, e: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, theta: Tensor, e: Tensor, counted: Tensor | None = None) -> tuple[Tensor, Tensor]:
         r"""Map e ``(num_samples, batch, d)`` by theta ``(batch, num_parameters)``.
+
+        Args:
+            theta: the parameters.
+            e: what is mapped.
+            counted: which elements are mapped, ``(batch, d)``; the others stay as they are, move nothing, and are in
+                no determinant. None maps all.
 
         Returns:
             T(e) ``(num_samples, batch, d)``, and log|det dT/de|, which broadcasts to ``(num_samples, batch)``.
         """
-        return self.move(self._cut(theta), e)
+        moved, log_det = self.move(self._cut(theta), _only(counted, e), counted)
+        return (moved if counted is None else torch.where(counted, moved, e)), log_det
 
     def _cut(self, theta: Tensor) -> list[Tensor]:
         pieces = theta.split(self._lengths, -1)
@@ -63,10 +70,10 @@ class DiagonalMap(LocalMap):
         """Return zeros."""
         return like.new_zeros(count, self.num_parameters)
 
-    def move(self, parameters: Sequence[Tensor], e: Tensor) -> tuple[Tensor, Tensor]:
+    def move(self, parameters: Sequence[Tensor], e: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
         """Stretch and shift."""
         shift, log_scale = parameters
-        return e * log_scale.exp() + shift, log_scale.sum(-1)
+        return e * log_scale.exp() + shift, _only(counted, log_scale).sum(-1)
 
 
 class FullRankMap(LocalMap):
@@ -79,11 +86,11 @@ class FullRankMap(LocalMap):
         """Return zeros."""
         return like.new_zeros(count, self.num_parameters)
 
-    def move(self, parameters: Sequence[Tensor], e: Tensor) -> tuple[Tensor, Tensor]:
+    def move(self, parameters: Sequence[Tensor], e: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
         """Stretch, add what lower dimensions give to higher ones, and shift."""
         shift, log_scale, below = parameters
         mixed = torch.einsum("bij,sbj->sbi", below.tril(-1), e)
-        return e * log_scale.exp() + mixed + shift, log_scale.sum(-1)
+        return e * log_scale.exp() + mixed + shift, _only(counted, log_scale).sum(-1)
 
 
 class FlowMap(LocalMap):
@@ -133,24 +140,34 @@ class FlowMap(LocalMap):
         pieces.append(like.new_zeros(self._affine.num_parameters))
         return torch.cat(pieces).repeat(count, 1)
 
-    def move(self, parameters: Sequence[Tensor], e: Tensor) -> tuple[Tensor, Tensor]:
+    def move(self, parameters: Sequence[Tensor], e: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
         """Go through the coupling layers, then through the affine map."""
-        total, rolled, half = e.new_zeros(()), 0, self.dim // 2
+        total, rolled, half, here = e.new_zeros(()), 0, self.dim // 2, counted
         for layer in range(self.num_flows):
             first, first_bias, second, second_bias = parameters[4 * layer : 4 * layer + 4]
             if layer and layer % 2 == 0:
                 e, rolled = e.roll(self._roll, -1), rolled + self._roll
+                here = None if here is None else here.roll(self._roll, -1)
             left, right = e[..., :half], e[..., half:]
             given, other = (right, left) if layer % 2 else (left, right)
             hidden = (torch.einsum("bij,sbj->sbi", first, given) + first_bias).tanh()
             log_scale, shift = (torch.einsum("bij,sbj->sbi", second, hidden) + second_bias).chunk(2, -1)
             log_scale = self.LIMIT * (log_scale / self.LIMIT).tanh()
+            if here is not None:
+                # What does not count stays 0, and says nothing to the next layer.
+                there = here[..., :half] if layer % 2 else here[..., half:]
+                log_scale, shift = _only(there, log_scale), _only(there, shift)
             other = other * log_scale.exp() + shift
             e = torch.cat([other, given] if layer % 2 else [given, other], -1)
             total = total + log_scale.sum(-1)
         e = e.roll(-rolled, -1)
-        e, log_det = self._affine.move(parameters[4 * self.num_flows :], e)
+        e, log_det = self._affine.move(parameters[4 * self.num_flows :], e, counted)
         return e, total + log_det
+
+
+def _only(counted: Tensor | None, values: Tensor) -> Tensor:
+    """Return values with 0 in the place of what does not count."""
+    return values if counted is None else torch.where(counted, values, torch.zeros_like(values))
 
 
 FAMILIES: dict[str, Callable[[int], LocalMap]] = {"diagonal": DiagonalMap, "full_rank": FullRankMap, "flow": FlowMap}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -52,6 +52,11 @@ class Fitted:
     """Whether the rule stopped them, and not the limit on steps, ``(count,)``."""
     steps: Tensor
     """Steps that were taken, ``(count,)``."""
+    counted: Tensor = field(default_factory=lambda: torch.ones(1, 1, dtype=torch.bool))
+    """Which coordinates are mapped, and not masked, ``(count, dim)``; all unless given."""
+
+    def __post_init__(self) -> None:
+        self.counted = self.counted.expand(self.center.shape)
 
     @staticmethod
     def together(parts: "list[Fitted]") -> "Fitted":
@@ -78,6 +83,7 @@ class Slots:
     reference: Tensor
     center: Tensor
     scale: Tensor
+    counted: Tensor
     noise: Tensor
     log_q: Tensor
     rate: Tensor
@@ -108,6 +114,7 @@ class LocalPosteriors:
         \log q^*_n(u) = \log q(u_0 | x_n) - \log |\det \partial T_n / \partial u_0|, \qquad
         \mathcal{L}_n = E[\log p(x_n, T_n(u_0)) + \log |\det \partial T_n / \partial u_0| - \log q(u_0 | x_n)]
 
+    A masked latent element is not mapped, and counts in no determinant (:class:`pyro_vae.joint.Joint`).
     Neither an inverse nor a gradient of q is needed, so that any q will do, and T_n starts at the identity: at q
     itself. Maps work on u_0 less its mean, in units of its standard deviations, so that one learning rate fits all.
 
@@ -154,7 +161,7 @@ class LocalPosteriors:
         draw = self._calls.draw.on(*block)
         identity = self._map.start(len(fitted.index), fitted.theta)
         for _ in range(num_calls):
-            given = [*draw(), fitted.center, fitted.scale]
+            given = [*draw(), fitted.center, fitted.scale, fitted.counted]
             at_q, at_best = (self._calls.weigh.on(*block, *given, theta)()[0] for theta in (identity, fitted.theta))
             yield at_q, at_best
 
@@ -197,13 +204,15 @@ class LocalPosteriors:
         center, scale = flat.mean(1), flat.std(1)
         fair = center.isfinite() & scale.isfinite() & (scale > 0)
         center, scale = center.where(fair, torch.zeros_like(center)), scale.where(fair, torch.ones_like(scale))
+        found = self._pair.counted(block)
+        counted = torch.ones_like(center, dtype=torch.bool) if found is None else found
         theta = self._map.start(width, flat)
         zeros = torch.zeros_like(theta)
         counts = torch.zeros(width, dtype=torch.long)
         slots = Slots(
             index, torch.ones(width, dtype=torch.bool), theta, zeros, zeros, zeros, theta, flat.new_zeros(width),
-            flat.new_zeros(()), center, scale, noise, log_q, flat.new_full((width,), self._learning_rate), counts,
-            counts,
+            flat.new_zeros(()), center, scale, counted, noise, log_q,
+            flat.new_full((width,), self._learning_rate), counts, counts,
         )  # fmt: skip
         slots.reference = self._fixed_weights(calls, slots, theta)
         slots.best_elbo = slots.reference.mean(-1)
@@ -215,7 +224,7 @@ class LocalPosteriors:
         found = []
         for call in range(CHECK_CALLS):
             given = slots.noise[:, call].transpose(0, 1).contiguous(), slots.log_q[:, call].mT.contiguous()
-            found += calls.weigh.on(*block, *given, slots.center, slots.scale, theta)()
+            found += calls.weigh.on(*block, *given, slots.center, slots.scale, slots.counted, theta)()
         return torch.cat(found).mT.double()
 
     def _climb(self, calls: "Calls", slots: Slots) -> None:
@@ -227,7 +236,7 @@ class LocalPosteriors:
         taken = slots.steps.to(theta.device)
         for step in range(1, self._check_every + 1):
             u, _ = draw()
-            (gradient,) = calls.uphill.on(*block, u, slots.center, slots.scale, theta)()
+            (gradient,) = calls.uphill.on(*block, u, slots.center, slots.scale, slots.counted, theta)()
             fair = gradient.isfinite().all(-1, keepdim=True)
             gradient = gradient.where(fair, torch.zeros_like(gradient))
             first.mul_(BETAS[0]).add_(gradient, alpha=1 - BETAS[0])
@@ -262,7 +271,7 @@ class LocalPosteriors:
             rows = which.nonzero().flatten()
             yield Fitted(
                 slots.index[rows], slots.best[rows], slots.center[rows], slots.scale[rows],
-                (slots.stale >= self._patience)[rows], slots.steps[rows],
+                (slots.stale >= self._patience)[rows], slots.steps[rows], slots.counted[rows],
             )  # fmt: skip
 
 
@@ -273,20 +282,23 @@ class Calls:
         def draw(*block: Any) -> Tensors:
             return pair.draw(block, num_samples)
 
-        def moved(u0: Tensor, center: Tensor, scale: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-            e, log_det = local_map(theta, (u0 - center) / scale)
-            return center + scale * e, log_det
+        def moved(u0: Tensor, center: Tensor, scale: Tensor, counted: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+            if not pair.joint.masked:
+                e, log_det = local_map(theta, (u0 - center) / scale)
+                return center + scale * e, log_det
+            e, log_det = local_map(theta, (u0 - center) / scale, counted)
+            return torch.where(counted, center + scale * e, u0), log_det
 
         def weigh(*given: Any) -> Tensors:
-            *block, u0, log_q, center, scale, theta = given
-            u, log_det = moved(u0, center, scale, theta)
+            *block, u0, log_q, center, scale, counted, theta = given
+            u, log_det = moved(u0, center, scale, counted, theta)
             return [pair.log_joint(tuple(block), u) + log_det - log_q]
 
         def uphill(*given: Any) -> Tensors:
-            *block, u0, center, scale, theta = given
+            *block, u0, center, scale, counted, theta = given
             with torch.enable_grad():
                 theta = theta.detach().requires_grad_()
-                u, log_det = moved(u0, center, scale, theta)
+                u, log_det = moved(u0, center, scale, counted, theta)
                 # log q(u_0) does not depend on theta.
                 elbo = (pair.log_joint(tuple(block), u) + log_det).mean(0)
                 return [*torch.autograd.grad(elbo.sum(), theta)]
@@ -297,15 +309,20 @@ class Calls:
         block, other = pair.block(torch.arange(width)), pair.block(unlike(torch.arange(pair.size))[-width:])
         u0, log_q = draw(*block)
         center, scale = torch.zeros_like(u0[0]), torch.ones_like(u0[0])
+        counted = torch.ones_like(center, dtype=torch.bool)
         theta = local_map.start(width, u0)
         elsewhere = theta + 0.1 * torch.rand_like(theta)
         self.draw = captured(draw, block, other)
         """From a block to u_0 and log q(u_0)."""
         self.weigh = captured(
-            weigh, (*block, u0, log_q, center, scale, theta), (*other, u0.flip(0), log_q, u0[0], 2 * scale, elsewhere)
+            weigh,
+            (*block, u0, log_q, center, scale, counted, theta),
+            (*other, u0.flip(0), log_q, u0[0], 2 * scale, u0[0] > u0[-1], elsewhere),
         )
-        """From a block, u_0, log q(u_0), their center and scale, and the maps, to log-weights of T(u_0)."""
+        """From a block, u_0, log q(u_0), center, scale, what counts, and the maps, to log-weights of T(u_0)."""
         self.uphill = captured(
-            uphill, (*block, u0, center, scale, theta), (*other, u0.flip(0), u0[0], 2 * scale, elsewhere)
+            uphill,
+            (*block, u0, center, scale, counted, theta),
+            (*other, u0.flip(0), u0[0], 2 * scale, u0[0] > u0[-1], elsewhere),
         )
-        """From a block, u_0, center, scale and the maps to the gradient of each datum's ELBO by its map."""
+        """From a block, u_0, center, scale, what counts, and the maps to the gradients of ELBOs by maps."""

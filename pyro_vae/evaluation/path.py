@@ -40,6 +40,11 @@ class Path:
             raise ValueError(f"{who}: {why}. {REMEDY}")
 
     @property
+    def masked_parts(self) -> list[Any]:
+        """What has masks on latent sites that all data are to be checked against."""
+        return [self.joint] if self._guide is None else [self.joint, self._guide.pair]
+
+    @property
     def vectorizes(self) -> bool:
         """Whether many chains are run at once, and not one by one."""
         return self.joint.vectorizes and (self._guide is None or self._guide.vectorizes)

@@ -1,13 +1,26 @@
 """Some rows of a pair's arguments."""
 
-from typing import Any
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, device
 
 from pyro_vae.checks import in_short
 from pyro_vae.fit.batches import check_rows
 from pyro_vae.programs import data_args, modules_of
 from pyro_vae.protocols import Program
+
+HEAD = 127
+"""Data that a pair is run on at a time to look at its masks."""
+
+
+class _Masked(Protocol):
+    """A joint density, or a pair."""
+
+    masked: bool
+
+    def check_masks(self, x: Any) -> None:
+        """Refuse masks that make no sense on these data."""
 
 
 class Rows:
@@ -48,3 +61,17 @@ class Rows:
             else arg
             for arg in self.args
         )
+
+    def check_masks(self, *parts: "_Masked") -> None:
+        """Check all data against the masks on latent sites, where there are any.
+
+        Raises:
+            PairError, ValueError: as ``check_masks`` of the parts.
+        """
+        parts = tuple(part for part in parts if part.masked)
+        width = min(self.size, HEAD)
+        for start in range(0, self.size if parts else 0, width):
+            # All blocks have one size, as a program may ask for.
+            block = self.take(torch.arange(start, start + width) % self.size)
+            for part in parts:
+                part.check_masks(block)

@@ -72,3 +72,28 @@ def test_a_stretch_of_the_flow_is_bounded():
     moved, log_det = local_map(theta, e)
     assert moved.isfinite().all()
     assert log_det.abs().max() <= 4 * 2 * FlowMap.LIMIT
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dim", [1, 2, 5, 8])
+def test_what_does_not_count_stays_and_says_nothing(family, dim):
+    """The block that counts has the Jacobian of its own, whatever the rest is."""
+    local_map, theta, e = some(family, dim)
+    counted = torch.rand(len(theta), dim) < 0.6
+    e_new, log_det = local_map(theta, e, counted)
+    assert torch.equal(e_new[:, ~counted], e[:, ~counted])
+    other, log_det_again = local_map(theta, torch.where(counted, e, torch.randn_like(e)), counted)
+    assert torch.equal(other[:, counted], e_new[:, counted])
+    assert torch.equal(log_det, log_det_again)
+    log_det = log_det.expand(len(e), len(theta))
+    assert not log_det[:, ~counted.any(-1)].any()
+    for datum in counted.any(-1).nonzero().flatten().tolist():
+        here = counted[datum]
+
+        def block(part, datum=datum, here=here):
+            full = e[:1].clone()
+            full[0, datum, here] = part
+            return local_map(theta, full, counted)[0][0, datum, here]
+
+        jacobian = torch.autograd.functional.jacobian(block, e[0, datum, here])
+        assert_close(log_det[0, datum], torch.linalg.slogdet(jacobian).logabsdet)
