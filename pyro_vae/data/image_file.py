@@ -1,0 +1,117 @@
+"""One image file as bytes, or the reason why it cannot be taken as they would be needed."""
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.errors import DataCorruptError
+
+SUFFIXES = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".bmp", ".dib", ".tif",
+    ".tiff", ".webp", ".gif", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".psd", ".exr", ".dds",
+)  # fmt: skip
+"""Of files that are images, also of those that are refused; other files are looked into."""
+
+STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*")
+"""First bytes of PNG, JPEG, GIF and TIFF files, by which one without its suffix is known."""
+
+FORMATS = ("PNG", "JPEG", "MPO", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
+"""Pillow's names of the formats that are read; of others it is not known what Pillow makes of their pixels."""
+
+TARGETS = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
+"""Pillow's modes (https://pillow.readthedocs.io, "Modes") of at most a byte a channel, and what they become."""
+
+DEEP_MODES = ("I", "F")
+"""First letters of the modes with more than a byte a channel."""
+
+DEEP = re.compile(r";(12|16|32)")
+"""In Pillow's name of how a file holds pixels: bits a channel, of which Pillow may keep only 8."""
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is an image, by its suffix or its first bytes."""
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(8).startswith(STARTS)
+
+
+def read_image(path: Path) -> Tensor:
+    """Return an image file as uint8 ``(channels, height, width)``, the way up that its camera says.
+
+    Black-and-white and grey files give one channel, colour and palettes three. An opaque alpha channel is left out.
+
+    Raises:
+        DataCorruptError: the file is damaged, or declares more pixels than any image has.
+        ValueError: it holds more than a byte a channel, transparent pixels, several frames, or colours that are no
+            red, green and blue.
+    """
+    from PIL import Image, ImageOps
+
+    if not path.is_file():
+        raise DataCorruptError(f"load_data: {path} is no file: it is a link to nothing, or a device. Delete it")
+    pixels = None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                refusal = _refusal(opened)
+                if refusal is None:
+                    image = ImageOps.exif_transpose(opened)
+                    refusal = _transparency(image)
+                    # By way of RGBA, since Pillow would warn of a palette with transparency.
+                    image = image.convert("RGBA") if image.mode in ("P", "PA") else image
+                    pixels = np.array(image.convert(TARGETS[image.mode]))
+    except Exception as error:  # On damage Pillow raises whatever a format's parser runs into.
+        raise DataCorruptError(
+            f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({type(error).__name__}: "
+            f"{error}). Replace or delete it"
+        ) from error
+    if refusal is not None or pixels is None:
+        raise ValueError(f"load_data: {path} {refusal}")
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(2, 0)
+
+
+def _refusal(image: Any) -> str | None:
+    """Return why an opened image cannot be taken, None where it can."""
+    if image.format not in FORMATS:
+        return f"is a {image.format} file: convert it to PNG"
+    # The second picture of a camera's MPO file is a preview or another eye's.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        return f"holds {image.n_frames} frames: write each into a file of its own"
+    depth = _deep(image)
+    if depth is not None:
+        return f"has more than 8 bits a channel (mode {depth}): convert it to 8"
+    if image.mode not in TARGETS:
+        return f"has colours of mode {image.mode}: convert it to RGB"
+    return None
+
+
+def _transparency(image: Any) -> str | None:
+    """Return that an image has pixels that are not opaque, None where it has none."""
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+        return "has transparent pixels: put it on a background"
+    return None
+
+
+def _deep(image: Any) -> str | None:
+    """Return how pixels of more than a byte are held, None where none is."""
+    if image.mode.startswith(DEEP_MODES):
+        return str(image.mode)
+    # In a bitmap "BGR;16" is 16 bits a pixel.
+    for tile in image.tile if image.format not in ("BMP", "DIB") else ():
+        decoder, arguments = tile[0], tile[3]
+        arguments = arguments if isinstance(arguments, tuple) else (arguments,)
+        if decoder.startswith("ppm") and isinstance(arguments[-1], int) and arguments[-1] > 255:
+            return f"{image.mode} up to {arguments[-1]}"
+        for argument in arguments:
+            if isinstance(argument, str) and DEEP.search(argument):
+                return argument
+    return None
