@@ -78,9 +78,9 @@ def in_short(value: Any) -> str:
     """Return a value as it is written, or its type where that takes more than a few words.
 
     >>> in_short("iwae"), in_short(int), in_short([0] * 100)
-    ("'iwae'", 'the class int', 'a list')
+    ("'iwae'", 'the class int', 'an object of class list')
     """
     if isinstance(value, type):
         return f"the class {value.__name__}"
     text = repr(value)
-    return text if len(text) <= 40 and "\n" not in text else f"a {type(value).__name__}"
+    return text if len(text) <= 40 and "\n" not in text else f"an object of class {type(value).__name__}"

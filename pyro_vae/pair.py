@@ -1,7 +1,6 @@
 """A model and a guide run together: their sites, their batch plate, and whether samples vectorize."""
 
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -35,7 +34,7 @@ from pyro_vae.particles import (
     samples,
     subsamples,
 )
-from pyro_vae.programs import as_args, local_params, modules_of, num_rows
+from pyro_vae.programs import as_args, local_params, modules_of, num_rows, plainly
 from pyro_vae.protocols import Program
 from pyro_vae.structure import check_sites, find_plate
 from pyro_vae.support import check_observed, discrete_dims
@@ -280,8 +279,8 @@ class Pair:
             except ValueError:
                 where = None
             if where is None:
-                raise ValueError(_without_values(error)) from error
-            raise NonFiniteError(f"{where} {_without_values(error)}") from error
+                raise ValueError(plainly(error)) from error
+            raise NonFiniteError(f"{where} {plainly(error)}") from error
 
     def _why_it_fails(self, reason: str) -> str:
         """Say in a sentence why model and guide cannot be run together: what they draw, where that differs."""
@@ -356,13 +355,6 @@ class Pair:
 
     def _local_params(self) -> AbstractContextManager[None]:
         return local_params(self.model, self.guide) if self._local else nullcontext()
-
-
-def _without_values(error: ValueError) -> str:
-    """Return what Pyro's validation says in one line, without the tensors that it prints."""
-    text = str(error).partition("Trace Shapes:")[0]
-    text = re.sub(r"tensor\((?:[^()]|\([^()]*\))*\)", "tensor(...)", text)
-    return " ".join(text.split()).removesuffix(", but found invalid values: tensor(...)")
 
 
 def _rows(args: tuple[Any, ...]) -> int | None:

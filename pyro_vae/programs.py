@@ -1,6 +1,7 @@
 """Pyro programs as callables: their arguments, the modules they run, whose parameters and modes are minded here."""
 
 import functools
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import CellType, FunctionType, MethodType
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pyro_vae.checks import in_short
+from pyro_vae.errors import PairError
+from pyro_vae.memory import is_out_of_memory
 from pyro_vae.protocols import Program
 
 LIBRARIES = ("torch", "pyro", "numpy")
@@ -129,6 +132,37 @@ def modules_of(*programs: Program) -> list[nn.Module]:
         elif callable(part) and not isinstance(part, type):
             left += [type(part).__call__, *getattr(part, "__dict__", {}).values()]
     return list(found.values())
+
+
+def plainly(error: Exception) -> str:
+    """Return what Pyro says of a failed run in one line, without the tensors and the table of shapes that it prints."""
+    text = str(error).partition("Trace Shapes:")[0]
+    text = re.sub(r"tensor\((?:[^()]|\([^()]*\))*\)", "tensor(...)", text)
+    return " ".join(text.split()).removesuffix(", but found invalid values: tensor(...)")
+
+
+@contextmanager
+def plain_errors(who: str, what: str) -> Iterator[None]:
+    """Say in one sentence what a first run of a program fails by.
+
+    Args:
+        who: the caller.
+        what: is run.
+
+    Raises:
+        PairError: for what torch refuses, as shapes that do not fit; out of memory goes through as it is.
+        ValueError: for what the program or Pyro's validation refuses, in one line.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise PairError(f"{who}: {what} cannot be run on these data: {plainly(error)}") from error
+    except ValueError as error:
+        if str(error) == plainly(error):
+            raise
+        raise ValueError(plainly(error)) from error
 
 
 @contextmanager

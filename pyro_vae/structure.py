@@ -1,5 +1,7 @@
 """Which plate holds the data, and whether model and guide sample the same sites: read off their traces."""
 
+from collections.abc import Collection
+
 from pyro.poutine import Trace
 
 from pyro_vae.errors import PairError
@@ -7,8 +9,13 @@ from pyro_vae.particles import BatchPlate, Site, samples
 from pyro_vae.sites import PLATE
 
 
-def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
+def check_sites(model_trace: Trace, guide_trace: Trace, summed_out: Collection[str] = ()) -> None:
     """Refuse a latent site that only one of the two samples.
+
+    Args:
+        model_trace: of the model.
+        guide_trace: of the guide.
+        summed_out: sites that the model may have alone.
 
     Raises:
         PairError: lists the sites of both.
@@ -17,6 +24,7 @@ def check_sites(model_trace: Trace, guide_trace: Trace) -> None:
     # An auxiliary site is the guide's own: another variable of q, or a factor in its density.
     own = [site for site in samples(guide_trace) if not site["infer"].get("is_auxiliary")]
     in_guide = {site["name"] for site in own if not site["is_observed"]}
+    in_model -= set(summed_out) - in_guide
     if in_model != in_guide:
         only = [
             f"only in the {where}: {', '.join(sorted(names))}"

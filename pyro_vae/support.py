@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import SupportError
-from pyro_vae.programs import as_args, local_params
+from pyro_vae.programs import as_args, local_params, plain_errors
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import unmoved_generators
 
@@ -70,7 +70,10 @@ def check_observed(model: Program, args: tuple[Any, ...]) -> None:
 
 def _observed(model: Program, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
     """Yield the sites that observe something, with the names, whose support is the same whatever z is."""
-    with torch.no_grad(), unmoved_generators(), pyro.validation_enabled(False), local_params(model):
+    with (
+        torch.no_grad(), unmoved_generators(), pyro.validation_enabled(False), local_params(model),
+        plain_errors("data", "the model"),
+    ):  # fmt: skip
         trace = poutine.trace(model).get_trace(*args)
     for name, site in trace.nodes.items():
         # Bounds that follow z, here a draw of the prior's, say nothing about x.

@@ -398,7 +398,7 @@ def test_list_of_one_kind_is_a_line_for_each():
 def test_fit_prints_results_alone(fitted):
     path, done = fitted
     lines = done.out.splitlines()
-    assert lines[0].startswith(f"run of 1 epochs on mnist-5k in runs/{path.name}: train -")
+    assert lines[0].startswith(f"run of 1 epoch on mnist-5k in runs/{path.name}: train -")
     assert [line.split()[0] for line in lines] == ["run", "ELBO", "log", "2"]
     assert done.err == f"Run folder: runs/{path.name}\n"
     assert read_cell(path) == cell_of(*TINY, "--guide", "low_rank(rank=2)")
@@ -458,7 +458,7 @@ def test_other_settings_are_measured_into_a_file_of_their_own(fitted):
 def test_a_run_is_fitted_now_and_measured_later(tmp_path):
     path = tmp_path / "run"
     done = run("fit", *TINY, "--out", path, "--no-evaluate")
-    assert done.out.startswith("run of 1 epochs on mnist-5k")
+    assert done.out.startswith("run of 1 epoch on mnist-5k")
     assert not (path / "evaluation.json").exists()
     assert "ELBO -" in run("evaluate", path).out
     assert evaluation(path)["cell"] == read_cell(path).hash

@@ -41,10 +41,14 @@ def run(argv: Sequence[str], output: Output) -> int:
         return _own(path, cell, args, output)
     opened = open_run(path, getattr(args, "decoder", None))
     output.note(f"{opened.run}")
+    options = {f"num_{name}": value for name, value in chains.items()}
+    if images:
+        # What AIS refuses is said before anything is measured.
+        few: dict[str, Any] = {"num_temperatures": 2, "num_chains": 1, "num_leapfrog": 1, "burn_in": 0}
+        ais(opened.run.model, opened.data.test[:2], **few, seed=wanted.seed, progress=False, compile="off")
     evaluation = _measure(opened, wanted, output)
     content = {"run": str(path), "settings": settings_of(wanted, MEASURED), **evaluation}
     if images:
-        options = {f"num_{name}": value for name, value in chains.items()}
         test = opened.data.test[:images]
         found = ais(opened.run.model, test, seed=wanted.seed, progress=output.progress, compile=cell.compile, **options)
         output.say(str(found))
@@ -106,7 +110,7 @@ def _measure(opened: Fitted, wanted: Cell, output: Output) -> dict[str, Any]:
     run, data = opened.run, opened.data
     for module in owners_of(run.model, run.guide).values():
         module.to(as_device(wanted.device))
-    found, _ = measure_cell(wanted, run, data, output.progress)
+    found, _ = measure_cell(wanted, run.model, run.guide, data, output.progress)
     evaluation = {"data": run.data, "test_images": images_hash(data.test[: wanted.num_test]), **found}
     for line in evaluation["in_words"]:
         output.say(line)

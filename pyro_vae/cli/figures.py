@@ -1,10 +1,11 @@
 """`pyro-vae figures`: what a run looks like."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.cli.output import Output
@@ -12,6 +13,7 @@ from pyro_vae.cli.runs import Fitted, add_run, open_run
 from pyro_vae.cli.usage import Parser
 from pyro_vae.evaluation import active_units
 from pyro_vae.evaluation.posterior_means import draw_latent, posterior_means
+from pyro_vae.graph import in_one_line
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.objectives import Trace_ELBO
 from pyro_vae.parts import find_part, parse_part
@@ -63,27 +65,39 @@ def _figures(opened: Fitted, output: Output) -> Iterator[tuple[str, "Figure"]]:
     run, data = opened.run, opened.data
     yield "learning_curves", plots.learning_curves(run.history, _bound(opened))
     prior, likelihood = (getattr(run.model, name, None) for name in ("prior", "likelihood"))
-    if prior is None or likelihood is None:
+    if not callable(prior) or not callable(likelihood):
         output.note(f"The model {opened.cell.model} has no prior and likelihood of its own: no images are drawn.")
         return
     if len(data.x_shape) != 3 or data.x_shape[0] not in (1, 3):
         output.note(f"Data of shape {data.x_shape} are no images in grey or colour: none are drawn.")
         return
+    x = data.test[:IMAGES]
+    drawers: dict[str, Callable[[], Figure]] = {
+        "reconstructions": lambda: plots.reconstructions(x, likelihood(draw_latent("figures", run.guide, x)).mean),
+        "prior_samples": lambda: plots.prior_samples(prior, likelihood),
+        "traversal": lambda: _traversal(opened, prior, likelihood, _center(run.guide, x)),
+    }
+    if opened.cell.latent_dim == 2 and isinstance(prior, StandardNormalPrior):
+        drawers["manifold"] = lambda: plots.manifold(likelihood, like=_center(run.guide, x))
     # Its own noise: the caller's is left as it was.
     with torch.no_grad(), seeded(opened.cell.seed):
-        x = data.test[:IMAGES]
-        try:
-            z = draw_latent("figures", run.guide, x)
-        except ValueError as reason:
-            output.note(f"{reason} No images are drawn.")
-            return
-        yield "reconstructions", plots.reconstructions(x, likelihood(z).mean)
-        yield "prior_samples", plots.prior_samples(prior, likelihood)
-        center = posterior_means("figures", run.guide, x[:1], None, CENTER_DRAWS).mean[0].to(x.dtype)
-        dims = active_units(run.guide, data.test).most_active[:ROWS]
-        yield "traversal", plots.latent_traversal(prior, likelihood, center, dims)
-        if len(center) == 2 and isinstance(prior, StandardNormalPrior):
-            yield "manifold", plots.manifold(likelihood, like=center)
+        for name, draw in drawers.items():
+            try:
+                yield name, draw()
+            except Exception as reason:
+                # A pair of the user's own may have several latent sites, or a law without a mean: the rest is drawn.
+                output.note(f"{name} cannot be drawn: {in_one_line(reason)}")
+
+
+def _traversal(opened: Fitted, prior: Any, likelihood: Any, center: Tensor) -> "Figure":
+    dims = active_units(opened.run.guide, opened.data.test).most_active[:ROWS]
+    return plots.latent_traversal(prior, likelihood, center, dims)
+
+
+def _center(guide: Any, x: Tensor) -> Tensor:
+    """Return the posterior mean of the first image, in the guide's dtype."""
+    dtype = draw_latent("figures", guide, x[:1]).dtype
+    return posterior_means("figures", guide, x[:1], None, CENTER_DRAWS).mean[0].to(dtype)
 
 
 def _bound(opened: Fitted) -> str:

@@ -1,11 +1,17 @@
 """Runs one cell: makes the pair, fits it, measures it; what is there already is not done again."""
 
+import contextlib
 import hashlib
+import logging
 import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -21,15 +27,20 @@ from pyro_vae.comparison.results import (
     write_result,
 )
 from pyro_vae.data import ImageData, load_data
-from pyro_vae.errors import RunError
+from pyro_vae.errors import NonFiniteError, RunError
 from pyro_vae.evaluation import active_units, elbo_terms, inference_gaps, log_likelihood
 from pyro_vae.fit import Run, fit, load_run
 from pyro_vae.fit.checkpoint import read_checkpoint
+from pyro_vae.fit.options import as_device
+from pyro_vae.fit.parameters import owners_of
 from pyro_vae.fit.run import CHECKPOINT, read_config
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.parts import make_guide, make_objective, make_pair
 from pyro_vae.programs import local_params
 from pyro_vae.seeded import seeded
+
+FEW = 8
+"""Images that a pair is measured on before it is fitted."""
 
 
 def load_data_of(cell: Cell) -> ImageData:
@@ -133,17 +144,59 @@ def fit_cell(
     return run
 
 
+def rehearse(cell: Cell, data: ImageData, decoder: Path | None = None) -> None:
+    """Measure a cell's pair as it is before it is fitted, on a few images and with a few samples.
+
+    What cannot be measured is so found before hours of training, not after. That a number is not finite may be another
+    thing once the pair is fitted.
+
+    Raises:
+        ValueError: as for the evaluations, of which one refuses the pair.
+    """
+    few = replace(
+        cell, num_test=min(FEW, cell.num_test or FEW), num_samples=2, elbo_samples=2, compile="off",
+        num_gaps=min(cell.num_gaps, 2),
+    )  # fmt: skip
+    with _silent(), pyro.get_param_store().scope(), contextlib.suppress(NonFiniteError):
+        model, guide = make_pair_of(cell, data, decoder)
+        for module in owners_of(model, guide).values():
+            module.to(as_device(cell.device))
+        with seeded(cell.seed):
+            measure_cell(few, model, guide, data, False, {"num_samples": 2, "evidence_samples": 2, "max_steps": 2})
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep back what is logged: it is said when the work is done in earnest."""
+    logger = logging.getLogger("pyro_vae")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
+
+
 def measure_cell(
-    cell: Cell, run: Run, data: ImageData, progress: bool | None = None
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return a fitted cell's numbers, and the nats of each test image, as :class:`CellResult` has them."""
-    model, guide, test = run.model, run.guide, data.test[: cell.num_test]
+    cell: Cell, model: Any, guide: Any, data: ImageData, progress: bool | None = None,
+    gap_options: Mapping[str, Any] = MappingProxyType({}),
+) -> tuple[dict[str, Any], dict[str, Tensor]]:  # fmt: skip
+    """Return a pair's numbers, and the nats of each test image, as :class:`CellResult` has them.
+
+    Args:
+        cell: which says how it is measured.
+        model: p(x, z).
+        guide: q(z | x).
+        data: of the cell.
+        progress: show bars; None shows them on a terminal only.
+        gap_options: of :func:`pyro_vae.inference_gaps`, where they are not its own.
+    """
+    test = data.test[: cell.num_test]
     options: dict[str, Any] = {"seed": cell.seed, "progress": progress}
     terms = elbo_terms(model, guide, test, cell.elbo_samples, compile=cell.compile, **options)
     evidence = log_likelihood(model, guide, test, cell.num_samples, compile=cell.compile, **options)
     # A guide without a closed mean is asked by samples, which have no seed of their own.
     with seeded(cell.seed):
-        units = active_units(guide, test.to(cell.device))
+        units = active_units(guide, test)
     said = [str(terms), str(evidence), str(units)]
     per_datum = {
         "elbo": terms.elbo,
@@ -157,10 +210,11 @@ def measure_cell(
         "elbo": terms.summary(),
         "log_likelihood": evidence.summary(),
         "active_units": units.count,
+        "undecided_units": units.num_undecided,
         "most_active": units.most_active,
     }
     if cell.num_gaps:
-        gaps = inference_gaps(model, guide, test[: cell.num_gaps], **options)
+        gaps = inference_gaps(model, guide, test[: cell.num_gaps], **options, **gap_options)
         per_datum |= {f"{part}_gap": getattr(gaps, f"{part}_gap") for part in ("approximation", "amortization")}
         per_datum["inference_gap"] = gaps.inference_gap
         evaluation["gaps"] = gaps.summary()
@@ -186,9 +240,11 @@ def run_cell(cell: Cell, path: Path, *, decoder: Path | None = None, progress: b
     if is_finished(path, cell):
         return read_result(path, cell)
     data = load_data_of(cell)
+    if not is_fitted(path, cell):
+        rehearse(cell, data, decoder)
     run = fit_cell(cell, path, data=data, decoder=decoder, progress=progress)
     start = time.perf_counter()
-    evaluation, per_datum = measure_cell(cell, run, data, progress)
+    evaluation, per_datum = measure_cell(cell, run.model, run.guide, data, progress)
     evaluation |= {
         "epochs": len(run.history),
         "compiled": run.compiled,

@@ -13,7 +13,7 @@ from torch.distributions import Independent, VonMises
 from pyro_vae.checks import check_count
 from pyro_vae.evaluation.rows import Rows
 from pyro_vae.particles import Site, samples
-from pyro_vae.programs import in_mode, local_params
+from pyro_vae.programs import in_mode, local_params, plain_errors
 from pyro_vae.protocols import PosteriorGuide, Program
 from pyro_vae.sites import PLATE
 
@@ -107,7 +107,8 @@ def draw_latent(who: str, guide: Program, x: Any) -> Tensor:
         ValueError: the guide has several latent sites, or none in a plate over the data.
     """
     rows = Rows(who, x, guide)
-    with torch.no_grad(), in_mode(rows.modules, training=False), local_params(guide):
+    plain = plain_errors(who, "the guide")
+    with torch.no_grad(), in_mode(rows.modules, training=False), local_params(guide), plain:
         latents = _latents(who, poutine.trace(guide).get_trace(*rows.take(slice(None))), None)[1]
     if len(latents) != 1:
         raise ValueError(f"{who}: needs one latent site; the guide has {', '.join(site['name'] for site in latents)}.")
@@ -120,7 +121,8 @@ def _of_block(
     who: str, guide: Program, args: tuple[Any, ...], name: str | None, num_samples: int, plate: str | None
 ) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
     """Return E_q[z | x], the variance of that estimate (0 where it is exact), what is not masked, and the units."""
-    trace = poutine.trace(guide).get_trace(*args)
+    with plain_errors(who, "the guide"):
+        trace = poutine.trace(guide).get_trace(*args)
     first, wanted = _latents(who, trace, name)
     dim = _batch_dim(who, wanted, len(args[0]), plate)
     value = torch.cat([_by_datum(site, site["value"], dim) for site in wanted], 1)

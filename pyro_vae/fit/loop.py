@@ -35,11 +35,11 @@ from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.fit.run import Run, bounds, environment
 from pyro_vae.fit.schedules import kl_weight_at
 from pyro_vae.fit.snapshot import open_folder, restore, save
+from pyro_vae.fit.summed import trained_pair
 from pyro_vae.fit.training import Training
 from pyro_vae.fit.watch import Watch
 from pyro_vae.graph import no_side_effects
 from pyro_vae.objectives.analytic_kl import AnalyticKL
-from pyro_vae.pair import Pair
 from pyro_vae.programs import as_args, check_programs, in_mode, local_params
 from pyro_vae.protocols import Objective, Program, ScheduledObjective
 from pyro_vae.seeded import seeded
@@ -78,8 +78,9 @@ def fit(
     train or eval mode are left as they were.
 
     Args:
-        model: p(x, z), any Pyro program with one vectorized batch plate.
-        guide: q(z | x), with the same latent sites.
+        model: p(x, z), any Pyro program. Objectives that weigh each datum (IWAE and its kin) need one vectorized batch
+            plate around all sites; those that sum, as Pyro's own, do not.
+        guide: q(z | x), with the same latent sites; under ``TraceEnum_ELBO`` the model may enumerate others.
         data: an ``ImageData``; or a tensor of model inputs ``(N, ...)``, or a tuple of such tensors, which are
             all passed to model and guide in order; or any DataLoader of batches, each a
             tensor or a sequence of one.
@@ -150,7 +151,7 @@ def fit(
     rows = batches.first()
     with no_side_effects(modules):
         x = batches.observe(rows)
-        pair = Pair(model, guide, x)
+        pair = trained_pair(model, guide, x, objective)
         check_support(model, _all_inputs(data, x), x)
         for block in [] if valid_blocks is None else valid_blocks():
             check_support(model, block, block)

@@ -16,6 +16,7 @@ from pyro_vae.fit.batches import Batches
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.fit.run import CHECKPOINT, Row
 from pyro_vae.fit.step import Step
+from pyro_vae.fit.summed import Summed
 from pyro_vae.fit.watch import EVERY, Watch
 from pyro_vae.nonfinite import nonfinite_site
 from pyro_vae.pair import Pair
@@ -31,7 +32,7 @@ LOSSES_TOGETHER = 50
 class Training:
     """What the steps share, and what they change: parameters, optimizer, history, best parameters so far."""
 
-    pair: Pair
+    pair: Pair | Summed
     parameters: Parameters
     objective: Objective
     step: Step

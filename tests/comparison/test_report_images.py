@@ -81,8 +81,9 @@ def test_a_guide_that_fails_leaves_the_samples(fitted, monkeypatch):
 
     monkeypatch.setattr(MeanFieldGuide, "forward", refuse)
     (cell,) = draw_cells([fitted.results[0]], fitted.path)
-    assert [picture.title for picture in cell.pictures] == ["samples", "traversal"]
-    assert cell.failures == ["reconstructions: RuntimeError: not these"]
+    assert [picture.title for picture in cell.pictures] == ["samples"]
+    said = "the guide cannot be run on these data: not these images"
+    assert cell.failures == [f"{name}: PairError: {name}: {said}" for name in ("reconstructions", "traversal")]
 
 
 def test_a_model_without_a_decoder_is_named(fitted, monkeypatch):

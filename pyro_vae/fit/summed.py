@@ -1,0 +1,84 @@
+"""Pairs whose loss is a sum over a batch and over what no datum owns: what training needs to know of them."""
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro import poutine
+from pyro.infer import TraceEnum_ELBO
+from pyro.poutine.util import prune_subsample_sites
+
+from pyro_vae.errors import PairError
+from pyro_vae.graph import no_side_effects
+from pyro_vae.objectives.particle_bound import ParticleBound
+from pyro_vae.pair import Pair
+from pyro_vae.particles import BatchPlate, samples
+from pyro_vae.programs import as_args, local_params, modules_of, num_rows
+from pyro_vae.protocols import Objective, Program
+from pyro_vae.structure import check_sites
+
+logger = logging.getLogger("pyro_vae")
+
+
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """A pair that has a loss, and no weight of each datum."""
+
+    model: Program
+    guide: Program
+    plate: BatchPlate
+    """Of what the model observes: how many rows, and how many they stand for."""
+    num_rows: int | None
+
+
+def trained_pair(model: Program, guide: Program, x: Any, objective: Objective) -> "Pair | Summed":
+    """Return the structure of a pair, as far as its objective needs one.
+
+    Objectives made of the weights of each datum need a plate over data that holds every site. Pyro's own sum: a latent
+    may be global, as the weights of a Bayesian network, and one that only the model has may be enumerated.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        x: model inputs, or a tuple of all positional arguments.
+        objective: that is trained.
+
+    Raises:
+        PairError: the objective cannot be computed of this pair.
+    """
+    try:
+        return Pair(model, guide, x)
+    except PairError as error:
+        reason = error
+    if isinstance(objective, ParticleBound):
+        raise reason
+    args = as_args(x)
+    with torch.no_grad(), no_side_effects(modules_of(model, guide)), local_params(model, guide):
+        try:
+            of_guide = poutine.trace(guide).get_trace(*args)
+            of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(*args)
+        except (RuntimeError, ValueError):
+            # They cannot be run together: that has been said.
+            raise reason from None
+    of_model, of_guide = prune_subsample_sites(of_model), prune_subsample_sites(of_guide)
+    enumerated = set()
+    if isinstance(objective, TraceEnum_ELBO):
+        enumerated = {site["name"] for site in samples(of_model) if _is_enumerated(site)}
+    check_sites(of_model, of_guide, summed_out=enumerated)
+    observed = [site for site in samples(of_model) if site["is_observed"]]
+    if not observed:
+        raise reason
+    logger.warning("fit: trains a loss that is a sum; evaluations of each datum will refuse this pair: %s", reason)
+    rows = next((count for count in map(num_rows, args) if count is not None), None)
+    frames = [frame for site in observed for frame in site["cond_indep_stack"] if frame.vectorized]
+    frame = next((frame for frame in frames if frame.size == rows), None)
+    size = rows or 0
+    plate = (
+        BatchPlate("", -1, size, size) if frame is None else BatchPlate(frame.name, frame.dim, size, frame.full_size)
+    )
+    return Summed(model, guide, plate, rows)
+
+
+def _is_enumerated(site: Any) -> bool:
+    return not site["is_observed"] and site["infer"].get("enumerate") is not None
