@@ -85,8 +85,8 @@ INF[3, 0] = -torch.inf
         ({"batch_size": 0}, "fit: batch_size must be at least 1; got 0."),
         (
             {"data": np.zeros((12, 1))},
-            "fit: data must be an ImageData, a tensor, a tuple of tensors or a DataLoader; got a ndarray. Of an array "
-            "pass torch.from_numpy(x).",
+            "fit: data must be an ImageData, a tensor, a tuple of tensors or a DataLoader; got an object of "
+            "class ndarray. Of an array pass torch.from_numpy(x).",
         ),
         (
             {"data": DataLoader(TensorDataset(X), batch_size=24, drop_last=True)},
@@ -112,15 +112,18 @@ INF[3, 0] = -torch.inf
         ),
         (
             {"optimizer": pyro.optim.Adam({"lr": 1e-3})},
-            "fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got a PyroOptim. "
-            "Pass functools.partial(torch.optim.Adam, lr=1e-3).",
+            "fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got an object "
+            "of class PyroOptim. Pass functools.partial(torch.optim.Adam, lr=1e-3).",
         ),
         (
             {"optimizer": 1e-3},
             "fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got 0.001. "
             "Pass functools.partial(torch.optim.Adam, lr=1e-3).",
         ),
-        ({"optimizer": list}, "fit: optimizer must make a torch optimizer; the class list made a list."),
+        (
+            {"optimizer": list},
+            "fit: optimizer must make a torch optimizer; the class list made an object of class list.",
+        ),
         (
             {"optimizer": torch.optim.LBFGS},
             "fit: LBFGS evaluates the loss several times a step, on noise that must not change; fit draws new noise "
@@ -143,7 +146,7 @@ INF[3, 0] = -torch.inf
         ({"data": DataLoader(Empty())}, "fit: the DataLoader yields nothing."),
         (
             {"data": DataLoader([{"x": row} for row in X], batch_size=4)},
-            f"fit: a batch of the DataLoader must be one tensor; got a dict: {ONE_TENSOR}",
+            f"fit: a batch of the DataLoader must be one tensor; got an object of class dict: {ONE_TENSOR}",
         ),
     ],
 )
