@@ -31,6 +31,7 @@ class ReflectedNormal(TorchDistribution):
     }
     support = constraints.real_vector
     has_rsample = True
+    family = "full_rank"
 
     def __init__(self, loc: Tensor, scale: Tensor, vectors: Tensor, validate_args: bool | None = None) -> None:
         self.loc, self.scale, self.vectors = loc, scale, vectors
@@ -53,6 +54,11 @@ class ReflectedNormal(TorchDistribution):
             self._validate_sample(value)
         before = reflect(value, self.vectors.flip(-2))
         return Normal(self.loc, self.scale, validate_args=False).log_prob(before).sum(-1)
+
+    @property
+    def fills_family(self) -> bool:
+        """Whether there are reflections enough for any Gaussian; one less than dims turn axes anywhere."""
+        return self.vectors.shape[-2] >= self.event_shape[0] - 1
 
     @property
     def mean(self) -> Tensor:

@@ -233,7 +233,7 @@ class Joint:
 
     def _counted(self, run: Particles) -> Tensor:
         """Return which coordinates count in the first sample of a run, ``(batch, dim)``."""
-        return self._laid_out(run, lambda site: coordinate_mask(site, _onto_support(site["fn"])))[0]
+        return self._laid_out(run, lambda site: coordinate_mask(site, onto_support(site["fn"])))[0]
 
     def _laid_out(self, run: Particles, of: Callable[[Site], Tensor]) -> Tensor:
         """Return something of each coordinate ``(num_chains, batch, dim)``, from a function of the sites."""
@@ -277,7 +277,7 @@ class AtCoordinates(Messenger):
         part = self._parts.get(msg["name"])
         if part is None or msg["is_observed"]:
             return
-        fn, transform = msg["fn"], _onto_support(msg["fn"])
+        fn, transform = msg["fn"], onto_support(msg["fn"])
         shape = transform.inverse_shape(fn.batch_shape + fn.event_shape)
         where = len(fn.batch_shape) + self._plate_dim
         lead = self._u.ndim - 1
@@ -304,10 +304,10 @@ def _latent(run: Particles) -> list[Site]:
 
 def _coordinates(site: Site) -> Tensor:
     """Return where a site's value lies before the map onto its support."""
-    return _onto_support(site["fn"]).inv(site["value"])
+    return onto_support(site["fn"]).inv(site["value"])
 
 
-def _onto_support(fn: Any) -> Any:
+def onto_support(fn: Any) -> Any:
     """Return the map from the reals onto a distribution's support; a mixture's is that of its components."""
     support = fn.support
     if isinstance(support, MixtureSameFamilyConstraint):

@@ -35,7 +35,12 @@ class Likelihood(Protocol):
 
 @runtime_checkable
 class PosteriorGuide(Protocol):
-    """A guide whose density is closed: ``posterior(x)`` is q(z | x), batch ``(batch,)``, event ``(latent_dim,)``."""
+    """A guide whose density is closed: ``posterior(x)`` is q(z | x), batch ``(batch,)``, event ``(latent_dim,)``.
+
+    Any guide, or a distribution that it samples from, may have an attribute ``family``, "diagonal", "full_rank" or
+    "flow": the maps that lead from any member of its family to any other. ``fills_family = False`` beside it says that
+    they also lead out of it.
+    """
 
     def __call__(self, x: Tensor) -> Any:
         """Sample the latent sites."""

@@ -130,6 +130,12 @@ def _of_gaps(found: Sequence[CellResult]) -> list[str]:
             total = sum(gap.get(key, 0) for gap in gaps)
             if total:
                 said.append(f"{total} of {sum(gap['num_data'] for gap in gaps)} images, over all cells, {what}.")
+        larger = sum(bool(gap.get("larger_family")) for gap in gaps)
+        if larger:
+            said.append(
+                f"In {larger} of {count(len(gaps), 'cell')}, the best members are of a family larger than the guide's "
+                f"own: the approximation gap is too small there, and the amortization gap too large. Their sum holds."
+            )
         families = sorted({str(gap.get("family")) for gap in gaps})
         if len(families) > 1:
             said.append(

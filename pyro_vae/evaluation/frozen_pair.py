@@ -1,22 +1,21 @@
 """A pair whose parameters stay as they are: draws of its q in flat unconstrained coordinates, for any of the data."""
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, Normal
 
 from pyro_vae.errors import NonFiniteError
+from pyro_vae.evaluation.guide_family import Family, family_of
 from pyro_vae.evaluation.rows import Rows
 from pyro_vae.graph import no_side_effects
 from pyro_vae.joint import Joint
 from pyro_vae.pair import Pair
 from pyro_vae.particles import LogTerms
 from pyro_vae.programs import in_mode
-from pyro_vae.protocols import PosteriorGuide, Program
+from pyro_vae.protocols import Program
 from pyro_vae.support import check_support
 
 HEAD = 127
@@ -85,23 +84,12 @@ class FrozenPair:
         """Return log p(x, u), ``(num_samples, batch)``."""
         return self.joint.terms(block, u).log_joint
 
-    def gaussian_family(self) -> str | None:
-        """Return "diagonal" or "full_rank" where the guide's ``posterior(x)`` says that q is such a Gaussian."""
-        if not isinstance(self._guide, PosteriorGuide):
-            return None
-        block = self.block(torch.arange(1))
-        try:
-            inspect.signature(self._guide.posterior).bind(*block)
-        except TypeError:
-            # It wants other arguments than the program.
-            return None
+    def own_family(self) -> Family | None:
+        """Return the family that q is of, in unconstrained coordinates; None where that is not known."""
+        block = self.block(torch.arange(min(self.size, HEAD)))
         with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False):
-            q = self._guide.posterior(*block)
-        if tuple(q.event_shape) != (self.joint.dim,):
-            return None
-        if isinstance(q, MultivariateNormal | LowRankMultivariateNormal):
-            return "full_rank"
-        return "diagonal" if isinstance(q, Independent) and isinstance(q.base_dist, Normal) else None
+            runs = [self._pair.run(block, 1)[0] for _ in range(2)]
+        return family_of(self._guide, *runs)
 
     def _first_that_is_finite(self, model: Program, plate: str | None) -> tuple[Any, ...]:
         for index in self._heads():

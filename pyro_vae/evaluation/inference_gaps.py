@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import pyro
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pyro_vae.checks import check_count, check_number
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.frozen_pair import FrozenPair
+from pyro_vae.evaluation.guide_family import is_larger
 from pyro_vae.evaluation.local_maps import FAMILIES
 from pyro_vae.evaluation.local_posterior import Fitted, LocalPosteriors
 from pyro_vae.evaluation.log_mean import LogMean
@@ -27,6 +28,8 @@ QUANTITIES = ("elbo", "best_elbo", "log_evidence", "approximation_gap", "amortiz
 """What there is a mean and a standard error of."""
 
 WHO = "inference_gaps"
+
+LARGER = " (family larger than the guide's own)"
 
 
 class Evidence(Protocol):
@@ -69,6 +72,9 @@ class InferenceGaps:
     bound: bool = True
     """False where the numbers are no lower bounds on a log-likelihood (soft targets)."""
     unit: str = "datum"
+    larger_family: bool = False
+    """Whether q* ranges over more than the guide's own family, or that family is not known: what the guide's family
+    costs may then be counted as amortization gap."""
 
     @property
     def approximation_gap(self) -> Tensor:
@@ -113,6 +119,7 @@ class InferenceGaps:
         return {
             **numbers,
             "family": self.family,
+            "larger_family": self.larger_family,
             "evidence_source": self.evidence_source,
             "num_samples": self.num_samples,
             "num_data": len(self.elbo),
@@ -132,7 +139,8 @@ class InferenceGaps:
         text = (
             f"{kind}inference gap {total} = approximation {family} + amortization {encoder} nats/{self.unit}; "
             f"ELBO {self.mean('elbo'):.2f}, log p^ {self.mean('log_evidence'):.2f} by {self.evidence_source}; "
-            f"q* {self.family}, not converged for {self._num_not_converged} of {count(n, self.unit)}"
+            f"q* {self.family}{LARGER if self.larger_family else ''}, not converged for {self._num_not_converged} of "
+            f"{count(n, self.unit)}"
         )
         return f"{text}; {lost} not finite and left out of every mean" if lost else text
 
@@ -188,10 +196,12 @@ def inference_gaps(
             their first dim. On any device; the parameters' is used.
         family: of the maps. "diagonal" shifts and stretches each coordinate: with a mean-field Gaussian guide, q* is
             the best diagonal Gaussian. "full_rank" is any affine map: with a Gaussian guide, q* is the best Gaussian.
-            "flow" puts coupling layers before that map. "own" is the first for a guide whose ``posterior(x)`` is
-            a diagonal Gaussian, the second where it is a multivariate one (of low rank, too, where all Gaussians are
-            more than the guide's own), and "flow" else: on top of a guide that is a flow this is a larger family
-            than the guide's own, which counts as amortization gap.
+            "flow" puts coupling layers before that map. "own" is the guide's family as its trace shows it: the first
+            where all latent sites are independent location-scale laws in unconstrained coordinates (normal,
+            log-normal, Laplace, Student-t), the second for a multivariate normal; a guide or a distribution may name
+            it in an attribute ``family``. Else it is "flow". Where that is more than the guide's own family (on top
+            of a flow, or of a Gaussian of low rank), the result says so: what the family costs then counts as
+            amortization gap.
         num_samples: samples of each ELBO.
         evidence: other estimates of log p(x) on the same data, as of annealed importance sampling.
         evidence_samples: K of both IWAE bounds; 0 leaves them out, where ``evidence`` is given.
@@ -238,7 +248,8 @@ def inference_gaps(
         )
     pair = FrozenPair(WHO, model, guide, x, plate)
     _check_evidence(evidence, pair.size)
-    chosen = (pair.gaussian_family() or "flow") if family == "own" else family
+    own = pair.own_family()
+    chosen = family if family != "own" else "flow" if own is None else own.name
     keep_freed_memory()
     with _at_rest(pair, seed):
         local_map = FAMILIES[chosen](pair.joint.dim)
@@ -256,7 +267,8 @@ def inference_gaps(
                 found.add(fitted)
                 bar.update(len(fitted.index))
             found.finish()
-    return found.result(chosen, evidence, pair.joint.normalized, pair.unit)
+    gaps = found.result(chosen, evidence, pair.joint.normalized, pair.unit)
+    return replace(gaps, larger_family=is_larger(chosen, own))
 
 
 class _Found:

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.frozen_pair import FrozenPair
-from pyro_vae.guides import AuxiliaryGuide, FullRankGuide, InverseAutoregressiveGuide, LowRankGuide, MeanFieldGuide
+from pyro_vae.guides import AuxiliaryGuide, MeanFieldGuide
 from pyro_vae.layouts import OneByOne
 from pyro_vae.models import VAE
 
@@ -121,22 +121,6 @@ def test_a_second_argument_is_cut_with_the_data_and_may_be_unknown_to_the_poster
 
     pair = FrozenPair("test", model, Guide(), (x, side))
     assert pair.block(torch.tensor([3, 1]))[1].tolist() == [3, 1]
-    assert pair.gaussian_family() is None
-    assert FrozenPair("test", linear_gaussian.model, linear_gaussian.exact_guide, x).gaussian_family() is None
-
-
-def test_gaussian_guides_are_told_by_their_posterior():
-    x = torch.rand(3, 1, 2, 2).round()
-    model = VAE((1, 2, 2), 2, (4,))
-
-    def family(guide):
-        return FrozenPair("test", model, guide, x).gaussian_family()
-
-    assert family(MeanFieldGuide((1, 2, 2), 2, (4,))) == "diagonal"
-    assert family(FullRankGuide((1, 2, 2), 2, (4,))) == "full_rank"
-    assert family(LowRankGuide((1, 2, 2), 2, (4,), rank=1)) == "full_rank"
-    assert family(InverseAutoregressiveGuide((1, 2, 2), 2, (4,))) is None
-    assert family(AuxiliaryGuide((1, 2, 2), 2, (4,))) is None
 
 
 @pytest.mark.parametrize("size", [4, None])
