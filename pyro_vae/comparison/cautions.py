@@ -1,15 +1,21 @@
 """What to keep in mind with the numbers of a comparison: what they do not know, and where they are not dependable."""
 
+import math
 from collections.abc import Sequence
 
+from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import Comparison, Configuration
 from pyro_vae.comparison.estimates import KHAT_ABOVE, estimate
+from pyro_vae.comparison.grid import Grid
 from pyro_vae.comparison.results import CellResult
 from pyro_vae.evaluation.pareto import MIN_SAMPLES
 from pyro_vae.evaluation.wording import count
 
-FEW_SEEDS = 4
-"""With as many or fewer, corrected p-values are large unless a difference is many times its error."""
+FEW_SEEDS = 2
+"""With as many or fewer, a grid says before it runs what it will be able to conclude."""
+
+LEVEL = 0.95
+"""Of the intervals of a ranking."""
 
 MANY = 0.5
 """Share of images with a k-hat above the threshold from which on a log-likelihood is said to be in doubt."""
@@ -59,11 +65,51 @@ def _of_few_seeds(there: Sequence[Configuration]) -> list[str]:
         ]
     fewest = min(len(one.results) for one in there)
     if fewest <= FEW_SEEDS and len(there) > 1:
-        return [
-            f"With {fewest} seeds, p-values are large unless a difference is many times its error: that two "
-            f"configurations are not told apart does not say that they are equal."
-        ]
+        return [f"{_conclusion(fewest, len(there))} That two are not told apart does not say that they are equal."]
     return []
+
+
+def seed_outlook(grid: Grid) -> str | None:
+    """Return what a grid of one or two seeds will be able to conclude, to be said before it runs; else None.
+
+    >>> print(seed_outlook(Grid.of({"grid": {"guide": ["mean_field", "iaf"]}, "common": {"seed": 3}})))
+    Each of 2 configurations has one seed: intervals and p-values will hold for these fitted networks only, and say \
+nothing of what another seed would change. Give three seeds or more.
+    """
+    seeds: dict[Cell, set[int]] = {}
+    for cell in grid.cells:
+        seeds.setdefault(cell.with_seed(0), set()).add(cell.seed)
+    shared = len(set.intersection(*seeds.values()))
+    if len(seeds) < 2 or shared > FEW_SEEDS:
+        return None
+    if shared == 0:
+        return "The configurations have no seed in common: nothing will be paired or ranked. Give all the same seeds."
+    if shared == 1:
+        which = "has one seed" if len(grid.cells) == len(seeds) else "shares one seed with the others"
+        return (
+            f"Each of {len(seeds)} configurations {which}: intervals and p-values will hold for these fitted networks "
+            f"only, and say nothing of what another seed would change. Give three seeds or more."
+        )
+    return f"{_conclusion(shared, len(seeds))} Give three seeds or more."
+
+
+def _conclusion(seeds: int, configurations: int) -> str:
+    """Return how large a difference must be to be told apart."""
+    pairs = configurations * (configurations - 1) // 2
+    least, with_one_more = (_least_difference(number, configurations, pairs) for number in (seeds, seeds + 1))
+    return (
+        f"With {seeds} seeds of {configurations} configurations, two are told apart from a difference of about "
+        f"{least:.2g} standard deviations over seeds on (corrected for {count(pairs, 'pair')}, if seeds spread all "
+        f"configurations alike; {with_one_more:.2g} with {seeds + 1} seeds)."
+    )
+
+
+def _least_difference(seeds: int, configurations: int, pairs: int) -> float:
+    """Return half the width of a ranking's interval where images add nothing to it, in standard deviations of seeds."""
+    from scipy.special import stdtrit
+
+    df = (configurations - 1) * (seeds - 1)
+    return -float(stdtrit(df, (1 - LEVEL) / pairs / 2)) * math.sqrt(2 / seeds)
 
 
 def _of_images(there: Sequence[Configuration]) -> list[str]:

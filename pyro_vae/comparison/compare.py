@@ -1,6 +1,7 @@
 """`compare`: a grid in, a comparison out, computed as far as it is not there yet."""
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pyro_vae.comparison.cautions import seed_outlook
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import GRID, Comparison
 from pyro_vae.comparison.executors import run_tasks
@@ -20,6 +22,8 @@ from pyro_vae.files import alone_in, write_bytes
 
 LOOK_FOR = 2.0
 """Seconds after which a process that holds a comparison's folder has written its grid there."""
+
+logger = logging.getLogger("pyro_vae")
 
 
 def compare(
@@ -37,7 +41,8 @@ def compare(
     Each cell has a run folder in ``out``, named by the hash of its settings. A cell that is finished is never computed
     again; one that was killed goes on where its last checkpoint left it, and ends with the numbers that it would have
     had (on the same kind of machine, with as many threads); one that failed is recorded with its error, the others go
-    on, and a further call tries it again.
+    on, and a further call tries it again. A grid with one or two seeds logs, before anything is fitted, what it will be
+    able to conclude.
 
     Args:
         grid: a :class:`Grid`, its description, or a YAML file of it.
@@ -66,6 +71,9 @@ def compare(
     cells = [task for task in cells if not is_finished(task.path, task.cell)]
     needed = {task.cell.decoder for task in cells}
     fits = [task for task in fits if task.cell in needed]
+    outlook = seed_outlook(grid)
+    if cells and outlook is not None:
+        logger.warning(outlook)
     labels = {task: task.cell.label(grid.varying) for task in cells}
     labels |= {task: f"model for {task.cell.label(())}" for task in fits}
     options: dict[str, Any] = {"jobs": jobs, "threads": threads, "backend": backend, "scheduler": scheduler}

@@ -128,6 +128,9 @@ class Comparison:
     def difference(self, a: str, b: str, quantity: str = "elbo") -> PairedDifference:
         """Return by how many nats an image configuration ``a`` is above ``b``, image by image and seed by seed.
 
+        The spread over seeds is that of the :meth:`ranking`, estimated from all configurations; of ``a`` and ``b``
+        alone where the configurations have no images or seeds in common.
+
         Raises:
             ValueError: there is no such configuration, or they were not measured on the same images from the same
                 seeds.
@@ -138,7 +141,15 @@ class Comparison:
         if not shared:
             raise ValueError(f"{a} and {b} have no seed in common: nothing is paired.")
         cut = [replace(one, results=[r for r in one.results if r.cell.seed in shared]) for one in pair]
-        return paired_difference(*(one.values(quantity) for one in cut))
+        values = [one.values(quantity) for one in cut]
+        try:
+            comparisons = self.ranking(quantity).comparisons
+        except ValueError:
+            return paired_difference(*values)
+        for found in comparisons:
+            if {found.first, found.second} == {a, b}:
+                return found.difference if found.first == a else found.difference.reversed()
+        return paired_difference(*values)
 
     def ranking(self, quantity: str = "elbo") -> Ranking:
         """Return all configurations by a quantity, tied where they cannot be told apart.

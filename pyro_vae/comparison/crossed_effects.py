@@ -22,7 +22,7 @@ class CrossedEffects:
     image: float
     residual: float
     """NaN with one seed."""
-    seed_df: int
+    seed_df: float
     num_seeds: int
     num_images: int
 
@@ -56,7 +56,12 @@ class CrossedEffects:
         return math.sqrt(seed_sd**2 / self.num_seeds + image_sd**2 / self.num_images + residual_sd**2 / cells)
 
     @property
-    def _bounds(self) -> list[list[tuple[float, int]]]:
+    def image_standard_error(self) -> float:
+        """Of the mean, over new images, the seeds as they are."""
+        return math.sqrt(self.image / (self.num_seeds * self.num_images))
+
+    @property
+    def _bounds(self) -> list[list[tuple[float, float]]]:
         """Parts of the mean's error, with the degrees of freedom of each: Banerjee's, and what no seed would change."""
         if self.num_seeds == 1:
             return [[(self.standard_error, self.num_images - 1)]]
@@ -70,13 +75,18 @@ class CrossedEffects:
         h = max(_half_width(parts, alpha) for parts in self._bounds)
         return self.mean - h, self.mean + h
 
+    def image_interval(self, alpha: float) -> tuple[float, float]:
+        """Return the ends of a t interval over new images, the seeds as they are."""
+        h = _half_width([(self.image_standard_error, self.num_images - 1)], alpha)
+        return self.mean - h, self.mean + h
+
     @property
     def p_value(self) -> float:
         """The alpha at which the interval ends at 0."""
         return max(_p_value(parts, abs(self.mean)) for parts in self._bounds)
 
 
-def _half_width(parts: list[tuple[float, int]], alpha: float) -> float:
+def _half_width(parts: list[tuple[float, float]], alpha: float) -> float:
     """Return Banerjee's h, below which the mean's error is with probability 1 - alpha or more.
 
     With F the distribution function of a squared standard normal, w_k the shares of the mean's variance, and x_k the
@@ -88,7 +98,7 @@ def _half_width(parts: list[tuple[float, int]], alpha: float) -> float:
     return math.hypot(*(float(stdtrit(df, alpha / 2)) * error for error, df in parts))
 
 
-def _p_value(parts: list[tuple[float, int]], distance: float) -> float:
+def _p_value(parts: list[tuple[float, float]], distance: float) -> float:
     """Return the alpha at which Banerjee's h is a distance."""
     from scipy.special import stdtr
 

@@ -1,4 +1,4 @@
-"""The bootstrap over images: means of images drawn anew with replacement, and the BCa interval that they give."""
+"""The bootstrap over images: means of images drawn anew with replacement, and the interval that they give."""
 
 import math
 
@@ -24,18 +24,36 @@ def resampled_means(columns: np.ndarray, resamples: int, seed: int) -> np.ndarra
     return np.concatenate(blocks) + centres
 
 
-def bca_interval(values: np.ndarray, resampled: np.ndarray, level: float) -> tuple[float, float]:
-    """Return the bias-corrected and accelerated interval of a mean of values ``(N,)``; of equal values, both ends."""
-    from scipy.special import ndtr, ndtri
+def studentized_interval(
+    values: np.ndarray, resampled: np.ndarray, resampled_squares: np.ndarray, level: float
+) -> tuple[float, float]:
+    r"""Return the symmetric bootstrap-t interval of a mean; of equal values, both ends are the mean.
 
-    mean, sd = float(values.mean()), float(values.std())
+    .. math:: \bar x \pm q \, s / \sqrt N, \quad q \text{ the quantile of } |\bar x^* - \bar x| / (s^* / \sqrt N)
+
+    over resamples, and never less than Student's t quantile, which a Monte Carlo error or very few images would give.
+    Of skewed values it covers more nearly what it says than the percentile intervals of the same resamples.
+
+    Args:
+        values: ``(N,)``.
+        resampled: means of resamples, ``(resamples,)``.
+        resampled_squares: means of the squares of ``values - mean`` over the same resamples.
+        level: of the interval.
+
+    References:
+        P. Hall (1988), *On symmetric bootstrap confidence intervals*, J. of the Royal Statistical Society B 50, 35-45.
+    """
+    from scipy.special import stdtrit
+
+    N, mean, sd = len(values), float(values.mean()), float(values.std(ddof=1))
     if np.ptp(values) <= ROUNDING * np.abs(values).max():
         return mean, mean
-    # The jackknife's acceleration: for a mean, a sixth of the skewness of the mean.
-    acceleration = float(np.mean(((values - mean) / sd) ** 3)) / (6 * math.sqrt(len(values)))
-    beside = (resampled - mean) / sd
-    bias = ndtri(((beside < -ROUNDING).mean() + (beside <= ROUNDING).mean()) / 2)
-    shifted = bias + ndtri(np.array([1 - level, 1 + level]) / 2)
-    tails = ndtr(bias + shifted / (1 - acceleration * shifted))
-    low, high = np.quantile(resampled, tails).tolist()
-    return low, high
+    errors = np.abs(resampled - mean)
+    variances = (resampled_squares - errors**2) / (N - 1)
+    # Resamples of one image, again and again, have no spread.
+    spread = variances > (ROUNDING * sd) ** 2
+    quantile = -float(stdtrit(N - 1, (1 - level) / 2))
+    if spread.any():
+        quantile = max(quantile, float(np.quantile(errors[spread] / np.sqrt(variances[spread]), level)))
+    half = quantile * sd / math.sqrt(N)
+    return mean - half, mean + half

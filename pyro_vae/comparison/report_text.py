@@ -46,6 +46,7 @@ class ShownRow:
     mean: str
     to_best: str
     interval: str
+    of_these_runs: str
     p: str
     places: tuple[float, float, float, float]
     """Of the interval's ends, the difference, and 0."""
@@ -108,12 +109,14 @@ def shown_ranking(quantity: str, ranking: Ranking | str) -> ShownRanking:
     for at, row in enumerate(ranking.rows):
         (start, end), p = row.interval, row.p_value
         first, second, middle, zero = (round(100 * (nats - low) / width, 1) for nats in (start, end, row.to_best, 0.0))
+        low_here, high_here = row.image_interval
         differs = (f"{row.to_best:+.{digits}f}", f"{start:.{digits}f} to {end:.{digits}f}",
-                   f"< {LEAST_P:g}" if p < LEAST_P else f"{p:.2g}") if at else ("", "", "")  # fmt: skip
+                   f"{low_here:.{digits}f} to {high_here:.{digits}f}",
+                   f"< {LEAST_P:g}" if p < LEAST_P else f"{p:.2g}") if at else ("", "", "", "")  # fmt: skip
         rows.append(
             ShownRow(row.rank, row.name, f"{row.mean:.{digits}f}", *differs, places=(first, second, middle, zero))
         )
-    over = f"new seeds and images ({ranking.num_seeds} seeds" if ranking.num_seeds > 1 else "new images (one seed"
+    over = f"new seeds and images ({ranking.seeds_in_words}" if ranking.num_seeds > 1 else "new images (one seed"
     left_out = f", {ranking.num_left_out} left out as not finite" if ranking.num_left_out else ""
     images, pairs = count(ranking.num_images, "image"), count(len(ranking.comparisons), "pair")
     note = f"over {over}, {images}{left_out}), corrected for {pairs} (Bonferroni, Holm)"

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 from made_up import TWO_BY_TWO, made_up_comparison
+from scipy import stats
 
-from pyro_vae.comparison import Comparison, Grid
-from pyro_vae.comparison.cautions import cautions
+from pyro_vae.comparison import Comparison, Grid, compare
+from pyro_vae.comparison.cautions import cautions, seed_outlook
 
 
 def said(comparison: Comparison, words: str) -> bool:
@@ -33,8 +34,34 @@ def test_one_seed_knows_nothing_of_others(tmp_path):
 
 
 def test_few_seeds_tell_little_apart(tmp_path):
-    assert said(made_up_comparison(tmp_path, TWO_BY_TWO), "With 2 seeds, p-values are large")
-    assert not said(made_up_comparison(tmp_path, SIX_SEEDS), "p-values are large")
+    assert said(made_up_comparison(tmp_path, TWO_BY_TWO), "With 2 seeds of 2 configurations, two are told apart from")
+    assert not said(made_up_comparison(tmp_path, SIX_SEEDS), "told apart")
+
+
+def seeds_of(*seeds):
+    return {"grid": {"guide": ["mean_field", "full_rank", "iaf", "planar"], "seed": list(seeds)}}
+
+
+def test_a_grid_says_before_it_runs_what_it_can_conclude():
+    """With two seeds of four: t of 3 degrees of freedom at 95 % of 6 pairs, times the standard error of seeds."""
+    assert "will hold for these fitted networks only" in str(seed_outlook(Grid.of(seeds_of(4))))
+    least, better = (stats.t.isf(0.05 / 12, 3 * (S - 1)) * (2 / S) ** 0.5 for S in (2, 3))
+    said = str(seed_outlook(Grid.of(seeds_of(0, 1))))
+    assert f"from a difference of about {least:.2g} standard deviations over seeds" in said
+    assert f"{better:.2g} with 3 seeds" in said
+    assert seed_outlook(Grid.of(seeds_of(0, 1, 2))) is None
+    assert seed_outlook(Grid.of({"grid": {"seed": [0]}})) is None
+    apart = {"cells": [{"guide": guide, "seed": seed} for seed, guide in enumerate(["mean_field", "iaf"])]}
+    assert "no seed in common" in str(seed_outlook(Grid.of(apart)))
+    partly = {"cells": [*apart["cells"], {"guide": "iaf", "seed": 0}]}
+    assert "shares one seed with the others" in str(seed_outlook(Grid.of(partly)))
+
+
+def test_compare_says_so_at_its_start(tmp_path, caplog):
+    """Before the cells, of which each has an error of its own here; nothing is said when they are asked for again."""
+    grid = {"grid": {"guide": ["mean_field", "full_rank"], "seed": [0]}, "common": {"data": str(tmp_path / "none")}}
+    compare(grid, tmp_path / "out", progress=False)
+    assert caplog.records[0].getMessage() == seed_outlook(Grid.of(grid))
 
 
 def test_cells_that_did_not_finish_are_counted(tmp_path):

@@ -9,6 +9,7 @@ from matplotlib import image
 from run_an_example import EXAMPLES, run_example
 
 from pyro_vae.comparison import Grid
+from pyro_vae.comparison.cautions import seed_outlook
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,10 @@ def test_the_report_and_the_figure_are_there(smoke):
 
 @pytest.mark.parametrize("path", sorted((EXAMPLES / "grids").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_grid_can_be_read(path):
-    assert len(Grid.read(path).cells) > 1
+    grid = Grid.read(path)
+    assert len(grid.cells) > 1
+    assert seed_outlook(grid) is None  # it has three seeds or more
+    assert len({cell.seed for cell in grid.cells}) >= 3
 
 
 def test_the_grid_of_paper_size_has_what_its_head_says():
