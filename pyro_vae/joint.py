@@ -10,9 +10,8 @@ import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
-from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
+from pyro_vae.coordinates import ROUNDED, innermost, is_circular, onto_support
 from pyro_vae.graph import agree, no_side_effects
 from pyro_vae.layouts import Layout
 from pyro_vae.masks import coordinate_mask, masked_log_volume, masks_of
@@ -55,7 +54,8 @@ class Joint:
 
     What moves in the latent space without a guide (Hamiltonian dynamics, a q of its own for each datum) stands on
     this. Each latent site has a stretch of u, in the model's order, and is mapped onto its support as Pyro does it
-    (``biject_to``). Scales and subsamples of the model do not enter, as in :func:`pyro_vae.log_weights`.
+    (``biject_to``), but where a law is not normalized on the support that it declares, as one of angles is
+    (:func:`pyro_vae.coordinates.onto_support`). Scales and subsamples of the model do not enter, as in :func:`pyro_vae.log_weights`.
 
     A masked latent element does not exist for its datum: it counts neither in the prior nor in the determinant, and
     nothing that counts may depend on it. It keeps its coordinates; :meth:`counted` says which others are left.
@@ -97,12 +97,15 @@ class Joint:
                     f"{who}: latent site {site['name']!r} is discrete ({type(site['fn']).__name__}): its density has "
                     f"no gradient to follow. Sum it out of the model first."
                 )
+            self._check_map(site)
         sizes = [_coordinates(site).numel() // self._plate.size for site in latent]
         ends = list(accumulate(sizes))
         self.parts = [Part(site["name"], end - size, end) for site, size, end in zip(latent, sizes, ends, strict=True)]
         """The stretch of each latent site."""
         self.dim = ends[-1]
         """Size of u."""
+        self.angles = {site["name"] for site in latent if is_circular(site["fn"])}
+        """Latent sites that are angles, whose density repeats on the line."""
         self.masked = any(masks_of(site) for site in latent)
         """Whether latent elements of some data may be masked."""
         if self.masked:
@@ -154,6 +157,24 @@ class Joint:
                     f"{self._who}: {what} depends on masked elements of the latent sites ({sites}), so that log p(x) "
                     f"is not defined. Mask everything that follows from them, or nothing of them."
                 )
+
+    def _check_map(self, site: Site) -> None:
+        """Refuse a latent site without a density in unconstrained coordinates."""
+        law = innermost(site["fn"])
+        if isinstance(law, ROUNDED):
+            raise ValueError(
+                f"{self._who}: latent site {site['name']!r} draws from {type(law).__name__}, whose draws are rounded "
+                f"while its density is that of what they were before. Use the relaxed law without rounding."
+            )
+        try:
+            transform = onto_support(site["fn"])
+            transform.log_abs_det_jacobian(transform.inv(site["value"]), site["value"])
+        except (NotImplementedError, KeyError) as error:
+            raise ValueError(
+                f"{self._who}: latent site {site['name']!r} ({type(law).__name__}) needs a map from the reals onto its "
+                f"support with an inverse and a determinant; there is none for {_named(site['fn'])}. Use a law on the "
+                f"reals, an interval or a simplex, or log_likelihood, which needs no such map."
+            ) from error
 
     def draw(self, x: Any, num_chains: int) -> Tensor:
         """Draw u from the prior, ``(num_chains, batch, dim)``."""
@@ -307,9 +328,8 @@ def _coordinates(site: Site) -> Tensor:
     return onto_support(site["fn"]).inv(site["value"])
 
 
-def onto_support(fn: Any) -> Any:
-    """Return the map from the reals onto a distribution's support; a mixture's is that of its components."""
-    support = fn.support
-    if isinstance(support, MixtureSameFamilyConstraint):
-        support = support.base_constraint
-    return biject_to(support)
+def _named(fn: Any) -> str:
+    try:
+        return str(fn.support)
+    except NotImplementedError:
+        return "a law that declares no support"

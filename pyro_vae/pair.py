@@ -17,6 +17,7 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
+from pyro_vae.coordinates import innermost, is_circular, stays_on_circle
 from pyro_vae.errors import NonFiniteError, PairError, SupportError
 from pyro_vae.graph import in_one_line, no_side_effects
 from pyro_vae.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
@@ -115,6 +116,7 @@ class Pair:
         )
         self.masked = has_masked_latents(model_trace) or has_masked_latents(guide_trace)
         """Whether latent elements of some data may be masked, in model or guide."""
+        self.off_circle = _off_circle(model_trace, guide_trace)
         self.outputs = max(map(_largest_parameter, observed)) // self.plate.size
         self.particle_dim = -depth - 1
         """Where an outer plate of samples goes, a negative batch dim."""
@@ -164,6 +166,19 @@ class Pair:
                 again = self.rerun_guide(self._args, first.guide_trace)
             before, after = first.terms().log_guide, replace(first, guide_trace=again).terms().log_guide
         return _same_but_for_rounding(before, after)
+
+    def check_circles(self) -> None:
+        """Refuse a guide that draws angles from the whole line, where the model's law repeats.
+
+        Raises:
+            PairError: names the site: the weights would count each angle again and again.
+        """
+        if self.off_circle is not None:
+            name, law = self.off_circle
+            raise PairError(
+                f"latent site {name!r}: the model's law is a density of angles from -pi to pi, and the guide's {law} "
+                f"draws from beyond them, where that density repeats. Use a guide that draws angles, as from VonMises."
+            )
 
     def check_masks(self, x: Any) -> None:
         """Refuse data for which model and guide mask other latent elements.
@@ -355,6 +370,15 @@ class Pair:
 
     def _local_params(self) -> AbstractContextManager[None]:
         return local_params(self.model, self.guide) if self._local else nullcontext()
+
+
+def _off_circle(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple[str, str] | None:
+    """Return a latent site of angles, and the guide's law there, where that does not draw angles."""
+    for site in samples(model_trace):
+        theirs = guide_trace.nodes.get(site["name"])
+        if not site["is_observed"] and theirs is not None and is_circular(site["fn"]) and not stays_on_circle(theirs):
+            return site["name"], type(innermost(theirs["fn"])).__name__
+    return None
 
 
 def _rows(args: tuple[Any, ...]) -> int | None:

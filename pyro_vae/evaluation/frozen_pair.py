@@ -55,6 +55,7 @@ class FrozenPair:
                 check_support(model, self._rows.take(slice(None))[0], head[0])
             with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules):
                 values = self.joint.values(head, self.joint.draw(head, 2))
+            self._pair.check_circles()
             self._rows.check_masks(self.joint, self._pair)
         self._ndims = {name: value.ndim for name, value in values.items()}
         self.vectorizes = self._pair.vectorizes and self.joint.vectorizes

@@ -7,6 +7,7 @@ import pyro
 import torch
 from torch import Tensor
 
+from pyro_vae.coordinates import is_circular
 from pyro_vae.graph import in_one_line, no_side_effects
 from pyro_vae.joint import FixedValues, Joint
 from pyro_vae.memory import is_out_of_memory
@@ -32,6 +33,7 @@ class GuideDraws:
 
     def __init__(self, joint: Joint, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
         self._joint, self._guide, self.pair = joint, guide, Pair(model, guide, x, plate)
+        self.pair.check_circles()
         self._modules = modules_of(model, guide)
         self._names = [part.name for part in joint.parts]
         with torch.no_grad(), no_side_effects(self._modules):
@@ -58,6 +60,9 @@ class GuideDraws:
             own = [site["name"] for site in samples(trace) if site["name"] not in self._names]
             if own:
                 return f"the guide has sites of its own ({', '.join(own)}), so that the density of z alone is unknown"
+            for name in self._names:
+                if is_circular(trace.nodes[name]["fn"]) and name not in self._joint.angles:
+                    return f"the guide's law of {name} is a density of angles, and the model's one on the line"
             try:
                 self.log_density(x, self._joint.draw(x, 1))
             except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:

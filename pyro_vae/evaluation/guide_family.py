@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, TransformedDistribution
 from torch.distributions import transforms as maps
 
+from pyro_vae.coordinates import onto_support
 from pyro_vae.evaluation.local_maps import FAMILIES
-from pyro_vae.joint import onto_support
 from pyro_vae.particles import Particles, Site, samples
 
 LOCATION_SCALE = (

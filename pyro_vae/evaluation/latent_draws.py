@@ -59,6 +59,7 @@ class LatentDraws:
         with in_mode(self.modules, training=False):
             self.pair = self._first_pair(0, min(self.size, HEAD))
             self.vectorizes = self.pair.vectorizes
+            self.pair.check_circles()
             self._rows.check_masks(self.pair)
         if self.pair.plate.size < self.pair.plate.full_size:
             raise ValueError(

@@ -124,6 +124,7 @@ class Stream:
         self.picks_rows = picks_rows and self.pair.plate.full_size == self.size
         if len(head) == 1:
             check_support(self._model, self._data.take(slice(None))[0], head[0])
+        self.pair.check_circles()
         if not self.picks_rows:
             self._data.check_masks(self.pair)
         self.vectorizes = self.pair.vectorizes
