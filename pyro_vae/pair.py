@@ -35,7 +35,7 @@ from pyro_vae.particles import (
     samples,
     subsamples,
 )
-from pyro_vae.programs import as_args, local_params, modules_of, num_rows, plainly
+from pyro_vae.programs import as_args, check_arguments, local_params, modules_of, num_rows, plainly
 from pyro_vae.protocols import Program
 from pyro_vae.structure import check_sites, find_plate
 from pyro_vae.support import check_observed, discrete_dims
@@ -87,6 +87,7 @@ class Pair:
         self.model, self.guide = model, guide
         self._local = local
         self._args = as_args(x)
+        check_arguments(self._args, model=model, guide=guide)
         with pyro.validation_enabled(True), self._quiet(), torch.no_grad():
             with self._explained():
                 model_trace, guide_trace, _ = map(prune_subsample_sites, self._traces(self._args))

@@ -1,6 +1,7 @@
 """Pyro programs as callables: their arguments, the modules they run, whose parameters and modes are minded here."""
 
 import functools
+import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,6 +71,30 @@ def check_programs(who: str, *programs: Any) -> None:
                 f"{who}: model and guide must be Pyro programs that can be called with the data; got "
                 f"{in_short(program)}."
             )
+
+
+def check_arguments(args: tuple[Any, ...], **programs: Program) -> None:
+    """Refuse programs that cannot be called with all of the data.
+
+    Args:
+        args: the positional arguments.
+        programs: by what they are.
+
+    Raises:
+        PairError: says which, and with how many arguments.
+    """
+    for what, program in programs.items():
+        called: Any = program.forward if isinstance(program, nn.Module) else program
+        try:
+            inspect.signature(called).bind(*args)
+        except ValueError:
+            # Its arguments cannot be seen from outside.
+            continue
+        except TypeError as error:
+            raise PairError(
+                f"the {what} cannot be called with the data, which are {len(args)} positional "
+                f"argument{'' if len(args) == 1 else 's'} of model and guide: {error}."
+            ) from error
 
 
 def data_args(who: str, x: Any, *programs: Program) -> tuple[Any, ...]:

@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from pyro_vae.checks import check_whole
+
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
@@ -23,6 +25,8 @@ def seeded(seed: int | None) -> Iterator[None]:
     >>> torch.equal(torch.rand(3), rest)
     True
     """
+    if seed is not None:
+        check_whole("noise", "seed", seed)
     with unmoved_generators(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

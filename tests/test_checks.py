@@ -93,8 +93,6 @@ def calls():
     ):
         for argument in inspect.signature(function).parameters.values():
             if argument.annotation in (int, float, int | None, float | None) and argument.name not in needs_none:
-                if argument.name == "seed" and argument.annotation == int | None:
-                    continue
                 yield pytest.param(
                     function, given, argument.name, argument.annotation, id=f"{function.__name__}.{argument.name}"
                 )

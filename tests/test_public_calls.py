@@ -127,6 +127,7 @@ WRONG = {
     "a foreign encoder of other data": (
         lambda: (Foreign(2, 2), ForeignGuide(2, 7), data()), "guide cannot be run", OF_THE_MODEL,
     ),
+    "more tensors than arguments": (lambda: (*pair(), (data(), data())), "2 positional arguments", set()),
     "whole numbers": (lambda: (*pair(), data().long()), "floating point", set()),
 }  # fmt: skip
 

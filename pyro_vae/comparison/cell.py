@@ -5,6 +5,7 @@ import difflib
 import hashlib
 import inspect
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
@@ -119,6 +120,11 @@ class Cell:
             if getattr(self, name) not in known:
                 names = ", ".join(choice for choice in known if choice is not None)
                 raise ValueError(f"{name} must be one of {names}; got {getattr(self, name)!r}.")
+        for name, value in vars(self).items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number; got {value}.")
+        if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
+            raise ValueError(f"clip_grad_norm must be positive; got {self.clip_grad_norm}.")
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
@@ -187,7 +193,7 @@ MEASUREMENT = ("num_test", "num_samples", "elbo_samples", "num_gaps")
 
 LEAST = {
     "latent_dim": 1, "epochs": 1, "batch_size": 1, "lr": 0.0, "adam_eps": 0.0, "kl_warmup": 0, "patience": 1,
-    "valid_size": 0, "num_test": 2, "num_samples": 1, "elbo_samples": 2, "num_gaps": 0,
+    "seed": 0, "data_seed": 0, "valid_size": 0, "num_test": 2, "num_samples": 1, "elbo_samples": 2, "num_gaps": 0,
 }  # fmt: skip
 """The least that a setting may be."""
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pyro_vae.checks import check_count, check_whole
 from pyro_vae.comparison.cautions import seed_outlook
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import GRID, Comparison
@@ -64,6 +65,9 @@ def compare(
             grid there.
         ClusterError: the scheduler does not answer.
     """
+    check_whole("compare", "jobs", jobs)
+    if threads is not None:
+        check_count("compare", "threads", threads)
     grid = _as_grid(grid)
     out = Path(out).resolve()
     fits = [Task(cell, out, only_fit=True) for cell in grid.decoders]

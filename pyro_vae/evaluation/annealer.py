@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae.checks import check_count
+from pyro_vae.checks import check_count, check_whole
 from pyro_vae.errors import OutOfMemoryError
 from pyro_vae.evaluation.annealing import Annealing
 from pyro_vae.evaluation.hmc import At
@@ -79,6 +79,8 @@ class Annealer:
         Returns:
             The numbers by name, each ``(num_chains, N)``, float64; and the data.
         """
+        if seed is not None:
+            check_whole(self._who, "seed", seed)
         keep_freed_memory()
         shape = (self._annealing.num_chains, self.size)
         record = Record(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_vae.checks import check_count, check_number
+from pyro_vae.checks import check_count, check_number, in_short
 from pyro_vae.evaluation.hmc import At, adapted, start, transition
 from pyro_vae.evaluation.temperatures import check_schedule, temperatures
 
@@ -54,6 +54,10 @@ class Annealing:
         for name, least in (("num_chains", 1), ("num_leapfrog", 1), ("burn_in", 0)):
             check_count(who, name, getattr(self, name), least)
         check_number(who, "step_size", self.step_size)
+        if not isinstance(self.step_size_bounds, tuple | list) or len(self.step_size_bounds) != 2:
+            raise ValueError(f"{who}: step_size_bounds must be two numbers; got {in_short(self.step_size_bounds)}.")
+        for bound in self.step_size_bounds:
+            check_number(who, "each of step_size_bounds", bound)
         low, high = self.step_size_bounds
         if not 0 < low <= self.step_size <= high < math.inf:
             raise ValueError(

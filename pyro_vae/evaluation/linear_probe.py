@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pyro_vae.checks import check_number
+from pyro_vae.checks import check_number, in_short
 from pyro_vae.evaluation.posterior_means import posterior_means
 from pyro_vae.evaluation.wording import count
+from pyro_vae.programs import data_args, num_rows
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
 
@@ -112,9 +113,12 @@ def linear_probe(
     if not l2 > 0:
         raise ValueError(f"linear_probe: l2 must be positive; got {l2}. Without it, separable classes have no optimum.")
     for name, x, labels in (("train", train_x, train_labels), ("test", test_x, test_labels)):
-        if labels.is_floating_point() or labels.is_complex() or labels.shape != (len(x),):
+        size = num_rows(data_args("linear_probe", x, guide)[0])
+        if not isinstance(labels, Tensor):
+            raise ValueError(f"linear_probe: {name}_labels must be a tensor of integers; got {in_short(labels)}.")
+        if labels.is_floating_point() or labels.is_complex() or labels.shape != (size,):
             raise ValueError(
-                f"linear_probe: {name}_labels must be integers of shape ({len(x)},), one for each datum of {name}_x; "
+                f"linear_probe: {name}_labels must be integers of shape ({size},), one for each datum of {name}_x; "
                 f"got {labels.dtype} of shape {tuple(labels.shape)}."
             )
     classes, targets = train_labels.cpu().unique(return_inverse=True)

@@ -13,7 +13,7 @@ from torch.distributions import Independent, VonMises
 from pyro_vae.checks import check_count
 from pyro_vae.evaluation.rows import Rows
 from pyro_vae.particles import Site, samples
-from pyro_vae.programs import in_mode, local_params, plain_errors
+from pyro_vae.programs import check_arguments, in_mode, local_params, plain_errors
 from pyro_vae.protocols import PosteriorGuide, Program
 from pyro_vae.sites import PLATE
 
@@ -83,6 +83,7 @@ def posterior_means(
     """
     check_count(who, "num_samples", num_samples)
     rows = Rows(who, x, guide)
+    check_arguments(rows.args, guide=guide)
     blocks = []
     with torch.no_grad(), in_mode(rows.modules, training=False), pyro.validation_enabled(False), local_params(guide):
         for start in range(0, rows.size, BLOCK):

@@ -97,10 +97,7 @@ class TensorBatches:
         """Say what the data are."""
         if isinstance(self._data, ImageData):
             return self._data.describe()
-        if isinstance(self._data, Tensor):
-            return {"name": "tensor", "shape": list(self._data.shape), "content_hash": _content_hash(self._columns)}
-        shapes = [list(column.shape) for column in self._columns]
-        return {"name": "tensors", "shapes": shapes, "content_hash": _content_hash(self._columns)}
+        return describe_tensors(self._data)
 
 
 class LoaderBatches:
@@ -150,13 +147,7 @@ class LoaderBatches:
 
     def describe(self) -> dict[str, Any]:
         """Say what the data are."""
-        dataset = type(self._loader.dataset)
-        return {
-            "name": "DataLoader",
-            "dataset": f"{dataset.__module__}:{dataset.__qualname__}",
-            "batches": self.steps,
-            "batch_size": self._loader.batch_size,
-        }
+        return {**describe_loader(self._loader), "batches": self.steps, "batch_size": self._loader.batch_size}
 
 
 def columns_of(argument: str, what: str, data: Any) -> list[Tensor]:
@@ -192,11 +183,23 @@ def as_input(columns: list[Tensor]) -> Any:
     return columns[0] if len(columns) == 1 else tuple(columns)
 
 
-def _content_hash(columns: list[Tensor]) -> str:
+def describe_tensors(data: Tensor | tuple[Tensor, ...]) -> dict[str, Any]:
+    """Say what data in memory are: shapes, and a hash of the content."""
+    columns = [data] if isinstance(data, Tensor) else list(data)
     digest = hashlib.sha256()
     for column in columns:
         digest.update(column.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    shapes = [list(column.shape) for column in columns]
+    shape = (
+        {"name": "tensor", "shape": shapes[0]} if isinstance(data, Tensor) else {"name": "tensors", "shapes": shapes}
+    )
+    return {**shape, "content_hash": digest.hexdigest()}
+
+
+def describe_loader(loader: DataLoader) -> dict[str, Any]:
+    """Say what a DataLoader loads, as far as can be seen."""
+    dataset = type(loader.dataset)
+    return {"name": "DataLoader", "dataset": f"{dataset.__module__}:{dataset.__qualname__}"}
 
 
 def _not_one_tensor(batch: Any) -> str:

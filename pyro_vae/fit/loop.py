@@ -16,9 +16,18 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pyro_vae.checks import in_short
 from pyro_vae.data import ImageData
 from pyro_vae.files import alone_in
-from pyro_vae.fit.batches import Batches, LoaderBatches, TensorBatches, as_input, columns_of
+from pyro_vae.fit.batches import (
+    Batches,
+    LoaderBatches,
+    TensorBatches,
+    as_input,
+    columns_of,
+    describe_loader,
+    describe_tensors,
+)
 from pyro_vae.fit.describe import describe, describe_settings
 from pyro_vae.fit.gradients import BatchLoss
 from pyro_vae.fit.levels import LEVELS, make_step
@@ -134,6 +143,10 @@ def fit(
         patience=patience,
         seed=seed,
     )
+    if out is not None and not isinstance(out, str | Path):
+        raise ValueError(f"fit: out must be the path of a folder; got {in_short(out)}.")
+    if recipe is not None and not isinstance(recipe, Mapping):
+        raise ValueError(f"fit: recipe must be a mapping of settings; got {in_short(recipe)}.")
     if resume and out is None:
         raise ValueError("fit: resume=True needs the run folder: out=...")
     check_programs("fit", model, guide)
@@ -182,6 +195,7 @@ def fit(
         "model": describe(model),
         "guide": describe(guide),
         "data": batches.describe(),
+        "valid": _describe_valid(valid),
         "objective": describe_settings(objective),
         "optimizer": describe_settings(optimizer),
         "scheduler": scheduler if schedule is None or isinstance(scheduler, str) else describe_settings(schedule),
@@ -263,6 +277,13 @@ def _valid_blocks(
         return as_input([part.to(dtype) if part.is_floating_point() else part for part in rows])
 
     return lambda: (block(start) for start in blocks)
+
+
+def _describe_valid(valid: Tensor | tuple[Tensor, ...] | DataLoader | None) -> dict[str, Any] | None:
+    """Say which validation data were passed, None where an ``ImageData`` brings its own or there are none."""
+    if valid is None:
+        return None
+    return describe_loader(valid) if isinstance(valid, DataLoader) else describe_tensors(valid)
 
 
 def _all_inputs(data: ImageData | Tensor | tuple[Tensor, ...] | DataLoader, first: Any) -> Any:

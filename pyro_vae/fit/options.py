@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_vae.checks import check_count, check_number, check_whole, in_short
+from pyro_vae.checks import check_count, check_number, in_short
 from pyro_vae.fit.schedules import SCHEDULES
 from pyro_vae.graph import in_one_line
 from pyro_vae.objectives.without_jit import without_jit
@@ -31,6 +31,8 @@ def as_device(device: str | torch.device) -> torch.device:
     Raises:
         ValueError: it is unknown to torch, or not on this machine.
     """
+    if not isinstance(device, str | torch.device):
+        raise ValueError(f"fit: device must be a name, as 'cpu' or 'cuda:1'; got {in_short(device)}.")
     try:
         target = torch.device(device)
         torch.zeros(1, device=target)
@@ -143,7 +145,7 @@ def check_settings(
     if compile not in levels:
         raise ValueError(f"fit: compile must be one of {', '.join(levels)}; got {compile!r}.")
     check_count("fit", "kl_warmup", kl_warmup, least=0)
-    check_whole("fit", "seed", seed)
+    check_count("fit", "seed", seed, least=0)
     if clip_grad_norm is not None:
         check_number("fit", "clip_grad_norm", clip_grad_norm)
         if not clip_grad_norm > 0:

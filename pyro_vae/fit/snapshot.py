@@ -36,7 +36,7 @@ def open_folder(folder: Path, config: dict[str, Any], resume: bool) -> bool:
         differing = [
             f"{key}: was {stored.get(key)}, now {config[key]}"
             for key in config
-            if key not in FREE_ON_RESUME and _differ(stored.get(key), config[key])
+            if key not in FREE_ON_RESUME and key in stored and _differ(stored[key], config[key])
         ]
         if differing:
             raise RunError(f"{folder} cannot be resumed with other settings; {'; '.join(differing)}.")

@@ -58,7 +58,7 @@ def trained_pair(model: Program, guide: Program, x: Any, objective: Objective) -
         try:
             of_guide = poutine.trace(guide).get_trace(*args)
             of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(*args)
-        except (RuntimeError, ValueError):
+        except (RuntimeError, ValueError, TypeError):
             # They cannot be run together: that has been said.
             raise reason from None
     of_model, of_guide = prune_subsample_sites(of_model), prune_subsample_sites(of_guide)

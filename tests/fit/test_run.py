@@ -108,6 +108,7 @@ def test_the_configuration_says_how_to_do_it_again(tmp_path):
             "content_hash": "abc",
             "source": "made here",
         },
+        "valid": None,
         "scheduler": {"class": "torch.optim.lr_scheduler:StepLR", "step_size": 2, "gamma": 0.1},
         "epochs": 2,
         "batch_size": 20,
