@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 import pyro_vae
 from pyro_vae.evaluation import LogLikelihood
+from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.parts import make_pair, part_names
 
 
@@ -74,7 +75,9 @@ def load(args: argparse.Namespace) -> tuple[pyro_vae.Run, pyro_vae.data.ImageDat
     run = pyro_vae.load_run(args.run)
     names = ("binarization", "seed", "valid_size")
     options = {name: run.data[name] for name in names if run.data.get(name) is not None}
-    return run, pyro_vae.load_data(run.data["name"], args.root, **options)
+    data = pyro_vae.load_data(run.data["name"], args.root, **options)
+    require_same_data(run.data, data, args.run)
+    return run, data
 
 
 def train(args: argparse.Namespace) -> tuple[pyro_vae.Run, pyro_vae.data.ImageData]:

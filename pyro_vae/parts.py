@@ -11,7 +11,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from torch import Tensor
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyro_vae.trust import require_trusted
+
+MOST_CHARACTERS = 10_000
+"""Of a part's name with its options."""
 
 PACKAGES = {
     "model": "pyro_vae.models",
@@ -46,11 +52,13 @@ def find_part(kind: str, name: str) -> type:
 
     Raises:
         ValueError: there is no such part, file, module or class; an unknown name suggests the nearest.
+        RunError: the name is a file's that the user has not said to trust, and the class none of the package's.
 
     >>> find_part("guide", "mean_field").__name__
     'MeanFieldGuide'
     """
     if ":" in name:
+        require_trusted(name)
         return _own_class(kind, name)
     known = part_names(kind)
     if name not in known:
@@ -76,15 +84,17 @@ def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
     """
     name, bracket, rest = text.strip().partition("(")
     try:
+        if len(text) > MOST_CHARACTERS:
+            raise ValueError(text)
         call = _Infinities().visit(ast.parse(f"_({rest}" if bracket else "_()", mode="eval")).body
         if not (name and isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
             raise ValueError(text)
         if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError(text)
         return name.strip(), {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f"{kind}: cannot read {text!r}: write NAME or NAME(option=value, ...), as low_rank(rank=4)."
+            f"{kind}: cannot read {text!r:.200}: write NAME or NAME(option=value, ...), as low_rank(rank=4)."
         ) from error
 
 
@@ -135,7 +145,10 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
     for parameter in parameters.values():
         if parameter.default is parameter.empty and parameter.name not in given | options:
             raise ValueError(f"{kind} {name}: needs `{parameter.name}`, which was not given.")
-    return cls(**given, **options)
+    try:
+        return cls(**given, **options)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f"{kind} {name}: cannot be made with {options or 'its settings'}: {error}.") from error
 
 
 def check_options(kind: str, text: str) -> None:
@@ -272,11 +285,21 @@ def _own_class(kind: str, name: str) -> type:
     module = _from_file(kind, Path(where)) if where.endswith(".py") else _from_module(kind, where)
     found = getattr(module, class_name, None)
     if inspect.isclass(found):
+        if not _is_of(kind, found):
+            owes = "a subclass of pyro.infer.ELBO" if kind == "objective" else "a torch.nn.Module, or has __call__"
+            raise ValueError(f"{kind}: {name} is no {kind}: its class is {owes}.")
         return found
     classes = [n for n, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
     raise ValueError(
         f"{kind}: {where} does not define the class {class_name!r}; it defines {', '.join(sorted(classes)) or 'none'}."
     )
+
+
+def _is_of(kind: str, cls: type) -> bool:
+    """Whether a class can be a part of a kind, before it is called."""
+    if kind == "objective":
+        return issubclass(cls, ELBO) or all(hasattr(cls, name) for name in ("loss", "differentiable_loss"))
+    return issubclass(cls, nn.Module) or any("__call__" in vars(base) for base in cls.__mro__)
 
 
 def _from_module(kind: str, path: str) -> ModuleType:

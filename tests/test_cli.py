@@ -308,7 +308,7 @@ def test_a_typo_suggests_the_nearest(words, nearest):
         (["fit", "--guide", "iaf", "--guide.encoder", "x"], "guide iaf: encoder can be given in Python only."),
         (["fit", "--guide", "nothing.py:Mine"], "there is no file nothing.py."),
         (["fit", "extra"], "'extra' is one word too many."),
-        (["fit", "--config", "nothing.yaml"], "nothing.yaml: No such file or directory."),
+        (["fit", "--config", "nothing.yaml"], "nothing.yaml cannot be read: No such file or directory."),
         (["fit", "--data", "mnist-6k", "--out", "new"], "unknown data set 'mnist-6k'"),
         (["evaluate"], "evaluate needs RUN."),
         (["evaluate", "nowhere"], "no run folder at nowhere."),

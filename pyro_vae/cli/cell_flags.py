@@ -1,21 +1,21 @@
 """A cell from flags, from the configuration of a run, or from both."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pyro_vae.cli.part_flags import Part, options_given
 from pyro_vae.cli.signature import options_of
 from pyro_vae.cli.usage import Parser
-from pyro_vae.comparison.cell import MODEL_SETTINGS, Cell
+from pyro_vae.comparison.cell import MODEL_SETTINGS, Cell, canonical_name
 from pyro_vae.comparison.results import read_cell
 from pyro_vae.errors import RunError
 from pyro_vae.fit.run import CONFIG
-from pyro_vae.parts import PACKAGES, part_names
+from pyro_vae.parts import PACKAGES, parse_part, part_names
+from pyro_vae.reading import read_yaml, shown
+from pyro_vae.trust import names_from
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Cell)}
 
@@ -38,35 +38,39 @@ def add_cell_flags(parser: Parser) -> None:
     rest.add_argument("--decoder", type=Path, metavar="RUN", help=DECODER)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
+def read_settings(path: Path, trust: bool = False, named: Collection[str] = ()) -> dict[str, Any]:
     """Return the settings of a cell in a YAML file, in that of a run, or in a run folder.
 
+    Args:
+        path: of the file or the folder.
+        trust: it may name classes that are not the package's, whose files are then imported.
+        named: such classes that the user has named as well.
+
     Raises:
-        RunError: it has none, or wrong ones.
-        OSError: it cannot be read.
+        RunError: it has none, or wrong ones, cannot be read, or names a class that is not trusted.
     """
     file = path / CONFIG if path.is_dir() else path
-    try:
-        found = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise RunError(f"{file} is no text.") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise RunError(f"{file}{where}: {getattr(error, 'problem', None) or error}.") from error
+    found = read_yaml(file, path if path.is_dir() else None)
     if isinstance(found, Mapping) and "recipe" in found and "format" in found:
-        return read_cell(file.parent).settings() if file.name == CONFIG else _checked(file, found["recipe"])
-    return _checked(file, found)
-
-
-def _checked(file: Path, found: Any) -> dict[str, Any]:
+        if file.name == CONFIG:
+            return read_cell(file.parent, trust=trust, named=named).settings()
+        found = found["recipe"]
     if not isinstance(found, Mapping):
-        raise RunError(f"{file} must hold settings, as `guide: iaf`; it holds {found!r:.60}.")
+        raise RunError(f"{file} must hold settings, as `guide: iaf`; it holds {shown(found)}.")
     try:
-        Cell.of(found)
+        with names_from(file, trust=trust, named=named):
+            Cell.of(found)
+    except RunError:
+        raise
     except ValueError as error:
         raise RunError(f"{file}: {error}") from error
     return dict(found)
+
+
+def named_classes(known: argparse.Namespace) -> set[str]:
+    """Return the classes of the user's own that flags name, as a cell has them."""
+    names = [parse_part(kind, getattr(known, kind))[0] for kind in PACKAGES if getattr(known, kind, None)]
+    return {canonical_name(name) for name in names if ":" in name}
 
 
 def chosen_parts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Part]:
@@ -88,7 +92,7 @@ def cell_of(args: argparse.Namespace, base: Mapping[str, Any], parts: Mapping[st
             given[kind] = part.text_with(options)
     settings = {**base, **given}
     if "decoder" in args:
-        decoder = read_cell(args.decoder)
+        decoder = read_cell(args.decoder, trust=args.trust, named=named_classes(args))
         model = {name: value for name, value in decoder.settings().items() if name in MODEL_SETTINGS}
         settings = {**model, **settings, "decoder": decoder.settings()}
     return Cell.of(settings)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.report import add_tables, reason_of, write_reports
+from pyro_vae.cli.runs import add_trust
 from pyro_vae.cli.signature import options_of
 from pyro_vae.cli.usage import Parser
 from pyro_vae.comparison import compare
+from pyro_vae.errors import CheckpointError
 
 
 def run(argv: Sequence[str], output: Output) -> int:
@@ -23,16 +25,20 @@ def run(argv: Sequence[str], output: Output) -> int:
         "its values, all combinations; or `cells`, a list; and `common`, settings of all")  # fmt: skip
     group = parser.add_argument_group("where and how")
     group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
-    options = options_of(compare, skip=("grid", "out", "progress"))
+    options = options_of(compare, skip=("grid", "out", "progress", "trust"))
     for option in options.values():
         option.add(group)
     add_tables(parser)
+    add_trust(parser, "GRID.yaml")
     parser.add_switches()
     args = parser.read(argv)
     output.after_interrupt = "The same command goes on where it stopped."
     given = {name: value for name, value in vars(args).items() if name in options}
-    comparison = compare(args.grid, args.out, progress=output.progress is None, **given)
-    write_reports(comparison, args, output)
+    comparison = compare(args.grid, args.out, progress=output.progress is None, trust=args.trust, **given)
+    try:
+        write_reports(comparison, comparison.path, args, output)
+    except CheckpointError as error:
+        output.complain(f"{error} `pyro-vae report {args.out} --out DIR` writes the report elsewhere.")
     for result in comparison.failed:
         output.complain(f"{result.cell.label(comparison.varying)} failed: {reason_of(result)} ({result.path})")
     return 1 if comparison.failed else 0

@@ -6,14 +6,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli.output import Output, finite
-from pyro_vae.cli.runs import Fitted, add_run, find_decoder, open_run, require_fitted, run_line, settings_of
+from pyro_vae.cli.output import Output, finite, where_to
+from pyro_vae.cli.runs import (
+    Fitted,
+    add_moved_data,
+    add_run,
+    add_trust,
+    find_decoder,
+    open_run,
+    require_fitted,
+    run_line,
+    settings_of,
+)
 from pyro_vae.cli.signature import Option, options_of
 from pyro_vae.cli.usage import Parser, UsageError
 from pyro_vae.cli.wording import in_text
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.results import EVALUATION, is_finished, read_cell
-from pyro_vae.comparison.run_cell import images_hash, measure_cell, run_cell
+from pyro_vae.comparison.results import EVALUATION, is_finished, read_cell, read_result
+from pyro_vae.comparison.run_cell import images_hash, load_data_of, measure_cell, run_cell
 from pyro_vae.evaluation import ais
 from pyro_vae.files import alone_in, write_bytes
 from pyro_vae.fit.options import as_device
@@ -27,7 +37,7 @@ def run(argv: Sequence[str], output: Output) -> int:
     """Run the command."""
     args = _parser().read(argv)
     path: Path = args.run
-    cell = read_cell(path)
+    cell = read_cell(path, trust=args.trust)
     require_fitted(path, cell)
     given = {name: value for name, value in vars(args).items() if name in MEASURED}
     wanted = replace(cell, **given)
@@ -37,9 +47,9 @@ def run(argv: Sequence[str], output: Output) -> int:
         raise UsageError(f"--ais_images must be at least 0; got {images}.")
     if chains and not images:
         raise UsageError(f"--ais_{next(iter(chains))} needs --ais_images: how many test images AIS shall measure.")
-    if wanted == cell and not images:
+    if wanted == cell and not images and (args.out is None or is_finished(path, cell)):
         return _own(path, cell, args, output)
-    opened = open_run(path, getattr(args, "decoder", None))
+    opened = open_run(args)
     output.note(f"{opened.run}")
     options = {f"num_{name}": value for name, value in chains.items()}
     if images:
@@ -56,11 +66,17 @@ def run(argv: Sequence[str], output: Output) -> int:
         chains |= {"images": images}
     settings = {name: value for name, value in given.items() if value != getattr(cell, name)}
     settings |= {f"ais_{name}": value for name, value in chains.items()}
-    file = path / f"evaluation,{','.join(f'{name}={in_text(settings[name])}' for name in sorted(settings))}.json"
-    write_bytes(file, (json.dumps(finite(content), indent=2) + "\n").encode())
-    output.note(f"Written to {file}")
+    name = f"evaluation,{','.join(f'{name}={in_text(settings[name])}' for name in sorted(settings))}.json"
+    _write(args.out or path / name, content, output)
     output.give(content)
     return 0
+
+
+def _write(file: Path, content: dict[str, Any], output: Output) -> None:
+    with where_to(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(file, (json.dumps(finite(content), indent=2) + "\n").encode())
+    output.note(f"Written to {file}")
 
 
 def _parser() -> Parser:
@@ -85,23 +101,31 @@ def _parser() -> Parser:
         replace(option, name=f"ais_{name}", help=f"{name} of each image").add(chains)
     group.add_argument("--decoder", type=Path, metavar="RUN", help="run whose model was taken over, where it is not "
         "beside this one")  # fmt: skip
+    help = "file to write to, in place of one in RUN"
+    group.add_argument("--out", type=Path, metavar="FILE", default=None, help=help)
+    add_moved_data(group)
+    add_trust(group)
     parser.add_switches()
     return parser
 
 
 def _own(path: Path, cell: Cell, args: Any, output: Output) -> int:
     """Say what a run's own settings found, and measure it first where that was not done yet."""
-    decoder = None
     if is_finished(path, cell):
         output.note(f"Measured with these settings before: {path / EVALUATION}")
+        result = read_result(path, cell)
     else:
-        decoder = find_decoder(cell, getattr(args, "decoder", None), [path.resolve().parent])
-    with alone_in(path):
-        result = run_cell(cell, path, decoder=decoder, progress=output.progress)
+        decoder = find_decoder(cell, getattr(args, "decoder", None), [path.resolve().parent], args.trust)
+        data = load_data_of(cell, args.data)
+        with where_to(path), alone_in(path):
+            result = run_cell(cell, path, data=data, decoder=decoder, progress=output.progress)
     output.say(run_line(result))
     for line in result.evaluation["in_words"]:
         output.say(line)
-    output.give({"run": str(path), "settings": settings_of(cell, MEASURED), **result.evaluation})
+    content = {"run": str(path), "settings": settings_of(cell, MEASURED), **result.evaluation}
+    if args.out is not None:
+        _write(args.out, content, output)
+    output.give(content)
     return 0
 
 

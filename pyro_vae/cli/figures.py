@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae import plots
-from pyro_vae.cli.output import Output
-from pyro_vae.cli.runs import Fitted, add_run, open_run
+from pyro_vae.cli.output import Output, where_to
+from pyro_vae.cli.runs import Fitted, add_moved_data, add_run, add_trust, open_run
 from pyro_vae.cli.usage import Parser
 from pyro_vae.evaluation import active_units
 from pyro_vae.evaluation.posterior_means import draw_latent, posterior_means
@@ -46,15 +46,21 @@ def run(argv: Sequence[str], output: Output) -> int:
     add_run(parser)
     help = "run whose model was taken over, where it is not beside this one"
     parser.add_argument("--decoder", type=Path, metavar="RUN", help=help)
+    help = f"folder to draw into (default: RUN/{FIGURES})"
+    parser.add_argument("--out", type=Path, metavar="DIR", default=None, help=help)
+    add_moved_data(parser)
+    add_trust(parser)
     parser.add_switches()
     args = parser.read(argv)
-    opened = open_run(args.run, getattr(args, "decoder", None))
-    folder = args.run / FIGURES
-    folder.mkdir(exist_ok=True)
+    opened = open_run(args)
+    folder = args.out or args.run / FIGURES
+    with where_to(folder):
+        folder.mkdir(parents=args.out is not None, exist_ok=True)
     written = []
     for name, figure in _figures(opened, output):
         file = folder / f"{name}.png"
-        figure.savefig(file)
+        with where_to(folder):
+            figure.savefig(file)
         written.append(str(file))
         output.say(str(file))
     output.give({"run": str(args.run), "figures": written})

@@ -8,14 +8,14 @@ from typing import Any
 
 import yaml
 
-from pyro_vae.cli.cell_flags import add_cell_flags, cell_of, chosen_parts, part_texts, read_settings
+from pyro_vae.cli.cell_flags import add_cell_flags, cell_of, chosen_parts, named_classes, part_texts, read_settings
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
-from pyro_vae.cli.runs import differing, find_decoder, run_line
+from pyro_vae.cli.runs import add_trust, classes_of, differing, find_decoder, run_line
 from pyro_vae.cli.usage import Parser, wants_help
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import read_cell
-from pyro_vae.comparison.run_cell import fit_cell, run_cell
+from pyro_vae.comparison.run_cell import fit_cell, load_data_of, run_cell
 from pyro_vae.errors import RunError
 from pyro_vae.files import LOCK, alone_in
 from pyro_vae.fit.run import CONFIG
@@ -40,6 +40,7 @@ def run(argv: Sequence[str], output: Output) -> int:
             part.add_flags(parser)
     parser.add_switches()
     args = parser.read(argv, lambda flag: _explained(flag, parts))
+    moved = _moved_data(args, base)
     cell = cell_of(args, base, parts)
     if "print_config" in args:
         output.say(yaml.safe_dump(cell.settings(), sort_keys=False, allow_unicode=True).rstrip())
@@ -48,17 +49,19 @@ def run(argv: Sequence[str], output: Output) -> int:
     out = args.out if "out" in args else RUNS / _name(cell)
     _check_folder(out, cell, "resume" in args)
     runs = [out, *([args.config if args.config.is_dir() else args.config.parent] if "config" in args else [])]
-    decoder = find_decoder(cell, getattr(args, "decoder", None), [folder.resolve().parent for folder in runs])
+    beside = [folder.resolve().parent for folder in runs]
+    decoder = find_decoder(cell, getattr(args, "decoder", None), beside, args.trust)
     output.note(f"Run folder: {out}")
     output.after_interrupt = f"`pyro-vae fit --resume --out {out}` goes on where the last checkpoint left it."
+    data = None if moved is None else load_data_of(cell, moved)
     with _folder(out):
         if "no_evaluate" in args:
-            fitted = fit_cell(cell, out, decoder=decoder, progress=output.progress)
+            fitted = fit_cell(cell, out, data=data, decoder=decoder, progress=output.progress)
             output.say(str(fitted))
             last = fitted.history[-1]
             output.give({"run": str(out), "settings": cell.settings(), "data": fitted.data, "last_epoch": last})
             return 0
-        result = run_cell(cell, out, decoder=decoder, progress=output.progress)
+        result = run_cell(cell, out, data=data, decoder=decoder, progress=output.progress)
     output.say(run_line(result))
     for line in result.evaluation["in_words"]:
         output.say(line)
@@ -83,6 +86,7 @@ def _parser() -> Parser:
     add("--no_evaluate", action="store_true", help="only fit; `pyro-vae evaluate RUN` measures later")
     add("--config", type=Path, metavar="FILE", help="settings: RUN/config.yaml, or what --print_config printed; flags "
         "have the last word")  # fmt: skip
+    add_trust(group, "the run or the file")
     add("--print_config", action="store_true", help="print the settings as YAML, and do nothing else")
     add_cell_flags(parser)
     add_part_help(parser)
@@ -92,12 +96,21 @@ def _parser() -> Parser:
 def _base(known: argparse.Namespace) -> dict[str, Any]:
     """Return the settings that flags change."""
     if "config" in known:
-        return read_settings(known.config)
+        return read_settings(known.config, known.trust, named_classes(known))
     if "resume" in known and "out" in known:
         if not (known.out / CONFIG).is_file():
             raise RunError(f"there is no run to go on with in {known.out}: leave out --resume to start one.")
-        return read_settings(known.out)
+        return read_settings(known.out, known.trust, named_classes(known))
     return {}
+
+
+def _moved_data(args: argparse.Namespace, base: dict[str, Any]) -> str | None:
+    """Take the data out of the flags where a run is resumed whose data have moved, and return where they are."""
+    if "resume" not in args or "data" not in args or "config" in args or args.data == base.get("data", args.data):
+        return None
+    moved: str = args.data
+    del args.data
+    return moved
 
 
 def _explained(flag: str, parts: Mapping[str, Part]) -> str | None:
@@ -114,7 +127,7 @@ def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
     """
     if not (out / CONFIG).is_file():
         return
-    found = read_cell(out)
+    found = read_cell(out, named=classes_of(cell))
     if found != cell:
         raise RunError(f"{out} holds another run: {differing(cell, found)}. Choose another --out.")
     if not resume:

@@ -6,7 +6,10 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, TextIO
+
+from pyro_vae.errors import CheckpointError
 
 
 class HelpWanted(Exception):  # noqa: N818 (no error)
@@ -82,6 +85,20 @@ def standard_output() -> Iterator[TextIO]:
         finally:
             sys.stdout.flush()
             os.dup2(stream.fileno(), 1)
+
+
+@contextlib.contextmanager
+def where_to(folder: Path) -> Iterator[None]:
+    """Say, where results cannot be written to a folder, that another one can be named.
+
+    Raises:
+        CheckpointError: they cannot.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error).removesuffix(".")
+        raise CheckpointError(f"{folder} cannot be written: {reason}. Name another place with --out.") from error
 
 
 def finite(value: Any) -> Any:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli.output import Output
+from pyro_vae.cli.output import Output, where_to
+from pyro_vae.cli.runs import add_moved_data, add_trust
 from pyro_vae.cli.usage import Parser
 from pyro_vae.comparison import CellResult, Comparison
 
@@ -23,11 +24,17 @@ def run(argv: Sequence[str], output: Output) -> int:
     )
     parser.add_argument("comparison", type=Path, metavar="DIR", help="folder that `compare` wrote")
     add_tables(parser)
+    parser.add_argument("--out", type=Path, metavar="OTHER", default=None, help="folder to write to (default: DIR)")
+    add_moved_data(parser)
+    add_trust(parser, "DIR")
     parser.add_switches()
     args = parser.read(argv)
-    comparison = Comparison.read(args.comparison)
-    comparison.write_tables()
-    write_reports(comparison, args, output)
+    comparison = Comparison.read(args.comparison, trust=args.trust)
+    out = args.out.resolve() if args.out else comparison.path
+    with where_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+        comparison.write_tables(out)
+        write_reports(comparison, out, args, output, args.data)
     return 0
 
 
@@ -38,14 +45,17 @@ def add_tables(parser: Parser) -> None:
         group.add_argument(f"--{name}", action="store_true", help=f"write DIR/{file} as well")
 
 
-def write_reports(comparison: Comparison, args: argparse.Namespace, output: Output) -> None:
-    """Write the report and the tables that were asked for; say what was found, and where it is."""
+def write_reports(
+    comparison: Comparison, out: Path, args: argparse.Namespace, output: Output, data: str | None = None
+) -> None:
+    """Write the report and the tables that were asked for into a folder; say what was found, and where it is."""
     # Here, as it brings matplotlib, which no help text needs.
     from pyro_vae.comparison.report import write_report
 
     output.say(str(comparison))
-    tables = {name: str(comparison.path / file) for name, file in TABLES.items() if name in args}
-    written = tables | {"report": str(write_report(comparison, **dict.fromkeys(tables, True)))}
+    tables = {name: str(out / file) for name, file in TABLES.items() if name in args}
+    report = write_report(comparison, out=out, data=data, **dict.fromkeys(tables, True))
+    written = tables | {"report": str(report)}
     for what, path in written.items():
         output.say(f"{what}: {path}")
     output.give({"path": str(comparison.path), **written, **_content(comparison)})

@@ -15,6 +15,7 @@ from pyro_vae.errors import RunError
 from pyro_vae.evaluation.wording import count
 from pyro_vae.fit import Run, load_run
 from pyro_vae.fit.run import CONFIG, bounds
+from pyro_vae.parts import PACKAGES, parse_part
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,32 @@ def add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder, as `fit` and `compare` write them")
 
 
+def add_trust(parser: argparse._ActionsContainer, what: str = "RUN") -> None:
+    """Add the flag that lets a folder or a file name classes of somebody's own."""
+    help = f"import the classes that {what} names, whosever they are: that runs their code"
+    parser.add_argument("--trust", action="store_true", default=False, help=help)
+
+
+def add_moved_data(parser: argparse._ActionsContainer) -> None:
+    """Add the flag that says where data are now."""
+    help = "where the data are now, if not where they were; other data are refused"
+    parser.add_argument("--data", metavar="NAME", default=None, help=help)
+
+
 def run_line(result: CellResult) -> str:
     """Return what was run, as :class:`pyro_vae.Run` says it."""
     history, data = result.history, result.evaluation["data"]
     return f"run of {count(len(history), 'epoch')} on {data['name']} in {result.path}: {bounds(history[-1])}"
 
 
-def find_decoder(cell: Cell, given: Path | None, beside: Sequence[Path]) -> Path | None:
+def find_decoder(cell: Cell, given: Path | None, beside: Sequence[Path], trust: bool = False) -> Path | None:
     """Return the run folder of the model that a cell takes over, None where it takes none.
 
     Args:
         cell: whose model it is.
         given: the folder, where the user has named it.
         beside: folders in which else to look for one with the hash for a name, as comparisons have them.
+        trust: import the classes that it names, whosever they are.
 
     Raises:
         RunError: it is not there, or another one is.
@@ -54,7 +68,7 @@ def find_decoder(cell: Cell, given: Path | None, beside: Sequence[Path]) -> Path
     places = [given] if given is not None else [folder / cell.decoder.hash for folder in beside]
     for place in places:
         if (place / CONFIG).is_file():
-            found = read_cell(place)
+            found = read_cell(place, trust=trust, named=classes_of(cell))
             if found != cell.decoder:
                 raise RunError(f"{place} is not the run whose model is taken over: {differing(cell.decoder, found)}.")
             require_fitted(place, found)
@@ -63,6 +77,12 @@ def find_decoder(cell: Cell, given: Path | None, beside: Sequence[Path]) -> Path
         f"the run takes over the model of another one, which is not at {' or '.join(map(str, places))}: say where it "
         f"is with --decoder."
     )
+
+
+def classes_of(cell: Cell) -> set[str]:
+    """Return the names of the classes that a cell, and the cell whose model it takes, are made of."""
+    names = {parse_part(kind, getattr(cell, kind))[0] for kind in PACKAGES}
+    return names if cell.decoder is None else names | classes_of(cell.decoder)
 
 
 def differing(wanted: Cell, found: Cell) -> str:
@@ -88,16 +108,20 @@ def require_fitted(path: Path, cell: Cell) -> None:
         raise RunError(f"{done}: go on with `pyro-vae fit --resume --out {path}`.")
 
 
-def open_run(path: Path, decoder: Path | None = None) -> Fitted:
+def open_run(args: argparse.Namespace) -> Fitted:
     """Return a run with its fitted pair.
 
+    Args:
+        args: flags: ``run``, ``trust``, ``data`` and, where it was given, ``decoder``.
+
     Raises:
-        RunError: it is missing, damaged, or was stopped on its way.
+        RunError: it is missing, damaged, was stopped on its way or fitted to other data.
     """
-    cell = read_cell(path)
+    path: Path = args.run
+    cell = read_cell(path, trust=args.trust)
     require_fitted(path, cell)
-    data = load_data_of(cell)
-    source = find_decoder(cell, decoder, [path.resolve().parent])
+    data = load_data_of(cell, args.data)
+    source = find_decoder(cell, getattr(args, "decoder", None), [path.resolve().parent], args.trust)
     return Fitted(path, cell, data, load_run(path, *load_pair(path, cell, data, source)))
 
 

@@ -16,6 +16,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
 from pyro_vae.fit.levels import LEVELS
 from pyro_vae.parts import PACKAGES, check_options, find_part, parse_part
+from pyro_vae.reading import shown
 
 FORMAT = 2
 """Of a cell's settings and results. Cells of another format have other hashes, so that nothing old is taken for new."""
@@ -204,8 +205,11 @@ def _data(name: str) -> str:
     Raises:
         ValueError: there is no data set of that name.
     """
-    is_available(name)
-    return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
+    try:
+        is_available(name)
+        return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
+    except OSError as error:
+        raise ValueError(f"data {name!r:.60}: {error.strerror or error}.") from error
 
 
 def _short(value: Any) -> str:
@@ -216,11 +220,15 @@ def _canonical(kind: str, text: str) -> str:
     """Return a part's name and options in one spelling; a file by its absolute path, as a worker elsewhere needs it."""
     name, options = parse_part(kind, text)
     check_options(kind, text)
-    where, _, class_name = name.rpartition(":")
-    if where.endswith(".py"):
-        name = f"{Path(where).resolve()}:{class_name}"
+    name = canonical_name(name)
     given = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
     return f"{name}({given})" if given else name
+
+
+def canonical_name(name: str) -> str:
+    """Return a part's name with its file's absolute path, where it is in a file."""
+    where, _, class_name = name.rpartition(":")
+    return f"{Path(where).resolve()}:{class_name}" if where.endswith(".py") else name
 
 
 def _source_hash(kind: str, text: str) -> str:
@@ -248,13 +256,13 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
                 return tuple(value)
         elif option is float:
             # YAML takes 1e-3, without a point, for text.
-            with contextlib.suppress(TypeError, ValueError):
-                if not isinstance(value, bool):
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                if not isinstance(value, bool) and not math.isnan(float(value)):
                     return float(value)
         elif _is(value, option):
             return value
     wanted = " or ".join(_in_words(option) for option in options)
-    raise ValueError(f"{name} must be {wanted}; got {value!r}.")
+    raise ValueError(f"{name} must be {wanted}; got {shown(value)}.")
 
 
 def _is(value: Any, kind: type) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,14 @@ from pyro_vae.comparison.executors import run_tasks
 from pyro_vae.comparison.grid import FOLDERS, Grid
 from pyro_vae.comparison.progress import shown
 from pyro_vae.comparison.results import is_finished, write_error
-from pyro_vae.comparison.task import Task
-from pyro_vae.errors import FolderBusyError, RunError
+from pyro_vae.comparison.run_cell import load_data_of
+from pyro_vae.comparison.task import Task, folder_of
+from pyro_vae.data import ImageData
+from pyro_vae.errors import CheckpointError, FolderBusyError, RunError
 from pyro_vae.files import alone_in, write_bytes
+from pyro_vae.fit.run import CONFIG, read_config
+from pyro_vae.fit.same_data import require_same_data
+from pyro_vae.reading import read_yaml, require_inside
 
 LOOK_FOR = 2.0
 """Seconds after which a process that holds a comparison's folder has written its grid there."""
@@ -36,6 +41,7 @@ def compare(
     backend: str = "loky",
     scheduler: str | None = None,
     progress: bool | None = None,
+    trust: bool = False,
 ) -> Comparison:
     """Fit and measure all cells of a grid, and return what they say together.
 
@@ -55,6 +61,8 @@ def compare(
         scheduler: the cluster's address, as ``tcp://10.0.0.1:8786``; of Ray, None starts one on this machine.
         progress: show how far it is: True draws bars on a terminal, and elsewhere prints a line as each cell ends;
             None draws on a terminal only.
+        trust: a grid from a YAML file may name classes that are not the package's; their files are then imported. A
+            grid that is written in Python may in any case.
 
     Returns:
         :class:`Comparison`; its tables are in ``out`` as well.
@@ -68,13 +76,18 @@ def compare(
     check_whole("compare", "jobs", jobs)
     if threads is not None:
         check_count("compare", "threads", threads)
-    grid = _as_grid(grid)
+    grid = _as_grid(grid, trust)
     out = Path(out).resolve()
     fits = [Task(cell, out, only_fit=True) for cell in grid.decoders]
     cells = [Task(cell, out) for cell in grid.cells]
     cells = [task for task in cells if not is_finished(task.path, task.cell)]
+    for task in (*fits, *cells):
+        require_inside(task.path, out)
     needed = {task.cell.decoder for task in cells}
     fits = [task for task in fits if task.cell in needed]
+    if cells:
+        every = [*grid.decoders, *grid.cells]
+        _require_same_data(every, [task.cell for task in (*fits, *cells)], out)
     outlook = seed_outlook(grid)
     if cells and outlook is not None:
         logger.warning(outlook)
@@ -100,7 +113,12 @@ def compare(
                 if display is not None:
                     display.end(task, error)
     comparison = Comparison.of(grid, out)
-    comparison.write_tables()
+    try:
+        comparison.write_tables()
+    except CheckpointError:
+        # Of a finished comparison on a disk that is only read, there is nothing to write.
+        if fits or cells:
+            raise
     return comparison
 
 
@@ -132,9 +150,30 @@ def _described(grid: Grid, out: Path) -> Iterator[None]:
                 time.sleep(0.05)
             else:
                 _require_own(out / GRID)
-                write_bytes(out / GRID, content)
+                if not (out / GRID).is_file() or (out / GRID).read_bytes() != content:
+                    write_bytes(out / GRID, content)
                 break
         yield
+
+
+def _require_same_data(done: Sequence[Cell], to_do: Sequence[Cell], out: Path) -> None:
+    """Refuse to go on where data have changed since other cells were fitted to them.
+
+    Raises:
+        RunError: they have.
+    """
+    loaded: dict[tuple[Any, ...], ImageData] = {}
+    waiting = {_data_of(cell): cell for cell in to_do}
+    for cell in done:
+        key, path = _data_of(cell), folder_of(out, cell)
+        if key in waiting and (path / CONFIG).is_file():
+            if key not in loaded:
+                loaded[key] = load_data_of(cell)
+            require_same_data(read_config(path)["data"], loaded[key], path)
+
+
+def _data_of(cell: Cell) -> tuple[Any, ...]:
+    return cell.data, cell.binarization, cell.data_seed, cell.valid_size
 
 
 def _require_own(file: Path) -> None:
@@ -146,14 +185,14 @@ def _require_own(file: Path) -> None:
     if not file.is_file():
         return
     try:
-        own = FOLDERS in yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, TypeError, yaml.YAMLError):
-        own = False
-    if not own:
+        found = read_yaml(file, file.parent)
+    except RunError:
+        found = None
+    if not isinstance(found, dict) or FOLDERS not in found:
         raise RunError(f"{file} was not written by compare and would be lost: choose another folder for the results.")
 
 
-def _as_grid(grid: Grid | Mapping[str, Any] | str | Path) -> Grid:
+def _as_grid(grid: Grid | Mapping[str, Any] | str | Path, trust: bool) -> Grid:
     if isinstance(grid, Grid):
         return grid
-    return Grid.of(grid) if isinstance(grid, Mapping) else Grid.read(grid)
+    return Grid.of(grid) if isinstance(grid, Mapping) else Grid.read(grid, trust=trust)

@@ -1,6 +1,7 @@
 """What the cells of a comparison say together: one tidy table, and paired statistics on the same test images."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -8,20 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.grid import FOLDERS, SETTINGS, Grid
-from pyro_vae.comparison.results import UNFINISHED, CellResult, read_result
+from pyro_vae.comparison.results import EVALUATION, UNFINISHED, CellResult, read_result
 from pyro_vae.comparison.statistics import PairedDifference, Ranking, compare_all, paired_difference
 from pyro_vae.comparison.task import CELLS
 from pyro_vae.errors import RunError
 from pyro_vae.files import write_bytes
+from pyro_vae.reading import Fields, read_yaml, require_inside, shown
+from pyro_vae.trust import names_from
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GRID, CSV, PARQUET = "grid.yaml", "results.csv", "results.parquet"
+
+HASH = re.compile(r"[0-9a-f]{16}")
+"""A cell's, which names its folder."""
 
 QUANTITIES = {
     "elbo": True,
@@ -70,21 +75,34 @@ class Comparison:
     """Settings by which the cells differ."""
 
     @classmethod
-    def read(cls, path: str | Path) -> "Comparison":
+    def read(cls, path: str | Path, *, trust: bool = False) -> "Comparison":
         """Return the comparison in a folder, as far as it is computed.
 
+        Args:
+            path: the folder.
+            trust: import the classes that it names, whosever they are.
+
         Raises:
-            RunError: the folder has no comparison, or one that is damaged or of another version.
+            RunError: the folder has no comparison, or one that is damaged or of another version, or that names a class
+                that is not trusted.
         """
         path = Path(path).resolve()
+        file = path / GRID
+        if not file.is_file():
+            raise RunError(f"{path} holds no comparison: it has no {GRID}.")
+        fields = Fields.of(read_yaml(file, path), str(file))
         try:
-            description = yaml.safe_load((path / GRID).read_text(encoding="utf-8"))
-            folders = description[FOLDERS]
-            grid = Grid.of(description)
-        except FileNotFoundError as error:
-            raise RunError(f"{path} holds no comparison: it has no {GRID}.") from error
-        except (OSError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
-            raise RunError(f"{path / GRID} cannot be read: {error}") from error
+            with names_from(file, trust=trust):
+                grid = Grid.of(fields.values)
+        except RunError:
+            raise
+        except ValueError as error:
+            raise RunError(f"{file} cannot be read: {error}") from error
+        folders = fields.texts(FOLDERS)
+        if len(folders) != len(grid.cells) or not all(HASH.fullmatch(folder) for folder in folders):
+            raise fields.error(FOLDERS, f"{len(grid.cells)} hashes of 16 hex digits, one for each cell")
+        for folder in folders:
+            require_inside(path / CELLS / folder, path)
         results = [
             read_result(path / CELLS / folder, cell, folder) for cell, folder in zip(grid.cells, folders, strict=True)
         ]
@@ -185,10 +203,11 @@ class Comparison:
 
         return pd.DataFrame([_row(result) for result in self.results])
 
-    def write_tables(self) -> None:
-        """Write the table as Parquet and CSV into the comparison's folder."""
-        write_bytes(self.path / CSV, self.table.to_csv(index=False).encode())
-        write_bytes(self.path / PARQUET, self.table.to_parquet(index=False))
+    def write_tables(self, out: Path | None = None) -> None:
+        """Write the table as Parquet and CSV into a folder, the comparison's own unless given."""
+        out = self.path if out is None else out
+        write_bytes(out / CSV, self.table.to_csv(index=False).encode())
+        write_bytes(out / PARQUET, self.table.to_parquet(index=False))
 
     def __str__(self) -> str:
         lines = [f"{len(self.finished)} of {len(self.results)} cells finished in {self.path}"]
@@ -260,6 +279,8 @@ def _row(result: CellResult) -> dict[str, Any]:
 
 def _number(found: Mapping[str, Any], name: str) -> float:
     value = found.get(name)
+    if not isinstance(value, int | float | None):
+        raise RunError(f"{name} of {EVALUATION} must be a number; got {shown(value)}.")
     return math.nan if value is None else float(value)
 
 

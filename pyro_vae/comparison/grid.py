@@ -2,14 +2,16 @@
 
 import difflib
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pyro_vae.comparison.cell import MEASUREMENT, MODEL_SETTINGS, Cell
+from pyro_vae.errors import RunError
+from pyro_vae.reading import Place, read_yaml_with_lines, shown
+from pyro_vae.trust import names_from
 
 DESIGNS = ("joint", "frozen")
 KEYS = ("design", "common", "grid", "cells", "decoder")
@@ -18,8 +20,8 @@ FOLDERS = "folders"
 """A key that only a grid has which :func:`pyro_vae.compare` has written: its cells' folders, in their order."""
 SETTINGS = tuple(field.name for field in fields(Cell) if field.name != "decoder")
 
-Place = tuple[str | int, ...]
-"""Keys and positions on the way from the top of a YAML file to a value."""
+MOST_CELLS = 100_000
+"""Of one grid."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,9 @@ class Grid:
         if "decoder" in description and design != "frozen":
             raise reader.error(("decoder",), "`decoder` is for `design: frozen`, whose cells take over its model.")
         decoder = reader.settings(description.get("decoder"), ("decoder",))
+        number = math.prod(len(values) for values in axes.values()) + len(own)
+        if number > MOST_CELLS:
+            raise reader.error(("grid",), f"a grid has at most {MOST_CELLS:,} cells; this one has {number:,}.")
         combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
         cells = []
         for settings in [*(combinations if axes else []), *own]:
@@ -97,27 +102,23 @@ class Grid:
             raise reader.error((), str(error)) from error
 
     @classmethod
-    def read(cls, path: str | Path) -> "Grid":
+    def read(cls, path: str | Path, *, trust: bool = False) -> "Grid":
         """Return the grid of a YAML file.
 
+        Args:
+            path: the file.
+            trust: it may name classes that are not the package's, whose files are then imported.
+
         Raises:
-            ValueError: the file is missing, is no YAML, or says what :meth:`of` refuses; with the line.
+            ValueError: the file is missing, is no YAML, names a class that is not trusted, or says what :meth:`of`
+                refuses; with the line.
         """
         path = Path(path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
-        try:
-            description, lines = _with_lines(text)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else "?"
-            raise ValueError(f"{path}, line {line}: {error.problem or error}.") from error
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is no YAML: {error}") from error
+        description, lines = read_yaml_with_lines(path)
         if not isinstance(description, Mapping):
-            raise ValueError(f"{path} must hold {', '.join(KEYS)}; it holds {description!r:.60}.")
-        return cls.of(description, lines, str(path))
+            raise ValueError(f"{path} must hold {', '.join(KEYS)}; it holds {shown(description)}.")
+        with names_from(path, trust=trust):
+            return cls.of(description, lines, str(path))
 
     @property
     def varying(self) -> tuple[str, ...]:
@@ -162,7 +163,7 @@ class _Reader:
     def check_keys(self, found: Any, known: Sequence[str], place: Place, what: str) -> None:
         """Refuse a key that is not known, and suggest the nearest."""
         if not isinstance(found, Mapping):
-            raise self.error(place, f"expected `key: value` lines, with {', '.join(known)}; got {found!r:.60}.")
+            raise self.error(place, f"expected `key: value` lines, with {', '.join(known)}; got {shown(found)}.")
         for key in found:
             if key not in known:
                 nearest = difflib.get_close_matches(str(key), known, n=1)
@@ -185,7 +186,7 @@ class _Reader:
         self.check_keys(found, SETTINGS, ("grid",), "setting")
         for name, values in found.items():
             if not isinstance(values, list | tuple) or not values:
-                raise self.error(("grid", name), f"{name} under `grid` must be a list of values; got {values!r:.60}.")
+                raise self.error(("grid", name), f"{name} under `grid` must be a list of values; got {shown(values)}.")
             for number, value in enumerate(values):
                 self._check(name, value, ("grid", name, number))
         return {name: list(values) for name, values in found.items()}
@@ -194,49 +195,15 @@ class _Reader:
         """Return the cell of settings that go together."""
         try:
             return Cell.of(settings)
+        except RunError:
+            raise
         except ValueError as error:
             raise self.error((), str(error)) from error
 
     def _check(self, name: str, value: Any, place: Place) -> None:
         try:
             Cell.of({name: value})
+        except RunError:
+            raise
         except ValueError as error:
             raise self.error(place, str(error)) from error
-
-
-class _NoDuplicates(yaml.SafeLoader):
-    """Refuses a key that stands twice in one mapping, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping of a node."""
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def _with_lines(text: str) -> tuple[Any, dict[Place, int]]:
-    """Return what a YAML text says, and the line of each key, item and value, from 1."""
-    loader = _NoDuplicates(text)
-    try:
-        node = loader.get_single_node()
-        value = None if node is None else loader.construct_document(node)
-    finally:
-        loader.dispose()
-    lines: dict[Place, int] = {}
-
-    def visit(node: yaml.Node, place: Place) -> None:
-        lines.setdefault(place, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            for key, child in node.value:
-                lines[(*place, key.value)] = key.start_mark.line + 1
-                visit(child, (*place, key.value))
-        elif isinstance(node, yaml.SequenceNode):
-            for number, child in enumerate(node.value):
-                visit(child, (*place, number))
-
-    if node is not None:
-        visit(node, ())
-    return value, lines

@@ -37,8 +37,9 @@ MAX_DRAWN = 6
 
 
 def write_report(
-    comparison: Comparison, *, latex: bool = False, markdown: bool = False, max_drawn: int = MAX_DRAWN
-) -> Path:
+    comparison: Comparison, *, latex: bool = False, markdown: bool = False, max_drawn: int = MAX_DRAWN,
+    out: Path | None = None, data: str | Path | None = None,
+) -> Path:  # fmt: skip
     """Write ``report.html`` into a comparison's folder: all there is to see, in one file that needs no network.
 
     Cells that failed are listed with their error, and what cannot be drawn with the reason.
@@ -49,6 +50,8 @@ def write_report(
         markdown: write it to ``report.md`` as well.
         max_drawn: of how many configurations to show samples, reconstructions and traversals, the best
             log-likelihoods first.
+        out: folder to write to, that of the comparison unless given.
+        data: where the data are now, if not where the cells found them.
 
     Returns:
         The path of ``report.html``.
@@ -57,16 +60,17 @@ def write_report(
         ValueError: ``max_drawn`` is negative.
         CheckpointError: the disk refuses.
     """
-    path = comparison.path / HTML
-    write_bytes(path, to_html(comparison, max_drawn).encode())
+    out = comparison.path if out is None else out
+    path = out / HTML
+    write_bytes(path, to_html(comparison, max_drawn, data).encode())
     if latex:
-        write_bytes(comparison.path / LATEX, to_latex(comparison).encode())
+        write_bytes(out / LATEX, to_latex(comparison).encode())
     if markdown:
-        write_bytes(comparison.path / MARKDOWN, to_markdown(comparison).encode())
+        write_bytes(out / MARKDOWN, to_markdown(comparison).encode())
     return path
 
 
-def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN) -> str:
+def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path | None = None) -> str:
     """Return the page of :func:`write_report`, whose args and errors it has."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -94,7 +98,7 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN) -> str:
         series={one.configuration.name: one for one in series},
         figures=_figures(series) if series else [],
         khats=_khats(series),
-        drawn=_drawn(series[:max_drawn], comparison.path),
+        drawn=_drawn(series[:max_drawn], comparison.path, data),
         varying=varying_settings(comparison),
         common=common_settings(comparison),
         data=distinct(result.evaluation["data"] for result in comparison.finished),
@@ -157,8 +161,8 @@ def _khats(series: Sequence[Series]) -> "list[tuple[Series, Markup]]":
     ]
 
 
-def _drawn(series: Sequence[Series], out: Path) -> list[tuple[Series, CellPictures]]:
-    return list(zip(series, draw_cells([one.configuration.results[0] for one in series], out), strict=True))
+def _drawn(series: Sequence[Series], out: Path, data: str | Path | None) -> list[tuple[Series, CellPictures]]:
+    return list(zip(series, draw_cells([one.configuration.results[0] for one in series], out, data), strict=True))
 
 
 def _markup(svg: str) -> "Markup":

@@ -55,7 +55,7 @@ class CellPictures:
     """What could not, and why."""
 
 
-def draw_cells(results: Sequence[CellResult], out: Path) -> list[CellPictures]:
+def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | None = None) -> list[CellPictures]:
     """Draw what finished cells have learnt, from their run folders.
 
     A cell that cannot be read or drawn does not keep the others from it: it says why.
@@ -63,6 +63,7 @@ def draw_cells(results: Sequence[CellResult], out: Path) -> list[CellPictures]:
     Args:
         results: of the cells to draw.
         out: folder of the comparison.
+        moved: where the data are now, if not where the cells found them.
     """
     loaded: dict[tuple[Any, ...], ImageData] = {}
     found = []
@@ -71,7 +72,7 @@ def draw_cells(results: Sequence[CellResult], out: Path) -> list[CellPictures]:
         key = cell.data, cell.binarization, cell.data_seed, cell.valid_size
         try:
             if key not in loaded:
-                loaded[key] = load_data_of(cell)
+                loaded[key] = load_data_of(cell, moved)
             found.append(_draw_cell(result, out, loaded[key]))
         except Exception as error:
             # A class of the user's own may raise anything, and a report of what is there is worth more than none.

@@ -2,20 +2,20 @@
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from pyro_vae.comparison.cell import FORMAT, Cell
 from pyro_vae.errors import RunError
 from pyro_vae.files import write_bytes
-from pyro_vae.fit.checkpoint import read_tensors
 from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
+from pyro_vae.reading import Fields, read_json, read_tensors, read_text, shown
+from pyro_vae.trust import names_from
 
 EVALUATION, PER_DATUM, ERROR, FITTED = "evaluation.json", "per_datum.safetensors", "error.txt", "fitted.json"
 
@@ -100,21 +100,24 @@ def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
     """
     if not (path / EVALUATION).is_file():
         file = path / ERROR
-        error = file.read_text(encoding="utf-8") if file.is_file() else UNFINISHED
+        error = _printable(read_text(file, path)) if file.is_file() else UNFINISHED
         return CellResult(cell, path, error=error)
     evaluation = _read(path / EVALUATION, hash or cell.hash)
-    try:
-        per_datum, _ = read_tensors(path / PER_DATUM)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise RunError(f"{path / PER_DATUM} cannot be read: {error}. Remove {path}: it is computed again.") from error
-    return CellResult(cell, path, evaluation, per_datum, read_history(path, evaluation["epochs"]))
+    _check_evaluation(Fields.of(evaluation, str(path / EVALUATION)))
+    return CellResult(cell, path, evaluation, _read_per_datum(path), read_history(path, evaluation["epochs"]))
 
 
-def read_cell(path: Path) -> Cell:
+def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -> Cell:
     """Return the cell that a run folder was made of.
 
+    Args:
+        path: the run folder.
+        trust: import the classes that it names, whosever they are.
+        named: classes of the user's own that the user has named as well.
+
     Raises:
-        RunError: it is no run folder, of another version, or was made by ``pyro_vae.fit`` without one.
+        RunError: it is no run folder, of another version, was made by ``pyro_vae.fit`` without one, or names a class
+            that is not trusted.
     """
     recipe = read_config(path).get("recipe")
     if not isinstance(recipe, dict):
@@ -123,7 +126,10 @@ def read_cell(path: Path) -> Cell:
             f"pyro_vae.load_run, and evaluate it in Python."
         )
     try:
-        return Cell.of(recipe)
+        with names_from(path / CONFIG, trust=trust, named=named):
+            return Cell.of(recipe)
+    except RunError:
+        raise
     except ValueError as error:
         raise RunError(f"{path / CONFIG}: {error}") from error
 
@@ -145,14 +151,78 @@ def epochs_done(path: Path) -> int:
 
 def _read(file: Path, hash: str) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise RunError(f"{file} cannot be read: {error}. Remove {file.parent}: it is computed again.") from error
-    if found.get("format") != FORMAT:
+        found = read_json(file, file.parent)
+    except RunError as error:
+        raise RunError(f"{error} Remove {file.parent}: it is computed again.") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        of = found.get("format") if isinstance(found, dict) else None
         raise RunError(
-            f"{file.parent} holds results of format {found.get('format')}; this version reads {FORMAT}. Choose another "
-            f"folder, or remove it."
+            f"{file} holds results of format {shown(of)}; this version reads {FORMAT}. Choose another folder, or "
+            f"remove it."
         )
     if found.get("cell") != hash:
-        raise RunError(f"{file.parent} holds the results of another cell ({found.get('cell')}, not {hash}).")
+        other = shown(found.get("cell")).strip("'")
+        raise RunError(f"{file.parent} holds the results of another cell ({other}, not {hash}).")
     return found
+
+
+_NUMBERS = ("num_", "share_", "median_"), ("_nats", "standard_error", "_threshold")
+"""How names of numbers begin, and how they end."""
+
+
+def _check_evaluation(found: Fields) -> None:
+    """Refuse a field that is missing or of another kind than :func:`pyro_vae.comparison.run_cell.run_cell` writes.
+
+    Raises:
+        RunError: names the field.
+    """
+    found.whole("epochs")
+    for name in ("elbo", "log_likelihood", "gaps"):
+        if name in found.values:
+            numbers = found.fields(name)
+            for key, value in numbers.values.items():
+                if value is not None and (key.startswith(_NUMBERS[0]) or key.endswith(_NUMBERS[1])):
+                    numbers.number(key)
+    found.fields("elbo")
+    found.fields("log_likelihood").number("khat_threshold")
+    if found.has("most_active") and not isinstance(found.values["most_active"], list | dict):
+        raise found.error("most_active", "a list of units")
+    for name in ("fit_seconds", "evaluation_seconds", "model_parameters", "guide_parameters"):
+        found.number(name)
+    for name in ("compiled", "test_images"):
+        found.text(name)
+    data = found.fields("data")
+    for name in ("name", "binarization", "content_hash"):
+        data.text(name)
+    data.whole("seed", least=-(2**63))
+    for name, value in found.fields("environment").values.items():
+        if not isinstance(value, str | int | float | None):
+            raise found.fields("environment").error(name, "a number or a text")
+
+
+def _read_per_datum(path: Path) -> dict[str, Tensor]:
+    file = path / PER_DATUM
+    again = f"Remove {path}: it is computed again."
+    try:
+        tensors, _ = read_tensors(file, path)
+    except RunError as error:
+        raise RunError(f"{error} {again}") from error
+    if "elbo" not in tensors:
+        raise RunError(f"{file}: `elbo` is missing. {again}")
+    for name, values in tensors.items():
+        most = len(tensors["elbo"]) if tensors["elbo"].ndim else 0
+        if values.ndim != 1 or not values.is_floating_point() or not 0 < len(values) <= most:
+            raise RunError(
+                f"{file}: `{name}` must be a number of each test image, or of the first; got shape "
+                f"{tuple(values.shape)} and {values.dtype}. {again}"
+            )
+    return tensors
+
+
+def _printable(text: str) -> str:
+    r"""Return a text without what steers a terminal.
+
+    >>> _printable("\x1b[31mred\n")
+    '[31mred\\n'
+    """
+    return "".join(character for character in text if character.isprintable() or character in "\n\t")

@@ -16,6 +16,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.bounded import bounded, require_sizes
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import (
     CellResult,
@@ -30,26 +31,33 @@ from pyro_vae.data import ImageData, load_data
 from pyro_vae.errors import NonFiniteError, RunError
 from pyro_vae.evaluation import active_units, elbo_terms, inference_gaps, log_likelihood
 from pyro_vae.fit import Run, fit, load_run
-from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.options import as_device
 from pyro_vae.fit.parameters import owners_of
-from pyro_vae.fit.run import CHECKPOINT, read_config
+from pyro_vae.fit.run import CONFIG, read_config, read_fitted
+from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.objectives.without_jit import without_jit
-from pyro_vae.parts import make_guide, make_objective, make_pair
+from pyro_vae.parts import PACKAGES, make_guide, make_objective, make_pair, parse_part
 from pyro_vae.programs import local_params
 from pyro_vae.seeded import seeded
+from pyro_vae.trust import is_declared
 
 FEW = 8
 """Images that a pair is measured on before it is fitted."""
 
 
-def load_data_of(cell: Cell) -> ImageData:
+def load_data_of(cell: Cell, moved: str | Path | None = None) -> ImageData:
     """Return the data of a cell.
+
+    Args:
+        cell: whose they are.
+        moved: where they are now, if not at the place that the cell names.
 
     Raises:
         As for :func:`pyro_vae.load_data`.
     """
-    return load_data(cell.data, binarization=cell.binarization, seed=cell.data_seed, valid_size=cell.valid_size)
+    return load_data(
+        moved or cell.data, binarization=cell.binarization, seed=cell.data_seed, valid_size=cell.valid_size
+    )
 
 
 def make_pair_of(cell: Cell, data: ImageData, decoder: Path | None = None) -> tuple[Any, Any]:
@@ -89,31 +97,53 @@ def load_pair(path: Path, cell: Cell, data: ImageData, decoder: Path | None = No
     Args: as for :func:`make_pair_of`; ``path`` is the run folder.
 
     Raises:
-        RunError: it is missing, damaged, or does not fit.
+        RunError: it is missing, damaged, does not fit, or was fitted to other data.
     """
-    model, guide = make_pair_of(cell, data, decoder)
-    read_config(path)
-    if any(name.startswith("values.store.") for name in read_checkpoint(path / CHECKPOINT)[0]):
-        # Parameters of `pyro.param` statements must be there to be filled.
-        with seeded(cell.seed), torch.no_grad(), poutine.block(), local_params(model, guide):
-            x = data.observe(data.train[:2])
-            guide(x)
-            model(x)
+    require_same_data(read_config(path)["data"], data, path)
+    tensors, _ = read_fitted(path)
+    values = {name: tensor for name, tensor in tensors.items() if name.startswith(("values.", "best."))}
+    size = sum(tensor.numel() for tensor in values.values())
+    names, options = zip(*(parse_part(kind, getattr(cell, kind)) for kind in PACKAGES), strict=True)
+    require_sizes([cell.latent_dim, cell.hidden_dims, cell.encoder_dims or (), options], size, str(path))
+    # A class of the user's own, which the user trusts, may do what it likes.
+    trusted = any(":" in name and not is_declared(name.rpartition(":")[0]) for name in names)
+    try:
+        with contextlib.nullcontext() if trusted else bounded(values, str(path), others=data.train.numel()):
+            # The bias is the checkpoint's; to look for one may take thousands of steps.
+            model, guide = make_pair_of(cell if cell.decoder else replace(cell, init_bias=False), data, decoder)
+        if any(name.startswith("values.store.") for name in tensors):
+            # Parameters of `pyro.param` statements must be there to be filled.
+            with seeded(cell.seed), torch.no_grad(), poutine.block(), local_params(model, guide):
+                x = data.observe(data.train[:2])
+                guide(x)
+                model(x)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        raise RunError(
+            f"{path}: its pair cannot be made again: {type(error).__name__}: {' '.join(str(error).split())}."
+        ) from error
     run = load_run(path, model, guide)
     return run.model, run.guide
 
 
-def load_cell(path: str | Path) -> tuple[Any, Any, ImageData]:
+def load_cell(
+    path: str | Path, *, data: ImageData | str | Path | None = None, trust: bool = False
+) -> tuple[Any, Any, ImageData]:
     """Return the fitted model, the fitted guide and the data of a run folder that a cell was run in.
 
     A model that was taken over from another cell is looked for in the folder beside, as a comparison lays them out.
 
+    Args:
+        path: the run folder.
+        data: its data, or where they are now, if not at the place that the folder names.
+        trust: import the classes that the folder names, whosever they are.
+
     Raises:
-        RunError: the folder is missing or damaged, or was made by :func:`pyro_vae.fit` from objects.
+        RunError: the folder is missing or damaged, was made by :func:`pyro_vae.fit` from objects or fitted to other
+            data, or names a class that is not trusted.
     """
     path = Path(path).resolve()
-    cell = read_cell(path)
-    data = load_data_of(cell)
+    cell = read_cell(path, trust=trust)
+    data = data if isinstance(data, ImageData) else load_data_of(cell, data)
     decoder = None if cell.decoder is None else path.parent / cell.decoder.hash
     return *load_pair(path, cell, data, decoder), data
 
@@ -222,7 +252,10 @@ def measure_cell(
     return evaluation | {"in_words": said}, per_datum
 
 
-def run_cell(cell: Cell, path: Path, *, decoder: Path | None = None, progress: bool | None = False) -> CellResult:
+def run_cell(
+    cell: Cell, path: Path, *, data: ImageData | None = None, decoder: Path | None = None,
+    progress: bool | None = False,
+) -> CellResult:  # fmt: skip
     """Fit and measure a cell in its run folder, as far as that is not done yet.
 
     Only one process at a time may work in the folder: :func:`pyro_vae.files.alone_in` sees to that.
@@ -230,16 +263,19 @@ def run_cell(cell: Cell, path: Path, *, decoder: Path | None = None, progress: b
     Args:
         cell: what to run.
         path: its run folder; its parent is made where it is missing.
+        data: of the cell; loaded unless given.
         decoder: the run folder of the model that it takes over, where it takes one.
         progress: show bars; None shows them on a terminal only.
 
     Raises:
-        RunError: the folder holds another run.
+        RunError: the folder holds another run, or one of other data.
         As for :func:`pyro_vae.load_data` and :func:`pyro_vae.fit`.
     """
     if is_finished(path, cell):
         return read_result(path, cell)
-    data = load_data_of(cell)
+    data = load_data_of(cell) if data is None else data
+    if (path / CONFIG).is_file():
+        require_same_data(read_config(path)["data"], data, path)
     if not is_fitted(path, cell):
         rehearse(cell, data, decoder)
     run = fit_cell(cell, path, data=data, decoder=decoder, progress=progress)

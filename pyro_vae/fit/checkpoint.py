@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.errors import RunError
 from pyro_vae.files import write_bytes
+from pyro_vae.reading import Fields, parse_json, read_tensors, require_inside
 
 FORMAT = 2
 """Raised when a run folder's layout changes so that older ones cannot be read."""
@@ -30,26 +30,18 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[s
     write_bytes(path, save(dict(tensors), metadata))
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return a safetensors file's tensors, in the order of their names, and its metadata.
-
-    The file is opened once: safetensors' own reader opens it twice, and another process may replace it in between.
-
-    Raises:
-        SafetensorError, OSError, ValueError: it cannot be read, or is no such file.
-    """
-    content = path.read_bytes()
-    tensors = load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    return dict(sorted(tensors.items())), header.get("__metadata__", {})
-
-
-def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read_checkpoint(path: Path, inside: Path | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return the tensors and the state of a checkpoint, without executing anything it contains.
+
+    Args:
+        path: the file.
+        inside: the run folder, which it must not lead out of.
 
     Raises:
         RunError: there is none, it is damaged, or it is of another version.
     """
+    if inside is not None:
+        require_inside(path, inside)
     if not path.is_file():
         raise RunError(
             f"no checkpoint at {path}: the run was stopped before its first one. Start it again, or wait where it is "
@@ -59,14 +51,14 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     remedy = "Restore it from a copy, or start the run again in another folder."
     try:
         tensors, metadata = read_tensors(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise RunError(f"{damaged}: {error}. {remedy}") from error
+    except RunError as error:
+        raise RunError(f"{damaged}: {str(error).partition('cannot be read: ')[2]} {remedy}") from error
     if metadata.get("format") != str(FORMAT):
         raise RunError(f"{path} is a checkpoint of format {metadata.get('format')}; this version reads {FORMAT}.")
     state = metadata.get("state", "")
     if metadata.get("sha256") != _digest(tensors, state):
         raise RunError(f"{damaged}: its content does not match its hash. {remedy}")
-    return tensors, json.loads(state)
+    return tensors, dict(Fields.of(parse_json(state, str(path)), str(path)).values)
 
 
 def _digest(tensors: Mapping[str, Tensor], state: str) -> str:

@@ -4,7 +4,6 @@ Constructor arguments are the configuration: a class that keeps each argument un
 of this package does, needs nothing more.
 """
 
-import importlib
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.errors import RunError
+from pyro_vae.reading import shown
+from pyro_vae.trust import trusted_class
 
 STATE = {"last_epoch", "max_plate_nesting"}
 """Constructor arguments that torch's schedulers and Pyro's objectives overwrite while they run."""
@@ -42,7 +43,7 @@ def describe(value: Any) -> Any:
     names = None if isinstance(value, Tensor) else _argument_names(cls)
     if names is not None and all(hasattr(value, name) for name in names):
         args = {name: describe(getattr(value, name)) for name in names}
-        if all(_buildable(argument) for argument in args.values()):
+        if is_buildable(args):
             description["args"] = args
     return description
 
@@ -108,38 +109,51 @@ def _argument_names(cls: type) -> list[str] | None:
     return [p.name for p in parameters]
 
 
-def _buildable(description: Any) -> bool:
-    return not isinstance(description, dict) or "class" not in description or "args" in description
-
-
-def build(description: Any, who: str) -> Any:
+def build(description: Any, who: str, trust: bool = False) -> Any:
     """Undo :func:`describe`.
+
+    Only networks and objectives are built: a class is looked at before it is called, and its module is imported only
+    if it is one of those that define parts of the package, of Pyro or of torch, or if ``trust`` is set.
 
     Args:
         description: what :func:`describe` returned.
         who: what is being built, for the message.
+        trust: the description may name any module, which is imported.
 
     Raises:
-        RunError: the class cannot be imported, refuses its arguments, or was recorded by name only.
+        RunError: the class may not or cannot be imported, is no network, refuses its arguments, or was recorded by
+            name only.
     """
     if isinstance(description, list):
-        return tuple(build(item, who) for item in description)
+        return tuple(build(item, who, trust) for item in description)
     if not isinstance(description, dict) or "class" not in description:
         return description
-    path = description["class"]
+    path, args = description["class"], description.get("args")
+    if not isinstance(path, str):
+        raise RunError(f"{who}: `class` must be a text; got {shown(path)}.")
     if "args" not in description:
         raise RunError(
             f"{who}: {path} was recorded by name only, since it does not keep its constructor arguments. "
             f"Build it yourself and pass it: load_run(path, model=..., guide=...)."
         )
-    module_name, _, name = path.partition(":")
+    if not isinstance(args, dict):
+        raise RunError(f"{who}: `args` of {path} must be fields with names; got {shown(args)}.")
     try:
-        target: Any = importlib.import_module(module_name)
-        for part in name.split("."):
-            target = getattr(target, part)
-        return target(**{key: build(value, who) for key, value in description["args"].items()})
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        target = trusted_class(path, who, trust)
+        return target(**{str(key): build(value, who, trust) for key, value in args.items()})
+    except RunError:
+        raise
+    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(
-            f"{who}: {path} cannot be built again: {error}. Make it importable, or build it yourself and pass it: "
-            f"load_run(path, model=..., guide=...)."
+            f"{who}: {path} cannot be built again: {' '.join(str(error).split())}. Make it importable, or build it "
+            f"yourself and pass it: load_run(path, model=..., guide=...)."
         ) from error
+
+
+def is_buildable(description: Any) -> bool:
+    """Whether :func:`build` can be asked for an object: it, and all in it, were recorded with their arguments."""
+    if isinstance(description, dict):
+        if "class" in description and "args" not in description:
+            return False
+        return all(is_buildable(value) for value in description.values())
+    return all(is_buildable(value) for value in description) if isinstance(description, list) else True

@@ -109,6 +109,11 @@ class Parameters:
                     f"{where}: {name} has shape {tuple(state[name].shape)}, the model and guide at hand need "
                     f"{tuple(tensor.shape)}. Build them with the arguments in config.yaml."
                 )
+            kinds = [(t.is_floating_point(), t.is_complex()) for t in (tensor, state[name])]
+            if kinds[0] != kinds[1]:
+                raise RunError(
+                    f"{where}: {name} is of {state[name].dtype}, the model and guide at hand need {tensor.dtype}."
+                )
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(state[name])

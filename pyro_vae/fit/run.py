@@ -1,5 +1,6 @@
 """A fitted pair, and the folder it lives in."""
 
+import contextlib
 import csv
 import io
 import math
@@ -14,14 +15,25 @@ import torch
 import yaml
 from torch import Tensor
 
+from pyro_vae.bounded import bounded, require_sizes
 from pyro_vae.errors import RunError
 from pyro_vae.files import write_bytes
 from pyro_vae.fit.checkpoint import FORMAT, read_checkpoint
 from pyro_vae.fit.describe import build
 from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.protocols import Program
+from pyro_vae.reading import Fields, read_table, read_yaml, shown
 
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.csv", "checkpoint/last.safetensors"
+
+COLUMNS = ("epoch", "train_bound_nats", "valid_bound_nats", "kl_weight", "learning_rate", "seconds")
+"""Of ``metrics.csv``."""
+
+PARTS = ("values", "best", "optimizer", "rng")
+"""What the name of a checkpoint's tensor starts with."""
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+"""That a pair may have."""
 
 Row = dict[str, float]
 
@@ -90,23 +102,31 @@ def write_config(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return a run's configuration.
+    """Return a run's configuration, whose fields are of the kinds that they must be.
 
     Raises:
-        RunError: the folder or the file is missing, unreadable, or of another version.
+        RunError: the folder or the file is missing, unreadable, of another version, or a field is missing or odd.
     """
     file = path / CONFIG
     if not path.is_dir():
         raise RunError(f"no run folder at {path}.")
     if not file.is_file():
         raise RunError(f"{path} is not a run folder: it has no {CONFIG}.")
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RunError(f"{file} cannot be read: {error}") from error
+    config = read_yaml(file, path)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
-        raise RunError(f"{path} is a run folder of format {found}; this version reads {FORMAT}.")
+        raise RunError(f"{path} is a run folder of format {shown(found)}; this version reads {FORMAT}.")
+    fields = Fields.of(config, str(file))
+    data = fields.fields("data")
+    data.text("name")
+    if data.has("content_hash"):
+        data.text("content_hash")
+    fields.text("dtype", choices=DTYPES)
+    for name in ("model", "guide"):
+        fields.fields(name)
+    for name in ("recipe", "environment"):
+        if fields.has(name):
+            fields.fields(name)
     return config
 
 
@@ -119,11 +139,6 @@ def write_history(path: Path, history: list[Row]) -> None:
     write_bytes(path / METRICS, text.getvalue().encode())
 
 
-def _row(texts: Mapping[str, str]) -> Row:
-    """Return a row of ``metrics.csv``; epochs are counted in whole numbers."""
-    return {key: int(float(text)) if key == "epoch" else float(text) for key, text in texts.items()}
-
-
 def read_history(path: Path, epochs: int) -> list[Row]:
     """Return the first ``epochs`` rows of ``metrics.csv``.
 
@@ -131,13 +146,14 @@ def read_history(path: Path, epochs: int) -> list[Row]:
         RunError: there are fewer, or one is unreadable.
     """
     file = path / METRICS
-    try:
-        with file.open(newline="", encoding="utf-8") as opened:
-            rows = [_row(row) for row in csv.DictReader(opened)][:epochs]
-    except (OSError, ValueError, TypeError) as error:
-        raise RunError(f"{file} cannot be read: {error}") from error
+    rows = read_table(file, COLUMNS, epochs, path)
     if len(rows) < epochs:
         raise RunError(f"{file} has {len(rows)} rows; the checkpoint is of epoch {epochs}.")
+    for number, row in enumerate(rows, 1):
+        if row["epoch"] != number:
+            raise RunError(f"{file}: `epoch` of row {number} must be {number}; got {row['epoch']:g}.")
+        # Epochs are counted in whole numbers.
+        row["epoch"] = number
     return rows
 
 
@@ -148,32 +164,62 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]
     """
     while True:
         config = read_config(path)
-        tensors, state = read_checkpoint(path / CHECKPOINT)
+        tensors, state = read_fitted(path)
         history = read_history(path, state["epoch"])
-        if read_config(path) == config:
+        # As text: a NaN is not equal to itself.
+        if repr(read_config(path)) == repr(config):
             return config, tensors, state, history
 
 
-def load_run(path: str | Path, model: Program | None = None, guide: Program | None = None) -> Run:
+def read_fitted(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors and the state of a run's checkpoint, by :func:`read_checkpoint`, once they are a run's.
+
+    Raises:
+        RunError: as there; or it holds something else.
+    """
+    file = path / CHECKPOINT
+    tensors, state = read_checkpoint(file, path)
+    fields = Fields.of(state, str(file))
+    fields.whole("epoch")
+    fields.text("compiled")
+    if fields.has("best_epoch"):
+        fields.whole("best_epoch", least=1)
+    for name in tensors:
+        part, dot, rest = name.partition(".")
+        if part not in PARTS or not dot or not rest:
+            raise RunError(f"{file}: it holds {shown(name)}, which is no part of a run.")
+    return tensors, state
+
+
+def load_run(
+    path: str | Path, model: Program | None = None, guide: Program | None = None, *, trust: bool = False
+) -> Run:
     """Return the model, guide, data description and history of a run, in evaluation mode.
 
-    No pickle is executed. The pair is built from the classes and arguments in ``config.yaml``, whose modules are
-    imported; a pair that cannot be described that way is passed in.
+    A folder is data: nothing in it is executed. The pair is built from the classes and arguments in ``config.yaml``,
+    as far as they are the package's, Pyro's or torch's parts; others are imported only if ``trust`` is set, and a pair
+    that cannot be described that way is passed in.
 
     Args:
         path: the run folder.
         model: the model to fill, built as it was for ``fit``; needed only where the message says so.
         guide: the same for the guide.
+        trust: import and call the classes that the folder names, whosever they are.
 
     Raises:
-        RunError: the folder is missing, of another version or damaged, or the pair does not fit it.
+        RunError: the folder is missing, of another version or damaged, names a class that is not trusted, or the pair
+            does not fit it.
     """
     path = Path(path)
     config, tensors, state, history = _read(path)
-    if model is None:
-        model = build(config["model"], f"{path}: model")
-    if guide is None:
-        guide = build(config["guide"], f"{path}: guide")
+    values = {name: t for name, t in tensors.items() if name.startswith(("values.", "best."))}
+    with contextlib.nullcontext() if trust else bounded(values, str(path)):
+        built = []
+        for name, program in (("model", model), ("guide", guide)):
+            if program is None and not trust:
+                require_sizes(config[name], sum(t.numel() for t in values.values()), f"{path}: {name}")
+            built.append(build(config[name], f"{path}: {name}", trust) if program is None else program)
+    model, guide = built
     owners = owners_of(model, guide)
     for module in owners.values():
         module.to(getattr(torch, config["dtype"])).eval()

@@ -12,11 +12,11 @@ from pyro_vae.fit.checkpoint import (
     load_optimizer_state,
     optimizer_state,
     plain,
-    read_checkpoint,
     restored,
     write_checkpoint,
 )
-from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_history, write_config, write_history
+from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted, read_history, write_config, write_history
+from pyro_vae.fit.same_data import are_the_same
 from pyro_vae.fit.training import Training
 
 FREE_ON_RESUME = ("epochs", "environment")
@@ -36,7 +36,7 @@ def open_folder(folder: Path, config: dict[str, Any], resume: bool) -> bool:
         differing = [
             f"{key}: was {stored.get(key)}, now {config[key]}"
             for key in config
-            if key not in FREE_ON_RESUME and key in stored and _differ(stored[key], config[key])
+            if key not in FREE_ON_RESUME and key in stored and _differ(key, stored[key], config[key])
         ]
         if differing:
             raise RunError(f"{folder} cannot be resumed with other settings; {'; '.join(differing)}.")
@@ -49,10 +49,12 @@ def open_folder(folder: Path, config: dict[str, Any], resume: bool) -> bool:
     return checkpoint.exists()
 
 
-def _differ(stored: Any, now: Any) -> bool:
+def _differ(key: str, stored: Any, now: Any) -> bool:
     """Whether settings differ; one that was not stored, as by an earlier version, may be any."""
+    if key == "data":
+        return not are_the_same(stored, now)
     if isinstance(stored, dict) and isinstance(now, dict):
-        return any(name not in now or _differ(value, now[name]) for name, value in stored.items())
+        return any(name not in now or _differ(name, value, now[name]) for name, value in stored.items())
     return bool(stored != now)
 
 
@@ -89,7 +91,19 @@ def restore(training: Training, folder: Path) -> None:
     Raises:
         RunError: the checkpoint is damaged, of another version, or of another pair.
     """
-    tensors, state = read_checkpoint(folder / CHECKPOINT)
+    tensors, state = read_fitted(folder)
+    try:
+        _put_back(training, folder, tensors, state)
+    except RunError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{folder / CHECKPOINT} does not fit the optimizer or the schedule: {type(error).__name__}: "
+            f"{' '.join(str(error).split())}."
+        ) from error
+
+
+def _put_back(training: Training, folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     parts: dict[str, dict[str, Tensor]] = {"values": {}, "best": {}, "optimizer": {}, "rng": {}}
     for name, value in tensors.items():
         part, key = name.split(".", 1)

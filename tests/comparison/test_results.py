@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from made_up import made_up_result
 
 import pyro_vae
 from pyro_vae.comparison import Cell, load_cell
@@ -25,9 +26,11 @@ CELL = Cell(epochs=2)
 
 def written(path):
     path.mkdir()
-    write_history(path, [{"epoch": epoch, "train_bound_nats": -1.5} for epoch in (1, 2)])
+    made_up = made_up_result(CELL, path.parent, epochs=2)
+    write_history(path, made_up.history)
     values = torch.tensor([1.0, math.nan], dtype=torch.float64)
-    write_result(path, CELL, {"epochs": 2, "elbo": {"elbo_nats": -3.25}}, {"elbo": values, "rate": values.flip(0)})
+    evaluation = {**made_up.evaluation, "elbo": {"elbo_nats": -3.25}}
+    write_result(path, CELL, evaluation, {"elbo": values, "rate": values.flip(0)})
     return values
 
 

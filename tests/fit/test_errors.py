@@ -310,8 +310,8 @@ def test_missing_folders_and_files_are_told_apart(tmp_path):
     [
         ("format: 0\n", "is a run folder of format 0; this version reads 2."),
         ("- a list\n", "is a run folder of format None; this version reads 2."),
-        ("a: [1\n", "config.yaml cannot be read: while parsing"),
-        ("!!python/object/apply:os.system ['true']\n", "config.yaml cannot be read: could not determine a constructor"),
+        ("a: [1\n", "config.yaml, line 2: expected ',' or ']'"),
+        ("!!python/object/apply:os.system ['true']\n", "config.yaml, line 1: could not determine a constructor"),
     ],
 )
 def test_a_configuration_of_another_kind_is_refused(content, message, run_folder):

@@ -192,7 +192,7 @@ def test_the_best_parameters_come_back_where_early_stopping_kept_them(tmp_path):
         patience=2,
         out=tmp_path,
     )
-    loaded = load_run(tmp_path)
+    loaded = load_run(tmp_path, trust=True)
     assert loaded.best_epoch == run.best_epoch == 3
     assert loaded.model.shift.item() == run.model.shift.item() == pytest.approx(4 - 4 * 0.8**3)
     assert str(loaded) == str(run)
@@ -218,7 +218,7 @@ def test_a_class_that_is_gone_is_named(tmp_path):
     text = (tmp_path / CONFIG).read_text().replace("pyro_vae.models.vae:VAE", "no_such_module:VAE")
     (tmp_path / CONFIG).write_text(text)
     with pytest.raises(RunError, match="model: no_such_module:VAE cannot be built again: No module named"):
-        load_run(tmp_path)
+        load_run(tmp_path, trust=True)
     assert load_run(tmp_path, model=model).model is model
 
 

@@ -1,0 +1,102 @@
+"""Building what a folder describes, within the memory and the time that its checkpoint accounts for."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from pyro_vae.errors import RunError
+
+LEAST_SIZE = 1_000_000
+"""Numbers that any part may have."""
+
+ALLOWANCE = 20
+"""How many times the numbers of the checkpoint and the data may be made on the way to a pair."""
+
+LEAST_CALLS, CALLS_A_TENSOR = 2_000, 100
+"""Of torch, that any part may make, and for each tensor of its checkpoint."""
+
+
+def require_sizes(value: Any, size: int, where: str) -> None:
+    """Refuse a whole number that is larger than all that a checkpoint holds: no layer, loop or table is as long.
+
+    Args:
+        value: settings or constructor arguments, lists and mappings of them.
+        size: numbers in the checkpoint.
+        where: what is being built, for the message.
+
+    Raises:
+        RunError: there is one.
+    """
+    most = max(size, LEAST_SIZE)
+    if isinstance(value, int) and abs(value) > most:
+        raise RunError(f"{where}: {value} is no size of a pair whose checkpoint has {size} numbers.")
+    if isinstance(value, Mapping):
+        for item in value.values():
+            require_sizes(item, size, where)
+    elif isinstance(value, Sequence) and not isinstance(value, str):
+        for item in value:
+            require_sizes(item, size, where)
+
+
+@contextmanager
+def bounded(tensors: Mapping[str, Tensor], where: str, others: int = 0) -> Iterator[None]:
+    """Within, refuse to make what a checkpoint cannot account for.
+
+    Args:
+        tensors: of the checkpoint.
+        where: what is being built, for the message.
+        others: numbers that are there already, as data.
+
+    Raises:
+        RunError: what is built asks for more memory, or for more calls of torch; memory before it is taken.
+    """
+    with _Bounded(sum(t.numel() for t in tensors.values()) + others, len(tensors), where):
+        yield
+
+
+class _Bounded(TorchDispatchMode):
+    """Counts what is made, and asks torch for the size before it is."""
+
+    def __init__(self, size: int, number: int, where: str) -> None:
+        super().__init__()
+        self._where = where
+        self._numbers_left = ALLOWANCE * (size + LEAST_SIZE)
+        self._calls_left = LEAST_CALLS + CALLS_A_TENSOR * number
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Make a call, if it is one that there is room for."""
+        self._calls_left -= 1
+        if self._calls_left < 0:
+            raise RunError(f"{self._where}: its checkpoint is too small for what is built: there is no end of layers.")
+        kwargs = kwargs or {}
+        if not func._schema.is_mutable:
+            self._numbers_left -= self._size(func, args, kwargs)
+            if self._numbers_left < 0:
+                raise RunError(f"{self._where}: its checkpoint is too small for the sizes that it declares.")
+        return func(*args, **kwargs)
+
+    @staticmethod
+    def _size(func: Any, args: Any, kwargs: Any) -> int:
+        """Return how many numbers a call makes beyond those that it is given; 0 where that depends on values."""
+        largest = max((leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), default=0)
+        # A generator is one device's, and draws nothing here.
+        on_meta = {name: None if name == "generator" else value for name, value in kwargs.items()}
+        if "device" in on_meta or not largest:
+            on_meta["device"] = torch.device("meta")
+        args, on_meta = tree_map_only(Tensor, lambda tensor: tensor.to("meta"), (args, on_meta))
+        args = tuple(None if isinstance(value, torch.Generator) else value for value in args)
+        try:
+            made = func(*args, **on_meta)
+        except (NotImplementedError, RuntimeError, TypeError):
+            return 0
+        # A view of other tensors, however large it looks, takes no memory.
+        return sum(
+            leaf.numel()
+            for leaf in tree_leaves(made)
+            if isinstance(leaf, Tensor) and leaf.numel() > largest and leaf.untyped_storage().nbytes() >= leaf.numel()
+        )

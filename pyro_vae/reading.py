@@ -1,0 +1,432 @@
+"""Files that somebody else may have written, read within bounds into plain values whose fields are checked.
+
+A folder that was sent is data: reading it runs nothing, follows no link out of it, and takes bounded memory and time.
+What is damaged or odd is a :class:`pyro_vae.errors.RunError` of one line that names the file and the field.
+"""
+
+import csv
+import json
+import os
+import stat
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from pyro_vae.errors import RunError
+
+TEXT_BYTES = 16 * 2**20
+"""Of a text file: a grid of ten thousand cells has 10 MB."""
+
+DEPTH = 40
+"""Levels, one within another; a configuration has ten."""
+
+VALUES = 2_000_000
+"""Values of a YAML text with its aliases written out."""
+
+WHOLE_BITS = 64
+"""Of a whole number."""
+
+Place = tuple[str | int, ...]
+"""Keys and positions on the way from the top of a YAML file to a value."""
+
+
+def require_inside(file: Path, folder: Path) -> None:
+    """Refuse a path that leads out of a folder, by ``..`` or by a link.
+
+    Raises:
+        RunError: it does.
+    """
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise RunError(f"{file} leads out of {folder}: a folder is read without what lies elsewhere. Copy the file.")
+
+
+def read_bytes(file: Path, inside: Path | None = None, limit: int = TEXT_BYTES) -> bytes:
+    """Return a file's content.
+
+    Args:
+        file: a regular file.
+        inside: a folder that it must not lead out of.
+        limit: the most bytes that it may have.
+
+    Raises:
+        RunError: it cannot be read, is no regular file, or is too large.
+    """
+    if inside is not None:
+        require_inside(file, inside)
+    try:
+        # Without O_NONBLOCK the name of a pipe would wait for a writer.
+        with os.fdopen(os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as opened:
+            status = os.fstat(opened.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise RunError(f"{file} cannot be read: it is no regular file.")
+            content = b"" if status.st_size > limit else opened.read(limit + 1)
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {error.strerror or error}.") from error
+    if max(status.st_size, len(content)) > limit:
+        raise RunError(f"{file} cannot be read: it has more than {limit:,} bytes.")
+    return content
+
+
+def read_text(file: Path, inside: Path | None = None, limit: int = TEXT_BYTES) -> str:
+    """Return a text file's content, whose args and errors are those of :func:`read_bytes`."""
+    try:
+        return read_bytes(file, inside, limit).decode()
+    except UnicodeDecodeError as error:
+        raise RunError(f"{file} cannot be read: it is no text in UTF-8 (byte {error.start}).") from error
+
+
+def read_json(file: Path, inside: Path | None = None) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        RunError: as for :func:`read_bytes`; it is no JSON, has a key twice, or a number or text that is out of bounds.
+    """
+    return parse_json(read_text(file, inside), str(file))
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Return what a JSON text holds; ``where`` says in messages where it is from."""
+    try:
+        found = json.loads(text, parse_int=_whole, object_pairs_hook=_unique)
+        _check_texts(found)
+    except RecursionError:
+        raise RunError(f"{where} cannot be read: it has more than {DEPTH} levels, one within another.") from None
+    except ValueError as error:
+        raise RunError(f"{where} cannot be read: {error}.") from error
+    return found
+
+
+def read_yaml(file: Path, inside: Path | None = None) -> Any:
+    """Return what a YAML file holds: texts, numbers, lists and mappings.
+
+    Raises:
+        RunError: as for :func:`read_bytes`; it is no YAML, has another tag, a key twice, a value that contains itself,
+            or more levels or values than :data:`DEPTH` and :data:`VALUES`.
+    """
+    return read_yaml_with_lines(file, inside)[0]
+
+
+def read_yaml_with_lines(file: Path, inside: Path | None = None) -> tuple[Any, dict[Place, int]]:
+    """Return what :func:`read_yaml` does, and the line of each key, item and value, from 1."""
+    text = read_text(file, inside)
+    lines: dict[Place, int] = {}
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None, lines
+            _measure(node, 1, set(), {})
+            _note_lines(node, (), lines, set())
+            return loader.construct_document(node), lines
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{file}, line {mark.line + 1}" if mark else str(file)
+        raise RunError(f"{where}: {error.problem or error.context}.") from error
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
+
+
+def read_table(file: Path, columns: Sequence[str], rows: int, inside: Path | None = None) -> list[dict[str, float]]:
+    """Return the first rows of a CSV file of numbers.
+
+    Args:
+        file: with a header.
+        columns: that it must have; others may stand beside them.
+        rows: how many.
+        inside: a folder that it must not lead out of.
+
+    Raises:
+        RunError: as for :func:`read_bytes`; a column is missing or there twice, or an entry is no number.
+    """
+    reader = csv.reader(read_text(file, inside).splitlines())
+    try:
+        header = next(reader, [])
+        found = []
+        for number, entries in enumerate(islice(reader, rows), 1):
+            if len(entries) != len(header):
+                raise ValueError(f"row {number} has {len(entries)} entries under {len(header)} columns")
+            found.append(dict(zip(header, map(float, entries), strict=True)))
+    except (csv.Error, ValueError) as error:
+        raise RunError(f"{file} cannot be read: {error}.") from error
+    for column in columns:
+        if header.count(column) != 1:
+            raise RunError(
+                f"{file}: its columns must be {', '.join(columns)}; {column!r} is there {header.count(column)} times."
+            )
+    return found
+
+
+def read_tensors(file: Path, inside: Path | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the tensors of a safetensors file, in the order of their names, and its metadata.
+
+    Raises:
+        RunError: it leads out of the folder, is larger than a quarter of the machine's memory, or is damaged.
+    """
+    # One reading: safetensors' own reader opens a file twice, and another process may replace it in between.
+    content = read_bytes(file, inside, _a_quarter_of_the_memory())
+    try:
+        tensors = load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (
+        SafetensorError,
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
+    return dict(sorted(tensors.items())), header.get("__metadata__", {})
+
+
+def _a_quarter_of_the_memory() -> int:
+    """Return a limit in bytes: a file's content, its tensors and what is filled with them are in memory together."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (AttributeError, OSError, ValueError):
+        return 2**36
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A mapping that a file holds, whose fields are checked as they are taken.
+
+    Args:
+        values: the mapping.
+        where: the file, for messages.
+
+    >>> Fields.of({"epochs": "many"}, "fitted.json").whole("epochs")
+    Traceback (most recent call last):
+        ...
+    pyro_vae.errors.RunError: fitted.json: `epochs` must be a whole number from 0; got 'many'.
+    """
+
+    values: Mapping[str, Any]
+    where: str
+
+    @classmethod
+    def of(cls, value: Any, where: str) -> "Fields":
+        """Return the fields of a value.
+
+        Raises:
+            RunError: it is no mapping.
+        """
+        if not isinstance(value, Mapping):
+            raise RunError(f"{where} must hold fields with names; it holds {shown(value)}.")
+        return cls(value, where)
+
+    def text(self, name: str, choices: Sequence[str] = ()) -> str:
+        """Return a text, one of ``choices`` where there are any."""
+        value = self._value(name)
+        if not isinstance(value, str) or (choices and value not in choices):
+            raise self.error(name, f"one of {', '.join(choices)}" if choices else "a text")
+        return value
+
+    def texts(self, name: str) -> list[str]:
+        """Return a list of texts."""
+        value = self._value(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.error(name, "a list of texts")
+        return value
+
+    def whole(self, name: str, least: int = 0) -> int:
+        """Return a whole number."""
+        value = self._value(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise self.error(name, f"a whole number from {least}")
+        return value
+
+    def number(self, name: str) -> float:
+        """Return a number, which may be NaN."""
+        value = self._value(name)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise self.error(name, "a number")
+        return float(value)
+
+    def fields(self, name: str) -> "Fields":
+        """Return fields within a field."""
+        value = self._value(name)
+        if not isinstance(value, Mapping):
+            raise self.error(name, "fields with names")
+        return Fields(value, f"{self.where}: {name}")
+
+    def has(self, name: str) -> bool:
+        """Whether a field is there, and not null."""
+        return self.values.get(name) is not None
+
+    def error(self, name: str, wanted: str) -> RunError:
+        """Return an error that says what a field must be."""
+        return RunError(f"{self.where}: `{name}` must be {wanted}; got {shown(self.values.get(name))}.")
+
+    def _value(self, name: str) -> Any:
+        if name not in self.values:
+            raise RunError(f"{self.where}: `{name}` is missing.")
+        return self.values[name]
+
+
+def shown(value: Any) -> str:
+    """Return a value as a message shows it: in one line, and not all of a long one."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads texts, numbers, lists and mappings, and no more levels than there may be."""
+
+    _levels = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Return a node, with the nodes in it."""
+        self._levels += 1
+        if self._levels > DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"more than {DEPTH} levels, one within another", mark)
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._levels -= 1
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping of a node; a key that is there twice is refused, where YAML would keep the last."""
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def construct_checked(self, node: yaml.ScalarNode) -> Any:
+        """Return a text or number that is within bounds."""
+        try:
+            if node.tag.endswith(":int"):
+                if len(node.value) > WHOLE_BITS:
+                    raise ValueError(_too_large(node.value))
+                return _bounded(self.construct_yaml_int(node), node.value)
+            if node.tag.endswith(":float"):
+                return self.construct_yaml_float(node)
+            return _checked_text(self.construct_yaml_str(node))
+        except (ValueError, OverflowError) as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+
+
+_TAG = "tag:yaml.org,2002:"
+_Loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (
+    f"{_TAG}null", f"{_TAG}bool", f"{_TAG}seq", f"{_TAG}map", None)}  # fmt: skip
+_Loader.yaml_constructors |= {f"{_TAG}{name}": _Loader.construct_checked for name in ("int", "float", "str")}
+# A date is a text to whoever reads it here.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def _measure(node: yaml.Node, level: int, above: set[int], known: dict[int, tuple[int, int]]) -> tuple[int, int]:
+    """Return how many values and levels a node has, aliases written out.
+
+    Args:
+        node: of a YAML text, in which an alias is the node that it stands for.
+        level: at which it stands.
+        above: the nodes that it is in.
+        known: what was returned for other nodes.
+    """
+
+    def refuse(problem: str) -> yaml.composer.ComposerError:
+        return yaml.composer.ComposerError(None, None, problem, node.start_mark)
+
+    if id(node) in above:
+        raise refuse("a value contains itself")
+    if id(node) not in known and level <= DEPTH:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        children = [part for pair in pairs for part in pair] or (
+            node.value if isinstance(node, yaml.SequenceNode) else []
+        )
+        size, height = 1, 1
+        above.add(id(node))
+        for child in children:
+            inside = _measure(child, level + 1, above, known)
+            size, height = size + inside[0], max(height, 1 + inside[1])
+            if size > VALUES:
+                raise refuse(f"more than {VALUES:,} values, aliases written out")
+        above.remove(id(node))
+        known[id(node)] = size, height
+    if level > DEPTH or level + known[id(node)][1] - 1 > DEPTH:
+        raise refuse(f"more than {DEPTH} levels, one within another")
+    return known[id(node)]
+
+
+def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], seen: set[int]) -> None:
+    """Note the line of each value; what an alias stands for has been noted where it is written."""
+    lines.setdefault(place, node.start_mark.line + 1)
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.MappingNode):
+        for key, child in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                lines[(*place, key.value)] = key.start_mark.line + 1
+                _note_lines(child, (*place, key.value), lines, seen)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, child in enumerate(node.value):
+            _note_lines(child, (*place, number), lines, seen)
+
+
+def _whole(text: str) -> int:
+    if len(text) > WHOLE_BITS:
+        raise ValueError(_too_large(text))
+    return _bounded(int(text), text)
+
+
+def _bounded(value: int, text: str) -> int:
+    if abs(value) >= 2**WHOLE_BITS:
+        raise ValueError(_too_large(text))
+    return value
+
+
+def _too_large(text: str) -> str:
+    return f"{text[:20]}... is no whole number of {WHOLE_BITS} bits"
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in one place twice")
+    return found
+
+
+def _check_texts(value: Any, level: int = 1) -> None:
+    """Refuse what :class:`_Loader` refuses of YAML: texts that no text file has, and too many levels."""
+    if level > DEPTH:
+        raise ValueError(f"it has more than {DEPTH} levels, one within another")
+    if isinstance(value, str):
+        _checked_text(value)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            _checked_text(name)
+            _check_texts(item, level + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_texts(item, level + 1)
+
+
+def _checked_text(text: str) -> str:
+    """Return a text; half a character, or one that steers a terminal, is refused."""
+    if not text.isprintable():
+        for character in text:
+            if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
+                raise ValueError(f"a text holds the character {character!a}")
+    return text
