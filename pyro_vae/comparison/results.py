@@ -223,6 +223,6 @@ def _printable(text: str) -> str:
     r"""Return a text without what steers a terminal.
 
     >>> _printable("\x1b[31mred\n")
-    '[31mred\\n'
+    '[31mred\n'
     """
     return "".join(character for character in text if character.isprintable() or character in "\n\t")
