@@ -15,15 +15,17 @@ from scipy.stats import gaussian_kde
 from torch import Tensor
 
 import pyro_vae
+from pyro_vae.cli.scripts import RUNS, SMOKE, run_script
 from pyro_vae.comparison import CellResult, Comparison, Grid, load_cell
 from pyro_vae.comparison.report import write_report
 
+NAME = "compare_posteriors"
 GRIDS = Path(__file__).parent / "grids"
 DRAWS = 4000
 """Draws of q behind a contour."""
 SIDE = 60
 """Points along each axis of the plane."""
-SMOKE = {
+SMALL = {
     "common": {
         "data": "mnist-5k",
         "latent_dim": 2,
@@ -45,17 +47,20 @@ def parse_args() -> argparse.Namespace:
     add = parser.add_argument
     add("--grid", type=Path, default=GRIDS / "small.yaml", help="a grid in YAML; examples/grids has some")
     add("--jobs", type=int, default=cpu_count(), help="processes; the cores are divided among them")
-    add("--out", type=Path, default=Path("runs/compare_posteriors"), help="folder; what is there is not done again")
+    add("--out", type=Path, default=argparse.SUPPRESS, help="folder; what is there is not done again (default: "
+        f"{RUNS / NAME}; with --smoke {SMOKE / NAME})")  # fmt: skip
     add("--quiet", action="store_true", help="no progress bars")
     add("--trust", action="store_true", help="import classes of your own that the grid names")
     add("--smoke", action="store_true", help="a run of seconds, to see that everything works")
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.out = getattr(args, "out", (SMOKE if args.smoke else RUNS) / NAME)
+    return args
 
 
 def main() -> None:
     """Run the grid, print what it says, write the report."""
     args = parse_args()
-    grid = Grid.of(SMOKE) if args.smoke else Grid.read(args.grid, trust=args.trust)
+    grid = Grid.of(SMALL) if args.smoke else Grid.read(args.grid, trust=args.trust)
     comparison = pyro_vae.compare(grid, args.out, jobs=args.jobs, progress=False if args.quiet else None)
     print(comparison)
     if comparison.finished and all(result.cell.latent_dim == 2 for result in comparison.finished):
@@ -101,4 +106,4 @@ def planes(result: CellResult, num_images: int) -> list[tuple[tuple[float, ...],
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

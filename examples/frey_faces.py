@@ -15,13 +15,14 @@ The data set must be on this machine: load_data("frey-faces") says where it is l
 import argparse
 import json
 from functools import partial
-from pathlib import Path
 
 import torch
 
 import pyro_vae
 from pyro_vae import plots
+from pyro_vae.cli.scripts import add_out, choose_out, run_script
 from pyro_vae.data import ImageData
+from pyro_vae.files import write_bytes
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.parts import make_objective, make_pair, parse_part, part_names
 
@@ -59,8 +60,7 @@ def parse_args() -> argparse.Namespace:
     add("--num-samples", type=int, default=1000, help="K, importance samples a face")
     add("--num-sweeps", type=int, default=2, help="held-out faces to sweep from, beside z = 0")
     add("--seed", type=int, default=0, help="of initial parameters, data order and noise")
-    add("--out", type=Path, default=Path("runs/frey_faces"), help="folder for a run folder of each model")
-    add("--resume", action="store_true", help="go on with the runs in --out")
+    add_out(parser, "frey_faces", "a run folder of each model")
     add("--quiet", action="store_true", help="no progress bars")
     add("--smoke", action="store_true", help="a run of seconds on mnist-5k, to see that everything works")
     args = parser.parse_args()
@@ -73,6 +73,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Fit, evaluate and draw each model."""
     args = parse_args()
+    args.out = choose_out(args, "frey_faces")
     data = pyro_vae.load_data(args.data, args.root, binarization="none", seed=args.seed)
     print(data)
     for latent_dim, likelihood in args.model:
@@ -114,7 +115,7 @@ def evaluate(args: argparse.Namespace, run: pyro_vae.Run, data: ImageData) -> No
     units = pyro_vae.active_units(run.guide, data.test)
     print(f"{run}\n{terms}\n{evidence}\n{units}", flush=True)
     results = {"data": run.data, "elbo": terms.summary(), "log_likelihood": evidence.summary(), "active": units.count}
-    (run.path / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_bytes(run.path / "evaluation.json", f"{json.dumps(results, indent=2)}\n".encode())
 
     prior, likelihood = run.model.prior, run.model.likelihood
     with torch.no_grad():
@@ -137,4 +138,4 @@ def evaluate(args: argparse.Namespace, run: pyro_vae.Run, data: ImageData) -> No
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

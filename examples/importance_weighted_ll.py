@@ -14,7 +14,10 @@ import torch
 from matplotlib.figure import Figure
 
 import pyro_vae
+from pyro_vae.cli.scripts import add_out, choose_out, run_script
 from pyro_vae.evaluation import LogLikelihood
+from pyro_vae.files import write_bytes
+from pyro_vae.fit import EPOCHS, LEARNING_RATE
 from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.parts import make_pair, part_names
 
@@ -31,12 +34,12 @@ def parse_args() -> argparse.Namespace:
     add("--data", default="mnist-5k", help="a data set's name, to train on")
     add("--guide", default="mean_field", help=f"of {', '.join(part_names('guide'))}, to train")
     add("--latent-dim", type=int, default=2, help="dimension of z, to train")
-    add("--epochs", type=int, default=60, help="passes over the training images")
+    add("--epochs", type=int, default=EPOCHS, help="passes over the training images")
     add("--num-samples", type=int, nargs="+", default=[1, 10, 100, 1000, 5000], help="the K to compare")
     add("--target-se", type=float, default=0.1, help="Monte Carlo s.e. to bring each image below, in nats")
     add("--num-test", type=int, default=500, help="test images to evaluate")
     add("--seed", type=int, default=0, help="of parameters, data order and noise")
-    add("--out", type=Path, default=Path("runs/importance_weighted_ll"), help="folder for the table and the figure")
+    add_out(parser, "importance_weighted_ll", "the table and the figure", resume=False)
     add("--quiet", action="store_true", help="no progress bars")
     add("--smoke", action="store_true", help="a run of seconds, to see that everything works")
     args = parser.parse_args()
@@ -48,6 +51,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Load or train, evaluate at each K, print, draw."""
     args = parse_args()
+    args.out = choose_out(args, "importance_weighted_ll")
     args.out.mkdir(parents=True, exist_ok=True)
     progress = False if args.quiet else None
     run, data = load(args) if args.run else train(args)
@@ -65,7 +69,7 @@ def main() -> None:
     chosen = evaluate(max(args.num_samples), target_se=args.target_se, seed=args.seed)
     print(f"\nA K for each image, by target_se={args.target_se:g}:\n{chosen}")
     table = {"data": run.data, "K": {k: row.summary() for k, row in rows.items()}, "target": chosen.summary()}
-    (args.out / "table.json").write_text(json.dumps(table, indent=2) + "\n")
+    write_bytes(args.out / "table.json", f"{json.dumps(table, indent=2)}\n".encode())
     draw(rows, chosen).savefig(args.out / "bound_against_k.png")
     print(f"\nTable and figure are in {args.out}.")
 
@@ -87,8 +91,8 @@ def train(args: argparse.Namespace) -> tuple[pyro_vae.Run, pyro_vae.data.ImageDa
     inputs = partial(data.observe, data.train)
     model, guide = make_pair(data.x_shape, args.latent_dim, (200, 200), guide=args.guide, data=inputs)
     model.likelihood.initialize_bias(data.train_mean())
-    adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
-    cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=args.epochs, eta_min=2e-5)
+    adam = partial(torch.optim.Adam, lr=LEARNING_RATE, fused=True)
+    cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=args.epochs, eta_min=0.02 * LEARNING_RATE)
     options = {"epochs": args.epochs, "seed": args.seed, "progress": False if args.quiet else None}
     return pyro_vae.fit(model, guide, data, optimizer=adam, scheduler=cosine, **options), data
 
@@ -129,4 +133,4 @@ def draw(rows: dict[str, LogLikelihood], chosen: LogLikelihood) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

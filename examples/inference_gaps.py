@@ -8,15 +8,16 @@ a Gaussian posterior is measured against a flow on top of it, which is a larger 
 import argparse
 import json
 from functools import partial
-from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
 import pyro_vae
+from pyro_vae.cli.scripts import add_out, choose_out, run_script
 from pyro_vae.data import DataNotFoundError, ImageData
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation import InferenceGaps, inference_gaps
+from pyro_vae.files import write_bytes
 from pyro_vae.models import VAE
 from pyro_vae.parts import make_part, part_names
 
@@ -47,8 +48,7 @@ def parse_args() -> argparse.Namespace:
     add("--num-test", type=int, default=100, help="test images to measure")
     add("--seed", type=int, default=0, help="of parameters, data order and noise")
     add("--compile", choices=["off", "trace", "inductor", "auto"], default="auto", help="how steps run: see fit")
-    add("--out", type=Path, default=Path("runs/inference_gaps"), help="folder for the runs, the table and the figure")
-    add("--resume", action="store_true", help="go on with the runs in --out")
+    add_out(parser, "inference_gaps", "the runs, the table and the figure")
     add("--quiet", action="store_true", help="no progress bars")
     add("--smoke", action="store_true", help="a run of seconds, to see that everything works")
     args = parser.parse_args()
@@ -62,6 +62,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Train, measure, print, draw."""
     args = parse_args()
+    args.out = choose_out(args, "inference_gaps")
     args.out.mkdir(parents=True, exist_ok=True)
     data = load(args)
     test = data.test[: args.num_test]
@@ -79,7 +80,8 @@ def main() -> None:
             print(f"{name:16s} {size:8s}" + "".join(f" {cell(gaps, column):>15s}" for column in COLUMNS), flush=True)
             if not gaps.converged.all():
                 print(f"  (q* not converged for {(~gaps.converged).sum()} images)", flush=True)
-            (args.out / "table.json").write_text(json.dumps({"data": data.describe(), "pairs": rows}, indent=2) + "\n")
+            table = json.dumps({"data": data.describe(), "pairs": rows}, indent=2)
+            write_bytes(args.out / "table.json", f"{table}\n".encode())
             stacked_bars(rows).savefig(args.out / "gaps.png")
     if not rows:
         raise SystemExit("No pair could be fitted: try a smaller --lr.")
@@ -142,4 +144,4 @@ def stacked_bars(rows: dict[str, dict]) -> Figure:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

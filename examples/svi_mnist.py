@@ -13,7 +13,10 @@ import torch
 
 import pyro_vae
 from pyro_vae import plots
+from pyro_vae.cli.scripts import add_out, choose_out, run_script
 from pyro_vae.data import ImageData, is_available
+from pyro_vae.files import write_bytes
+from pyro_vae.fit import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.parts import make_objective, make_pair, part_names
 
@@ -36,9 +39,9 @@ def parse_args() -> argparse.Namespace:
         add(f"--{kind}", default=default, help=f"{', '.join(part_names(kind))}, or {own}")
     add("--latent-dim", type=int, default=50, help="dimension of z")
     add("--hidden-dims", type=int, nargs="+", default=[200, 200], help="hidden layers of encoder and decoder")
-    add("--epochs", type=int, default=40, help="passes over the training images")
-    add("--batch-size", type=int, default=128, help="images a step")
-    add("--lr", type=float, default=3e-3, help="Adam's learning rate at the start")
+    add("--epochs", type=int, default=EPOCHS, help="passes over the training images")
+    add("--batch-size", type=int, default=BATCH_SIZE, help="images a step")
+    add("--lr", type=float, default=LEARNING_RATE, help="Adam's learning rate at the start")
     add("--schedule", choices=["cosine", "iwae", "constant"], default="cosine", help="of the learning rate")
     add("--kl-warmup", type=int, default=0, help="epochs over which the KL weight rises to 1")
     add("--patience", type=int, help="stop after this many epochs without a better validation bound")
@@ -48,8 +51,7 @@ def parse_args() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="of initial parameters, data order and noise")
     add("--device", default="cpu", help="cpu, cuda or mps")
     add("--compile", choices=["off", "trace", "inductor", "auto"], default="trace", help="how steps run: see fit")
-    add("--out", type=Path, default=Path("runs/svi_mnist"), help="run folder")
-    add("--resume", action="store_true", help="go on with the run in --out")
+    add_out(parser, "svi_mnist", "the run")
     add("--quiet", action="store_true", help="no progress bars")
     add("--smoke", action="store_true", help="a run of seconds on mnist-5k, to see that everything works")
     args = parser.parse_args()
@@ -83,6 +85,7 @@ def load_named(args: argparse.Namespace, name: str) -> ImageData:
 def main() -> None:
     """Fit, evaluate, draw."""
     args = parse_args()
+    args.out = choose_out(args, "svi_mnist")
     data = load(args)
     print(data)
     torch.manual_seed(args.seed)
@@ -119,7 +122,7 @@ def main() -> None:
     evidence = pyro_vae.log_likelihood(model, guide, test, args.num_samples, seed=args.seed, progress=progress)
     print(f"{terms}\n{evidence}\n{units}", flush=True)
     results = {"data": run.data, "elbo": terms.summary(), "log_likelihood": evidence.summary(), "active": units.count}
-    (args.out / "evaluation.json").write_text(json.dumps(results, indent=2) + "\n")
+    write_bytes(args.out / "evaluation.json", f"{json.dumps(results, indent=2)}\n".encode())
     draw(args.out / "figures", run, test.to(args.device), units.most_active)
     print(f"Figures and numbers are in {args.out}.")
 
@@ -144,4 +147,4 @@ def draw(folder: Path, run: pyro_vae.Run, test: torch.Tensor, most_active: list[
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,6 +15,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
 from pyro_vae.fit.levels import LEVELS
+from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.parts import PACKAGES, check_options, find_part, parse_part
 from pyro_vae.reading import shown
 
@@ -94,9 +95,9 @@ class Cell:
     valid_size: int | None = None
     data_seed: int = 0
     seed: int = 0
-    epochs: int = 40
-    batch_size: int = 128
-    lr: float = 1e-3
+    epochs: int = EPOCHS
+    batch_size: int = BATCH_SIZE
+    lr: float = LEARNING_RATE
     adam_eps: float = 1e-8
     schedule: str = "cosine"
     kl_warmup: int = 0

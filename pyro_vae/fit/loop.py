@@ -32,6 +32,8 @@ from pyro_vae.fit.describe import describe, describe_settings
 from pyro_vae.fit.gradients import BatchLoss
 from pyro_vae.fit.levels import LEVELS, make_step
 from pyro_vae.fit.options import (
+    BATCH_SIZE,
+    EPOCHS,
     OptimizerLike,
     SchedulerLike,
     as_device,
@@ -67,8 +69,8 @@ def fit(
     objective: Objective | None = None,
     optimizer: OptimizerLike | None = None,
     scheduler: SchedulerLike | None = None,
-    epochs: int = 100,
-    batch_size: int = 128,
+    epochs: int = EPOCHS,
+    batch_size: int = BATCH_SIZE,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = False,
@@ -97,7 +99,7 @@ def fit(
         objective: any ``pyro.infer.ELBO``, ``Trace_ELBO()`` unless given. Its loss is summed over the batch, and
             so is the gradient, as in ``pyro.infer.SVI``.
         optimizer: a torch optimizer over the pair's parameters, or what makes one from a list of them;
-            ``Adam(lr=1e-3)`` unless given.
+            ``Adam(lr=3e-3)`` unless given.
         scheduler: a torch learning-rate scheduler, or what makes one from the optimizer, or a name in
             ``pyro_vae.fit.SCHEDULES``; stepped once an epoch.
         epochs: passes over the data, counted from the start of the run also when it is resumed.

@@ -21,6 +21,9 @@ Made = TypeVar("Made")
 GRADIENTS = ("differentiable_loss", "loss_and_grads")
 """Of which an objective has one at least."""
 
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 128, 3e-3
+"""What is taken where the caller says nothing: by ``fit``, the command line, grids and examples alike."""
+
 OptimizerLike = Optimizer | Callable[[list[Tensor]], Optimizer]
 SchedulerLike = LRScheduler | Callable[[Optimizer], LRScheduler] | str
 
@@ -49,7 +52,7 @@ def as_optimizer(optimizer: OptimizerLike | None, trainable: list[Tensor]) -> Op
         ValueError: an optimizer was given that holds none of them.
     """
     if optimizer is None:
-        return torch.optim.Adam(trainable, lr=1e-3, fused=True)
+        return torch.optim.Adam(trainable, lr=LEARNING_RATE, fused=True)
     if isinstance(optimizer, PyroOptim) or not (isinstance(optimizer, Optimizer) or callable(optimizer)):
         raise ValueError(
             f"fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got "

@@ -45,7 +45,7 @@ def test_settings_go_to_yaml_and_back():
 def test_spellings_of_one_part_are_one_cell():
     assert Cell(guide=" iaf( num_flows = 2 ) ") == Cell(guide="iaf(num_flows=2)")
     assert Cell(hidden_dims=[200, 200]) == Cell()
-    assert Cell(lr="1e-3") == Cell(lr=1e-3) == Cell()  # YAML takes 1e-3 for text
+    assert Cell(lr="3e-3") == Cell(lr=3e-3) == Cell()  # YAML takes 1e-3 for text
     assert Cell(kl_warmup=0, lr=1).lr == 1.0
 
 

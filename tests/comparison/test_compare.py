@@ -56,8 +56,8 @@ def test_a_cell_has_the_numbers_that_the_library_gives(done):
     try:
         pyro_vae.fit(
             model, guide, data, epochs=2, batch_size=200, seed=cell.seed, compile="off",
-            optimizer=lambda p: torch.optim.Adam(p, lr=1e-3, fused=True),
-            scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=2, eta_min=2e-5),
+            optimizer=lambda p: torch.optim.Adam(p, lr=cell.lr, fused=True),
+            scheduler=lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=2, eta_min=0.02 * cell.lr),
         )  # fmt: skip
         evidence = pyro_vae.log_likelihood(model, guide, data.test[:20], 30, seed=cell.seed, compile="off")
     finally:

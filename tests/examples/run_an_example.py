@@ -8,7 +8,9 @@ from pathlib import Path
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run_example(script: str, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
+def run_example(
+    script: str, *flags: str, cwd: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
     # Importing torch 2.6 leaves a temporary directory behind.
     warnings = ["-W", "error", "-W", "ignore:Implicitly cleaning up:ResourceWarning"]
     return subprocess.run(
@@ -17,4 +19,5 @@ def run_example(script: str, *flags: str, **environment: str) -> subprocess.Comp
         text=True,
         env={**os.environ, **environment},
         timeout=300,
+        cwd=cwd,
     )

@@ -89,9 +89,45 @@ def test_parts_are_swapped_by_name(tmp_path):
         (("--smoke", "--device", "abacus"), "abacus"),
         (("--smoke", "--binarization", "grey"), "grey"),
         (("--smoke", "--guide", "low_rang"), "Did you mean 'low_rank'?"),
+        (("--smoke", "--likelihood", "bernoulli", "--binarization", "none"), "support"),
     ],
 )
 def test_bad_flags_end_with_a_message_and_a_failure(tmp_path, flags, message):
     done = run_example(*flags, "--out", str(tmp_path / "run"))
     assert done.returncode != 0
     assert message in done.stderr.splitlines()[-1]
+
+
+def test_a_new_user_s_second_command_works_and_a_third_is_refused_in_one_line(tmp_path):
+    """A smoke run lies elsewhere; a second run in the next folder; a folder that holds a run is kept."""
+    flags = ("--data", "mnist-5k", "--epochs", "1", "--num-samples", "1", "--num-test", "20", "--hidden-dims", "20")
+    done = run_example("--smoke", "--hidden-dims", "20", "--latent-dim", "2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("Figures and numbers are in runs/smoke/svi_mnist.\n")
+    for folder in ("svi_mnist", "svi_mnist-2"):
+        done = run_example(*flags, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert f"on mnist-5k in runs/{folder}: " in done.stdout
+        assert done.stderr == ""
+    done = run_example(*flags, "--out", "runs/svi_mnist", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "svi_mnist.py: error: runs/svi_mnist holds a run already: --resume goes on with it, --overwrite starts again, "
+        "another --out keeps both.\n"
+    )
+    config = yaml.safe_load((tmp_path / "runs" / "svi_mnist" / "config.yaml").read_text())
+    assert config["epochs"] == 1
+
+
+@pytest.mark.parametrize(
+    "script", ["svi_mnist", "frey_faces", "importance_weighted_ll", "inference_gaps", "compare_posteriors"]
+)
+def test_an_error_of_any_example_is_one_line(script, tmp_path):
+    """Where its results should go lies a file."""
+    (tmp_path / "file").write_text("mine")
+    done = run_an_example.run_example(f"{script}.py", "--smoke", "--out", str(tmp_path / "file" / "run"))
+    assert done.returncode == 2
+    line = done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert line.startswith(f"{script}.py: error: ")
+    assert str(tmp_path / "file") in line

@@ -1,0 +1,112 @@
+"""What a script shares with the command line: its errors in one line, and a folder for its results that is free."""
+
+import argparse
+import contextlib
+import itertools
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from pyro_vae.cli import INTERRUPTED, USAGE, _short_warnings, _users
+from pyro_vae.errors import RunError
+from pyro_vae.files import LOCK, alone_in
+from pyro_vae.fit.run import CHECKPOINT, CONFIG, METRICS
+
+RUNS, SMOKE = Path("runs"), Path("runs/smoke")
+
+TABLE = "table.json"
+"""The numbers of a script that keeps no run."""
+
+WRITTEN = (CONFIG, METRICS, str(Path(CHECKPOINT).parent), "evaluation.json", "figures", TABLE)
+"""What is removed where a run starts again."""
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script's main function; what its user can mend ends it with one line on standard error and exit code 2."""
+    name = Path(sys.argv[0]).name
+    try:
+        with _short_warnings(False):
+            main()
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+    except Exception as error:
+        message = _users(error)
+        if message is None:
+            raise
+        print(f"{name}: error:", *message.split(), file=sys.stderr, flush=True)  # noqa: T201
+        raise SystemExit(USAGE) from None
+
+
+def add_out(parser: argparse.ArgumentParser, name: str, what: str, *, resume: bool = True) -> None:
+    """Add the flags ``--out``, ``--overwrite`` and, for scripts that keep runs, ``--resume``.
+
+    Args:
+        parser: of the script.
+        name: of the folder, where the user names none.
+        what: the folder is for.
+        resume: whether a run can be gone on with.
+    """
+    default = f"default: {RUNS / name}, or {name}-2, ... where that is taken; with --smoke {SMOKE / name}"
+    parser.add_argument("--out", type=Path, default=argparse.SUPPRESS, help=f"folder for {what} ({default})")
+    parser.add_argument("--overwrite", action="store_true", help="start again in --out, and remove what is there")
+    if resume:
+        parser.add_argument("--resume", action="store_true", help="go on with what is in --out (default: the last one)")
+
+
+def choose_out(args: argparse.Namespace, name: str) -> Path:
+    """Return the folder of a script's results, free or to be gone on with.
+
+    Raises:
+        RunError: it holds results, and neither ``--resume`` nor ``--overwrite`` was given; or both were.
+    """
+    resume = getattr(args, "resume", False)
+    if resume and args.overwrite:
+        raise RunError("--resume goes on with what is there, --overwrite removes it: give one of them.")
+    smoke = args.smoke and "out" not in args
+    out: Path = args.out if "out" in args else SMOKE / name if smoke else _numbered(name, resume or args.overwrite)
+    for folder in _results(out):
+        if args.overwrite or (smoke and not resume):
+            _clear(folder)
+        elif not resume:
+            goes_on = "--resume goes on with it, " if hasattr(args, "resume") else ""
+            raise RunError(f"{out} holds a run already: {goes_on}--overwrite starts again, another --out keeps both.")
+    return out
+
+
+def _numbered(name: str, last: bool) -> Path:
+    """Return the last folder of a name that holds results, or the first that holds none."""
+    folders = (RUNS / (name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
+    taken = list(itertools.takewhile(_results, folders))
+    if last:
+        return taken[-1] if taken else RUNS / name
+    return RUNS / (f"{name}-{len(taken) + 1}" if taken else name)
+
+
+def _results(out: Path) -> list[Path]:
+    """Return the folders of results: this one, or those right in it."""
+    if not out.is_dir():
+        return []
+    if (out / CONFIG).is_file():
+        return [out]
+    inside = [folder for folder in sorted(out.iterdir()) if (folder / CONFIG).is_file()]
+    return [*([out] if (out / TABLE).is_file() else []), *inside]
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run's files, and the folder where it holds nothing else.
+
+    Raises:
+        FolderBusyError: another process works there.
+    """
+    with alone_in(folder):
+        for name in WRITTEN:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        if [file.name for file in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
