@@ -15,6 +15,7 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.hoist import Draws, Tensors
+from pyro_vae.programs import undone_on_failure
 from pyro_vae.reuse import reuse_memory
 from pyro_vae.seeded import unmoved_generators
 from pyro_vae.tidy import tidy
@@ -29,11 +30,11 @@ class NotTraceable(Exception):  # noqa: N818 (a finding about a function, not a 
 
 @contextlib.contextmanager
 def no_side_effects(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put buffers (running means) and random number generators back as they were."""
+    """Put buffers (running means) and random number generators back as they were, and all else where it fails."""
     owners = [owner for module in modules for owner in module.modules()]
     saved = [(o, name, b, b.clone()) for o in owners for name, b in o._buffers.items() if b is not None]
     try:
-        with unmoved_generators():
+        with unmoved_generators(), undone_on_failure(*modules):
             yield
     finally:
         with torch.no_grad():

@@ -19,6 +19,7 @@ from pyro_vae.pair import Pair
 from pyro_vae.particles import Particles, Site, samples
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
+from pyro_vae.support import says_its_support
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ class Joint:
         with no_side_effects(modules_of(model)):
             latent = _latent(self._prior_runs(x, 1)[0])
         for site in latent:
+            if not says_its_support(site["fn"]):
+                raise ValueError(
+                    f"{who}: latent site {site['name']!r} ({type(site['fn']).__name__}) does not say where its values "
+                    f"lie. Give the distribution its support, as `support = constraints.real_vector` of torch's "
+                    f"constraints for a flow that fills the space."
+                )
             if site["fn"].support.is_discrete:
                 raise ValueError(
                     f"{who}: latent site {site['name']!r} is discrete ({type(site['fn']).__name__}): its density has "

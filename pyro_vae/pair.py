@@ -35,7 +35,15 @@ from pyro_vae.particles import (
     samples,
     subsamples,
 )
-from pyro_vae.programs import as_args, check_arguments, local_params, modules_of, num_rows, plainly
+from pyro_vae.programs import (
+    as_args,
+    check_arguments,
+    local_params,
+    modules_of,
+    num_rows,
+    plainly,
+    undone_on_failure,
+)
 from pyro_vae.protocols import Program
 from pyro_vae.structure import check_sites, find_plate
 from pyro_vae.support import check_observed, discrete_dims
@@ -190,6 +198,30 @@ class Pair:
         with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
             check_same_masks(self._run(as_args(x)))
 
+    def same_for_fewer(self, x: Any, count: int) -> bool:
+        """Whether the first data have, without the others, the weights that they have beside them at the same values.
+
+        Args:
+            x: as in the constructor, with ``count`` data.
+            count: how many data these are.
+        """
+        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+            first = self._run(self._args)
+            # A plate's trace holds how many rows it had.
+            chosen = prune_subsample_sites(first.guide_trace)
+            for site in first.latents:
+                dim = site["value"].ndim - site["fn"].event_dim + self.plate.dim
+                chosen.nodes[site["name"]] = {**site, "value": site["value"].narrow(dim, 0, count)}
+            self._run(as_args(x))
+            try:
+                found = self._run(as_args(x), replayed=chosen).terms().log_weight
+            except Exception as error:
+                if is_out_of_memory(error):
+                    raise
+                # A guide may refuse values that it has not drawn, as a flow without an inverse does.
+                return True
+            return _same_but_for_rounding(first.terms().log_weight[:, :count], found)
+
     def rerun_guide(self, args: tuple[Any, ...], trace: poutine.Trace) -> poutine.Trace:
         """Run the guide with the values, and as many samples, as a trace of it on the same arguments holds."""
         frames = (f for site in samples(trace) for f in site["cond_indep_stack"] if f.name == PARTICLES)
@@ -234,18 +266,23 @@ class Pair:
     def _layouts(self) -> Iterator[Layout]:
         """Give those that hold several samples, the cheapest first."""
         yield OuterPlate(self.particle_dim)
-        rows = [num_rows(arg) for arg in self._args]
         if self.num_rows == self.plate.size == self.plate.full_size:
-            yield RepeatedRows(self.plate, tuple(count == self.num_rows for count in rows))
+            as_long = tuple(num_rows(arg) == self.num_rows for arg in self._args)
+            yield RepeatedRows(self.plate, as_long)
+            if sum(as_long) > 1:
+                # Another argument of that length need not be one of the data's.
+                first = as_long.index(True)
+                yield RepeatedRows(self.plate, tuple(index == first for index in range(len(as_long))))
 
     def _failure_of(self, layout: Layout) -> str | None:
         """Return why a layout does not do, or None where it does."""
         try:
-            with RecordedNoise() as noise:
-                particles = self._run(self._args, layout, 2)
-            if layout.repeats(2) > 1:
-                self._check_repeated(particles)
-            together = particles.terms().log_weight
+            with undone_on_failure(self.model, self.guide):
+                with RecordedNoise() as noise:
+                    particles = self._run(self._args, layout, 2)
+                if layout.repeats(2) > 1:
+                    self._check_repeated(particles)
+                together = particles.terms().log_weight
         except Exception as error:
             # Any failure of the user's program means the same.
             if is_out_of_memory(error):
@@ -268,7 +305,7 @@ class Pair:
                     raise ValueError(f"site {site['name']!r} does not follow the number of data")
 
     def _quiet(self) -> AbstractContextManager[None]:
-        """Leave random number generators and buffers (running means) as they were: a probe is no training step."""
+        """Leave random number generators and buffers (running means) as they were, and all else if it fails."""
         return no_side_effects(modules_of(self.model, self.guide))
 
     @contextmanager
@@ -388,7 +425,9 @@ def _rows(args: tuple[Any, ...]) -> int | None:
 
 def _sample(layout: Layout, particles: Particles, k: int) -> poutine.Trace:
     """Return the guide's trace of the k-th sample of a run with two."""
-    selected = particles.guide_trace.copy()
+    trace = particles.guide_trace
+    # The trace of a plate with repeated rows holds how many these were.
+    selected = trace.copy() if particles.repeats == 1 else prune_subsample_sites(trace)
     for site in particles.latents:
         selected.nodes[site["name"]] = {**site, "value": layout.apart(particles, site)[k]}
     return selected

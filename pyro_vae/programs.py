@@ -5,12 +5,14 @@ import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
 import pyro
 import torch
+from pyro.nn.module import _Context
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -190,21 +192,101 @@ def plain_errors(who: str, what: str) -> Iterator[None]:
         raise ValueError(plainly(error)) from error
 
 
+class _OpenContext(_Context):
+    """A module's context in which ``pyro.param`` reaches Pyro's own store, as it does in a function."""
+
+    def __enter__(self) -> None:
+        self.active += 1
+        self.used = True
+
+    def __exit__(self, *_: object) -> None:
+        self.active -= 1
+        if not self.active:
+            self.cache.clear()
+
+
 @contextmanager
 def local_params(*programs: Program) -> Iterator[None]:
     """Run programs so that each :class:`PyroModule` keeps its parameters to itself.
 
     By default Pyro names a module's parameters in one store for the process, and a second module with the same
-    names is silently given the first one's values. The user's setting is restored on the way out.
+    names is silently given the first one's values. A ``pyro.param`` statement in a module's ``forward`` has no
+    module to keep it: it means the store, in which the user's own runs of the module have it, too. The user's setting
+    is restored on the way out; where it is the local one already, Pyro's rules for it hold.
     """
+    opened: list[Any] = []
+    open_contexts = not pyro.settings.get("module_local_params")
     with pyro.settings.context(module_local_params=True):
-        for owner in modules_of(*programs):
-            for module in owner.modules():
-                # Pyro makes this state only in contexts that were constructed under the setting.
-                context = module.__dict__.get("_pyro_context")
-                if context is not None and not hasattr(context, "param_state"):
-                    context.param_state = {"params": {}, "constraints": {}}
+        try:
+            for owner in modules_of(*programs):
+                for module in owner.modules():
+                    context = module.__dict__.get("_pyro_context")
+                    if context is None:
+                        continue
+                    # Pyro makes this state only in contexts that were constructed under the setting.
+                    if not hasattr(context, "param_state"):
+                        context.param_state = {"params": {}, "constraints": {}}
+                    if open_contexts and type(context) is _Context:
+                        context.__class__ = _OpenContext
+                        opened.append(context)
+            yield
+        finally:
+            for context in opened:
+                context.__class__ = _Context
+
+
+class Undo:
+    """What takes programs and Pyro's store back to how they are now.
+
+    Some programs make their parameters on their first run, of the size of the data that they are run on.
+    """
+
+    def __init__(self, *programs: Program) -> None:
+        self._owners = modules_of(*programs)
+        self._names = set(pyro.get_param_store())
+        modules = [vars(part) for owner in self._owners for part in owner.modules()]
+        self._saved = [(part, {key: (value, _copied(value)) for key, value in part.items()}) for part in modules]
+        self._parameters = {id(parameter) for owner in self._owners for parameter in owner.parameters()}
+        contexts = {id(part["_pyro_context"]): part["_pyro_context"] for part in modules if "_pyro_context" in part}
+        self._used = [(context, context.used) for context in contexts.values()]
+
+    @property
+    def made(self) -> list[Tensor]:
+        """The parameters that were made since."""
+        store = pyro.get_param_store()
+        stored = [store._params[name] for name in store if name not in self._names]
+        return stored + [p for owner in self._owners for p in owner.parameters() if id(p) not in self._parameters]
+
+    def __call__(self) -> None:
+        """Take everything back."""
+        store = pyro.get_param_store()
+        for name in set(store) - self._names:
+            del store[name]
+        for attributes, before in self._saved:
+            attributes.clear()
+            for key, (value, copied) in before.items():
+                attributes[key] = value
+                if copied is not None:
+                    value.clear()
+                    value.extend(copied) if isinstance(value, list) else value.update(copied)
+        for context, was_used in self._used:
+            context.used = was_used
+
+
+@contextmanager
+def undone_on_failure(*programs: Program) -> Iterator[None]:
+    """Leave programs as they were where an exception comes out."""
+    undo = Undo(*programs)
+    try:
         yield
+    except BaseException:
+        undo()
+        raise
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of a container that a program may write to, or None of anything else."""
+    return copy(value) if isinstance(value, dict | list | set) else None
 
 
 @contextmanager

@@ -77,7 +77,8 @@ def _observed(model: Program, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]
         trace = poutine.trace(model).get_trace(*args)
     for name, site in trace.nodes.items():
         # Bounds that follow z, here a draw of the prior's, say nothing about x.
-        if site["type"] == "sample" and site["is_observed"] and not _depends_on_parameters(site["fn"]):
+        seen = site["type"] == "sample" and site["is_observed"]
+        if seen and not _depends_on_parameters(site["fn"]) and says_its_support(site["fn"]):
             yield name, site
 
 
@@ -118,6 +119,14 @@ def _elementwise(support: Any) -> Any:
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     return support
+
+
+def says_its_support(fn: Any) -> bool:
+    """Whether a distribution has a support: torch's base class has the property, and raises."""
+    try:
+        return fn.support is not None
+    except (NotImplementedError, AttributeError):
+        return False
 
 
 def _depends_on_parameters(fn: Any) -> bool:

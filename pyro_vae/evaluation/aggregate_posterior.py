@@ -71,8 +71,9 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor) -> Tensor
         pyro.validation_enabled(False),
         draws.bar(draws.size, " posteriors") as bar,
     ):
-        for start in range(0, draws.size, COMPONENTS):
-            stop = min(start + COMPONENTS, draws.size)
+        width = draws.size if draws.takes_all else COMPONENTS
+        for start in range(0, draws.size, width):
+            stop = min(start + width, draws.size)
             chosen = members[start:stop]
             score, pairs = _scorer(draws, draws.block(start, stop), flat)
             step = max(1, pairs // (stop - start))

@@ -60,16 +60,17 @@ class Annealer:
         if max_rows is not None:
             check_count(who, "max_rows", max_rows)
         self._who, self._annealing, self._level, self._simulated = who, annealing, compile, simulated
-        self._rows = Rows(who, x, model) if guide is None else Rows(who, x, model, guide)
+        self._rows = Rows(who, x, model, guide, plate)
         self._modules, self.size, self.unit = self._rows.modules, self._rows.size, self._rows.unit
         with in_mode(self._modules, training=False):
-            head = self._block(0, min(self.size, HEAD))
+            whole = self._rows.why_whole is not None
+            head = self._block(0, self.size if whole else min(self.size, HEAD))
             if len(head) == 1 and not simulated:
                 check_support(model, self._rows.take(slice(None))[0], head[0])
             self.path = Path(who, model, guide, head, plate)
             self._rows.check_masks(*self.path.masked_parts)
         rows = max_rows or min(ROWS, max(1, VALUES // max(1, self.path.joint.outputs)))
-        self._pieces = Pieces(annealing.num_chains, self.size, rows)
+        self._pieces = Pieces(annealing.num_chains, self.size, rows, whole)
 
     def run(
         self, seed: int | None, progress: bool | None, out: str | FilePath | None

@@ -47,7 +47,8 @@ class FrozenPair:
 
     def __init__(self, who: str, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
         self.who, self._guide = who, guide
-        self._rows = Rows(who, x, model, guide)
+        self._rows = Rows(who, x, model, guide, plate)
+        self._rows.refuse_whole("its maps are fitted to some data at a time")
         self.size, self.unit, self.modules = self._rows.size, self._rows.unit, self._rows.modules
         with in_mode(self.modules, training=False):
             head = self._first_that_is_finite(model, plate)

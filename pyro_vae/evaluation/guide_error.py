@@ -187,7 +187,7 @@ def guide_error(
     check_count("guide_error", "num_permutations", num_permutations, least=0)
     if seed is not None:
         check_whole("guide_error", "seed", seed)
-    rows = Rows("guide_error", x, model, guide)
+    rows = Rows("guide_error", x, model, guide, plate)
     if not isinstance(reference, ReferencePosterior):
         raise ValueError(f"guide_error: reference must be of pyro_vae.reference_posterior; got {in_short(reference)}.")
     trusted = reference.trusted

@@ -54,10 +54,12 @@ class LatentDraws:
         check_num_samples(who, num_samples)
         self.who, self.model, self.guide = who, model, guide
         self.num_samples, self._plate, self._progress = num_samples, plate, progress
-        self._rows = Rows(who, x, model, guide)
+        self._rows = Rows(who, x, model, guide, plate)
         self.size, self.unit, self.modules = self._rows.size, self._rows.unit, self._rows.modules
+        self.takes_all = self._rows.why_whole is not None
+        """Whether the pair takes all data at once, and no other number of them."""
         with in_mode(self.modules, training=False):
-            self.pair = self._first_pair(0, min(self.size, HEAD))
+            self.pair = self._first_pair(0, self.size if self.takes_all else min(self.size, HEAD))
             self.vectorizes = self.pair.vectorizes
             self.pair.check_circles()
             self._rows.check_masks(self.pair)
@@ -72,7 +74,7 @@ class LatentDraws:
         try:
             return Pair(self.model, self.guide, self.block(start, stop), self._plate)
         except NonFiniteError:
-            if stop - start < 2:
+            if stop - start < 2 or self.takes_all:
                 raise
         middle = (start + stop) // 2
         try:
@@ -93,7 +95,10 @@ class LatentDraws:
         keep_freed_memory()
         rows = min(ROWS, max(1, VALUES // max(1, self.pair.outputs)))
         step = min(self.num_samples, rows)
-        width = max(1, min(self.size, rows // step))
+        if self.takes_all:
+            step, width = max(1, min(step, rows // self.size)), self.size
+        else:
+            width = max(1, min(self.size, rows // step))
         with (
             torch.no_grad(),
             in_mode(self.modules, training=False),

@@ -229,6 +229,8 @@ def log_likelihood(
             f"log_likelihood: target_se must be a positive number of nats, such as 0.05, or None; got {target_se}."
         )
     stream = Stream("log_likelihood", model, guide, x, num_samples, plate, progress, compile)
+    if target_se is not None:
+        stream.refuse_whole("samples are added to some data only. With target_se=None none are")
     if target_se is not None and stream.picks_rows:
         raise ValueError(
             f"log_likelihood: target_se must be None where the batch plate {stream.pair.plate.name!r} draws a "

@@ -39,16 +39,17 @@ class Pieces:
         num_chains: chains of a datum.
         num_data: data.
         max_rows: chains times data of a piece, at most.
+        whole: whether each piece has all data; one chain's may then be more than ``max_rows``.
 
     >>> [(piece.chains, piece.data) for piece in Pieces(num_chains=2, num_data=3, max_rows=4)]
     [(slice(0, 2, None), slice(0, 2, None)), (slice(0, 2, None), slice(2, 3, None))]
     """
 
-    def __init__(self, num_chains: int, num_data: int, max_rows: int) -> None:
+    def __init__(self, num_chains: int, num_data: int, max_rows: int, whole: bool = False) -> None:
         self._num_chains, self._num_data = num_chains, num_data
-        self.chains = _evenly(num_chains, max_rows)
+        self.chains = _evenly(num_chains, max(1, max_rows // num_data) if whole else max_rows)
         """Chains of a piece."""
-        self.width = _evenly(num_data, max(1, max_rows // self.chains))
+        self.width = num_data if whole else _evenly(num_data, max(1, max_rows // self.chains))
         """Data of a piece."""
 
     def __len__(self) -> int:

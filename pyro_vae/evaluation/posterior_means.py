@@ -82,12 +82,13 @@ def posterior_means(
             samples are needed, or x is empty or not finite.
     """
     check_count(who, "num_samples", num_samples)
-    rows = Rows(who, x, guide)
+    rows = Rows(who, x, None, guide, plate)
     check_arguments(rows.args, guide=guide)
     blocks = []
     with torch.no_grad(), in_mode(rows.modules, training=False), pyro.validation_enabled(False), local_params(guide):
-        for start in range(0, rows.size, BLOCK):
-            block = rows.take(slice(start, start + BLOCK))
+        width = rows.size if rows.why_whole else BLOCK
+        for start in range(0, rows.size, width):
+            block = rows.take(slice(start, start + width))
             blocks.append(_of_block(who, guide, block, site, num_samples, plate))
     means, noises, theres, units = zip(*blocks, strict=True)
     there = torch.cat(theres)
@@ -107,7 +108,7 @@ def draw_latent(who: str, guide: Program, x: Any) -> Tensor:
     Raises:
         ValueError: the guide has several latent sites, or none in a plate over the data.
     """
-    rows = Rows(who, x, guide)
+    rows = Rows(who, x, None, guide)
     plain = plain_errors(who, "the guide")
     with torch.no_grad(), in_mode(rows.modules, training=False), local_params(guide), plain:
         latents = _latents(who, poutine.trace(guide).get_trace(*rows.take(slice(None))), None)[1]

@@ -168,7 +168,8 @@ def reference_posterior(
             f"reference_posterior: R-hat compares chains: num_chains must be at least 2, num_samples at least 4 and "
             f"warmup at least 1; got {num_chains}, {num_samples} and {warmup}. Four chains are usual."
         )
-    rows = Rows("reference_posterior", x, model)
+    rows = Rows("reference_posterior", x, model, None, plate)
+    rows.refuse_whole("its chains run datum by datum")
     everything = rows.take(slice(None))
     with (
         in_mode(rows.modules, training=False),

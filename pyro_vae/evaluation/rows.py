@@ -1,17 +1,32 @@
 """Some rows of a pair's arguments."""
 
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
+from pyro import poutine
 from torch import Tensor, device
 
 from pyro_vae.checks import in_short
+from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.fit.batches import check_rows
-from pyro_vae.programs import data_args, modules_of
+from pyro_vae.graph import in_one_line, no_side_effects
+from pyro_vae.memory import is_out_of_memory
+from pyro_vae.pair import Pair
+from pyro_vae.particles import samples
+from pyro_vae.programs import Undo, data_args, in_mode, local_params, modules_of, num_rows, take_rows
 from pyro_vae.protocols import Program
+
+FEW = (3, 4, 5)
+"""Rows on which the programs are tried, to see what follows the number of data: the first two that are not N."""
+
 
 HEAD = 127
 """Data that a pair is run on at a time to look at its masks."""
+
+
+COUPLED = "a datum's weight depends on the data beside it."
+"""Why an argument is taken to be another than it was thought to be."""
 
 
 class _Masked(Protocol):
@@ -24,19 +39,28 @@ class _Masked(Protocol):
 
 
 class Rows:
-    """The arguments of a pair, by data: tensors as long as the first are cut, anything else is handed on whole.
+    """The arguments of a pair, by data: what is per datum is cut, anything else is handed on whole.
+
+    Per datum is a tensor or a packed batch of sequences as long as the first tensor, where the pair, run on a few data,
+    gives them the log-joint that they have among others. Another argument of that length (a grid of as many times as
+    there are data) is whole.
 
     Args:
         who: the caller, for messages.
         x: data ``(N, ...)``, or a tuple of all positional arguments that starts with them.
-        programs: whose parameters' device is used.
+        model: p(x, z); None where only the guide is run.
+        guide: q(z | x); None where only the model is run.
+        plate: the batch plate's name, where several would do.
 
     Raises:
-        ValueError: x is no tensor, is empty or not finite.
+        ValueError: x is no tensor, is empty or not finite, or the batch plate holds something else than its rows.
     """
 
-    def __init__(self, who: str, x: Any, *programs: Program) -> None:
-        self.args = data_args(who, x, *programs)
+    def __init__(
+        self, who: str, x: Any, model: Program | None = None, guide: Program | None = None, plate: str | None = None
+    ) -> None:
+        programs = [program for program in (model, guide) if program is not None]
+        self._who, self.args = who, data_args(who, x, *programs)
         """All arguments."""
         first = self.args[0]
         if not isinstance(first, Tensor) or first.ndim == 0:
@@ -50,17 +74,18 @@ class Rows:
         self.device: device = next((p.device for m in self.modules for p in m.parameters()), first.device)
         self.unit = "image" if first.ndim > 2 else "datum"
         """What a datum is called."""
+        self.per_datum = tuple(num_rows(arg) == self.size for arg in self.args)
+        """Which arguments are cut."""
+        self.why_whole: str | None = None
+        """Why the programs take all data at once and no other number of them; None where they take any number."""
+        if programs:
+            with in_mode(self.modules, training=False):
+                self._try_few(_Trial(model, guide, plate))
 
     def take(self, rows: slice | Tensor) -> tuple[Any, ...]:
         """Return the arguments with the given data, on the programs' device."""
-        return tuple(
-            arg[rows.to(arg.device) if isinstance(rows, Tensor) else rows].to(self.device)
-            if isinstance(arg, Tensor) and arg.ndim and len(arg) == self.size
-            else arg.to(self.device)
-            if isinstance(arg, Tensor)
-            else arg
-            for arg in self.args
-        )
+        cut = (take_rows(arg, rows) if each else arg for arg, each in zip(self.args, self.per_datum, strict=True))
+        return tuple(arg.to(self.device) if hasattr(arg, "to") else arg for arg in cut)
 
     def check_masks(self, *parts: "_Masked") -> None:
         """Check all data against the masks on latent sites, where there are any.
@@ -69,9 +94,138 @@ class Rows:
             PairError, ValueError: as ``check_masks`` of the parts.
         """
         parts = tuple(part for part in parts if part.masked)
-        width = min(self.size, HEAD)
+        width = self.size if self.why_whole else min(self.size, HEAD)
         for start in range(0, self.size if parts else 0, width):
             # All blocks have one size, as a program may ask for.
             block = self.take(torch.arange(start, start + width) % self.size)
             for part in parts:
                 part.check_masks(block)
+
+    def refuse_whole(self, needs: str) -> None:
+        """Refuse programs that take all data at once and no other number of them.
+
+        Args:
+            needs: what the caller does, to end "and ...".
+
+        Raises:
+            PairError: says why they do.
+        """
+        if self.why_whole is not None:
+            raise PairError(
+                f"{self._who}: model and guide take all {self.size} data at once and no other number of them, and "
+                f"{needs}. Parameters of each datum (AutoNormal) or a plate of a fixed size do that: read the "
+                f"parameters off x, and make the plate as pyro.plate('data', len(x)). On fewer data: {self.why_whole}"
+            )
+
+    def _try_few(self, trial: "_Trial") -> None:
+        """See on a few data what follows their number; where nothing does, on all of them."""
+        guesses, failures = list(self._guesses()), []
+        for self.per_datum in guesses:
+            failure = self._failure_on_few(trial)
+            if failure is None:
+                return
+            failures.append(failure)
+            trial.undo()
+        self.per_datum = guesses[0]
+        if failures[0] == COUPLED:
+            # They do take few.
+            return
+        try:
+            size, full_size = trial.plate_sizes(self.take(slice(None)))
+        except Exception:
+            # Whoever runs the programs on these data says what is wrong, about as many as suit it.
+            return
+        if size == self.size:
+            self.why_whole = failures[0]
+        elif full_size != self.size:
+            raise PairError(
+                f"{self._who}: the batch plate has {size} rows where x of shape {tuple(self.args[0].shape)} has "
+                f"{self.size}. Let the data lie along the first dim of x, and make the plate as "
+                f"pyro.plate('data', len(x))."
+            )
+
+    def _guesses(self) -> Iterator[tuple[bool, ...]]:
+        """Give which arguments may be per datum: all that are as long as the data; all but one; the data alone."""
+        yield self.per_datum
+        others = [index for index, cut in enumerate(self.per_datum) if cut and index > 0]
+        left_out = [[index] for index in others] + ([others] if len(others) > 1 else [])
+        for indices in left_out:
+            yield tuple(cut and index not in indices for index, cut in enumerate(self.per_datum))
+
+    def _failure_on_few(self, trial: "_Trial") -> str | None:
+        """Return why the programs do not take a few data, or None where they do."""
+        failure = None
+        # Another plate may happen to have as many rows as one try, not as both.
+        for count in [count for count in FEW if count != self.size][:2]:
+            try:
+                failure = self._failure_on(count, trial)
+            except NonFiniteError:
+                # Of a datum: whoever looks at all of them says which.
+                return None
+            except Exception as error:
+                if is_out_of_memory(error):
+                    # Whoever runs the programs next says so, or makes do with less.
+                    return None
+                failure = in_one_line(error)
+            if failure is None:
+                return None
+            trial.undo()
+        return failure
+
+    def _failure_on(self, count: int, trial: "_Trial") -> str | None:
+        few, fewer = self._few(count), self._few(count - 1)
+        size, _ = trial.plate_sizes(few)
+        if size != count:
+            return f"the batch plate has {size} rows where x has {count}."
+        made = [parameter.shape for parameter in trial.undo.made]
+        if made:
+            trial.undo()
+            trial.plate_sizes(fewer)
+            if made != [parameter.shape for parameter in trial.undo.made]:
+                return "parameters are made on the first run, for as many data as it has."
+        if sum(self.per_datum) > 1 and not trial.same_for_fewer(few, fewer, count - 1):
+            return COUPLED
+        return None
+
+    def _few(self, count: int) -> tuple[Any, ...]:
+        return self.take(torch.arange(count) % self.size)
+
+
+class _Trial:
+    """Runs programs on a few data: the pair, the model with its prior for a guide, or a guide by itself."""
+
+    def __init__(self, model: Program | None, guide: Program | None, plate: str | None) -> None:
+        programs = [program for program in (model, guide) if program is not None]
+        self._model, self._guide, self._plate, self._modules = model, guide, plate, modules_of(*programs)
+        self.undo = Undo(*programs)
+
+    def plate_sizes(self, args: tuple[Any, ...]) -> tuple[int, int]:
+        """Return the rows that the batch plate holds and those it stands for."""
+        if self._model is None:
+            return self._sizes_in_guide(args)
+        plate = self._pair(args).plate
+        return plate.size, plate.full_size
+
+    def same_for_fewer(self, few: tuple[Any, ...], fewer: tuple[Any, ...], count: int) -> bool:
+        """Whether the first data have the weights, without the others, that they have beside them."""
+        return self._model is None or self._pair(few).same_for_fewer(fewer, count)
+
+    def _pair(self, args: tuple[Any, ...]) -> Pair:
+        assert self._model is not None
+        prior = poutine.block(self._model, hide_fn=_is_observed)
+        return Pair(self._model, prior if self._guide is None else self._guide, args, self._plate)
+
+    def _sizes_in_guide(self, args: tuple[Any, ...]) -> tuple[int, int]:
+        assert self._guide is not None
+        with torch.no_grad(), no_side_effects(self._modules), local_params(self._guide):
+            trace = poutine.trace(self._guide).get_trace(*args)
+        plates = [f for site in samples(trace) for f in site["cond_indep_stack"] if f.vectorized]
+        named = [f for f in plates if self._plate in (None, f.name)]
+        rows = len(args[0])
+        if not named or any(f.size in (rows, -1) for f in named):
+            return rows, rows
+        return max((int(f.size), int(f.full_size)) for f in named)
+
+
+def _is_observed(site: Any) -> bool:
+    return site["type"] == "sample" and site["is_observed"]

@@ -148,7 +148,8 @@ def sbc(
             f"sbc: num_data must be at least 2 and num_draws at least 1; got {num_data} and {num_draws}. A thousand "
             f"data and 99 draws find a scale that is off by a tenth."
         )
-    rows = Rows("sbc", x, model, guide)
+    rows = Rows("sbc", x, model, guide, plate)
+    rows.refuse_whole("it draws data of its own")
     width = min(num_data, max(2, ROWS // num_draws))
     disabled = None if progress is None else not progress
     with (

@@ -99,25 +99,30 @@ class Stream:
         self._num_samples, self._progress, self.level = num_samples, progress, compile
         self._order: Tensor | None = None
         self._kept: _ChunkTerms | None = None
-        self._data = Rows(who, x, model, guide)
+        self._data = Rows(who, x, model, guide, plate)
         self.size, self.unit, self.modules = self._data.size, self._data.unit, self._data.modules
         self.rows, self._halved = HEAD, False
         with in_mode(self.modules, training=False):
             self._fits(self._probe)
         self.rows, self._halved = min(ROWS, max(1, VALUES // max(1, self.pair.outputs))), False
 
+    def refuse_whole(self, needs: str) -> None:
+        """Refuse a pair that takes all data at once, as :meth:`pyro_vae.evaluation.rows.Rows.refuse_whole` does."""
+        self._data.refuse_whole(needs)
+
     def _probe(self) -> None:
         """Run the pair once on some data."""
-        head = self.block(0, min(self.size, self.rows, ROWS))
+        whole = self._data.why_whole is not None
+        head = self.block(0, self.size if whole else min(self.size, self.rows, ROWS))
         try:
             self.pair = Pair(self._model, self._guide, head, self._plate)
-            picks_rows = self.pair.plate.size < len(head[0])
+            picks_rows = whole or self.pair.plate.size < len(head[0])
         except (IndexError, ValueError) as error:
             # A plate with a size or subsample of its own may reach beyond the head.
             if len(head[0]) == self.size or isinstance(error, NonFiniteError):
                 raise
             picks_rows = True
-        if picks_rows:
+        if picks_rows and not whole:
             # Such a plate is shown everything, and told which rows to take.
             head = self.block(0, self.size)
             self.pair = Pair(self._model, self._guide, head, self._plate)

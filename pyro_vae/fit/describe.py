@@ -36,7 +36,8 @@ def describe(value: Any) -> Any:
         return {str(key): describe(item) for key, item in value.items()}
     if isinstance(value, Sequence):
         return [describe(item) for item in value]
-    if inspect.isroutine(value):
+    # A partial that Python binds as it does a method has no name of its own.
+    if inspect.isroutine(value) and hasattr(value, "__qualname__"):
         return {"class": f"{value.__module__}:{value.__qualname__}"}
     cls = type(value)
     description: dict[str, Any] = {"class": f"{cls.__module__}:{cls.__qualname__}"}
