@@ -33,6 +33,7 @@ class ArrayFile(Source):
 
     path: Path
     binarizations = ("none", "stochastic", "static", "threshold")
+    needs_root = False
 
     def load(self, request: Request) -> Splits:
         """Read and check the array or arrays."""

@@ -45,6 +45,7 @@ class FolderOfImages(Source):
 
     path: Path
     binarizations = ("none", "stochastic", "static", "threshold")
+    needs_root = False
 
     def load(self, request: Request) -> Splits:
         """Read every image into memory."""

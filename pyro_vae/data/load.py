@@ -75,7 +75,7 @@ def load_data(
     binarization = _choose_binarization(binarization, label, source)
     seed = _integer("seed", seed)
     valid_size = None if valid_size is None else _integer("valid_size", valid_size)
-    splits = source.load(Request(_data_root(root), valid_size, download))
+    splits = source.load(Request(_data_root(root, source), valid_size, download))
     # Pixels of zeros and ones are their own binarization: "none" hands them over as they are.
     way = BINARIZATIONS["none" if source.already_binary else binarization]
     return ImageData(
@@ -109,7 +109,8 @@ def is_available(name: str | os.PathLike[str], root: str | os.PathLike[str] | No
     True
     """
     try:
-        return _find_source(name)[1].is_available(_data_root(root))
+        source = _find_source(name)[1]
+        return source.is_available(_data_root(root, source))
     except DataNotFoundError:
         return False
 
@@ -119,7 +120,10 @@ def _find_source(name: str | os.PathLike[str]) -> tuple[str, Source]:
     text = os.fspath(name)
     if text in DATASETS:
         return text, DATASETS[text]
-    path = Path(text).expanduser().absolute()
+    try:
+        path = Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise DataNotFoundError(f"load_data: there is no such home folder: {text}") from error
     if path.is_dir():
         return str(path), FolderOfImages(path)
     if path.is_file() and path.suffix.lower() in ARRAY_SUFFIXES:
@@ -164,9 +168,17 @@ def _integer(what: str, value: int) -> int:
         raise ValueError(f"load_data: {what} must be an integer; got {value!r}") from error
 
 
-def _data_root(root: str | os.PathLike[str] | None) -> Path:
-    chosen = root or os.environ.get("PYRO_VAE_DATA") or platformdirs.user_cache_dir("pyro-vae")
-    return Path(chosen).expanduser().absolute()
+def _data_root(root: str | os.PathLike[str] | None, source: Source | None = None) -> Path:
+    chosen = root or os.environ.get("PYRO_VAE_DATA")
+    if not chosen and source is not None and not source.needs_root:
+        return Path()
+    try:
+        return Path(chosen or platformdirs.user_cache_dir("pyro-vae")).expanduser().absolute()
+    except RuntimeError as error:
+        raise DataNotFoundError(
+            "load_data: there is no home folder to look for data in. Say where they are by the argument root or the "
+            "environment variable PYRO_VAE_DATA"
+        ) from error
 
 
 def _content_hash(splits: Splits) -> str:

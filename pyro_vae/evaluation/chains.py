@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.caches import a_cache
+
 
 def r_hat(draws: Tensor) -> Tensor:
     """Return the rank-normalized split R-hat of each quantity; NaN where a draw is not finite, or nothing moved.
@@ -64,7 +66,7 @@ def _each(name: str, draws: Tensor, **options: Any) -> Tensor:
 
 def _arviz(name: str) -> Callable[..., Any]:
     """Return a statistic of ArviZ 0.x, or of 1.x, where it has moved: of an array ``(num_chains, num_samples)``."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), a_cache():
         # ArviZ 0.x announces its successor on import.
         warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
         import arviz

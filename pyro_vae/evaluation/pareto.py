@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.caches import a_cache
+
 MIN_SAMPLES = 26
 """Below this a tail of a fifth of the samples has fewer than six: its first quartile, from which the fit starts, is
 then its smallest."""
@@ -73,7 +75,7 @@ def pareto_k(largest: Tensor, num_samples: int) -> Tensor:
 def _psislw(log_weights: np.ndarray, efficiency: float) -> np.ndarray:
     """Return k-hat by PSIS of ArviZ 0.x, or of 1.x, where it has moved."""
     # The fit's grid runs into infinities that it weighs with 0.
-    with np.errstate(all="ignore"), warnings.catch_warnings():
+    with np.errstate(all="ignore"), warnings.catch_warnings(), a_cache():
         # ArviZ 0.x announces its successor on import; the share above the threshold is in our result.
         warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
         warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto", UserWarning)
