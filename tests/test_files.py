@@ -12,6 +12,7 @@ import two_writers
 from two_writers import content, pair_and_data
 
 from pyro_vae import fit, load_run
+from pyro_vae.cli import main
 from pyro_vae.comparison import Comparison
 from pyro_vae.errors import CheckpointError, FolderBusyError, RunError
 from pyro_vae.files import alone_in, write_bytes
@@ -222,3 +223,17 @@ def test_a_comparison_of_another_grid_is_refused_while_one_runs(tmp_path):
     assert said[1].read_text().startswith(f"refused: another process computes another grid in {out}: wait until")
     finish(first)
     assert said[0].read_text().startswith("1 of 1 cells finished")
+
+
+def test_the_command_line_does_not_wait_for_a_folder(tmp_path, capsys):
+    folder = tmp_path / "run"
+    process = two_writers.start(two_writers.hold, str(folder))
+    wait_for((folder / "held").exists)
+    (folder / "held").unlink()
+    flags = ["--data", "mnist-5k", "--latent_dim", "2", "--hidden_dims", "3", "--epochs", "1"]
+    assert main(["fit", "--quiet", *flags, "--out", str(folder)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"pyro-vae: error: another process works in {folder}: wait until it has ended")
+    # Which has written nothing yet, and whose lock must not be taken away.
+    assert (folder / ".lock").is_file()
+    kill(process)
