@@ -51,7 +51,7 @@ def add_out(parser: argparse.ArgumentParser, name: str, what: str, *, resume: bo
     parser.add_argument("--out", type=Path, default=argparse.SUPPRESS, help=f"folder for {what} ({default})")
     parser.add_argument("--overwrite", action="store_true", help="start again in --out, and remove what is there")
     if resume:
-        parser.add_argument("--resume", action="store_true", help="go on with what is in --out (default: the last one)")
+        parser.add_argument("--resume", action="store_true", help="go on with what is in --out or the last folder")
 
 
 def choose_out(args: argparse.Namespace, name: str) -> Path:

@@ -131,6 +131,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 return _read_members(path, file)
             file.seek(0)
             return {"": _read_array(file)}
+    except PermissionError:  # which is no damage, and names the file
+        raise
     except Exception as error:  # On damage NumPy and zipfile raise whatever their parsers run into.
         if "Object arrays" in str(error):
             raise ValueError(

@@ -69,6 +69,8 @@ def read_image(path: Path) -> Tensor:
                     # By way of RGBA, since Pillow would warn of a palette with transparency.
                     image = image.convert("RGBA") if image.mode in ("P", "PA") else image
                     pixels = np.array(image.convert(TARGETS[image.mode]))
+    except PermissionError:  # which is no damage, and names the file
+        raise
     except Exception as error:  # On damage Pillow raises whatever a format's parser runs into.
         raise DataCorruptError(
             f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({type(error).__name__}: "

@@ -1,5 +1,7 @@
 """Any file that can be loaded, damaged in any way: it is read, or refused in one error that names it."""
 
+import builtins
+import errno
 import gzip
 import io
 import pickle
@@ -278,3 +280,19 @@ def test_a_damaged_table_of_the_installed_images_is_corrupt(content, tmp_path, m
     monkeypatch.setattr(mnist_5k, "_CSV", tmp_path / "mnist_5k.csv.gz")
     with pytest.raises(DataCorruptError, match=r"mnist_5k\.csv\.gz"):
         load_data("mnist-5k")
+
+
+@pytest.mark.parametrize("kind", ["png", "npy", "npz"])
+def test_a_file_that_may_not_be_read_is_not_called_damaged(kind, tmp_path, monkeypatch):
+    load, name, _ = write(kind, tmp_path)
+    whole = builtins.open
+
+    def refuse(file, *args, **kwargs):
+        if str(file).endswith(name):
+            raise PermissionError(errno.EACCES, "Permission denied", str(file))
+        return whole(file, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", refuse)
+    monkeypatch.setattr(io, "open", refuse)
+    with pytest.raises(PermissionError, match=f"Permission denied: .*{name}"):
+        load_data(load)

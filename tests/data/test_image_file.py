@@ -173,6 +173,12 @@ def test_several_frames_are_refused(suffix, tmp_path):
         read_image(path)
 
 
+def test_of_a_camera_s_two_pictures_the_first_is_taken(tmp_path):
+    frames = [Image.new("L", (8, 8), 40), Image.new("L", (8, 8), 200)]
+    frames[0].save(tmp_path / "x.jpg", format="MPO", save_all=True, append_images=frames[1:], quality=100)
+    assert torch.equal(read_image(tmp_path / "x.jpg"), torch.full((1, 8, 8), 40, dtype=torch.uint8))
+
+
 @pytest.mark.parametrize("suffix", ["jp2", "tga", "ico"])
 def test_formats_that_are_not_known_well_enough_are_refused(suffix, tmp_path):
     with pytest.raises(ValueError, match=rf"x\.{suffix} is a \w+ file: convert it to PNG"):
