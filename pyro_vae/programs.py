@@ -173,7 +173,7 @@ def plain_errors(who: str, what: str) -> Iterator[None]:
     """Say in one sentence what a first run of a program fails by.
 
     Args:
-        who: the caller.
+        who: the caller, or nothing.
         what: is run.
 
     Raises:
@@ -185,7 +185,7 @@ def plain_errors(who: str, what: str) -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise PairError(f"{who}: {what} cannot be run on these data: {plainly(error)}") from error
+        raise PairError(f"{who}{': ' if who else ''}{what} cannot be run on these data: {plainly(error)}") from error
     except ValueError as error:
         if str(error) == plainly(error):
             raise

@@ -72,7 +72,7 @@ def _observed(model: Program, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]
     """Yield the sites that observe something, with the names, whose support is the same whatever z is."""
     with (
         torch.no_grad(), unmoved_generators(), pyro.validation_enabled(False), local_params(model),
-        plain_errors("data", "the model"),
+        plain_errors("", "the model"),
     ):  # fmt: skip
         trace = poutine.trace(model).get_trace(*args)
     for name, site in trace.nodes.items():

@@ -51,7 +51,7 @@ from pyro_vae.fit.training import Training
 from pyro_vae.fit.watch import Watch
 from pyro_vae.graph import no_side_effects
 from pyro_vae.objectives.analytic_kl import AnalyticKL
-from pyro_vae.programs import as_args, check_programs, in_mode, local_params
+from pyro_vae.programs import as_args, check_programs, in_mode, local_params, plain_errors
 from pyro_vae.protocols import Objective, Program, ScheduledObjective
 from pyro_vae.seeded import seeded
 from pyro_vae.support import check_support
@@ -186,7 +186,8 @@ def fit(
     frozen = [m for m in modules if [*m.parameters()] and not any(p.requires_grad for p in m.parameters())]
     trained = [module for module in modules if module not in frozen]
     modes = partial(in_mode, trained, training=True), partial(in_mode, frozen, training=False)
-    with pyro.validation_enabled(True), no_side_effects(modules), modes[0](), modes[1]():
+    plain = plain_errors("fit", f"a step of {type(objective).__name__}")
+    with pyro.validation_enabled(True), no_side_effects(modules), modes[0](), modes[1](), plain:
         # One step under Pyro's own checks; those that follow run without them.
         loss.eager()(rows, torch.ones((), device=target))
         watch = None if compile == "off" else Watch(loss, rows)

@@ -27,6 +27,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import fit, log_weights
 from pyro_vae.data import ImageData
+from pyro_vae.errors import PairError
 from pyro_vae.fit.batches import LoaderBatches, TensorBatches
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.guides import MeanFieldGuide
@@ -565,7 +566,7 @@ def test_the_callers_state_is_left_as_it_was_also_by_an_error():
     model, guide = Fails(), PriorGuide()
     model.eval()
     before = caller_state(model, guide)
-    with pytest.raises(RuntimeError, match="in the middle of it"):
+    with pytest.raises(PairError, match="in the middle of it"):
         fit(model, guide, torch.ones(8, 1), epochs=2, batch_size=4, compile="off")
     assert caller_state(model, guide) == before
 
