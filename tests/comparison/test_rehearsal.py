@@ -85,9 +85,9 @@ def test_latents_of_any_name_and_number_go_through_all_commands(sites, programs,
     assert f"of {2 * sites} latent units active" in said
     assert ("in latent_0" in said) == (sites == 2)
     assert main(["evaluate", str(out), "--num_samples", "6", "--ais_images", "2", "--ais_chains", "2",
-                 "--ais_temperatures", "3", "--quiet"]) == 0  # fmt: skip
+                 "--ais_temperatures", "3", "--quiet", "--trust"]) == 0  # fmt: skip
     assert "AIS" in capsys.readouterr().out
-    assert main(["figures", str(out)]) == 0
+    assert main(["figures", str(out), "--trust"]) == 0
     heard = capsys.readouterr()
     drawn = {line.rpartition("/")[2] for line in heard.out.split()}
     if sites == 1:
