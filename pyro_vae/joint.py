@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae.coordinates import ROUNDED, innermost, is_circular, onto_support
 from pyro_vae.graph import agree, no_side_effects
 from pyro_vae.layouts import Layout
-from pyro_vae.masks import coordinate_mask, masked_log_volume, masks_of
+from pyro_vae.masks import coordinate_mask, element_mask, masked_log_volume, masks_of
 from pyro_vae.pair import Pair
 from pyro_vae.particles import Particles, Site, samples
 from pyro_vae.programs import as_args, local_params, modules_of
@@ -56,7 +56,8 @@ class Joint:
     What moves in the latent space without a guide (Hamiltonian dynamics, a q of its own for each datum) stands on
     this. Each latent site has a stretch of u, in the model's order, and is mapped onto its support as Pyro does it
     (``biject_to``), but where a law is not normalized on the support that it declares, as one of angles is
-    (:func:`pyro_vae.coordinates.onto_support`). Scales and subsamples of the model do not enter, as in :func:`pyro_vae.log_weights`.
+    (:func:`pyro_vae.coordinates.onto_support`). Scales and subsamples of the model do not enter, as in
+    :func:`pyro_vae.log_weights`.
 
     A masked latent element does not exist for its datum: it counts neither in the prior nor in the determinant, and
     nothing that counts may depend on it. It keeps its coordinates; :meth:`counted` says which others are left.
@@ -136,6 +137,13 @@ class Joint:
     def counted(self, x: Any) -> Tensor | None:
         """Return which coordinates count, ``(batch, dim)``; None for a model without masks on latent sites."""
         return self._counted(self._prior_runs(x, 1)[0]) if self.masked else None
+
+    def shown(self, x: Any) -> dict[str, Tensor]:
+        """Return which elements of masked latent sites count, each ``(1, *its own shape)``."""
+        run = self._prior_runs(x, 1)[0]
+        masks = [(site, element_mask(site)) for site in _latent(run)]
+        layout = self._pair.layout
+        return {site["name"]: layout.apart(run, {**site, "value": mask}) for site, mask in masks if mask is not None}
 
     def check_masks(self, x: Any) -> None:
         """Refuse a model in which something that counts depends on what is masked.

@@ -97,16 +97,17 @@ def rank_ecdfs(calibration: "SBC", dims: Sequence[int] | None = None) -> "Figure
     """
     from matplotlib.figure import Figure
 
-    worst = calibration.p_values.argsort().tolist()[:12]
+    known = int((~calibration.p_values.isnan()).sum())
+    worst = calibration.p_values.argsort().tolist()[: min(12, known)]
     shown = sorted(worst) if dims is None else list(dims)
     columns = min(4, len(shown))
     rows = -(-len(shown) // columns)
     figure = Figure(figsize=(0.6 + 2.2 * columns, 0.7 + 1.7 * rows), layout="constrained", dpi=120)
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
-    low, high = (limit.numpy() for limit in calibration.band())
     difference = calibration.ecdf_difference.numpy()
     at = np.arange(1, calibration.num_draws + 1) / (calibration.num_draws + 1)
     for one, dim in zip(axes, shown, strict=False):
+        low, high = (limit.numpy() for limit in calibration.band(dim=dim))
         one.fill_between(at, low, high, color="0.85", linewidth=0)
         one.axhline(0, color="0.6", linewidth=0.5)
         one.step(at, difference[:, dim], where="mid", color=GUIDE, linewidth=1)

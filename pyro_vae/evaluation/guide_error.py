@@ -74,11 +74,14 @@ class GuideError:
     no_kl: str | None = None
     """Why there is no KL divergence for any datum, or None."""
     unit: str = "datum"
+    counted: Tensor | None = field(default=None, repr=False)
+    """Which coordinates are not masked, ``(N, dim)``, the others being NaN; None where all count."""
 
     @property
     def compared(self) -> Tensor:
         """Which data the guide is compared on, ``(N,)``: they have a reference, and the guide's draws are finite."""
-        return self.trusted & self.guide_draws.isfinite().all(0).all(-1)
+        finite = self.guide_draws.isfinite()
+        return self.trusted & (finite if self.counted is None else finite | ~self.counted).all(0).all(-1)
 
     @property
     def mean(self) -> float:
@@ -99,12 +102,13 @@ class GuideError:
     def summary(self) -> dict[str, Any]:
         """Return the numbers of ``str(self)``, for a file."""
         kept = self.compared
+        where = kept if self.counted is None else kept.unsqueeze(-1) & self.counted
         tested = self.p_values[self.p_values.isfinite()]
         return {
             "num_data": len(kept),
             "num_compared": int(kept.sum()),
-            "mean_error_rms": self.mean_error[kept].square().mean().sqrt().item(),
-            "sd_error_rms": self.sd_error[kept].square().mean().sqrt().item(),
+            "mean_error_rms": self.mean_error[where].square().mean().sqrt().item(),
+            "sd_error_rms": self.sd_error[where].square().mean().sqrt().item(),
             "kl_nats": self.mean,
             "standard_error": self.standard_error,
             "data_standard_error": self.data_standard_error,
@@ -208,7 +212,10 @@ def guide_error(
         seeded(seed),
     ):
         joint = Joint("guide_error", model, args, plate)
-        draws = reference.draws.to(joint.draw(args, 1))
+        somewhere = joint.draw(args, 1)
+        draws, counted = reference.draws.to(somewhere), joint.counted(args)
+        if counted is not None:
+            draws = torch.where(counted, draws, somewhere)
         _check_same(reference, joint, args, draws)
         guide_draws = GuideDraws(joint, model, guide, args, plate)
         step = max(1, ROWS // rows.size)
@@ -222,10 +229,14 @@ def guide_error(
             log_q = torch.cat([guide_draws.log_density(args, part) for part in flat]).double().cpu()
             volume = torch.cat([joint.terms(args, part).log_volume for part in flat]).double().cpu()
             at_reference = reference.log_joint - (volume + log_q).unflatten(0, draws.shape[:2])
-            effective = reference.ess_bulk.mean(-1).clamp(max=float(len(volume)))
+            effective = reference.ess_bulk.nanmean(-1).clamp(max=float(len(volume)))
             found = bridge(at_reference, at_guide, effective)
+        if counted is not None:
+            counted = counted.cpu()
+            u = u.masked_fill(~counted, math.nan)
         mmd2, p_values = _two_sample_tests(reference, u, num_permutations, progress)
-    kept = trusted & u.isfinite().all(0).all(-1)
+    finite = u.isfinite() if counted is None else u.isfinite() | ~counted
+    kept = trusted & finite.all(0).all(-1)
     moments = [torch.where(kept.unsqueeze(-1), value, math.nan) for value in _moment_errors(reference.draws, u)]
 
     def of(name: str) -> Tensor:
@@ -251,6 +262,7 @@ def guide_error(
         num_samples=num_samples,
         no_kl=no_kl,
         unit=rows.unit,
+        counted=counted,
     )
 
 
@@ -299,13 +311,14 @@ def _two_sample_tests(
     disabled = None if progress is None else not progress
     data = tqdm(range(u.shape[1]), unit=" data", desc="guide_error", disable=disabled, dynamic_ncols=True)
     for i in data:
-        draws = reference.draws[:, :, i].flatten(0, 1)
-        if not (reference.trusted[i] and u[:, i].isfinite().all()):
+        here = slice(None) if reference.counted is None else reference.counted[i]
+        draws, of_guide = reference.draws[:, :, i, here].flatten(0, 1), u[:, i, here]
+        if not (reference.trusted[i] and of_guide.isfinite().all()):
             continue
-        points = int(min(reference.ess_bulk[i].min().item(), len(draws), len(u), POINTS))
+        points = int(min(reference.ess_bulk[i, here].min().item(), len(draws), len(u), POINTS))
         if points < FEWEST_POINTS:
             continue
         rows = torch.linspace(0, len(draws) - 1, points).round().long()
-        test = two_sample_test(draws[rows], u[:points, i], num_permutations)
+        test = two_sample_test(draws[rows], of_guide[:points], num_permutations)
         mmd2[i], p_values[i] = test.mmd2, test.p_value
     return mmd2, p_values

@@ -15,6 +15,7 @@ from pyro_vae.evaluation.arviz_groups import as_inference_data
 from pyro_vae.evaluation.latent_draws import Draws, LatentDraws, by_datum, inner_plates
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
 from pyro_vae.joint import FixedValues
+from pyro_vae.masks import element_mask
 from pyro_vae.particles import Particles, Site, samples
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
@@ -72,7 +73,7 @@ def to_inference_data(
     Dims are ``chain``, ``draw``, ``datum``, the names of inner plates, and ``SITE_dim`` for an event of one dim,
     ``SITE_dim_0``, ``SITE_dim_1``... for one of several; all have coordinates that count from 0. The guide's draws are
     independent: chains are a label, by which ArviZ compares them. z belongs to its datum, so that leave-one-out
-    from ``log_likelihood`` says nothing of new data.
+    from ``log_likelihood`` says nothing of new data. What a mask hides is NaN, in all groups of draws and data.
 
     The draws of all data are held in memory, and predictions are as large as the data times the draws.
 
@@ -197,7 +198,12 @@ class _Groups:
             name, count = site["name"], len(site["fn"].event_shape)
             plates = [f"{plate}_plate" if plate in (DATUM, *SAMPLE) else plate for plate in inner_plates(run, site)]
             event = [f"{name}_dim"] if count == 1 else [f"{name}_dim_{index}" for index in range(count)]
-            self._keep(group, name, drawn, by_datum(run, site, site["value"]), [*plates, *event])
+            value, mask = by_datum(run, site, site["value"]), element_mask(site)
+            if mask is not None:
+                # Whole numbers have no NaN.
+                value = value if value.is_floating_point() else value.double()
+                value = value.masked_fill(~by_datum(run, site, mask.to(value.device)), math.nan)
+            self._keep(group, name, drawn, value, [*plates, *event])
 
     def _keep(self, group: str, name: str, drawn: Draws, values: Tensor, dims: list[str]) -> None:
         """Keep values ``(num_samples, batch, *rest)``."""

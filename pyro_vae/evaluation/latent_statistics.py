@@ -16,7 +16,8 @@ from pyro_vae.evaluation.monte_carlo_mean import MonteCarloMean
 from pyro_vae.evaluation.posterior_means import PosteriorMeans
 from pyro_vae.evaluation.unit_kl import UnitKLError, unit_kl
 from pyro_vae.evaluation.wording import count
-from pyro_vae.particles import Particles
+from pyro_vae.masks import element_mask
+from pyro_vae.particles import Particles, Site
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
 
@@ -39,7 +40,8 @@ class LatentStatistics:
     active_units: ActiveUnits
     """Var_x(E_q[z | x]) of each unit, and which are active."""
     kl_per_unit: Tensor | None = field(repr=False)
-    """Mean KL of each unit over the data, ``(latent_dim,)``, which add up to the rate; None likewise."""
+    """Mean KL of each unit over the data, ``(latent_dim,)``, which add up to the rate; None likewise. A datum without
+    the unit, as a mask hides it, counts as 0 there."""
     kl_per_unit_errors: Tensor | None = field(repr=False)
     """Monte Carlo standard error of each, ``(latent_dim,)``; 0 but for rounding where the KL is closed."""
     flagged: Tensor = field(repr=False)
@@ -50,6 +52,8 @@ class LatentStatistics:
     """Why something is None, by its name."""
     num_samples: int
     unit: str = "datum"
+    shares: Tensor | None = field(default=None, repr=False)
+    """Share of the data that have each unit, ``(latent_dim,)``; None where no unit is masked."""
 
     @property
     def num_data(self) -> int:
@@ -60,14 +64,17 @@ class LatentStatistics:
     def collapsed(self) -> Tensor:
         """Which units have collapsed onto the prior, ``(latent_dim,)``.
 
-        Their mean KL is below 0.01 nats; where units have no KL of their own, they are inactive.
+        Their mean KL is below 0.01 nats, over the data that have them; where units have no KL of their own, they are
+        inactive. A unit that all data mask is none that could collapse.
         """
-        return self.active_units.inactive if self.kl_per_unit is None else self.kl_per_unit < COLLAPSED
+        if self.kl_per_unit is None:
+            return self.active_units.inactive
+        return (self.kl_per_unit if self.shares is None else self.kl_per_unit / self.shares) < COLLAPSED
 
     @property
     def all_collapsed(self) -> bool:
         """Whether all units have: z says nothing of x."""
-        return bool(self.collapsed.all())
+        return bool((self.collapsed if self.shares is None else self.collapsed | (self.shares == 0)).all())
 
     def summary(self) -> dict[str, Any]:
         """Return the numbers of ``str(self)``, for a file."""
@@ -193,7 +200,8 @@ def latent_statistics(
     if drawn.why_no_kl is None:
         kl = drawn.kl[members].mean(0)
         kl_errors = (drawn.kl_variance[members].sum(0) / num_samples).sqrt() / members.sum()
-    means = PosteriorMeans(drawn.mean[members], drawn.noise[members], drawn.units, num_samples)
+    there = None if drawn.there is None else drawn.there[members]
+    means = PosteriorMeans(drawn.mean[members], drawn.noise[members], drawn.units, num_samples, there)
     return LatentStatistics(
         rate=mean(drawn.log_guide - drawn.log_prior),
         distortion=mean(-drawn.reconstruction),
@@ -207,6 +215,7 @@ def latent_statistics(
         why_not=why_not,
         num_samples=num_samples,
         unit=draws.unit,
+        shares=None if there is None else there.double().mean(0),
     )
 
 
@@ -220,6 +229,8 @@ class _Drawn:
         """Of each latent site of the model, in the guide's order, ``(num_samples, N, *rest)``."""
         self.why_no_kl: str | None = None
         self._closed_mean: Tensor | None = None
+        self.there: Tensor | None = None
+        """Which units of which data are not masked, ``(N, units)``; None where no latent site has a mask."""
         for drawn in draws:
             if not self.values:
                 self._make_room(draws, drawn.run)
@@ -244,6 +255,8 @@ class _Drawn:
                 self.values[name] = torch.empty(draws.num_samples, draws.size, *value.shape[2:], dtype=value.dtype)
                 sizes[name] = math.prod(value.shape[2:])
         self.units = tuple(f"{name}[{index}]" for name, size in sizes.items() for index in range(size))
+        if draws.pair.masked:
+            self.there = torch.ones(draws.size, len(self.units), dtype=torch.bool)
         self._kl_sums = torch.zeros(2, draws.size, len(self.units), dtype=torch.float64)
         mean = _mean_of(run) if len(run.latents) == 1 else None
         # A categorical law has a NaN for a mean.
@@ -262,6 +275,9 @@ class _Drawn:
         for name, kept in self.values.items():
             site = run.guide_trace.nodes[name]
             kept[rows, data] = by_datum(run, site, site["value"]).cpu()
+        if self.there is not None:
+            sites = [run.guide_trace.nodes[name] for name in self.values]
+            self.there[data] = torch.cat([_there(run, site) for site in sites], -1).cpu()
         if self._closed_mean is not None:
             mean = _mean_of(run)
             assert mean is not None
@@ -273,6 +289,13 @@ class _Drawn:
                 self.why_no_kl = str(reason)
             else:
                 self._kl_sums[:, data] += torch.stack([kl.sum(0), kl.square().sum(0)])
+
+
+def _there(run: Particles, site: Site) -> Tensor:
+    """Return which elements of a site are not masked, ``(batch, units)``."""
+    mask = element_mask(site)
+    there = by_datum(run, site, torch.ones_like(site["value"], dtype=torch.bool) if mask is None else mask)[0]
+    return there.reshape(len(there), -1)
 
 
 def _mean_of(run: Particles) -> Tensor | None:

@@ -86,7 +86,8 @@ def linear_probe(
     .. math::
         \min_{W, b} \; -\frac1N \sum_n \log \mathrm{softmax}(W m_n + b)_{y_n} + \frac{\lambda}{2} \|W\|^2
 
-    m_n is the posterior mean of datum n, each unit shifted and scaled to mean 0 and variance 1 over the training data.
+    m_n is the posterior mean of datum n, each unit shifted and scaled to mean 0 and variance 1 over the training data
+    that have it; a unit that a mask hides from a datum counts as 0 there.
     The problem is strictly convex in W and solved to its optimum in float64 by LBFGS from 0: nothing is drawn, except
     by a guide without ``posterior(x)``, whose means are taken over samples.
 
@@ -128,8 +129,14 @@ def linear_probe(
             f"Draw the training data from all of them."
         )
     with seeded(seed):
-        train, test = (posterior_means("linear_probe", guide, x, site, num_samples).mean for x in (train_x, test_x))
-    loc, scale = train.mean(0), train.std(0, correction=0)
+        means, test_means = (posterior_means("linear_probe", guide, x, site, num_samples) for x in (train_x, test_x))
+    loc = means.over_data(means.mean)
+    scale = means.over_data((means.mean - loc).square()).sqrt()
+    # A masked unit stands at the mean of the data that have it, where it says nothing.
+    loc = loc.nan_to_num()
+    train, test = (
+        part.mean if part.there is None else torch.where(part.there, part.mean, loc) for part in (means, test_means)
+    )
     # What varies by rounding only is no feature.
     scale = torch.where(scale > 1e-6 * train.abs().amax(0), scale, math.inf)
     weight, converged = _fit((train - loc) / scale, targets, len(classes), l2)

@@ -56,11 +56,26 @@ class DatumDensity:
         except NotTraceable as reason:
             logger.warning("%s: runs without a graph, which is slower: %s", self._who, reason)
 
-    def of(self, i: int) -> Callable[[dict[str, Tensor]], Tensor]:
-        """Return the potential of the datum's u, a function as Pyro's kernels take it."""
+    def of(
+        self, i: int, counted: Tensor | None = None, start: Tensor | None = None
+    ) -> Callable[[dict[str, Tensor]], Tensor]:
+        """Return the potential of the datum's u, a function as Pyro's kernels take it.
+
+        Args:
+            i: the datum.
+            counted: the coordinates that are not masked, ``(dim,)``, which alone are u then; None for all.
+            start: where the others stay, ``(dim,)``.
+        """
         block = self._block(i)
         given = [block[k] for k in self._tensors]
-        return lambda z: _Potential.apply(z["u"], lambda u: self._compute(*given, u))
+
+        def compute(u: Tensor) -> list[Tensor]:
+            if counted is None or start is None:
+                return self._compute(*given, u)
+            potential, gradient = self._compute(*given, start.masked_scatter(counted, u))
+            return [potential, gradient[counted]]
+
+        return lambda z: _Potential.apply(z["u"], compute)
 
     def _block(self, i: int) -> tuple[Any, ...]:
         return self._rows.take(slice(i, i + 1))

@@ -8,10 +8,12 @@ import torch
 from pyro import poutine
 from pyro.distributions import ProjectedNormal
 from torch import Tensor
-from torch.distributions import Independent, VonMises
+from torch.distributions import VonMises
 
 from pyro_vae.checks import check_count
+from pyro_vae.coordinates import innermost
 from pyro_vae.evaluation.rows import Rows
+from pyro_vae.masks import element_mask
 from pyro_vae.particles import Site, samples
 from pyro_vae.programs import check_arguments, in_mode, local_params, plain_errors
 from pyro_vae.protocols import PosteriorGuide, Program
@@ -190,18 +192,15 @@ def _by_datum(site: Site, value: Tensor, dim: int) -> Tensor:
 
 def _there(site: Site, dim: int) -> Tensor:
     """Return which units of which data are not masked, ``(batch, units)``."""
-    fn, mask = site["fn"], site["mask"]
-    whole = torch.ones(fn.batch_shape, dtype=torch.bool) if mask is None else torch.as_tensor(mask).cpu()
-    whole = whole.expand(fn.batch_shape).reshape(fn.batch_shape + (1,) * fn.event_dim)
-    return _by_datum(site, whole.expand(fn.batch_shape + fn.event_shape), dim)
+    fn, mask = site["fn"], element_mask(site)
+    shape = fn.batch_shape + fn.event_shape
+    return _by_datum(site, torch.ones(shape, dtype=torch.bool) if mask is None else mask.cpu(), dim)
 
 
 def _mean_of(site: Site) -> Tensor:
     """Return the mean of a site's law given what was sampled before it; its value where the law knows none."""
     fn, value = site["fn"], site["value"]
-    inner = fn
-    while isinstance(inner, Independent):
-        inner = inner.base_dist
+    inner = innermost(fn)
     try:
         mean = fn.mean
     except (NotImplementedError, AttributeError):

@@ -34,7 +34,8 @@ class ReferencePosterior:
     """What :func:`reference_posterior` returns; float64, on the CPU."""
 
     draws: Tensor = field(repr=False)
-    """Unconstrained u, ``(num_chains, num_samples, N, dim)``; NaN for a datum without a finite density to start at."""
+    """Unconstrained u, ``(num_chains, num_samples, N, dim)``; NaN for a datum without a finite density to start at, and
+    where a mask hides a latent element."""
     values: dict[str, Tensor] = field(repr=False)
     """The latent sites' values at these draws, each ``(num_chains, num_samples, *its own shape)``."""
     log_joint: Tensor = field(repr=False)
@@ -49,12 +50,22 @@ class ReferencePosterior:
     """Divergent transitions after warmup, all chains, ``(N,)``, int64."""
     warmup: int
     unit: str = "datum"
+    counted: Tensor | None = field(default=None, repr=False)
+    """Which coordinates are not masked, ``(N, dim)``; None where all count."""
 
     @property
     def trusted(self) -> Tensor:
         """Which data this is a reference for, ``(N,)``: R-hat at most 1.01 in all dims, at most 1 in 1000 divergent."""
         num_draws = self.draws.shape[0] * self.draws.shape[1]
-        return (self.r_hat <= R_HAT).all(-1) & (self.divergences <= DIVERGENT_SHARE * num_draws)
+        mixed = self.r_hat <= R_HAT
+        if self.counted is not None:
+            mixed = (mixed | ~self.counted) & self.counted.any(-1, keepdim=True)
+        return mixed.all(-1) & (self.divergences <= DIVERGENT_SHARE * num_draws)
+
+    def of_counted(self, values: Tensor) -> Tensor:
+        """Return values ``(N, dim)`` of the coordinates that count, as one vector; NaN where there are none."""
+        found = values.flatten() if self.counted is None else values[self.counted]
+        return found if len(found) else values.new_full((1,), math.nan)
 
     @property
     def mean(self) -> Tensor:
@@ -83,9 +94,9 @@ class ReferencePosterior:
             "num_data": num_data,
             "dim": dim,
             "num_trusted": int(self.trusted.sum()),
-            "largest_r_hat": self.r_hat.max().item(),
-            "smallest_ess_bulk": self.ess_bulk.min().item(),
-            "smallest_ess_tail": self.ess_tail.min().item(),
+            "largest_r_hat": self.of_counted(self.r_hat).max().item(),
+            "smallest_ess_bulk": self.of_counted(self.ess_bulk).min().item(),
+            "smallest_ess_tail": self.of_counted(self.ess_tail).min().item(),
             "divergences": int(self.divergences.sum()),
             "num_chains": num_chains,
             "num_samples": num_samples,
@@ -179,6 +190,8 @@ def reference_posterior(
         joint = Joint("reference_posterior", model, everything, plate)
         if len(everything) == 1:
             check_support(model, everything[0], everything[0])
+        rows.check_masks(joint)
+        counted = joint.counted(everything)
         starts = starts_of(joint, everything, num_chains)
         density = DatumDensity("reference_posterior", joint, rows, starts)
         draws = torch.full((num_chains, num_samples, rows.size, joint.dim), math.nan, dtype=starts.dtype)
@@ -192,18 +205,28 @@ def reference_posterior(
             dynamic_ncols=True,
         ) as bar:
             for i in range(rows.size):
-                if not starts[:, i].isfinite().all():
+                here = None if counted is None else counted[i]
+                if not starts[:, i].isfinite().all() or (here is not None and not here.any()):
                     bar.update(num_chains * steps)
                     continue
-                potential = density.of(i)
                 for chain in range(num_chains):
-                    found, divergent = run_chain(potential, starts[chain, i], num_samples, warmup, bar.update)
-                    draws[chain, :, i] = found.cpu()
+                    start = starts[chain, i]
+                    potential, moving = density.of(i, here, start), start if here is None else start[here]
+                    found, divergent = run_chain(potential, moving, num_samples, warmup, bar.update)
+                    if here is None:
+                        draws[chain, :, i] = found.cpu()
+                    else:
+                        draws[chain, :, i, here.cpu()] = found.cpu()
                     divergences[i] += divergent
-        values, log_joint = _at_draws(joint, everything, draws.to(rows.device))
+        at = draws.to(rows.device)
+        if counted is not None:
+            at = torch.where(counted, at, starts[0])
+        values, log_joint = _at_draws(joint, everything, at)
+        for name, mask in joint.shown(everything).items() if counted is not None else ():
+            values[name] = values[name].masked_fill(~mask.cpu(), math.nan)
     return ReferencePosterior(
         draws.double(), values, log_joint, r_hat(draws), ess(draws, "bulk"), ess(draws, "tail"), divergences, warmup,
-        rows.unit,
+        rows.unit, None if counted is None else counted.cpu(),
     )  # fmt: skip
 
 

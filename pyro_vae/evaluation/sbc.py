@@ -1,5 +1,6 @@
 """Simulation-based calibration of an amortized guide."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,9 +32,9 @@ class SBC:
 
     ranks: Tensor = field(repr=False)
     """How many of the guide's draws lie below the latent that made the datum, ``(num_data, dim)``, int64, from 0 to
-    ``num_draws``; the dims are the unconstrained coordinates."""
+    ``num_draws``; the dims are the unconstrained coordinates. -1 where a mask hides the latent element."""
     p_values: Tensor = field(repr=False)
-    """Exact p-value of the ranks' uniformity in each dim, ``(dim,)``, float64."""
+    """Exact p-value of the ranks' uniformity in each dim, ``(dim,)``, float64; NaN of a dim that all data mask."""
     num_draws: int
     left_out: int = 0
     """Simulated data for which a draw of the guide was NaN or infinite."""
@@ -41,7 +42,15 @@ class SBC:
     @property
     def adjusted(self) -> Tensor:
         """p-values adjusted for the number of dims by Holm's method, ``(dim,)``."""
-        return torch.from_numpy(holm(self.p_values.numpy()))
+        known = ~self.p_values.isnan()
+        adjusted = self.p_values.clone()
+        adjusted[known] = torch.from_numpy(holm(self.p_values[known].numpy()))
+        return adjusted
+
+    @property
+    def num_ranks(self) -> Tensor:
+        """How many data have each dim, ``(dim,)``."""
+        return (self.ranks >= 0).sum(0)
 
     @property
     def rejected(self) -> Tensor:
@@ -57,12 +66,16 @@ class SBC:
     def ecdf_difference(self) -> Tensor:
         """Share of ranks below 1, ..., num_draws minus that of uniform ones, ``(num_draws, dim)``."""
         at = torch.arange(1, self.num_draws + 1, dtype=torch.float64)
-        below = torch.stack([(self.ranks < rank).sum(0) for rank in at])
-        return below.double() / len(self.ranks) - (at / (self.num_draws + 1)).unsqueeze(-1)
+        there = self.ranks >= 0
+        below = torch.stack([(there & (self.ranks < rank)).sum(0) for rank in at])
+        return below.double() / self.num_ranks - (at / (self.num_draws + 1)).unsqueeze(-1)
 
-    def band(self, level: float = 1 - LEVEL) -> tuple[Tensor, Tensor]:
-        """Return limits ``(num_draws,)`` that hold a calibrated dim's whole ``ecdf_difference`` at a level."""
-        n, num_ranks = len(self.ranks), self.num_draws + 1
+    def band(self, level: float = 1 - LEVEL, dim: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return limits ``(num_draws,)`` that hold a calibrated dim's whole ``ecdf_difference`` at a level.
+
+        They are those of a dim that all data have, or of ``dim``.
+        """
+        n, num_ranks = len(self.ranks) if dim is None else int(self.num_ranks[dim]), self.num_draws + 1
         expected = np.arange(1, num_ranks) / num_ranks
         low, high = (torch.from_numpy(limit / n - expected) for limit in uniformity_band(n, num_ranks, level))
         return low, high
@@ -73,9 +86,9 @@ class SBC:
             "calibrated": self.calibrated,
             "num_data": len(self.ranks),
             "num_draws": self.num_draws,
-            "dim": len(self.p_values),
+            "dim": int((~self.p_values.isnan()).sum()),
             "num_rejected": int(self.rejected.sum()),
-            "smallest_adjusted_p_value": self.adjusted.min().item(),
+            "smallest_adjusted_p_value": self.adjusted.nan_to_num(math.inf).min().item(),
             "left_out": self.left_out,
         }
 
@@ -162,20 +175,24 @@ def sbc(
         template = rows.take(torch.arange(width) % rows.size)
         joint = Joint("sbc", model, template, plate)
         guide_draws = GuideDraws(joint, model, guide, template, plate)
+        rows.check_masks(joint, guide_draws.pair)
         ranks, finite = [], []
         for start in range(0, num_data, width):
             # All blocks have one size, as a model may ask for; what the last one has too much is cut off.
             kept = min(width, num_data - start)
             args, truth = joint.simulate(rows.take(torch.arange(start, start + width) % rows.size))
             u, _ = guide_draws.draw(args, num_draws)
-            ranks.append(_ranks(truth[0], u)[:kept].cpu())
-            finite.append((u.isfinite().all(0) & truth[0].isfinite()).all(-1)[:kept].cpu())
+            counted = joint.counted(args)
+            there = torch.ones_like(truth[0], dtype=torch.bool) if counted is None else counted
+            ranks.append(torch.where(there, _ranks(truth[0], u), -1)[:kept].cpu())
+            finite.append((u.isfinite().all(0) & truth[0].isfinite() | ~there).all(-1)[:kept].cpu())
             bar.update(kept)
     usable = torch.cat(finite)
     if not usable.any():
         raise NonFiniteError(f"sbc: the guide's draws are NaN or infinite for all of {num_data} simulated data.")
     kept_ranks = torch.cat(ranks)[usable]
-    p_values = [uniformity_p_value(column.numpy(), num_draws + 1) for column in kept_ranks.unbind(1)]
+    columns = [column[column >= 0] for column in kept_ranks.unbind(1)]
+    p_values = [uniformity_p_value(column.numpy(), num_draws + 1) if len(column) else math.nan for column in columns]
     return SBC(kept_ranks, torch.tensor(p_values, dtype=torch.float64), num_draws, num_data - len(kept_ranks))
 
 

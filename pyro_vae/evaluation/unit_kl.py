@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
+from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Distribution, Independent, kl_divergence
 
 from pyro_vae.evaluation.latent_draws import by_datum
+from pyro_vae.masks import element_mask
 from pyro_vae.pair import Pair
 from pyro_vae.particles import Particles, Site
 
@@ -40,9 +42,9 @@ def unit_kl(pair: Pair, run: Particles, names: list[str]) -> Tensor:
     for name in names:
         q, p = run.guide_trace.nodes[name], run.model_trace.nodes[name]
         kl = _kl(_of_one_unit(q, "q(z | x)"), _of_one_unit(p, "p(z)"), q["value"])
-        if q["mask"] is not None:
-            mask = torch.as_tensor(q["mask"], device=kl.device)
-            kl = torch.where(mask.reshape(*mask.shape, *(1,) * q["fn"].event_dim), kl, torch.zeros_like(kl))
+        mask = element_mask(q)
+        if mask is not None:
+            kl = torch.where(mask.to(kl.device), kl, torch.zeros_like(kl))
         kl = by_datum(run, q, kl)
         found.append(kl.reshape(*kl.shape[:2], -1))
     return torch.cat(found, -1)
@@ -58,7 +60,7 @@ def _kl(q: Distribution, p: Distribution, value: Tensor) -> Tensor:
 def _of_one_unit(site: Site, what: str) -> Any:
     """Return the site's law of one unit."""
     fn = site["fn"]
-    while isinstance(fn, Independent):
+    while isinstance(fn, Independent | MaskedDistribution):
         fn = fn.base_dist
     if fn.event_dim:
         raise UnitKLError(f"{what} is no product over the units of site {site['name']!r} ({type(fn).__name__})")
