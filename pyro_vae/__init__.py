@@ -1,7 +1,7 @@
 """Variational autoencoders as probabilistic programs, with their posterior approximations measured."""
 
 from pyro_vae import guides, models, objectives
-from pyro_vae.comparison import compare
+from pyro_vae.comparison import compare, load_run
 from pyro_vae.data import load_data
 from pyro_vae.evaluation import (
     active_units,
@@ -17,7 +17,7 @@ from pyro_vae.evaluation import (
     sbc,
     to_inference_data,
 )
-from pyro_vae.fit import Run, fit, load_run
+from pyro_vae.fit import Run, fit
 from pyro_vae.log_weights import log_weights
 
 __version__ = "0.1.0"

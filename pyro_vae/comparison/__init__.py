@@ -4,7 +4,8 @@ from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.compare import compare
 from pyro_vae.comparison.comparison import Comparison, Configuration
 from pyro_vae.comparison.grid import Grid
+from pyro_vae.comparison.load_run import load_run
 from pyro_vae.comparison.results import CellResult
 from pyro_vae.comparison.run_cell import load_cell
 
-__all__ = ["Cell", "CellResult", "Comparison", "Configuration", "Grid", "compare", "load_cell"]
+__all__ = ["Cell", "CellResult", "Comparison", "Configuration", "Grid", "compare", "load_cell", "load_run"]

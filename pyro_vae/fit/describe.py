@@ -97,6 +97,21 @@ def as_plain(value: Any) -> Any:
     return value.item() if isinstance(value, Tensor) else value
 
 
+def structure(owners: Mapping[str, nn.Module]) -> dict[str, str]:
+    """Return each module of a pair by name, with its class and what it prints of itself.
+
+    What an object was described by does not say that a part of it was replaced later; this does.
+
+    >>> structure({"guide": nn.Sequential(nn.Linear(2, 3), nn.ReLU())})["guide.1"]
+    'ReLU()'
+    """
+    return {
+        f"{owner}.{name}".rstrip("."): f"{type(part).__qualname__}({part.extra_repr()})"
+        for owner, module in owners.items()
+        for name, part in module.named_modules()
+    }
+
+
 def _argument_names(cls: type) -> list[str] | None:
     """Return the constructor's argument names, or None where it takes any number of them."""
     if cls.__init__ in (nn.Module.__init__, PyroModule.__init__):  # type: ignore[misc]

@@ -28,7 +28,7 @@ from pyro_vae.fit.batches import (
     describe_loader,
     describe_tensors,
 )
-from pyro_vae.fit.describe import describe, describe_settings
+from pyro_vae.fit.describe import describe, describe_settings, structure
 from pyro_vae.fit.gradients import BatchLoss
 from pyro_vae.fit.levels import LEVELS, make_step
 from pyro_vae.fit.options import (
@@ -197,6 +197,7 @@ def fit(
     config = {
         "model": describe(model),
         "guide": describe(guide),
+        "structure": structure(parameters.owners),
         "data": batches.describe(),
         "valid": _describe_valid(valid),
         "objective": describe_settings(objective),

@@ -5,7 +5,7 @@ import csv
 import io
 import math
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pyro_vae.bounded import bounded, require_sizes
 from pyro_vae.errors import RunError
 from pyro_vae.files import write_bytes
 from pyro_vae.fit.checkpoint import FORMAT, read_checkpoint
-from pyro_vae.fit.describe import build
+from pyro_vae.fit.describe import build, structure
 from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.protocols import Program
 from pyro_vae.reading import Fields, read_table, read_yaml, shown
@@ -124,7 +124,7 @@ def read_config(path: Path) -> dict[str, Any]:
     fields.text("dtype", choices=DTYPES)
     for name in ("model", "guide"):
         fields.fields(name)
-    for name in ("recipe", "environment"):
+    for name in ("recipe", "environment", "structure"):
         if fields.has(name):
             fields.fields(name)
     return config
@@ -169,6 +169,35 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]
         # As text: a NaN is not equal to itself.
         if repr(read_config(path)) == repr(config):
             return config, tensors, state, history
+
+
+def _require_structure(
+    recorded: Mapping[str, str] | None, found: Mapping[str, str], rebuilt: Sequence[str], path: Path
+) -> None:
+    """Refuse a model or guide whose modules are not those that were fitted, as where one was replaced once it was made.
+
+    Args:
+        recorded: of the pair that was fitted; None in the folder of an earlier version.
+        found: of the pair that was built from its description.
+        rebuilt: which of the two was; what the user has made, the user answers for.
+        path: the run folder, for the message.
+
+    Raises:
+        RunError: names the first module that differs.
+    """
+    if recorded is None:
+        return
+    for name in sorted(recorded.keys() | found.keys()):
+        before, now = recorded.get(name), found.get(name)
+        which = name.partition(".")[0].partition("_")[0]
+        # A guide that is a part of the model's prior, too, is named as a part of the model.
+        both = which in recorded and which in found
+        if both and which in rebuilt and before != now:
+            raise RunError(
+                f"{path}: {which} cannot be built from its description: {name} was {shown(before)} when it was fitted, "
+                f"and is {shown(now)} when it is made anew, as where a part is replaced in an object that is there. "
+                f"Build it yourself and pass it: load_run(path, {which}=...)."
+            )
 
 
 def read_fitted(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -219,8 +248,10 @@ def load_run(
             if program is None and not trust:
                 require_sizes(config[name], sum(t.numel() for t in values.values()), f"{path}: {name}")
             built.append(build(config[name], f"{path}: {name}", trust) if program is None else program)
+    rebuilt = [name for name, program in (("model", model), ("guide", guide)) if program is None]
     model, guide = built
     owners = owners_of(model, guide)
+    _require_structure(config.get("structure"), structure(owners), rebuilt, path)
     for module in owners.values():
         module.to(getattr(torch, config["dtype"])).eval()
     values = {name.removeprefix("values."): t for name, t in tensors.items() if name.startswith("values.")}

@@ -95,6 +95,7 @@ def test_the_configuration_says_how_to_do_it_again(tmp_path):
         },
     }
     config["scheduler"].pop("verbose", None)  # an argument of older torch
+    assert config.pop("structure")["guide.encoder.layers.1"] == "Tanh()"
     assert config == {
         "format": 2,
         "recipe": None,

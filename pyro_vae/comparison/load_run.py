@@ -1,0 +1,61 @@
+"""`load_run`: a run folder in, its fitted pair out, by whichever description of it is complete."""
+
+from pathlib import Path
+
+from torch import Tensor
+
+from pyro_vae.comparison.results import read_cell
+from pyro_vae.comparison.run_cell import load_data_of, load_pair
+from pyro_vae.data import ImageData, load_data
+from pyro_vae.errors import RunError
+from pyro_vae.fit import Run
+from pyro_vae.fit import load_run as load_described
+from pyro_vae.fit.describe import is_buildable
+from pyro_vae.fit.run import read_config
+from pyro_vae.fit.same_data import require_same_data
+from pyro_vae.protocols import Program
+
+
+def load_run(
+    path: str | Path,
+    model: Program | None = None,
+    guide: Program | None = None,
+    *,
+    data: ImageData | Tensor | tuple[Tensor, ...] | str | Path | None = None,
+    trust: bool = False,
+) -> Run:
+    """Return the model, guide, data description and history of a run, in evaluation mode.
+
+    A folder is data: nothing in it is executed. The pair is built from the classes and arguments in ``config.yaml``,
+    as far as they are the package's, Pyro's or torch's parts; others are imported only if ``trust`` is set. Where they
+    do not say all of it, as of a VampPrior, whose guide is the pair's own, a run of the command line is made again from
+    its names and options, and its data are loaded for that. Any other pair is passed in.
+
+    Args:
+        path: the run folder.
+        model: the model to fill, built as it was for ``fit``; needed only where the message says so.
+        guide: the same for the guide.
+        data: the data that the run was fitted to, or their name or path: compared with those of the folder before
+            anything is built. None looks where the run found them, if they are needed.
+        trust: import and call the classes that the folder names, whosever they are.
+
+    Raises:
+        RunError: the folder is missing, of another version or damaged, names a class that is not trusted, was fitted to
+            other data, or the pair does not fit it.
+    """
+    path = Path(path)
+    config = read_config(path)
+    if isinstance(data, str | Path):
+        kept = {name: config["data"].get(name) for name in ("binarization", "seed", "valid_size")}
+        if kept["binarization"] is None:
+            raise RunError(f"{path} was fitted to {config['data']['name']}, which has no name to load: pass it itself.")
+        data = load_data(data, binarization=kept["binarization"], seed=kept["seed"] or 0, valid_size=kept["valid_size"])
+    if data is not None:
+        require_same_data(config["data"], data, path)
+    described = all(is_buildable(config[name]) for name in ("model", "guide"))
+    if described or model is not None or guide is not None or not config.get("recipe"):
+        return load_described(path, model, guide, trust=trust)
+    cell = read_cell(path, trust=trust)
+    images = data if isinstance(data, ImageData) else load_data_of(cell)
+    decoder = None if cell.decoder is None else path.resolve().parent / cell.decoder.hash
+    return load_described(path, *load_pair(path, cell, images, decoder))

@@ -1,0 +1,153 @@
+"""A run comes back from its folder, from the data that it was fitted to and no others."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from pyro import poutine
+from small_folders import settings, write_comparison, write_images, write_run
+from torch import nn
+
+import pyro_vae
+from pyro_vae.cli import main
+from pyro_vae.comparison import Cell, Comparison, compare, load_cell
+from pyro_vae.comparison.results import read_cell
+from pyro_vae.comparison.run_cell import fit_cell
+from pyro_vae.errors import RunError
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE
+from pyro_vae.parts import part_names
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return write_images(tmp_path / "images.npy")
+
+
+def draws(guide, x) -> torch.Tensor:
+    torch.manual_seed(1)
+    trace = poutine.trace(guide).get_trace(x)
+    return torch.cat([site["value"].flatten() for site in trace.nodes.values() if site["type"] == "sample"])
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in ("guide", "prior") for name in part_names(kind)])
+def test_a_run_of_the_command_line_comes_back_whatever_its_parts(kind, name, data, tmp_path):
+    text = "vamp(num_components=5)" if name == "vamp" else name
+    run = tmp_path / "run"
+    fit_cell(Cell.of(settings(data) | {kind: text, "epochs": 1, "valid_size": 0}), run, progress=False)
+    loaded = pyro_vae.load_run(run)
+    model, guide, images = load_cell(run)
+    for ours, theirs in ((loaded.model, model), (loaded.guide, guide)):
+        for (a, mine), (b, other) in zip(ours.state_dict().items(), theirs.state_dict().items(), strict=True):
+            assert a == b
+            assert torch.equal(mine, other)
+    if name == "vamp":
+        assert loaded.model.prior.guide is loaded.guide
+    # A local guide knows its training data only.
+    x = images.observe(images.train[:3])
+    assert torch.equal(draws(loaded.guide, x), draws(guide, x))
+
+
+@pytest.mark.parametrize("replacement", [nn.ReLU, nn.Sigmoid, lambda: nn.LeakyReLU(0.3)])
+def test_a_part_that_was_replaced_is_not_built_as_it_was(replacement, tmp_path):
+    """The shapes are the same, so that only the function would differ."""
+    model, guide = VAE((4,), 2, (3,)), MeanFieldGuide((4,), 2, (3,))
+    model.likelihood.decoder.layers[1] = replacement()
+    x = torch.rand(20, 4).round()
+    pyro_vae.fit(model, guide, x, epochs=1, batch_size=10, compile="off", out=tmp_path)
+    with pytest.raises(RunError, match=r"model\.likelihood\.decoder\.layers\.1 was '.*LU.*' when|was 'Sigmoid"):
+        pyro_vae.load_run(tmp_path)
+    assert pyro_vae.load_run(tmp_path, model=model).model is model
+
+
+def change(data: Path) -> None:
+    write_images(data, seed=1)
+
+
+def test_every_reader_refuses_data_that_have_changed(data, tmp_path, capsys):
+    run = write_run(tmp_path / "run", data, prior="vamp(num_components=5)")
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    moved = shutil.copy(data, tmp_path / "moved.npy")
+    change(data)
+    for read in (pyro_vae.load_run, load_cell, lambda path: pyro_vae.load_run(path, data=data)):
+        with pytest.raises(RunError, match=r"was fitted to other data than are in .*: content_hash was .* is .*--data"):
+            read(run)
+    (run / "evaluation.json").unlink()
+    for words in (["evaluate"], ["evaluate", "--num_samples", "9"], ["figures"]):
+        assert main([words[0], str(run), *words[1:], "--quiet"]) == 2
+        assert "was fitted to other data than are in" in capsys.readouterr().err
+    (run / "fitted.json").unlink()
+    assert main(["fit", "--resume", "--out", str(run), "--quiet"]) == 2
+    assert "was fitted to other data than are in" in capsys.readouterr().err
+    assert all(file.read_bytes() == before[file] for file in run.rglob("*") if file.is_file() and file.suffix)
+    # Where they are now can be named.
+    pyro_vae.load_run(run, data=moved)
+    pyro_vae.load_run(run, data=pyro_vae.load_data(moved, binarization="threshold"))
+    load_cell(run, data=moved)
+    assert main(["fit", "--resume", "--out", str(run), "--data", str(moved), "--quiet"]) == 0
+    assert read_cell(run).data == str(data)
+    for words in (["evaluate", "--num_samples", "9"], ["figures"]):
+        assert main([words[0], str(run), *words[1:], "--data", str(moved), "--quiet"]) == 0
+
+
+def test_tensors_are_compared_as_well(tmp_path):
+    model, guide, x = VAE((4,), 2, (3,)), MeanFieldGuide((4,), 2, (3,)), torch.rand(20, 4).round()
+    pyro_vae.fit(model, guide, x, epochs=1, batch_size=10, compile="off", out=tmp_path)
+    pyro_vae.load_run(tmp_path, data=x.clone())
+    with pytest.raises(RunError, match="was fitted to other data than are in tensor now: content_hash was"):
+        pyro_vae.load_run(tmp_path, data=1 - x)
+
+
+def test_a_comparison_does_not_go_on_with_data_that_have_changed(data, tmp_path):
+    out = write_comparison(tmp_path / "cmp", data)
+    grid = {"design": "frozen", "common": settings(data), "grid": {"guide": ["mean_field", "full_rank", "low_rank"]}}
+    moved = shutil.copy(data, tmp_path / "moved.npy")
+    change(data)
+    with pytest.raises(RunError, match="was fitted to other data than are in"):
+        compare(grid, out, threads=1)
+    assert main(["report", str(out), "--quiet"]) == 0
+    assert (
+        "nothing can be drawn" in (out / "report.html").read_text() or "was fitted" in (out / "report.html").read_text()
+    )
+    assert main(["report", str(out), "--data", str(moved), "--quiet"]) == 0
+    assert "was fitted to other data" not in (out / "report.html").read_text()
+    shutil.copy(moved, data)
+    assert not compare(grid, out, threads=1).failed
+
+
+def snapshot(folder: Path) -> dict:
+    """Every file and folder, with when it was last changed: a file that is made and removed changes its folder."""
+    return {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
+def test_what_is_finished_is_read_without_writing(data, tmp_path):
+    run, out = write_run(tmp_path / "run", data), write_comparison(tmp_path / "cmp", data)
+    (run / "evaluation.json").rename(tmp_path / "kept.json")
+    for folder in (run, out):
+        for path in (*folder.rglob("*"), folder):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+    before = snapshot(run) | snapshot(out)
+    elsewhere = tmp_path / "elsewhere"
+    for words in (
+        ["evaluate", run, "--out", elsewhere / "own.json"],
+        ["evaluate", run, "--num_samples", 9, "--out", elsewhere / "nine.json"],
+        ["figures", run, "--out", elsewhere / "figures"],
+        ["report", out, "--out", elsewhere / "report", "--latex"],
+    ):
+        assert main([*map(str, words), "--quiet"]) == 0
+    pyro_vae.load_run(run)
+    load_cell(run)
+    assert str(Comparison.read(out))
+    assert snapshot(run) | snapshot(out) == before
+    own = json.loads((elsewhere / "own.json").read_text())
+    for name, value in json.loads((tmp_path / "kept.json").read_text())["elbo"].items():
+        assert own["elbo"][name] == value
+    assert (elsewhere / "report" / "report.html").is_file()
+    assert (elsewhere / "report" / "report.tex").is_file()
+    assert list((elsewhere / "figures").iterdir())
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(yaml.safe_dump({key: yaml.safe_load((out / "grid.yaml").read_text())[key] for key in ["cells"]}))
+    assert len(compare(grid, out, threads=1).finished) == 2
