@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from pyro.distributions import MaskedDistribution
+from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions.transforms import IndependentTransform
 
@@ -60,6 +61,17 @@ def masked_log_volume(site: Site, onto_support: Any, coordinates: Tensor, value:
     log_volume = torch.where(mask, log_volume, torch.zeros_like(log_volume))
     summed = onto_support.codomain.event_dim - elementwise.codomain.event_dim
     return log_volume.sum(list(range(-summed, 0))) if summed else log_volume
+
+
+def with_other_masked_values(trace: Trace, other: Trace) -> Trace:
+    """Return a copy of a trace whose masked latent elements have the values of another one."""
+    found = trace.copy()
+    for site in samples(trace):
+        mask, theirs = element_mask(site), other.nodes[site["name"]]["value"]
+        if mask is not None and not site["is_observed"] and theirs.shape == site["value"].shape:
+            value = torch.where(mask.to(theirs.device), site["value"], theirs)
+            found.nodes[site["name"]] = {**site, "value": value}
+    return found
 
 
 def check_same_masks(run: Particles) -> None:

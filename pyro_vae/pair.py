@@ -21,7 +21,7 @@ from pyro_vae.coordinates import innermost, is_circular, stays_on_circle
 from pyro_vae.errors import NonFiniteError, PairError, SupportError
 from pyro_vae.graph import in_one_line, no_side_effects
 from pyro_vae.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
-from pyro_vae.masks import check_same_masks, has_masked_latents
+from pyro_vae.masks import check_same_masks, has_masked_latents, with_other_masked_values
 from pyro_vae.memory import is_out_of_memory
 from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.nonfinite import find_nonfinite
@@ -190,13 +190,24 @@ class Pair:
             )
 
     def check_masks(self, x: Any) -> None:
-        """Refuse data for which model and guide mask other latent elements.
+        """Refuse data for which model and guide mask other latent elements, or whose density follows masked ones.
 
         Raises:
-            PairError: names the site.
+            PairError: names the site, or says what depends on what is masked.
         """
+        args = as_args(x)
         with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
-            check_same_masks(self._run(as_args(x)))
+            run, other = self._run(args), self._run(args)
+            check_same_masks(run)
+            values = with_other_masked_values(run.guide_trace, other.guide_trace)
+            with FixedRows(subsamples(run.model_trace)), self._local_params():
+                again = poutine.trace(poutine.replay(self.model, trace=values)).get_trace(*args)
+            before, after = run.terms().log_joint, replace(run, model_trace=again).terms().log_joint
+        if not _same_but_for_rounding(before, after):
+            raise PairError(
+                "log p(x, z) depends on latent elements that are masked, so that log p(x) is not defined. Mask "
+                "everything that follows from them, or nothing of them."
+            )
 
     def same_for_fewer(self, x: Any, count: int) -> bool:
         """Whether the first data have, without the others, the weights that they have beside them at the same values.

@@ -7,8 +7,9 @@ from masked_pairs import PAIRS, ByDatum, Missing
 from pyro import distributions as dist
 from pyro import poutine
 
+from pyro_vae import log_weights
 from pyro_vae.errors import PairError
-from pyro_vae.evaluation import ais, bdmc, inference_gaps, log_likelihood
+from pyro_vae.evaluation import ais, bdmc, elbo_terms, inference_gaps, latent_statistics, log_likelihood
 
 
 @pytest.fixture(params=PAIRS)
@@ -112,3 +113,29 @@ def test_an_evidence_that_the_model_does_not_define_is_refused(model, message):
     x, counts = ByDatum((True, False) * 20).args()
     with pytest.raises(ValueError, match=message):
         ais(model, (x, counts), num_temperatures=2, num_chains=2, num_leapfrog=1)
+
+
+def flat(x):
+    """x follows z, whose density a mask takes out: a prior that is flat in place of one."""
+    with pyro.plate("data", len(x), dim=-1):
+        with poutine.mask(mask=False):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize(("masked", "message"), [(False, "must mask the same elements"), (True, "that are masked")])
+def test_a_prior_that_is_masked_away_is_no_evidence(masked, message):
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1), poutine.mask(mask=not masked):
+            pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+
+    x = torch.randn(5, 2).double()
+    for call in (
+        lambda: log_likelihood(flat, guide, x, num_samples=10),
+        lambda: elbo_terms(flat, guide, x, num_samples=10),
+        lambda: latent_statistics(flat, guide, x, num_samples=10),
+    ):
+        with pytest.raises(PairError, match=message):
+            call()
+    # What each draw is worth stays to be seen.
+    assert log_weights(flat, guide, x, num_samples=3).shape == (3, 5)
