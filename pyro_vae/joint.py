@@ -13,13 +13,14 @@ from torch import Tensor
 
 from pyro_vae.coordinates import ROUNDED, innermost, is_circular, onto_support
 from pyro_vae.graph import agree, no_side_effects
-from pyro_vae.layouts import Layout
 from pyro_vae.masks import coordinate_mask, element_mask, masked_log_volume, masks_of
-from pyro_vae.pair import Pair
+from pyro_vae.pair import SOFT_TARGETS, Pair
 from pyro_vae.particles import Particles, Site, samples
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
+from pyro_vae.redrawn import Redrawn, is_factor, refuse_factors
 from pyro_vae.support import says_its_support
+from pyro_vae.values import FixedValues
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Joint:
         # The prior is the guide that every model has.
         self._pair = Pair(model, poutine.block(model, hide_fn=_is_observed), x, plate)
         self._plate = self._pair.plate
-        if self._plate.size < self._plate.full_size:
+        if self._pair.subsamples:
             raise ValueError(
                 f"{who}: plate {self._plate.name!r} takes a subsample of {self._plate.size} of "
                 f"{self._plate.full_size} data. Give it all the data that {who} is called with."
@@ -126,8 +127,13 @@ class Joint:
 
     @property
     def normalized(self) -> bool:
-        """False where p(x | z) is no density of x (soft targets), so that p(x) is none either."""
+        """False where p(x, z) is no density, so that p(x) is none either."""
         return self._pair.normalized
+
+    @property
+    def caveat(self) -> str | None:
+        """Why it is none."""
+        return self._pair.caveat
 
     @property
     def outputs(self) -> int:
@@ -237,12 +243,13 @@ class Joint:
                 that nobody knows which argument holds what was drawn.
         """
         args = as_args(x)
-        if not self.normalized:
+        if self.caveat == SOFT_TARGETS:
             raise ValueError(f"{self._who}: no data can be drawn from a likelihood of soft targets: it is no law of x.")
-        with pyro.validation_enabled(False), torch.no_grad(), local_params(self._model):
-            trace = poutine.trace(poutine.uncondition(self._model)).get_trace(*args)
+        with pyro.validation_enabled(False), torch.no_grad(), local_params(self._model), Redrawn():
+            trace = poutine.trace(self._model).get_trace(*args)
+        refuse_factors(self._who, trace)
         names = {part.name for part in self.parts}
-        drawn = [site["value"] for site in samples(trace) if site["name"] not in names]
+        drawn = [site["value"] for site in samples(trace) if site["name"] not in names and not is_factor(site)]
         if len(drawn) != 1 or drawn[0].numel() != args[0].numel():
             shapes = ", ".join(str(tuple(value.shape)) for value in drawn)
             raise ValueError(
@@ -283,20 +290,6 @@ class Joint:
             lead = ordered.shape[:2] if chained else (run.repeats, len(ordered) // run.repeats)
             flat.append(ordered.reshape(*lead, -1))
         return torch.cat(flat, -1)
-
-
-class FixedValues(Messenger):
-    """Gives latent sites the values of a table: as a run has them, or ``(num_samples, *rest)`` for a layout."""
-
-    def __init__(self, values: Mapping[str, Tensor], layout: Layout | None = None) -> None:
-        super().__init__()
-        self._values, self._layout = values, layout
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self._values and not msg["is_observed"]:
-            value = self._values[msg["name"]]
-            inside = value if self._layout is None else self._layout.inside(value, msg["fn"].event_dim)
-            msg["value"], msg["done"] = inside, True
 
 
 class AtCoordinates(Messenger):

@@ -1,5 +1,6 @@
 """Importance weights of any Pyro pair: the one core that objectives and evaluation stand on."""
 
+import logging
 from typing import Any
 
 import torch
@@ -7,9 +8,11 @@ from torch import Tensor
 
 from pyro_vae.checks import check_count
 from pyro_vae.nonfinite import check_finite
-from pyro_vae.pair import Pair
-from pyro_vae.programs import data_args
+from pyro_vae.pair import SOFT_TARGETS, Pair
+from pyro_vae.programs import data_args, modules_of, unmoved_buffers
 from pyro_vae.protocols import Program
+
+logger = logging.getLogger("pyro_vae")
 
 
 def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *, plate: str | None = None) -> Tensor:
@@ -18,7 +21,7 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
     Any pair with one vectorized batch plate will do, under any site names, with several latent sites, masks,
     further plates, a subsampled batch plate or ``poutine.scale``. Masked elements count nothing; a scale and a
     subsample's weight do not enter, since they belong to a loss and not to a density. Differentiable where the
-    guide is reparameterized.
+    guide is reparameterized. Modules run in the mode they are in, and their buffers (running means) stay as they are.
 
     Args:
         model: p(x, z).
@@ -33,7 +36,8 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
 
     Raises:
         ValueError: ``num_samples`` is below 1.
-        PairError: no batch plate, a latent site outside it, or one in only one of model and guide.
+        PairError: no batch plate, a latent site outside it, one in only one of model and guide, or the guide scores
+            something that is no density of the latent sites (a point mass, a loss added by ``pyro.factor``).
         NonFiniteError: a weight is NaN or +inf; the message names the site.
 
     References:
@@ -50,11 +54,15 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
     check_num_samples("log_weights", num_samples)
     x = data_args("log_weights", x, model, guide)
     pair = Pair(model, guide, x, plate)
-    if pair.plate.size < pair.plate.full_size == _length(x):
-        weights = torch.cat([pair.terms(x, num_samples, rows).log_weight for rows in subsample_blocks(pair, x)], dim=1)
-        weights = weights[:, : pair.plate.full_size]
-    else:
-        weights = pair.terms(x, num_samples).log_weight
+    pair.require_density("log_weights")
+    if pair.caveat not in (None, SOFT_TARGETS):
+        logger.warning("log_weights: no weights of log p(x): %s", pair.caveat)
+    with unmoved_buffers(modules_of(model, guide)):
+        if pair.plate.size < pair.plate.full_size == _length(x):
+            blocks = [pair.terms(x, num_samples, rows).log_weight for rows in subsample_blocks(pair, x)]
+            weights = torch.cat(blocks, dim=1)[:, : pair.plate.full_size]
+        else:
+            weights = pair.terms(x, num_samples).log_weight
     check_finite("log_weights", model, guide, x, weights)
     return weights
 

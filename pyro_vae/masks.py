@@ -29,7 +29,7 @@ def element_mask(site: Site) -> Tensor | None:
     total: Tensor | None = None
     for mask, event_dim in masks_of(site):
         mask = torch.as_tensor(mask).bool()
-        mask = mask.reshape(*mask.shape, *(1,) * event_dim).expand(shape)
+        mask = mask.reshape((*mask.shape, *(1,) * event_dim)).expand(shape)
         total = mask if total is None else total & mask
     return total
 

@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.util import prune_subsample_sites
@@ -18,6 +19,7 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
 from pyro_vae.coordinates import innermost, is_circular, stays_on_circle
+from pyro_vae.density import why_no_density
 from pyro_vae.errors import NonFiniteError, PairError, SupportError
 from pyro_vae.graph import in_one_line, no_side_effects
 from pyro_vae.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
@@ -27,6 +29,7 @@ from pyro_vae.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.nonfinite import find_nonfinite
 from pyro_vae.particles import (
     PARTICLES,
+    BatchPlate,
     LogTerms,
     Particles,
     Site,
@@ -47,8 +50,12 @@ from pyro_vae.programs import (
 from pyro_vae.protocols import Program
 from pyro_vae.structure import check_sites, find_plate
 from pyro_vae.support import check_observed, discrete_dims
+from pyro_vae.values import FilledMask, InsideSupport, OutsideIsNaN, may_leave
 
 logger = logging.getLogger("pyro_vae")
+
+SOFT_TARGETS = "soft targets"
+"""The caveat of a likelihood that is no law of x."""
 
 REMEDY = (
     "Where the decoder or the encoder fixes the batch dim, as h.reshape(-1, 32, 7, 7), keep all leading dims: "
@@ -97,8 +104,13 @@ class Pair:
         self._args = as_args(x)
         check_arguments(self._args, model=model, guide=guide)
         with pyro.validation_enabled(True), self._quiet(), torch.no_grad():
-            with self._explained():
-                model_trace, guide_trace, _ = map(prune_subsample_sites, self._traces(self._args))
+            self.hides_data, self.bounded = False, frozenset[str]()
+            with self._explained(), FilledMask() as filled:
+                traces = self._traces(self._args, inside=True)
+            rows = subsamples(traces[1])
+            model_trace, guide_trace, _ = map(prune_subsample_sites, traces)
+            self.hides_data = filled.masked
+            """Whether a mask hides elements of what is observed, so that they may be anything."""
             check_sites(model_trace, guide_trace)
             with _restated("the sites of model and guide differ in shape"):
                 check_model_guide_match(model_trace, guide_trace)
@@ -114,7 +126,21 @@ class Pair:
                         trace.compute_log_prob()
             for site in sites:
                 check_site_shape(site, depth)
-        self.normalized = all(_is_normalized(site["fn"]) for site in samples(model_trace))
+            with FixedRows(rows), pyro.validation_enabled(False):
+                self.no_density = why_no_density(model_trace, guide_trace, self.plate, self._guide_under)
+                """Why the guide has no density that a log-weight could take, and what to do; None where it has one."""
+        self.unnormalised = _unnormalised(model_trace)
+        """Why the model is no joint density of the data and the latent sites; None where it is one."""
+        self.caveat = self.unnormalised or _scored_in_part(model_trace, guide_trace, self.plate)
+        """Why a log-weight is none of log p(x): the model is unnormalised, or a plate scores a part; else None."""
+        self.bounded = frozenset(
+            name
+            for name, site in model_trace.nodes.items()
+            if site["type"] == "sample" and not site["is_observed"] and name in guide_trace.nodes
+            if may_leave(site["fn"], guide_trace.nodes[name]["fn"])
+            or may_leave(guide_trace.nodes[name]["fn"], site["fn"])
+        )
+        """Latent sites whose laws have different supports in the two programs."""
         observed = [site for site in samples(model_trace) if site["is_observed"]]
         self.discrete_dims = discrete_dims(observed, self.plate.size)
         latent = [site for site in samples(guide_trace) if not site["is_observed"]]
@@ -159,9 +185,11 @@ class Pair:
         """
         args = self.layout.arguments(as_args(x), num_samples)
         program = self.layout.program(program, num_samples)
-        with pyro.validation_enabled(False), self._local_params(), values:
+        filled = FilledMask() if self.hides_data else nullcontext()
+        with pyro.validation_enabled(False), self._local_params(), filled, values:
             trace = poutine.trace(program).get_trace(*args)
-        return Particles(trace, trace, trace, self.plate, self.particle_dim, self.layout.repeats(num_samples), args)
+        repeats = self.layout.repeats(num_samples)
+        return Particles(trace, trace, trace, self.plate, self.particle_dim, repeats, args, self.bounded)
 
     @cached_property
     def guide_repeats(self) -> bool:
@@ -232,6 +260,37 @@ class Pair:
                 # A guide may refuse values that it has not drawn, as a flow without an inverse does.
                 return True
             return _same_but_for_rounding(first.terms().log_weight[:, :count], found)
+
+    @property
+    def subsamples(self) -> bool:
+        """Whether the batch plate takes some of the data that it is given.
+
+        One of a fixed size with ``subsample_size=len(x)`` takes them all; the size is a scale of the loss alone.
+        """
+        return self.plate.size < self.plate.full_size and self.plate.size != self.num_rows
+
+    @property
+    def normalized(self) -> bool:
+        """Whether p(x, z) is a density, so that p(x) is one."""
+        return self.caveat is None
+
+    def require_density(self, who: str) -> None:
+        """Refuse a guide that scores something else than a density of the latent sites.
+
+        Raises:
+            PairError: names the site, and what to do.
+        """
+        if self.no_density is not None:
+            raise PairError(f"{who}: the guide has no density to weigh its draws by: {self.no_density}.")
+
+    def guarded(self) -> AbstractContextManager[Any]:
+        """Return what a loss of the pair is computed in: masked data may be anything, impossible latents are NaN."""
+        stack = ExitStack()
+        if self.hides_data:
+            stack.enter_context(FilledMask())
+        if self.bounded:
+            stack.enter_context(OutsideIsNaN(self.bounded))
+        return stack
 
     def rerun_guide(self, args: tuple[Any, ...], trace: poutine.Trace) -> poutine.Trace:
         """Run the guide with the values, and as many samples, as a trace of it on the same arguments holds."""
@@ -395,7 +454,11 @@ class Pair:
         if layout is not None:
             args, repeats = layout.arguments(args, num_samples), layout.repeats(num_samples)
         traces = self._traces(args, layout, num_samples, **options)
-        return Particles(*traces, self.plate, self.particle_dim, repeats, args)
+        return Particles(*traces, self.plate, self.particle_dim, repeats, args, self.bounded)
+
+    def _guide_under(self, messenger: Messenger) -> poutine.Trace:
+        with self._local_params(), messenger:
+            return poutine.trace(self.guide).get_trace(*self._args)
 
     def _traces(
         self,
@@ -404,17 +467,24 @@ class Pair:
         num_samples: int = 1,
         replayed: poutine.Trace | None = None,
         at: Revision = unchanged,
+        inside: bool = False,
     ) -> tuple[poutine.Trace, poutine.Trace, poutine.Trace]:
-        """Return the traces of the model and of the guide, and the one that the model was replayed against."""
+        """Return the traces of the model and of the guide, and the one that the model was replayed against.
+
+        With ``inside`` the model is given no values outside its sites' supports.
+        """
         model, guide = self.model, self.guide
         if layout is not None:
             model, guide = (layout.program(program, num_samples) for program in (model, guide))
         if replayed is not None:
             guide = poutine.replay(guide, trace=replayed)
-        with self._local_params():
+        # A z that the model cannot have is scored, and not refused by Pyro's validation in some runs.
+        unvalidated = pyro.validation_enabled(False) if self.bounded else nullcontext()
+        with self._local_params(), unvalidated, FilledMask() if self.hides_data else nullcontext():
             guide_trace = poutine.trace(guide).get_trace(*args)
             values = at(guide_trace)
-            model_trace = poutine.trace(poutine.replay(model, trace=values)).get_trace(*args)
+            with InsideSupport() if inside else nullcontext():
+                model_trace = poutine.trace(poutine.replay(model, trace=values)).get_trace(*args)
         return model_trace, guide_trace, values
 
     def _local_params(self) -> AbstractContextManager[None]:
@@ -468,10 +538,24 @@ def _largest_parameter(site: Site) -> int:
     return max((value.numel() for value in given), default=0)
 
 
-def _is_normalized(fn: Any) -> bool:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return getattr(fn, "normalized", True)
+def _unnormalised(model_trace: poutine.Trace) -> str | None:
+    for site in samples(model_trace):
+        fn = site["fn"]
+        while hasattr(fn, "base_dist"):
+            fn = fn.base_dist
+        if not getattr(fn, "normalized", True):
+            return SOFT_TARGETS
+        if isinstance(fn, Unit) and bool((fn.log_factor != 0).any()):
+            return f"pyro.factor {site['name']!r} makes p(x, z) unnormalised"
+    return None
+
+
+def _scored_in_part(model_trace: poutine.Trace, guide_trace: poutine.Trace, plate: BatchPlate) -> str | None:
+    for site in [*samples(model_trace), *samples(guide_trace)]:
+        for frame in site["cond_indep_stack"]:
+            if frame.name != plate.name and frame.full_size is not None and 0 < frame.size < frame.full_size:
+                return f"plate {frame.name!r} scores {frame.size} of {frame.full_size} elements"
+    return None
 
 
 @contextmanager

@@ -11,6 +11,8 @@ from pyro.poutine import Trace
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from pyro_vae.values import at_inside, is_inside
+
 PARTICLES = "pyro_vae_particles"
 """Name of the outer plate that holds the samples of one vectorized run."""
 
@@ -75,6 +77,8 @@ class Particles:
     """How often the batch plate holds the data: once, or once for each sample, one sample's after the other's."""
     args: tuple[Any, ...] = ()
     """What the programs were called with: the data, repeated where the batch plate repeats them."""
+    bounded: frozenset[str] = frozenset()
+    """Latent sites whose values may lie outside the support of one of the two programs, where its density is 0."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -139,13 +143,22 @@ class Particles:
         """Sum the sites' masked, scaled log-probabilities over all dims but samples and batch."""
         total: Tensor | None = None
         for site, scale in zip(sites, scales, strict=True):
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            log_prob = self._log_prob(site)
             log_prob = scale_and_mask(log_prob, scale=scale, mask=site["mask"])
             log_prob = self.per_datum(log_prob)
             total = log_prob if total is None else total + log_prob
         if total is None:
             return torch.zeros(self.shape, device=next(samples(self.model_trace))["value"].device)
         return total.expand(self.shape)
+
+    def _log_prob(self, site: Site) -> Tensor:
+        """Return a site's log-probability, -inf outside its support whatever its law computes there."""
+        fn, value = site["fn"], site["value"]
+        if site["name"] not in self.bounded:
+            return fn.log_prob(value, *site["args"], **site["kwargs"])
+        inside = is_inside(fn, value, site["mask"])
+        log_prob = fn.log_prob(at_inside(fn, value, inside), *site["args"], **site["kwargs"])
+        return torch.where(inside, log_prob, -torch.inf)
 
     def per_datum(self, values: Tensor) -> Tensor:
         """Sum values ``(*batch_dims)`` of a site over all dims but samples and batch."""
@@ -170,11 +183,12 @@ class Particles:
         model = list(zip(samples(self.model_trace), model_scales, strict=True))
         observed = [pair for pair in model if pair[0]["is_observed"]]
         latent = [pair for pair in model if not pair[0]["is_observed"]]
-        return LogTerms(
-            self.log_prob(*_unzip(observed)),
-            self.log_prob(*_unzip(latent)),
-            self.log_prob(list(samples(self.guide_trace)), guide_scales),
-        )
+        reconstruction, log_prior = self.log_prob(*_unzip(observed)), self.log_prob(*_unzip(latent))
+        if self.bounded:
+            # What is not defined at a z of density 0 does not count: the weight is 0.
+            undefined = (log_prior == -torch.inf) & (reconstruction.isnan() | (reconstruction == torch.inf))
+            reconstruction = reconstruction.masked_fill(undefined, -torch.inf)
+        return LogTerms(reconstruction, log_prior, self.log_prob(list(samples(self.guide_trace)), guide_scales))
 
     def inner_scale(self, site: Site) -> Any:
         """Return what multiplies a site's log-probability inside the bound of a datum."""

@@ -290,6 +290,28 @@ def _copied(value: Any) -> Any:
 
 
 @contextmanager
+def unmoved_buffers(modules: list[nn.Module]) -> Iterator[None]:
+    """Give modules copies of their buffers (running means) to write to, and the buffers back on the way out.
+
+    What autograd holds on to is not written to.
+    """
+    buffers = [
+        (owner, name, buffer)
+        for module in modules
+        for owner in module.modules()
+        for name, buffer in owner._buffers.items()
+        if buffer is not None
+    ]
+    for owner, name, buffer in buffers:
+        owner._buffers[name] = buffer.clone()
+    try:
+        yield
+    finally:
+        for owner, name, buffer in buffers:
+            owner._buffers[name] = buffer
+
+
+@contextmanager
 def in_mode(modules: list[nn.Module], training: bool) -> Iterator[None]:
     """Put modules into train or evaluation mode, and every part of them back into its own on the way out."""
     modes = [(part, part.training) for module in modules for part in module.modules()]

@@ -14,6 +14,7 @@ from pyro_vae.errors import SupportError
 from pyro_vae.programs import as_args, local_params, plain_errors
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import unmoved_generators
+from pyro_vae.values import seen_elements, support_of
 
 ROUNDING = 1e-6
 """How far above 1 or below 0 grey pixels in single precision come by rounding."""
@@ -44,12 +45,17 @@ def check_support(model: Program, x: Any, sample: Any) -> None:
             for start in range(0, len(whole), BLOCK):
                 block = whole[start : start + BLOCK]
                 inside = support.check(block)
+                if not inside.all() and _has_mask(site):
+                    rows = tuple(arg[start : start + BLOCK] if _goes_with(arg, whole) else arg for arg in as_args(x))
+                    inside = inside | _hidden(model, name, rows).reshape(inside.shape)
                 if not inside.all():
                     raise SupportError(_message(name, site["fn"], support, block, inside))
 
 
 def check_observed(model: Program, args: tuple[Any, ...]) -> None:
-    """Check what each site of a model observes, made of the data or not, against its support; NaN is not looked at.
+    """Check what each site of a model observes, made of the data or not, against its support.
+
+    NaN, and what a mask hides, is not looked at.
 
     Args:
         model: p(x, z).
@@ -62,10 +68,12 @@ def check_observed(model: Program, args: tuple[Any, ...]) -> None:
         support, value = _elementwise(site["fn"].support), site["value"]
         inside = support.check(value)
         known = value.isfinite() if value.is_floating_point() else torch.ones_like(value, dtype=torch.bool)
+        seen = seen_elements(site["fn"], site["mask"])
+        known = known if seen is None else known & seen
         for _ in range(support.event_dim):
             known = known.all(-1)
         if not (inside | ~known).all():
-            raise SupportError(_message(name, site["fn"], support, value, inside))
+            raise SupportError(_message(name, site["fn"], support, value, inside | ~known))
 
 
 def _observed(model: Program, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
@@ -80,6 +88,10 @@ def _observed(model: Program, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]
         seen = site["type"] == "sample" and site["is_observed"]
         if seen and not _depends_on_parameters(site["fn"]) and says_its_support(site["fn"]):
             yield name, site
+
+
+def _goes_with(arg: Any, whole: Tensor) -> bool:
+    return isinstance(arg, Tensor) and arg.ndim > 0 and len(arg) == len(whole)
 
 
 def discrete_dims(sites: Iterable[Any], rows: int) -> int | None:
@@ -112,7 +124,21 @@ def _is_input(value: Any, sample: Tensor, reshaped: bool) -> bool:
         return False
     if value.shape != sample.shape and not reshaped:
         return False
-    return torch.equal(value.reshape(sample.shape).to(sample.dtype), sample)
+    value = value.reshape(sample.shape).to(sample.dtype)
+    return bool(((value == sample) | (value.isnan() & sample.isnan())).all())
+
+
+def _has_mask(site: Any) -> bool:
+    return seen_elements(site["fn"], site["mask"]) is not None
+
+
+def _hidden(model: Program, name: str, args: tuple[Any, ...]) -> Tensor:
+    """Return which elements of these data a mask hides, as many as they are; an event is hidden as a whole."""
+    with torch.no_grad(), unmoved_generators(), pyro.validation_enabled(False), local_params(model):
+        site = poutine.trace(model).get_trace(*args).nodes[name]
+    seen, event_dim = seen_elements(site["fn"], site["mask"]), support_of(site["fn"]).event_dim
+    hidden = torch.zeros_like(site["value"], dtype=torch.bool) if seen is None else (~seen).expand(site["value"].shape)
+    return hidden.all(tuple(range(-event_dim, 0))) if event_dim else hidden
 
 
 def _elementwise(support: Any) -> Any:

@@ -231,17 +231,21 @@ def test_a_plate_without_a_size_takes_the_length_of_the_data(linear_gaussian):
     assert_close(log_weights(unsized_model, unsized_guide, x, 2), case.evidence(x).expand(2, 5), **EXACT)
 
 
-def test_a_factor_counts(linear_gaussian):
+def test_a_factor_of_the_model_counts_and_is_said_to_make_it_unnormalised(linear_gaussian, caplog):
     case = linear_gaussian
     x = case.data(3)
 
-    def guide(x):
+    def model(x):
         with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample("z", case.model.posterior(x))
-            pyro.factor("cost", torch.full(z.shape[:-1], 0.25).double(), has_rsample=False)
+            z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
+            mean = z @ case.model.loadings.T + case.model.bias
+            pyro.sample("x", dist.Normal(mean, case.model.log_scale.exp()).to_event(1), obs=x)
+            pyro.factor("cost", torch.full(z.shape[:-1], -0.25).double())
 
-    # What a guide adds to log q is taken off the weight.
-    assert_close(log_weights(case.model, guide, x, 2), (case.evidence(x) - 0.25).expand(2, 3), **EXACT)
+    with caplog.at_level("WARNING", logger="pyro_vae"):
+        found = log_weights(model, case.exact_guide, x, 2)
+    assert_close(found, (case.evidence(x) - 0.25).expand(2, 3), **EXACT)
+    assert "no weights of log p(x): pyro.factor 'cost' makes p(x, z) unnormalised" in caplog.text
 
 
 def test_a_discrete_latent_weighs_by_its_mass(recorder):
@@ -373,8 +377,9 @@ def test_params_of_plain_functions_live_in_the_store():
 # ---------------------------------------------------------------- what it leaves behind
 
 
-def test_buffers_move_as_by_one_run(linear_gaussian):
-    """The runs that learn the pair's structure are no training steps: batch norm sees the data once."""
+@pytest.mark.parametrize("num_samples", [1, 3])
+def test_buffers_stay_where_they_are_in_train_mode(num_samples):
+    """Weights are no training step."""
 
     class Normed(nn.Module):
         def __init__(self):
@@ -388,8 +393,10 @@ def test_buffers_move_as_by_one_run(linear_gaussian):
 
     guide = Normed()
     model = VAE((4,), latent_dim=2, hidden_dims=())
-    log_weights(model, guide, torch.rand(6, 4).round(), num_samples=3)
-    assert guide.norm.num_batches_tracked == 1
+    before = {name: buffer.clone() for name, buffer in guide.named_buffers()}
+    log_weights(model, guide, torch.rand(6, 4).round(), num_samples).sum().backward()
+    assert guide.training
+    assert all(torch.equal(buffer, before[name]) for name, buffer in guide.named_buffers())
 
 
 def test_two_calls_before_one_backward_pass():

@@ -13,10 +13,10 @@ from torch.distributions import Independent, Normal
 
 from pyro_vae.evaluation.latent_draws import LatentDraws, plates_of
 from pyro_vae.graph import in_one_line
-from pyro_vae.joint import FixedValues
 from pyro_vae.layouts import OuterPlate
 from pyro_vae.particles import Particles, Site, samples
 from pyro_vae.programs import in_mode, local_params
+from pyro_vae.values import FixedValues
 
 COMPONENTS = 256
 """Posteriors that a block of the mixture holds."""

@@ -12,6 +12,7 @@ from pyro_vae.evaluation.annealing import Annealing
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.wording import count, rounded_error
+from pyro_vae.pair import SOFT_TARGETS
 from pyro_vae.protocols import Program
 
 DIVERGED = 0.05
@@ -34,8 +35,10 @@ class AIS:
     start: str = "prior"
     """What the chains start from: "prior" or "guide"."""
     bound: bool = True
-    """False where the numbers are no lower bound on a log-likelihood (soft targets)."""
+    """False where the numbers are no lower bound on a log-likelihood: see :attr:`caveat`."""
     unit: str = "datum"
+    caveat: str = SOFT_TARGETS
+    """Why there is no bound, where there is none."""
 
     @property
     def num_chains(self) -> int:
@@ -97,7 +100,7 @@ class AIS:
         }
 
     def __str__(self) -> str:
-        kind = "log p(x) >=" if self.bound else "no log-likelihood (soft targets):"
+        kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
         errors = f"Monte Carlo s.e. {rounded_error(self.standard_error)}, data s.e. "
         errors += rounded_error(self.data_standard_error)
         size = f"{count(self.num_chains, 'chain')} x {count(self.num_temperatures, 'temperature')}"
@@ -224,4 +227,5 @@ def ais(
         annealer.path.start,
         annealer.path.joint.normalized,
         annealer.unit,
+        annealer.path.joint.caveat or SOFT_TARGETS,
     )

@@ -11,6 +11,7 @@ from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.wording import count
+from pyro_vae.pair import SOFT_TARGETS
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
 
@@ -31,10 +32,12 @@ class ElboTerms:
     """Variance of one sample's log q(z | x) - log p(z), ``(N,)``; NaN for one sample."""
     num_samples: int
     bound: bool = True
-    """False where the numbers are no lower bound on a log-likelihood (soft targets)."""
+    """False where the numbers are no lower bound on a log-likelihood: see :attr:`caveat`."""
     unit: str = "datum"
     num_dims: int | None = None
     """Elements of a datum, where x is discrete with more than two values; else None."""
+    caveat: str = SOFT_TARGETS
+    """Why there is no bound, where there is none."""
 
     @property
     def elbo(self) -> Tensor:
@@ -86,6 +89,7 @@ class ElboTerms:
             "rate_standard_error": self.rate_standard_error,
             "num_samples": self.num_samples,
             "num_data": len(self.rate),
+            "bound": self.bound,
             **(self.bits_per_dim.summary() if self.bits_per_dim else {}),
         }
 
@@ -95,7 +99,9 @@ class ElboTerms:
             f"nats/{self.unit} (Monte Carlo s.e. {self.standard_error:.2g}, data s.e. "
             f"{self.data_standard_error:.2g}; {count(len(self.rate), self.unit)})"
         )
-        return f"{text}; {self.bits_per_dim}" if self.bits_per_dim else text
+        if self.bits_per_dim:
+            text += f"; {self.bits_per_dim}"
+        return text if self.bound else f"{text}; no bound: {self.caveat}"
 
 
 def elbo_terms(
@@ -132,5 +138,5 @@ def elbo_terms(
     pair = stream.pair
     return ElboTerms(
         mean[1], -mean[2], variances[0], variances[1], variances[2], num_samples, pair.normalized, stream.unit,
-        pair.discrete_dims,
+        pair.discrete_dims, stream.caveat,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.pareto import khat_threshold, pareto_k, tail_length
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.wording import count, rounded_error
+from pyro_vae.pair import SOFT_TARGETS
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
 
@@ -81,8 +82,10 @@ class EvidenceBudget:
     num_samples: int
     """All samples of a datum; IWAE-K averages over ``num_samples // K`` groups of K."""
     bound: bool = True
-    """False where the numbers are no lower bound on a log-likelihood (soft targets)."""
+    """False where the numbers are no lower bound on a log-likelihood: see :attr:`caveat`."""
     unit: str = "datum"
+    caveat: str = SOFT_TARGETS
+    """Why there is no bound, where there is none."""
 
     def __getitem__(self, name: str) -> Term:
         """Return a row by its name."""
@@ -127,7 +130,7 @@ class EvidenceBudget:
             f"{count(len(self.pareto_k), self.unit)}, {count(self.num_samples, 'sample')} each"
         )
         if not self.bound:
-            lines.append("soft targets: these are no log-likelihoods")
+            lines.append(f"{self.caveat}: these are no log-likelihoods")
         return "\n".join(lines)
 
 
@@ -216,7 +219,7 @@ def evidence_budget(
     names = ["reconstruction", "rate", "ELBO", *(f"IWAE-{k}" for k in ks)]
     terms = {name: Term(*both) for name, both in zip(names, zip(means, errors, strict=True), strict=True)}
     terms |= given
-    return EvidenceBudget(terms, khat, samples, stream.pair.normalized, stream.unit)
+    return EvidenceBudget(terms, khat, samples, stream.pair.normalized, stream.unit, stream.caveat)
 
 
 def _groups(log_weights: Tensor, k: int) -> Tensor:

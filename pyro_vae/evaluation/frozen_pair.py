@@ -99,6 +99,7 @@ class FrozenPair:
             try:
                 self.joint = Joint(self.who, model, head, plate)
                 self._pair = Pair(model, self._guide, head, plate)
+                self._pair.require_density(self.who)
             except NonFiniteError as error:
                 refused = error
                 continue

@@ -9,12 +9,13 @@ from torch import Tensor
 
 from pyro_vae.coordinates import is_circular
 from pyro_vae.graph import in_one_line, no_side_effects
-from pyro_vae.joint import FixedValues, Joint
+from pyro_vae.joint import Joint
 from pyro_vae.memory import is_out_of_memory
 from pyro_vae.pair import Pair
 from pyro_vae.particles import LogTerms, Particles, samples
 from pyro_vae.programs import modules_of
 from pyro_vae.protocols import Program
+from pyro_vae.values import FixedValues
 
 
 class GuideDraws:
@@ -69,6 +70,8 @@ class GuideDraws:
                 if is_out_of_memory(error):
                     raise
                 return f"the guide cannot score a z that it did not draw ({in_one_line(error).partition('. ')[0]})"
+            if self.pair.no_density:
+                return f"the guide has no density: {self.pair.no_density}"
             if not self.pair.guide_repeats:
                 return "the guide, run again with the values it drew, gives them another density"
         return None

@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from pyro import distributions as dist
-from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.checks import check_count
 from pyro_vae.evaluation.arviz_groups import as_inference_data
 from pyro_vae.evaluation.latent_draws import Draws, LatentDraws, by_datum, inner_plates
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
-from pyro_vae.joint import FixedValues
 from pyro_vae.masks import element_mask
+from pyro_vae.pair import SOFT_TARGETS
 from pyro_vae.particles import Particles, Site, samples
 from pyro_vae.protocols import Program
+from pyro_vae.redrawn import Redrawn, is_factor, refuse_factors
 from pyro_vae.seeded import seeded
+from pyro_vae.values import FixedValues, observed_value
 
 if TYPE_CHECKING:
     from xarray import Dataset
@@ -118,14 +118,21 @@ def to_inference_data(
 
 def _possible(draws: LatentDraws, groups: Sequence[str] | None) -> list[str]:
     """Return the groups to make, in ArviZ's order."""
-    if draws.pair.normalized:
-        return [name for name in GROUPS if groups is None or name in groups]
-    text = "to_inference_data: a likelihood of soft targets is no law of x"
-    if groups is not None and set(groups) & set(DRAWN):
-        raise ValueError(f"{text}: nothing can be drawn from it. Leave {' and '.join(DRAWN)} out of groups.")
+    wanted = [name for name in GROUPS if groups is None or name in groups]
+    if "sample_stats" in wanted:
+        draws.pair.require_density(draws.who)
+    caveat = draws.pair.caveat
+    if caveat is None:
+        return wanted
+    drawn = DRAWN if caveat == SOFT_TARGETS else (*DRAWN, "prior")
+    text = "a likelihood of soft targets is no law of x" if caveat == SOFT_TARGETS else caveat
+    if groups is not None and set(groups) & set(drawn):
+        raise ValueError(
+            f"to_inference_data: {text}: nothing can be drawn from it. Leave {' and '.join(drawn)} out of groups."
+        )
     if groups is None:
-        logger.warning("%s: %s are left out", text, " and ".join(DRAWN))
-    return [name for name in GROUPS if name not in DRAWN and (groups is None or name in groups)]
+        logger.warning("to_inference_data: %s: %s are left out", text, " and ".join(drawn))
+    return [name for name in wanted if name not in drawn]
 
 
 class _Groups:
@@ -198,7 +205,7 @@ class _Groups:
             name, count = site["name"], len(site["fn"].event_shape)
             plates = [f"{plate}_plate" if plate in (DATUM, *SAMPLE) else plate for plate in inner_plates(run, site)]
             event = [f"{name}_dim"] if count == 1 else [f"{name}_dim_{index}" for index in range(count)]
-            value, mask = by_datum(run, site, site["value"]), element_mask(site)
+            value, mask = by_datum(run, site, observed_value(site)), element_mask(site)
             if mask is not None:
                 # Whole numbers have no NaN.
                 value = value if value.is_floating_point() else value.double()
@@ -219,17 +226,19 @@ class _Groups:
 
     def _simulate(self, drawn: Draws, values: Mapping[str, Tensor]) -> Particles:
         """Run the model with nothing observed, its latent sites drawn or at given values."""
-        model = poutine.uncondition(self._draws.model)
-        block = self._draws.block(drawn.data.start, drawn.data.stop)
-        return self._draws.pair.run_alone(model, block, drawn.samples.stop - drawn.samples.start, FixedValues(values))
+        draws = self._draws
+        block = draws.block(drawn.data.start, drawn.data.stop)
+        with Redrawn():
+            run = draws.pair.run_alone(
+                draws.model, block, drawn.samples.stop - drawn.samples.start, FixedValues(values)
+            )
+        refuse_factors(draws.who, run.model_trace)
+        return run
 
 
 def _is_seen(site: Site) -> bool:
     """Whether a site is data, and not a factor in the density."""
-    fn = site["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return site["is_observed"] and not isinstance(fn, dist.Unit)
+    return site["is_observed"] and not is_factor(site)
 
 
 def _named(run: Particles, names: set[str]) -> list[Site]:

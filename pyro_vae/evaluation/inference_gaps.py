@@ -20,6 +20,7 @@ from pyro_vae.evaluation.local_posterior import Fitted, LocalPosteriors
 from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.wording import count
 from pyro_vae.memory import keep_freed_memory
+from pyro_vae.pair import SOFT_TARGETS
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
@@ -70,11 +71,13 @@ class InferenceGaps:
     num_samples: int
     """Samples of each ELBO."""
     bound: bool = True
-    """False where the numbers are no lower bounds on a log-likelihood (soft targets)."""
+    """False where the numbers are no lower bounds on a log-likelihood: see :attr:`caveat`."""
     unit: str = "datum"
     larger_family: bool = False
     """Whether q* ranges over more than the guide's own family, or that family is not known: what the guide's family
     costs may then be counted as amortization gap."""
+    caveat: str = SOFT_TARGETS
+    """Why there is no bound, where there is none."""
 
     @property
     def approximation_gap(self) -> Tensor:
@@ -135,7 +138,7 @@ class InferenceGaps:
             for name in ("inference_gap", "approximation_gap", "amortization_gap")
         )
         n, lost = len(self.elbo), int(self.flagged.sum())
-        kind = "" if self.bound else "no log-likelihood (soft targets): "
+        kind = "" if self.bound else f"no log-likelihood ({self.caveat}): "
         text = (
             f"{kind}inference gap {total} = approximation {family} + amortization {encoder} nats/{self.unit}; "
             f"ELBO {self.mean('elbo'):.2f}, log p^ {self.mean('log_evidence'):.2f} by {self.evidence_source}; "
@@ -267,7 +270,7 @@ def inference_gaps(
                 found.add(fitted)
                 bar.update(len(fitted.index))
             found.finish()
-    gaps = found.result(chosen, evidence, pair.joint.normalized, pair.unit)
+    gaps = found.result(chosen, evidence, pair.joint.caveat, pair.unit)
     return replace(gaps, larger_family=is_larger(chosen, own))
 
 
@@ -313,7 +316,7 @@ class _Found:
                 evidence.add(torch.stack(pair, 1)[: self._evidence_samples - evidence.count])
             self._evidence[:, index] = torch.cat([evidence.value, evidence.standard_error])[:, :count]
 
-    def result(self, family: str, given: Evidence | None, bound: bool, unit: str) -> InferenceGaps:
+    def result(self, family: str, given: Evidence | None, caveat: str | None, unit: str) -> InferenceGaps:
         """Choose the evidence, and say which data are not finite."""
         elbo, best, _, elbo_error, best_error, paired_error = self._elbos
         sources: dict[str, tuple[Tensor, Tensor]] = {}
@@ -340,7 +343,7 @@ class _Found:
         errors = {name: error.where(fair, math.nan) for name, error in errors.items()}
         return InferenceGaps(
             elbo, best, log_evidence, errors, self._converged & fair, self._steps, family, source, self._num_samples,
-            bound, unit,
+            caveat is None, unit, caveat=caveat or SOFT_TARGETS,
         )  # fmt: skip
 
 

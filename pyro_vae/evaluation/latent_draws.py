@@ -63,7 +63,7 @@ class LatentDraws:
             self.vectorizes = self.pair.vectorizes
             self.pair.check_circles()
             self._rows.check_masks(self.pair)
-        if self.pair.plate.size < self.pair.plate.full_size:
+        if self.pair.subsamples:
             raise ValueError(
                 f"{who}: plate {self.pair.plate.name!r} takes a subsample of {self.pair.plate.size} of "
                 f"{self.pair.plate.full_size} data. Give it all the data that {who} is called with."

@@ -178,6 +178,7 @@ def latent_statistics(
     check_count("latent_statistics", "num_samples", num_samples, 2, ", for there to be a standard error")
     with seeded(seed):
         draws = LatentDraws("latent_statistics", model, guide, x, num_samples, plate, progress)
+        draws.pair.require_density(draws.who)
         drawn = _Drawn(draws)
         members = ~drawn.flagged
         if not members.any():

@@ -15,6 +15,7 @@ from pyro_vae.evaluation.pareto import MIN_SAMPLES, khat_threshold
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.weight_sums import WeightSums
 from pyro_vae.evaluation.wording import count, rounded_error
+from pyro_vae.pair import SOFT_TARGETS
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
 
@@ -34,7 +35,7 @@ class LogLikelihood:
     num_samples: int
     """K; under a target the budget, the most that a datum may take."""
     bound: bool = True
-    """False where the numbers are no lower bound on a log-likelihood (soft targets)."""
+    """False where the numbers are no lower bound on a log-likelihood: see :attr:`caveat`."""
     unit: str = "datum"
     num_dims: int | None = None
     """Elements of a datum, where x is discrete with more than two values; else None."""
@@ -44,6 +45,8 @@ class LogLikelihood:
     """Samples of each datum that chose its K under a target, and are not in its estimate."""
     chosen_samples: Tensor | None = field(default=None, repr=False)
     """K of each under a target, ``(N,)``, integers; else None."""
+    caveat: str = SOFT_TARGETS
+    """Why there is no bound, where there is none."""
 
     @property
     def samples_per_datum(self) -> Tensor:
@@ -140,7 +143,7 @@ class LogLikelihood:
             share = 100 * self.flagged.double().mean().item()
             threshold = f"{self.khat_threshold:.2f}" if self.target_se is None else "its threshold"
             khat = f"k-hat > {threshold} for {share:.1f} % of {count(n, self.unit)}"
-        kind = "log p(x) >=" if self.bound else "no log-likelihood (soft targets):"
+        kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
         text = (
             f"{kind} {self.mean:.2f} nats/{self.unit} (Monte Carlo s.e. {rounded_error(self.standard_error)}, "
             f"data s.e. {rounded_error(self.data_standard_error)}; {self._samples()}; {khat})"
@@ -255,4 +258,5 @@ def log_likelihood(
         target_se,
         deciding,
         None if target_se is None else sums.num_samples,
+        stream.caveat,
     )

@@ -9,9 +9,9 @@ from torch import Tensor, device
 
 from pyro_vae.checks import in_short
 from pyro_vae.errors import NonFiniteError, PairError
-from pyro_vae.fit.batches import check_rows
 from pyro_vae.graph import in_one_line, no_side_effects
 from pyro_vae.memory import is_out_of_memory
+from pyro_vae.missing import all_finite, check_finite_rows, check_not_empty
 from pyro_vae.pair import Pair
 from pyro_vae.particles import samples
 from pyro_vae.programs import Undo, data_args, in_mode, local_params, modules_of, num_rows, take_rows
@@ -67,7 +67,7 @@ class Rows:
             raise ValueError(
                 f"{who}: x must be a tensor (N, ...), or a tuple that starts with one; got {in_short(first)}."
             )
-        check_rows(f"{who}: x", first)
+        check_not_empty(f"{who}: x", first)
         self.size = len(first)
         """N."""
         self.modules = modules_of(*programs)
@@ -78,6 +78,8 @@ class Rows:
         """Which arguments are cut."""
         self.why_whole: str | None = None
         """Why the programs take all data at once and no other number of them; None where they take any number."""
+        if not all_finite(first):
+            check_finite_rows(f"{who}: x", self.take(slice(None)), model, guide)
         if programs:
             with in_mode(self.modules, training=False):
                 self._try_few(_Trial(model, guide, plate))

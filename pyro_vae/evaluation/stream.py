@@ -20,7 +20,7 @@ from pyro_vae.graph import in_one_line, unlike
 from pyro_vae.log_weights import check_num_samples, subsample_blocks
 from pyro_vae.memory import is_out_of_memory, keep_freed_memory
 from pyro_vae.nonfinite import check_finite
-from pyro_vae.pair import Pair
+from pyro_vae.pair import SOFT_TARGETS, Pair
 from pyro_vae.particles import LogTerms
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
@@ -130,8 +130,11 @@ class Stream:
         if len(head) == 1:
             check_support(self._model, self._data.take(slice(None))[0], head[0])
         self.pair.check_circles()
+        self.pair.require_density(self.who)
         if not self.picks_rows:
             self._data.check_masks(self.pair)
+        self.caveat = self.pair.caveat or SOFT_TARGETS
+        """Why there is no bound, where ``pair.normalized`` says that there is none."""
         self.vectorizes = self.pair.vectorizes
 
     def __iter__(self) -> Iterator[Chunk]:

@@ -1,7 +1,8 @@
 """Where a training loop's rows come from: tensors in memory, or any DataLoader."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from pyro_vae.checks import check_count, in_short
 from pyro_vae.data import ImageData
+from pyro_vae.missing import all_finite, check_finite_rows, check_not_empty
 from pyro_vae.seeded import unmoved_generators
 
 
@@ -112,6 +114,8 @@ class LoaderBatches:
     def __init__(self, loader: DataLoader, device: torch.device, dtype: torch.dtype) -> None:
         self._loader, self._device, self._dtype = loader, device, dtype
         self.generator: torch.Generator | None = loader.generator
+        self.check: Callable[[Tensor], None] = partial(check_finite_rows, "a batch of the DataLoader")
+        """Refuses a batch with NaN or infinite values, unless they are known to be hidden by a mask."""
         try:
             self.steps: int | None = len(loader)
         except TypeError:
@@ -125,7 +129,9 @@ class LoaderBatches:
             rows = batch[0] if isinstance(batch, list | tuple) and len(batch) == 1 else batch
             if not isinstance(rows, Tensor):
                 raise ValueError(_not_one_tensor(rows))
-            check_rows("a batch of the DataLoader", rows)
+            check_not_empty("a batch of the DataLoader", rows)
+            if not all_finite(rows):
+                self.check(rows)
             # A graph takes rows as they lay in memory when it was recorded.
             yield rows.to(self._device, non_blocking=True).contiguous()
 
@@ -159,7 +165,7 @@ def columns_of(argument: str, what: str, data: Any) -> list[Tensor]:
         data: a tensor ``(N, ...)``, or a tuple of them.
 
     Raises:
-        ValueError: there is something else, tensors differ in length, or values are not finite.
+        ValueError: there is something else, nothing, or tensors differ in length.
     """
     columns = list(data) if isinstance(data, tuple) else [data]
     for column in columns:
@@ -169,7 +175,7 @@ def columns_of(argument: str, what: str, data: Any) -> list[Tensor]:
                 f"fit: {argument} must be an ImageData, a tensor, a tuple of tensors or a DataLoader; got "
                 f"{in_short(column)}.{remedy}"
             )
-        check_rows(what, column)
+        check_not_empty(what, column)
     if len({len(column) for column in columns}) != 1:
         sizes = ", ".join(str(tuple(column.shape)) for column in columns)
         raise ValueError(
@@ -217,22 +223,3 @@ def _not_one_tensor(batch: Any) -> str:
             f"{len(batch)} parts ({kinds}), and none is left out unasked: {remedy}."
         )
     return f"fit: a batch of the DataLoader must be one tensor; got {in_short(batch)}: {remedy}."
-
-
-def check_rows(what: str, rows: Tensor) -> None:
-    """Refuse empty data and values that are NaN or infinite.
-
-    Raises:
-        ValueError: says how many values and where the first one is.
-    """
-    if rows.numel() == 0:
-        raise ValueError(f"{what}: there are none (shape {tuple(rows.shape)}).")
-    # A sum is finite only if every term is, and takes one pass without a mask as large as the data.
-    if rows.is_floating_point() and not rows.sum(dtype=torch.float64).isfinite():
-        bad = (~rows.isfinite()).nonzero()
-        if len(bad):
-            values = "values are" if len(bad) > 1 else "value is"
-            raise ValueError(
-                f"{what}: {len(bad)} {values} NaN or infinite, the first at index {tuple(bad[0].tolist())}. "
-                f"Clean the data before fitting."
-            )

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,8 @@ class BatchLoss:
     """Those behind the pair, whose buffers a step may change."""
     warmup: bool = False
     """Whether the KL weight enters."""
+    guarded: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """What the loss is computed in, as :meth:`pyro_vae.pair.Pair.guarded`."""
 
     def eager(self) -> LossAndGradients:
         """Return loss and gradients as Pyro computes them."""
@@ -57,9 +59,12 @@ class BatchLoss:
         """
         return self._differentiated(tensor_loss(self.objective))
 
+    def _weighted(self, beta: Tensor) -> AbstractContextManager[Any]:
+        return KLWeight(beta) if self.warmup else nullcontext()
+
     def _differentiated(self, loss_function: Callable[..., Tensor]) -> LossAndGradients:
         def loss_and_gradients(batch: Tensor, beta: Tensor) -> list[Tensor]:
-            with local_params(self.model, self.guide), KLWeight(beta) if self.warmup else nullcontext():
+            with local_params(self.model, self.guide), self._weighted(beta), self.guarded():
                 loss = loss_function(self.model, self.guide, *as_args(self.observe(batch)))
             gradients = torch.autograd.grad(loss, list(self.parameters), allow_unused=True, materialize_grads=True)
             return [loss.detach(), *(gradient.contiguous() for gradient in gradients)]
@@ -70,7 +75,7 @@ class BatchLoss:
         # RenyiELBO, TraceGraph_ELBO and others have only what SVI calls: it leaves the gradients in `.grad`.
         for parameter in self.parameters:
             parameter.grad = None
-        with local_params(self.model, self.guide), KLWeight(beta) if self.warmup else nullcontext():
+        with local_params(self.model, self.guide), self._weighted(beta), self.guarded():
             loss = self.objective.loss_and_grads(  # type: ignore[attr-defined]
                 self.model, self.guide, *as_args(self.observe(batch))
             )

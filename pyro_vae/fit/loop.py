@@ -1,5 +1,6 @@
 """The training loop."""
 
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from tqdm import tqdm
 
 from pyro_vae.checks import in_short
 from pyro_vae.data import ImageData
+from pyro_vae.errors import NonFiniteError
 from pyro_vae.files import alone_in
 from pyro_vae.fit.batches import (
     Batches,
@@ -45,16 +47,22 @@ from pyro_vae.fit.options import (
 from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.fit.run import Run, bounds, environment
 from pyro_vae.fit.schedules import kl_weight_at
+from pyro_vae.fit.shared_params import say_what_is_shared
 from pyro_vae.fit.snapshot import open_folder, restore, save
 from pyro_vae.fit.summed import trained_pair
 from pyro_vae.fit.training import Training
 from pyro_vae.fit.watch import Watch
 from pyro_vae.graph import no_side_effects
+from pyro_vae.missing import all_finite, check_finite_rows
+from pyro_vae.nonfinite import find_outside
 from pyro_vae.objectives.analytic_kl import AnalyticKL
+from pyro_vae.pair import SOFT_TARGETS, Pair
 from pyro_vae.programs import as_args, check_programs, in_mode, local_params, plain_errors
 from pyro_vae.protocols import Objective, Program, ScheduledObjective
 from pyro_vae.seeded import seeded
 from pyro_vae.support import check_support
+
+logger = logging.getLogger("pyro_vae")
 
 VALIDATION_BLOCK = 1000
 """Validation data a call: large enough for the matmuls, small enough for the cache."""
@@ -163,17 +171,30 @@ def fit(
     valid_blocks = _valid_blocks(data.valid if isinstance(data, ImageData) and valid is None else valid, target, dtype)
 
     # What is wrong with the pair or the data is found here, before anything is changed.
+    if isinstance(batches, LoaderBatches):
+        batches.check = partial(check_finite_rows, "a batch of the DataLoader", model=model, guide=guide)
     rows = batches.first()
     with no_side_effects(modules):
         x = batches.observe(rows)
+        inputs = _all_inputs(data, x)
+        if not all(all_finite(column) for column in as_args(inputs)):
+            whole = inputs if isinstance(data, DataLoader) else batches.observe(torch.arange(len(as_args(inputs)[0])))
+            check_finite_rows("training data", whole, model, guide)
         pair = trained_pair(model, guide, x, objective)
-        check_support(model, _all_inputs(data, x), x)
+        if isinstance(batches, LoaderBatches) and not pair.hides_data:
+            # The steps are not made for values that a mask hides in later batches alone.
+            batches.check = partial(check_finite_rows, "a batch of the DataLoader")
+        if isinstance(pair, Pair):
+            _say_what_is_no_bound(pair)
+        check_support(model, inputs, x)
         for block in [] if valid_blocks is None else valid_blocks():
+            check_finite_rows("validation data", block, model, guide)
             check_support(model, block, block)
         parameters = Parameters.of(model, guide, x)
+        say_what_is_shared(parameters)
         if type(objective) is TraceMeanField_ELBO:
             # Which samples a KL without a closed form, and does not say so.
-            with local_params(model, guide):
+            with local_params(model, guide), pair.guarded():
                 AnalyticKL().loss(model, guide, *as_args(x))
     optimizer = as_optimizer(optimizer, parameters.trainable)
     schedule = as_scheduler(scheduler, optimizer, epochs)
@@ -181,7 +202,9 @@ def fit(
         raise ValueError("fit: patience needs validation data; pass valid=..., or patience=None.")
     if valid_blocks is None and isinstance(schedule, ReduceLROnPlateau):
         raise ValueError("fit: ReduceLROnPlateau needs validation data; pass valid=..., or another scheduler.")
-    loss = BatchLoss(model, guide, objective, batches.observe, parameters.trainable, modules, kl_warmup > 0)
+    loss = BatchLoss(
+        model, guide, objective, batches.observe, parameters.trainable, modules, kl_warmup > 0, pair.guarded
+    )
     # A module of which nothing is trained is taken as it is: its dropout is off, its running statistics stay.
     frozen = [m for m in modules if [*m.parameters()] and not any(p.requires_grad for p in m.parameters())]
     trained = [module for module in modules if module not in frozen]
@@ -189,7 +212,15 @@ def fit(
     plain = plain_errors("fit", f"a step of {type(objective).__name__}")
     with pyro.validation_enabled(True), no_side_effects(modules), modes[0](), modes[1](), plain:
         # One step under Pyro's own checks; those that follow run without them.
-        loss.eager()(rows, torch.ones((), device=target))
+        noise = torch.get_rng_state()
+        try:
+            loss.eager()(rows, torch.ones((), device=target))
+        except ValueError as error:
+            torch.set_rng_state(noise)
+            outside = find_outside(model, guide, x) if pair.bounded else None
+            if outside is None:
+                raise
+            raise NonFiniteError(f"fit: the loss of the first step is infinite. {outside}") from error
         watch = None if compile == "off" else Watch(loss, rows)
     steps = None if batches.steps is None else epochs * batches.steps
     step = make_step(compile, loss, optimizer, clip_grad_norm, steps)
@@ -262,6 +293,17 @@ def fit(
         parameters.load_state(training.best, "the best epoch")
     best_epoch = training.best_epoch if training.best else None
     return Run(model, guide, history, config["data"], config, folder, best_epoch, training.compiled)
+
+
+def _say_what_is_no_bound(pair: Pair) -> None:
+    """Say in one line why the loss of this pair, which is trained as Pyro does it, is no bound on log p(x)."""
+    reasons = []
+    if pair.no_density is not None:
+        reasons.append(f"the guide has no density: {pair.no_density}")
+    if pair.unnormalised not in (None, SOFT_TARGETS):
+        reasons.append(str(pair.unnormalised))
+    if reasons:
+        logger.warning("fit: trains as Pyro does, and its bounds are none on log p(x): %s", "; ".join(reasons))
 
 
 def _valid_blocks(

@@ -1,6 +1,6 @@
 """What a pair trains, under names that a checkpoint can keep."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -33,6 +33,8 @@ class Parameters:
 
     owners: dict[str, nn.Module]
     store: dict[str, Tensor]
+    users: dict[str, list[Program]] = field(default_factory=dict)
+    """The programs that name each parameter of the store."""
 
     @classmethod
     def of(cls, model: Program, guide: Program, x: Any) -> "Parameters":
@@ -48,13 +50,20 @@ class Parameters:
         """
         owners = owners_of(model, guide)
         owned = {id(p) for module in owners.values() for p in module.parameters()}
-        with poutine.trace(param_only=True) as recorded, torch.no_grad(), local_params(model, guide):
-            guide_trace = poutine.trace(guide).get_trace(*as_args(x))
-            poutine.replay(model, trace=guide_trace)(*as_args(x))
+        with torch.no_grad(), local_params(model, guide):
+            with poutine.trace(param_only=True) as in_guide:
+                guide_trace = poutine.trace(guide).get_trace(*as_args(x))
+            with poutine.trace(param_only=True) as in_model:
+                poutine.replay(model, trace=guide_trace)(*as_args(x))
         store: dict[str, Tensor] = {}
-        for name, site in recorded.trace.nodes.items():
-            if site["type"] != "param":
-                continue
+        users: dict[str, list[Program]] = {}
+        params = [
+            (name, site, program)
+            for program, recorded in ((guide, in_guide), (model, in_model))
+            for name, site in recorded.trace.nodes.items()
+            if site["type"] == "param"
+        ]
+        for name, site, program in params:
             start = site["args"][1] if len(site["args"]) > 1 else None
             # `pyro.module` hands in the module's own parameter, which is what its arithmetic uses, whatever
             # another module of the same name has put into the store.
@@ -63,7 +72,8 @@ class Parameters:
             value = start if isinstance(start, nn.Parameter) else unconstrained()
             if id(value) not in owned:
                 store[name] = value
-        parameters = cls(owners, store)
+                users.setdefault(name, []).append(program)
+        parameters = cls(owners, store, users)
         if not parameters.trainable:
             raise ValueError("fit: neither the model nor the guide has a parameter that requires a gradient.")
         return parameters

@@ -1,6 +1,7 @@
 """Pairs whose loss is a sum over a batch and over what no datum owns: what training needs to know of them."""
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +18,7 @@ from pyro_vae.particles import BatchPlate, samples
 from pyro_vae.programs import as_args, local_params, modules_of, num_rows
 from pyro_vae.protocols import Objective, Program
 from pyro_vae.structure import check_sites
+from pyro_vae.values import FilledMask
 
 logger = logging.getLogger("pyro_vae")
 
@@ -30,6 +32,14 @@ class Summed:
     plate: BatchPlate
     """Of what the model observes: how many rows, and how many they stand for."""
     num_rows: int | None
+    hides_data: bool
+    """Whether a mask hides elements of what is observed, so that they may be anything."""
+    bounded: frozenset[str] = frozenset()
+    """Latent sites whose draws may lie outside their support; of such a pair none are known."""
+
+    def guarded(self) -> AbstractContextManager[Any]:
+        """Return what a loss of the pair is computed in, as :meth:`pyro_vae.pair.Pair.guarded`."""
+        return FilledMask() if self.hides_data else nullcontext()
 
 
 def trained_pair(model: Program, guide: Program, x: Any, objective: Objective) -> "Pair | Summed":
@@ -54,7 +64,8 @@ def trained_pair(model: Program, guide: Program, x: Any, objective: Objective) -
     if isinstance(objective, ParticleBound):
         raise reason
     args = as_args(x)
-    with torch.no_grad(), no_side_effects(modules_of(model, guide)), local_params(model, guide):
+    modules = modules_of(model, guide)
+    with torch.no_grad(), no_side_effects(modules), local_params(model, guide), FilledMask() as filled:
         try:
             of_guide = poutine.trace(guide).get_trace(*args)
             of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(*args)
@@ -77,7 +88,7 @@ def trained_pair(model: Program, guide: Program, x: Any, objective: Objective) -
     plate = (
         BatchPlate("", -1, size, size) if frame is None else BatchPlate(frame.name, frame.dim, size, frame.full_size)
     )
-    return Summed(model, guide, plate, rows)
+    return Summed(model, guide, plate, rows, filled.masked)
 
 
 def _is_enumerated(site: Any) -> bool:

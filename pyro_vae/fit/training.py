@@ -125,7 +125,7 @@ class Training:
         objective = self.objective.final() if isinstance(self.objective, ScheduledObjective) else self.objective
         with seeded(seed), in_mode(self.parameters.modules, training=False), torch.no_grad():
             for x in blocks():
-                with local_params(model, guide):
+                with local_params(model, guide), self.pair.guarded():
                     loss = objective.loss(model, guide, *as_args(x))
                 if not math.isfinite(loss):
                     raise self._stopped(f"the validation loss became {loss} at epoch {index + 1}", x)

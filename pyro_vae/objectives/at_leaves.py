@@ -5,7 +5,8 @@ The model is run at leaves: copies of the guide's samples that autograd cannot f
 the chain rule through the samples is completed by hand: z(phi) times a fixed derivative.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -56,17 +57,35 @@ class LeafBound(ParticleBound):
             left: from a, of a shape that goes with a site's elements, and what multiplies log q of those elements
                 within the bound (a KL weight, a mask) to c: what is left of the path once the score's is settled.
         """
-        sampled.require_reparameterized(type(self).__name__)
+        who = type(self).__name__
+        sampled.require_reparameterized(who)
         parts = []
         chunks = weights.detach().split([run.shape[0] for run in sampled.runs])
         for run, a in zip(sampled.runs, chunks, strict=True):
-            at_leaves = with_guide_at_leaves(type(self).__name__, sampled.pair, run)
-            terms, _ = at_leaves.scaled_terms()
-            factors = at_leaves.guide_factors()
+            with scoring(who):
+                at_leaves = with_guide_at_leaves(who, sampled.pair, run)
+                terms, _ = at_leaves.scaled_terms()
+                factors = at_leaves.guide_factors()
             direct = terms.log_joint if factors is None else terms.log_joint - factors
             path = through_samples(run, weighted(a, terms.log_weight), partial(_left_of, left, run, a))
             parts.append(weighted(a, direct) + path)
         return torch.cat(parts).sum(0)
+
+
+@contextmanager
+def scoring(who: str) -> Iterator[None]:
+    """Say in one sentence that the guide cannot score a z, where a flow without an inverse is asked to.
+
+    Raises:
+        ValueError: in the place of the flow's KeyError or NotImplementedError.
+    """
+    try:
+        yield
+    except (KeyError, NotImplementedError) as error:
+        raise ValueError(
+            f"{who}: scores values that the guide did not just draw, and a flow of this guide has no inverse (planar, "
+            f"radial, Sylvester). Use Trace_ELBO or IWAE, or a flow with an inverse."
+        ) from error
 
 
 def _left_of(left: Callable[[Tensor, Any], Any], run: Particles, weights: Tensor, site: Site) -> Any:

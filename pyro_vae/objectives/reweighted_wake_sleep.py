@@ -7,9 +7,11 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.checks import check_number
-from pyro_vae.objectives.at_leaves import LeafBound, weighted, with_guide_at_leaves
+from pyro_vae.objectives.at_leaves import LeafBound, scoring, weighted, with_guide_at_leaves
 from pyro_vae.objectives.particle_bound import Sampled, log_mean_exp
 from pyro_vae.particles import LogTerms, Particles, samples
+from pyro_vae.redrawn import Redrawn, is_factor, refuse_factors
+from pyro_vae.values import observed_value
 
 
 class ReweightedWakeSleep(LeafBound):
@@ -64,8 +66,9 @@ class ReweightedWakeSleep(LeafBound):
         normalized = sampled.terms.log_weight.detach().softmax(0)
         total = weighted(normalized, sampled.terms.log_joint).sum(0)
         if self.insomnia > 0:
-            reruns = [with_guide_at_leaves("ReweightedWakeSleep", sampled.pair, r) for r in sampled.runs]
-            log_guide = LogTerms.together([run.terms() for run in reruns]).log_guide
+            with scoring("ReweightedWakeSleep"):
+                reruns = [with_guide_at_leaves("ReweightedWakeSleep", sampled.pair, r) for r in sampled.runs]
+                log_guide = LogTerms.together([run.terms() for run in reruns]).log_guide
             total = total + self.insomnia * (normalized * log_guide).sum(0)
         if self.insomnia < 1:
             total = total + (1 - self.insomnia) * self._dream(sampled)
@@ -74,19 +77,21 @@ class ReweightedWakeSleep(LeafBound):
     def _dream(self, sampled: Sampled) -> Tensor:
         """Return the log-density under q of latents that the model drew together with data, ``(batch,)``."""
         run = sampled.runs[0]
-        observed = [site for site in samples(run.model_trace) if site["is_observed"]]
-        places = [i for i, argument in enumerate(run.args) if argument is observed[0]["value"]]
-        if len(observed) > 1 or not places:
+        observed = [site for site in samples(run.model_trace) if site["is_observed"] and not is_factor(site)]
+        places = [i for i, argument in enumerate(run.args) if observed and argument is observed_value(observed[0])]
+        if len(observed) != 1 or not places:
             raise ValueError(
                 f"ReweightedWakeSleep: sleep-phi dreams data in the place of the model's argument; the model must "
                 f"observe one site, and there an argument as it is: `pyro.sample('x', ..., obs=x)`. It observes "
                 f"{', '.join(site['name'] for site in observed)}. With insomnia=1 there is no sleep phase."
             )
-        with torch.no_grad():
-            dreamed = poutine.trace(poutine.uncondition(sampled.pair.model)).get_trace(*sampled.x)
+        with torch.no_grad(), Redrawn():
+            dreamed = poutine.trace(sampled.pair.model).get_trace(*sampled.x)
+        refuse_factors("ReweightedWakeSleep", dreamed)
         x: list[Any] = list(sampled.x)
         x[places[0]] = dreamed.nodes[observed[0]["name"]]["value"]
         guide_trace = sampled.pair.rerun_guide(tuple(x), dreamed)
         dream = Particles(dreamed, guide_trace, guide_trace, run.plate, run.particle_dim)
         sites = list(samples(guide_trace))
-        return dream.log_prob(sites, [1.0] * len(sites))[0]
+        with scoring("ReweightedWakeSleep"):
+            return dream.log_prob(sites, [1.0] * len(sites))[0]

@@ -1,9 +1,14 @@
 """Gradients that reach the guide through its samples alone, and weights of zero."""
 
+import pyro
+import pytest
 import torch
 from gaussian_toy import Toy
+from pyro import distributions as dist
+from pyro.distributions.transforms import planar, radial, sylvester
 from torch.testing import assert_close
 
+from pyro_vae.objectives import DReG, ReweightedWakeSleep, StickingTheLanding
 from pyro_vae.objectives.at_leaves import leaves_of, through_samples, weighted
 from pyro_vae.pair import Pair
 
@@ -42,3 +47,33 @@ def test_a_weight_of_zero_hides_an_infinite_value():
     assert_close(found, torch.tensor([0.0, 1.0]))
     found.sum().backward()
     assert_close(values.grad, torch.tensor([0.0, 0.5]))
+
+
+@pytest.mark.parametrize("make", [lambda: planar(2), lambda: radial(2), lambda: sylvester(2)])
+@pytest.mark.parametrize(
+    "objective",
+    [StickingTheLanding(), DReG(), ReweightedWakeSleep(), ReweightedWakeSleep(insomnia=0.0)],
+    ids=["stl", "dreg", "wake", "sleep"],
+)
+@pytest.mark.parametrize("sites", [1, 2])
+def test_a_flow_without_an_inverse_is_refused_in_one_sentence(make, objective, sites):
+    flow, zero = make().double(), torch.zeros(2, dtype=torch.float64)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.TransformedDistribution(dist.Normal(zero.expand(len(x), 2), 1.0).to_event(1), [flow]))
+            if sites == 2:
+                pyro.sample("w", dist.Normal(zero[0], 1.0).expand([len(x)]))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(zero, 1.0).to_event(1))
+            if sites == 2:
+                pyro.sample("w", dist.Normal(zero[0], 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    x = torch.randn(5, 2).double()
+    with pytest.raises(
+        ValueError, match=rf"^{type(objective).__name__}: .* a flow of this guide has no inverse .* IWAE"
+    ):
+        objective.tensor_loss(model, guide, x)
