@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from scipy.special import fdtrc
 from torch import Tensor
 
 from pyro_vae.checks import check_number
@@ -48,6 +47,9 @@ class ActiveUnits:
         errors = (variance_of_spread(variance.clamp(min=0)) + variance_of_noise).sqrt()
         if not errors.nan_to_num().any():
             return cls(variance, threshold, means.units)
+        # Slow to import, and seldom needed.
+        from scipy.special import fdtrc
+
         # Were the variance at the threshold, both parts of this ratio would be about chi-squared (two moments each).
         expected = threshold + noise
         of_means = 2 * expected.square() / variance_of_spread(torch.full_like(noise, threshold))
