@@ -1,6 +1,7 @@
 """`pyro-vae evaluate`: a run that is there, measured with other samples, images or noise."""
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from pyro_vae.cli.wording import in_text
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import EVALUATION, is_finished, read_cell, read_result
 from pyro_vae.comparison.run_cell import images_hash, load_data_of, measure_cell, run_cell
+from pyro_vae.errors import RunError
 from pyro_vae.evaluation import ais
 from pyro_vae.files import alone_in, write_bytes
 from pyro_vae.fit.options import as_device
@@ -49,6 +51,9 @@ def run(argv: Sequence[str], output: Output) -> int:
         raise UsageError(f"--ais_{next(iter(chains))} needs --ais_images: how many test images AIS shall measure.")
     if wanted == cell and not images and (args.out is None or is_finished(path, cell)):
         return _own(path, cell, args, output)
+    if args.out is None and not os.access(path, os.W_OK):
+        # Said before the work, and not after it.
+        raise RunError(f"{path} cannot be written: name a file for the results with --out.")
     opened = open_run(args)
     output.note(f"{opened.run}")
     options = {f"num_{name}": value for name, value in chains.items()}

@@ -97,7 +97,8 @@ def where_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error).removesuffix(".")
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        reason = cause.strerror or str(error).removesuffix(".")
         raise CheckpointError(f"{folder} cannot be written: {reason}. Name another place with --out.") from error
 
 
