@@ -233,10 +233,11 @@ class Joint:
         """Draw u from the prior, and data given u.
 
         Args:
-            x: data or arguments of the shape wanted; the data's values do not matter.
+            x: data or arguments of the shape wanted; the data's values do not matter, but for what is missing (NaN).
 
         Returns:
-            Arguments like x with the data drawn in place of its first tensor, and u ``(1, batch, dim)``.
+            Arguments like x with the data drawn in place of its first tensor, NaN where that is NaN, and u
+            ``(1, batch, dim)``.
 
         Raises:
             ValueError: p(x | z) is no law of x; or the model does not observe exactly one site of the data's size, so
@@ -257,6 +258,8 @@ class Joint:
                 f"{shapes} where x is {tuple(args[0].shape)}."
             )
         data = drawn[0].reshape(args[0].shape).to(args[0].dtype)
+        # What is missing stays missing, for a model that masks it by its value.
+        data = torch.where(args[0].isnan(), args[0], data)
         run = Particles(trace, trace, trace, self._plate, self._pair.particle_dim)
         return ((data, *args[1:]) if isinstance(x, tuple) else data), self._flat(run)
 

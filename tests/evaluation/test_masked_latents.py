@@ -1,5 +1,7 @@
 """Evaluations of pairs with masked latent sites, against the evidence of the model without what is masked."""
 
+import math
+
 import pyro
 import pytest
 import torch
@@ -10,6 +12,7 @@ from pyro import poutine
 from pyro_vae import log_weights
 from pyro_vae.errors import PairError
 from pyro_vae.evaluation import ais, bdmc, elbo_terms, inference_gaps, latent_statistics, log_likelihood
+from pyro_vae.joint import Joint
 
 
 @pytest.fixture(params=PAIRS)
@@ -139,3 +142,18 @@ def test_a_prior_that_is_masked_away_is_no_evidence(masked, message):
             call()
     # What each draw is worth stays to be seen.
     assert log_weights(flat, guide, x, num_samples=3).shape == (3, 5)
+
+
+def test_what_is_missing_stays_missing_in_simulated_data():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(x.shape), 1.0).mask(~x.isnan()).to_event(1))
+            law = dist.Normal(z, 1.0, validate_args=False).mask(~x.isnan())
+            pyro.sample("x", law.to_event(1), obs=x)
+
+    x = torch.randn(4, 3).double()
+    x[1, 2] = x[3, 0] = math.nan
+    joint = Joint("test", model, x)
+    data, _ = joint.simulate(x)
+    assert torch.equal(data.isnan(), x.isnan())
+    assert torch.equal(joint.counted(data), ~x.isnan())
