@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 import pyro_vae
 from pyro_vae.cli.scripts import add_out, choose_out, run_script
 from pyro_vae.evaluation import LogLikelihood
+from pyro_vae.evaluation.pareto import MIN_SAMPLES
 from pyro_vae.files import write_bytes
 from pyro_vae.fit import EPOCHS, LEARNING_RATE
 from pyro_vae.fit.same_data import require_same_data
@@ -105,7 +106,8 @@ def describe(k: int, found: LogLikelihood, before: LogLikelihood | None = None) 
     if before is not None:
         step = found.per_datum - before.per_datum
         rise = f"{step.mean():.2f} ({step.std() / len(step) ** 0.5:.2g})"
-    if found.pareto_k.isfinite().any():
+    if found.num_samples >= MIN_SAMPLES:
+        # With those that have none.
         khat = f"{100 * found.flagged.double().mean():.1f} %"
     return f"{k:6d} {bound:>17s} {rise:>15s} {khat:>15s} {found.ess.median():11.1f}"
 

@@ -85,7 +85,8 @@ def capture(
     with _as_a_finding(), torch.no_grad():
         found = Draws(tidy(recorded), reuse_memory, varying)
         results = two_draws(partial(found, *other_inputs), modules)
-    if not all(agree(a, b, roundings=1000) for a, b in zip(frozen, results, strict=True)):
+    eps = coarsest(recorded)
+    if not all(agree(a, b, roundings=1000, eps=eps) for a, b in zip(frozen, results, strict=True)):
         raise NotTraceable("the simplified graph rounds too differently")
     return found
 
@@ -101,7 +102,8 @@ def _record(
         with torch.no_grad():
             frozen = two_draws(partial(recorded, *other_inputs), modules)
     # The same kernels: some roundings, where a threaded reduction takes another order.
-    if not all(agree(a, b, roundings=30) for a, b in zip(expected, frozen, strict=True)):
+    eps = coarsest(recorded)
+    if not all(agree(a, b, roundings=30, eps=eps) for a, b in zip(expected, frozen, strict=True)):
         raise NotTraceable("its arithmetic depends on Python values that change from call to call")
     return recorded, frozen
 
@@ -134,12 +136,26 @@ def two_draws(draw: Callable[[], Tensors], modules: Sequence[nn.Module]) -> list
         return results + [buffer.clone() for module in modules for buffer in module.buffers()]
 
 
-def agree(expected: Tensor, found: Tensor, roundings: float) -> bool:
-    """Whether two results are equal up to some roundings of the largest element."""
+def coarsest(graph: GraphModule) -> float:
+    """Return the largest relative rounding of the dtypes that a graph computes in: its results may have a finer one."""
+    values = (node.meta.get("val") for node in graph.graph.nodes)
+    dtypes = {value.dtype for value in values if isinstance(value, Tensor)}
+    return max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
+
+
+def agree(expected: Tensor, found: Tensor, roundings: float, eps: float = 0.0) -> bool:
+    """Whether two results are equal up to some roundings of the largest element.
+
+    Args:
+        expected: a tensor.
+        found: one of its shape and dtype, or they do not agree.
+        roundings: how many.
+        eps: how large a rounding is, relatively; never less than the results' dtype has it.
+    """
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return False
     if not expected.is_floating_point():
         return bool((expected == found).all())
-    tolerance = min(roundings * torch.finfo(expected.dtype).eps, 0.01)
+    tolerance = min(roundings * max(eps, torch.finfo(expected.dtype).eps), 0.01)
     scale = expected.abs().nan_to_num(0.0, 0.0, 0.0).max().item() if expected.numel() else 0.0
     return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

@@ -1,7 +1,7 @@
 """The joint density of a Pyro model as a function of one flat, unconstrained vector for each datum."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
@@ -16,6 +16,7 @@ from pyro_vae.graph import agree, no_side_effects
 from pyro_vae.masks import coordinate_mask, element_mask, masked_log_volume, masks_of
 from pyro_vae.pair import SOFT_TARGETS, Pair
 from pyro_vae.particles import Particles, Site, samples
+from pyro_vae.precision import roughened
 from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.redrawn import Redrawn, is_factor, refuse_factors
@@ -173,7 +174,7 @@ class Joint:
             ("log p(x | z)", before.log_likelihood, after.log_likelihood),
             ("log p(z)", before.log_prior, after.log_prior),
         ):
-            if not agree(one, two, roundings=1000):
+            if not agree(one, two, roundings=1000, eps=torch.finfo(u.dtype).eps):
                 raise ValueError(
                     f"{self._who}: {what} depends on masked elements of the latent sites ({sites}), so that log p(x) "
                     f"is not defined. Mask everything that follows from them, or nothing of them."
@@ -212,6 +213,31 @@ class Joint:
             volumes.append(sum(map(run.per_datum, log_volumes), start=torch.zeros_like(prior)))
             priors.append(prior + volumes[-1])
         return JointTerms(torch.cat(likelihoods), torch.cat(priors), torch.cat(volumes))
+
+    def rounding(self, x: Any, u: Tensor) -> Tensor:
+        """Return how large the roundings in log p(x, u) may be, in nats, at u ``(num_chains, batch, dim)``.
+
+        As :attr:`pyro_vae.pair.Pair.rounding` has them: by how much log p(x, u) moves where u does by one rounding, or
+        the parameters that depend on it. No random number generator is moved.
+
+        Returns:
+            Tensor ``(num_chains, batch)``, float64, on the CPU.
+        """
+        beside = torch.nextafter(u, torch.full_like(u, torch.inf))
+        found = []
+        with no_side_effects(modules_of(self._model)), torch.no_grad():
+            runs = zip(self._runs(x, u), self._runs(x, beside), self._runs(x, u + 1), strict=True)
+            for (at_u, volumes), (next_to_u, next_volumes), (elsewhere, _) in runs:
+                exact = self._log_joint(at_u, volumes)
+                rough = replace(at_u, model_trace=roughened(at_u.model_trace, elsewhere.model_trace))
+                moved = self._log_joint(next_to_u, next_volumes), self._log_joint(rough, volumes)
+                found.append(torch.stack([(value - exact).abs() for value in moved]).amax(0))
+        # Of one without mass, or that is not finite, nothing is said.
+        return torch.cat(found).double().cpu().nan_to_num(0.0, 0.0, 0.0)
+
+    def _log_joint(self, run: Particles, log_volumes: list[Tensor]) -> Tensor:
+        sites = list(samples(run.model_trace))
+        return run.log_prob(sites, [1.0 for _ in sites]) + sum(map(run.per_datum, log_volumes))
 
     def values(self, x: Any, u: Tensor) -> dict[str, Tensor]:
         """Return the latent sites' values at u ``(num_chains, batch, dim)``: each ``(num_chains, *its own shape)``."""

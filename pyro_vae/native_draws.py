@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.graph import agree, in_one_line, two_draws
+from pyro_vae.graph import agree, coarsest, in_one_line, two_draws
 from pyro_vae.hoist import Draws
 from pyro_vae.inductor import NotCompilable, native
 from pyro_vae.softplus import expand_softplus
@@ -51,7 +51,8 @@ def native_draws(draws: Draws, inputs: Sequence[Tensor], modules: Sequence[nn.Mo
             found = two_draws(partial(compiled, *inputs), modules)
         except Exception as error:
             raise NotCompilable(f"the compiled graph fails: {in_one_line(error)}") from error
-    if not all(agree(a, b, roundings=1000) for a, b in zip(expected, found, strict=True)):
+    eps = coarsest(draws.drawn_part())
+    if not all(agree(a, b, roundings=1000, eps=eps) for a, b in zip(expected, found, strict=True)):
         raise NotCompilable("the compiled graph rounds too differently")
     _known.add(_key(draws))
     return compiled

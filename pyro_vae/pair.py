@@ -21,7 +21,7 @@ from torch import Tensor
 from pyro_vae.coordinates import innermost, is_circular, stays_on_circle
 from pyro_vae.density import why_no_density
 from pyro_vae.errors import NonFiniteError, PairError, SupportError
-from pyro_vae.graph import in_one_line, no_side_effects
+from pyro_vae.graph import VERIFICATION_SEED, in_one_line, no_side_effects
 from pyro_vae.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
 from pyro_vae.masks import check_same_masks, has_masked_latents, with_other_masked_values
 from pyro_vae.memory import is_out_of_memory
@@ -38,6 +38,7 @@ from pyro_vae.particles import (
     samples,
     subsamples,
 )
+from pyro_vae.precision import TOLERATED, Rounding, nudged, roughened
 from pyro_vae.programs import (
     as_args,
     check_arguments,
@@ -155,6 +156,17 @@ class Pair:
         self.outputs = max(map(_largest_parameter, observed)) // self.plate.size
         self.particle_dim = -depth - 1
         """Where an outer plate of samples goes, a negative batch dim."""
+        self.wide = False
+        """Whether float32 sums would lose more than 0.001 nats of a log-weight, so that float64 ones are taken.
+
+        Never where the caller decides on parameters: a loss is computed as Pyro computes it.
+        """
+        if local:
+            first = Particles(
+                model_trace, guide_trace, guide_trace, self.plate, self.particle_dim, bounded=self.bounded
+            )
+            with torch.no_grad(), pyro.validation_enabled(False):
+                self.wide = _loses(first) > TOLERATED
 
     def run(self, x: Any, num_samples: int, rows: Tensor | None = None, at: Revision = unchanged) -> list[Particles]:
         """Run the pair on x: once where one run holds several samples, else once for each sample.
@@ -189,7 +201,7 @@ class Pair:
         with pyro.validation_enabled(False), self._local_params(), filled, values:
             trace = poutine.trace(program).get_trace(*args)
         repeats = self.layout.repeats(num_samples)
-        return Particles(trace, trace, trace, self.plate, self.particle_dim, repeats, args, self.bounded)
+        return Particles(trace, trace, trace, self.plate, self.particle_dim, repeats, args, self.bounded, self.wide)
 
     @cached_property
     def guide_repeats(self) -> bool:
@@ -201,6 +213,7 @@ class Pair:
             first = self._run(self._args)
             with FixedRows(subsamples(first.guide_trace)):
                 again = self.rerun_guide(self._args, first.guide_trace)
+            first = replace(first, wide=False)
             before, after = first.terms().log_guide, replace(first, guide_trace=again).terms().log_guide
         return _same_but_for_rounding(before, after)
 
@@ -253,13 +266,44 @@ class Pair:
                 chosen.nodes[site["name"]] = {**site, "value": site["value"].narrow(dim, 0, count)}
             self._run(as_args(x))
             try:
-                found = self._run(as_args(x), replayed=chosen).terms().log_weight
+                found = _narrow_weight(self._run(as_args(x), replayed=chosen))
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
                 # A guide may refuse values that it has not drawn, as a flow without an inverse does.
                 return True
-            return _same_but_for_rounding(first.terms().log_weight[:, :count], found)
+            return _same_but_for_rounding(_narrow_weight(first)[:, :count], found)
+
+    @cached_property
+    def rounding(self) -> Rounding:
+        """How large the roundings in log-weights are, by what moves them that should not.
+
+        Each latent value by one rounding: a decoder computes anew beside it. And by one rounding each parameter that
+        the decoder has made of them. Measured on the data of the constructor, in the modules' mode of the moment.
+        """
+        error = magnitude = 0.0
+        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False), self._local_params():
+            for index in range(max(1, min(8, 32 // self.plate.size))):
+                torch.manual_seed(VERIFICATION_SEED + index)
+                run = self._run(self._args)
+                latent = {site["name"] for site in samples(run.model_trace) if not site["is_observed"]}
+                with FixedRows(subsamples(run.model_trace) | subsamples(run.guide_trace)):
+                    elsewhere = self._run(self._args).model_trace
+                    at_values, beside = (
+                        self._model_at(trace) for trace in (run.guide_trace, nudged(run.guide_trace, latent))
+                    )
+                traces = (at_values, beside, roughened(at_values, elsewhere))
+                exact, *moved = (replace(run, model_trace=trace).terms().log_weight for trace in traces)
+                magnitude = max(magnitude, _largest(exact))
+                error = max(error, *(_largest(weight - exact) for weight in moved))
+                error = max(error, magnitude * torch.finfo(exact.dtype).eps)
+        return Rounding(error, magnitude)
+
+    def _model_at(self, trace: poutine.Trace) -> poutine.Trace:
+        """Run the model at the values of a trace; what noise it draws of its own is the same in each call."""
+        torch.manual_seed(VERIFICATION_SEED)
+        with FilledMask() if self.hides_data else nullcontext():
+            return poutine.trace(poutine.replay(self.model, trace=trace)).get_trace(*self._args)
 
     @property
     def subsamples(self) -> bool:
@@ -352,7 +396,7 @@ class Pair:
                     particles = self._run(self._args, layout, 2)
                 if layout.repeats(2) > 1:
                     self._check_repeated(particles)
-                together = particles.terms().log_weight
+                together = _narrow_weight(particles)
         except Exception as error:
             # Any failure of the user's program means the same.
             if is_out_of_memory(error):
@@ -437,7 +481,7 @@ class Pair:
 
         for alone in (from_noise, from_values):
             try:
-                weights = torch.cat([alone(k).terms().log_weight for k in range(2)])
+                weights = torch.cat([_narrow_weight(alone(k)) for k in range(2)])
             except Exception as error:
                 if is_out_of_memory(error):
                     raise
@@ -454,7 +498,7 @@ class Pair:
         if layout is not None:
             args, repeats = layout.arguments(args, num_samples), layout.repeats(num_samples)
         traces = self._traces(args, layout, num_samples, **options)
-        return Particles(*traces, self.plate, self.particle_dim, repeats, args, self.bounded)
+        return Particles(*traces, self.plate, self.particle_dim, repeats, args, self.bounded, self.wide)
 
     def _guide_under(self, messenger: Messenger) -> poutine.Trace:
         with self._local_params(), messenger:
@@ -512,6 +556,22 @@ def _sample(layout: Layout, particles: Particles, k: int) -> poutine.Trace:
     for site in particles.latents:
         selected.nodes[site["name"]] = {**site, "value": layout.apart(particles, site)[k]}
     return selected
+
+
+def _narrow_weight(particles: Particles) -> Tensor:
+    """Return log-weights in the program's own dtype, whose roundings :func:`_same_but_for_rounding` knows."""
+    return replace(particles, wide=False).terms().log_weight
+
+
+def _loses(particles: Particles) -> float:
+    """Return how many nats the program's dtype loses of a log-weight at most, against float64."""
+    narrow = _narrow_weight(particles)
+    return _largest(replace(particles, wide=True).terms().log_weight - narrow)
+
+
+def _largest(values: Tensor) -> float:
+    """Return the largest magnitude among finite values, 0 if there are none."""
+    return values.detach().abs().nan_to_num(0.0, 0.0, 0.0).amax().item()
 
 
 def _same_but_for_rounding(one: Tensor, other: Tensor) -> bool:

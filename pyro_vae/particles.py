@@ -1,7 +1,7 @@
 """Samples of the latent variables out of one run of a pair, and what each is worth: the pieces of a log-weight."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from pyro.poutine import Trace
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from pyro_vae.precision import log_prob_in_float64
 from pyro_vae.values import at_inside, is_inside
 
 PARTICLES = "pyro_vae_particles"
@@ -79,6 +80,8 @@ class Particles:
     """What the programs were called with: the data, repeated where the batch plate repeats them."""
     bounded: frozenset[str] = frozenset()
     """Latent sites whose values may lie outside the support of one of the two programs, where its density is 0."""
+    wide: bool = False
+    """Whether log-probabilities are computed in float64 where the program computes in float32."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -137,7 +140,8 @@ class Particles:
             weight = weight.squeeze()
             # The copies of a datum have its weight.
             weight = weight[: len(weight) // self.repeats] if self.repeats > 1 and weight.ndim else weight
-        return self._sum(inner_model, inner_guide), weight
+        # Of a loss; in the dtype of the parameters, which its gradient has.
+        return replace(self, wide=False)._sum(inner_model, inner_guide), weight
 
     def log_prob(self, sites: list[Site], scales: list[Any]) -> Tensor:
         """Sum the sites' masked, scaled log-probabilities over all dims but samples and batch."""
@@ -155,10 +159,14 @@ class Particles:
         """Return a site's log-probability, -inf outside its support whatever its law computes there."""
         fn, value = site["fn"], site["value"]
         if site["name"] not in self.bounded:
-            return fn.log_prob(value, *site["args"], **site["kwargs"])
+            return self._score(site, value)
         inside = is_inside(fn, value, site["mask"])
-        log_prob = fn.log_prob(at_inside(fn, value, inside), *site["args"], **site["kwargs"])
-        return torch.where(inside, log_prob, -torch.inf)
+        return torch.where(inside, self._score(site, at_inside(fn, value, inside)), -torch.inf)
+
+    def _score(self, site: Site, value: Tensor) -> Tensor:
+        if self.wide and not site["args"] and not site["kwargs"]:
+            return log_prob_in_float64(site["fn"], value)
+        return site["fn"].log_prob(value, *site["args"], **site["kwargs"])
 
     def per_datum(self, values: Tensor) -> Tensor:
         """Sum values ``(*batch_dims)`` of a site over all dims but samples and batch."""

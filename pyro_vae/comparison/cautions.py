@@ -10,6 +10,7 @@ from pyro_vae.comparison.grid import Grid
 from pyro_vae.comparison.results import CellResult
 from pyro_vae.evaluation.pareto import MIN_SAMPLES
 from pyro_vae.evaluation.wording import count
+from pyro_vae.precision import UNRESOLVED
 
 FEW_SEEDS = 2
 """With as many or fewer, a grid says before it runs what it will be able to conclude."""
@@ -154,11 +155,22 @@ def _of_evidence(found: Sequence[CellResult], there: Sequence[Configuration]) ->
             f"of the images: the bound on log p(x) may be loose by an unknown amount, its Monte Carlo error is too "
             f"small, and differences may be differences of looseness."
         )
+    for key, what in (
+        ("num_unresolved", f"have no k-hat and are in no share of k-hats: {UNRESOLVED}"),
+        ("num_without_mass", "have no weight above 0: log p^ is -inf, and they are in no share of k-hats"),
+    ):
+        total = sum(result.evaluation["log_likelihood"].get(key, 0) for result in found)
+        if total:
+            said.append(f"{total} of {sum(map(_num_images, found))} images, over all cells, {what}.")
     if any(result.cell.num_samples < MIN_SAMPLES for result in found):
         said.append(
             f"k-hat needs {MIN_SAMPLES} samples an image: without, nothing says whether log p(x) is dependable."
         )
     return said
+
+
+def _num_images(result: CellResult) -> int:
+    return len(result.per_datum["log_likelihood"])
 
 
 def _of_gaps(found: Sequence[CellResult]) -> list[str]:

@@ -221,10 +221,10 @@ def khats(series: Sequence[Series], top: float) -> "Figure":
 
 
 def khat_shares(one: Series) -> np.ndarray:
-    """Return the share of images and seeds in each of :data:`BINS`; 0 throughout where there are no k-hats."""
+    """Return the share of images and seeds in each of :data:`BINS`; one without a k-hat is in none of them."""
     values = np.concatenate([r.per_datum["pareto_k"].double().numpy() for r in one.configuration.results])
-    values = np.clip(values[~np.isnan(values)], BINS[0], BINS[-1])
-    return np.histogram(values, BINS)[0] / max(len(values), 1)
+    known = np.clip(values[~np.isnan(values)], BINS[0], BINS[-1])
+    return np.histogram(known, BINS)[0] / max(len(values), 1)
 
 
 def _one(size: tuple[float, float]) -> "tuple[Figure, Axes]":

@@ -42,7 +42,8 @@ NO_BOUND = "log p(x), no bound"
 NOTE = (
     "Means over seeds and test images, in nats per image where no unit is given. With each mean its errors: MC, the "
     "Monte Carlo standard error; data, the standard error over test images; seeds, the standard deviation over seeds. "
-    "k-hat above: the share of images whose k-hat is above its threshold, where log p(x) is not dependable."
+    "k-hat above: the share of images whose k-hat is above its threshold, where log p(x) is not dependable, of those "
+    "that have a k-hat."
 )
 
 _OWN_CLASS = re.compile(r"[^\s(,]*[/\\]([^/\\\s]+\.py:)")

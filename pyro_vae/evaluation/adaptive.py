@@ -50,11 +50,12 @@ def weigh_to_target(stream: Stream, target_se: float, budget: int) -> tuple[Weig
     """
     first = deciding_samples(budget)
     if not first:
-        return WeightSums(stream, stream.size, budget), 0
+        return WeightSums(stream, stream.size, budget, stream.rounding), 0
     rest = (budget - first) // STEP * STEP
-    looks = WeightSums(stream.draw(torch.full((stream.size,), first), STEP, later=rest // 2), stream.size, first)
+    looking = stream.draw(torch.full((stream.size,), first), STEP, later=rest // 2)
+    looks = WeightSums(looking, stream.size, first, stream.rounding)
     needed = samples_needed(looks.standard_errors, looks.pareto_k, first, target_se, rest)
-    return WeightSums(stream.draw(needed, STEP), stream.size, rest), first
+    return WeightSums(stream.draw(needed, STEP), stream.size, rest, stream.rounding), first
 
 
 def deciding_samples(budget: int) -> int:

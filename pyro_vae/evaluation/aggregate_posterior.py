@@ -167,7 +167,7 @@ def _spread(draws: LatentDraws, site: Site, value: Tensor) -> Tensor:
 
 
 def _run(draws: LatentDraws, trace: poutine.Trace) -> Particles:
-    return Particles(trace, trace, trace, draws.pair.plate, draws.pair.particle_dim)
+    return Particles(trace, trace, trace, draws.pair.plate, draws.pair.particle_dim, wide=draws.pair.wide)
 
 
 def _separates(fn: Any, value: Tensor) -> bool:

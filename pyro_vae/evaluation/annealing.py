@@ -22,7 +22,7 @@ Gaussians of ten.
 
 @dataclass(frozen=True)
 class Annealed:
-    """What came of some chains of some data; each ``(num_chains, batch)``, float64."""
+    """What came of some chains of some data; each ``(num_chains, batch)``, float64, if not said otherwise."""
 
     log_weight: Tensor
     """Sum of the log-weight's increments, in nats."""
@@ -30,6 +30,8 @@ class Annealed:
     """Mean probability of acceptance over the transitions; NaN where there were none."""
     diverged: Tensor
     """Share of the transitions whose trajectory diverged; 0 where there were none."""
+    u: Tensor
+    """Where the chains ended, ``(num_chains, batch, dim)``, of u's dtype."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Annealing:
             diverged += move.diverged
             tick()
         count = self.num_transitions
-        return Annealed(log_weight, accepted / count if count else accepted + math.nan, diverged / max(count, 1))
+        acceptance = accepted / count if count else accepted + math.nan
+        return Annealed(log_weight, acceptance, diverged / max(count, 1), chains.u)
 
 
 def shortened(step_sizes: Tensor) -> Tensor:

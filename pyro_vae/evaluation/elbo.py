@@ -125,15 +125,22 @@ def elbo_terms(
         D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, equations 2 and 3, arXiv 1312.6114.
     """
     stream = Stream("elbo_terms", model, guide, x, num_samples, plate, progress, compile)
-    sums, squares = torch.zeros(2, 3, stream.size, dtype=torch.float64)
+    # Sums about a first value: log-weights may be far from 0, and spread little.
+    origin, sums, squares = torch.zeros(3, 3, stream.size, dtype=torch.float64)
+    block = -1
     with seeded(seed):
         for chunk in stream:
             reconstruction, minus_rate = chunk.reconstruction.double().cpu(), chunk.minus_rate.double().cpu()
-            for row, term in enumerate((reconstruction + minus_rate, reconstruction, minus_rate)):
-                sums[row, chunk.data] += term.sum(0)
-                squares[row, chunk.data] += term.square().sum(0)
+            terms = torch.stack([reconstruction + minus_rate, reconstruction, minus_rate])
+            if chunk.block != block:
+                block = chunk.block
+                origin[:, chunk.data] = terms[:, 0].nan_to_num(0.0, 0.0, 0.0)
+            about = terms - origin[:, chunk.data].unsqueeze(1)
+            sums[:, chunk.data] += about.sum(1)
+            squares[:, chunk.data] += about.square().sum(1)
     mean = sums / num_samples
     spread = (squares / num_samples - mean.square()).clamp(min=0) * num_samples / max(num_samples - 1, 1)
+    mean = origin + mean
     variances = spread if num_samples > 1 else torch.full_like(spread, math.nan)
     pair = stream.pair
     return ElboTerms(

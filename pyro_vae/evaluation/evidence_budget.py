@@ -13,10 +13,18 @@ from pyro_vae.checks import check_count, in_short
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.inference_gaps import InferenceGaps
 from pyro_vae.evaluation.log_mean import LogMean
-from pyro_vae.evaluation.pareto import khat_threshold, pareto_k, tail_length
+from pyro_vae.evaluation.pareto import (
+    MIN_SAMPLES,
+    khat_in_words,
+    khat_threshold,
+    pareto_k,
+    share_above,
+    tail_length,
+)
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.wording import count, rounded_error
 from pyro_vae.pair import SOFT_TARGETS
+from pyro_vae.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
 
@@ -92,9 +100,25 @@ class EvidenceBudget:
         return self.terms[name]
 
     @property
-    def share_above_threshold(self) -> float:
-        """Share of the data whose k-hat is above min(1 - 1 / log10 S, 0.7)."""
-        return (self.pareto_k > khat_threshold(self.num_samples)).double().mean().item()
+    def share_above_threshold(self) -> float | None:
+        """Of the data that have a k-hat, the share above min(1 - 1 / log10 S, 0.7); None where none has."""
+        return share_above(self.pareto_k, khat_threshold(self.num_samples))
+
+    @property
+    def unresolved(self) -> Tensor:
+        """Which data have weights that differ by no more than roundings may have them differ, ``(N,)``."""
+        known = ~self.pareto_k.isnan() | (self.num_samples < MIN_SAMPLES)
+        return ~known & (self._evidence.per_datum != -math.inf)
+
+    @property
+    def without_mass(self) -> Tensor:
+        """Which data have no weight above 0, ``(N,)``."""
+        return self._evidence.per_datum == -math.inf
+
+    @property
+    def _evidence(self) -> Term:
+        """The bound of most samples."""
+        return self.terms[f"IWAE-{self.num_samples}"]
 
     def summary(self) -> dict[str, Any]:
         """Return the table's numbers, for a file."""
@@ -113,6 +137,8 @@ class EvidenceBudget:
             "num_data": len(self.pareto_k),
             "khat_threshold": khat_threshold(self.num_samples),
             "share_above_threshold": self.share_above_threshold,
+            "num_unresolved": int(self.unresolved.sum()),
+            "num_without_mass": int(self.without_mass.sum()),
             "bound": self.bound,
         }
 
@@ -125,10 +151,13 @@ class EvidenceBudget:
             note = f"  ({left_out} flagged and left out)" if left_out else ""
             lines.append(f"{name:{width}s}  {term.mean:8.2f}  " + "  ".join(f"{error:>8s}" for error in errors) + note)
         threshold = khat_threshold(self.num_samples)
-        lines.append(
-            f"k-hat > {threshold:.2f} for {100 * self.share_above_threshold:.1f} % of "
-            f"{count(len(self.pareto_k), self.unit)}, {count(self.num_samples, 'sample')} each"
-        )
+        khat = khat_in_words(self.pareto_k, threshold, f"{threshold:.2f}", self.unit)
+        lines.append(f"{khat}, {count(self.num_samples, 'sample')} each")
+        if self.unresolved.any():
+            lines.append(UNRESOLVED)
+        if self.without_mass.any():
+            words = count(len(self.pareto_k), self.unit)
+            lines.append(f"{int(self.without_mass.sum())} of {words} have no weight above 0: log p^ is -inf")
         if not self.bound:
             lines.append(f"{self.caveat}: these are no log-likelihoods")
         return "\n".join(lines)
@@ -199,6 +228,7 @@ def evidence_budget(
             )
     means, errors = (torch.zeros(3 + len(ks), n, dtype=torch.float64) for _ in range(2))
     khat = torch.zeros(n, dtype=torch.float64)
+    rounding = stream.rounding
     with seeded(seed):
         for _, block in groupby(stream, key=lambda chunk: chunk.block):
             parts = []
@@ -215,7 +245,7 @@ def evidence_budget(
             if samples > 1:
                 errors[-1, where] = LogMean.of(weights).standard_error
             largest = weights.T.topk(min(tail_length(samples) + 1, samples), dim=1).values
-            khat[where] = pareto_k(largest, samples)
+            khat[where] = pareto_k(largest, samples, rounding.of(largest[:, 0]))
     names = ["reconstruction", "rate", "ELBO", *(f"IWAE-{k}" for k in ks)]
     terms = {name: Term(*both) for name, both in zip(names, zip(means, errors, strict=True), strict=True)}
     terms |= given

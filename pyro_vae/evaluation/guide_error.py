@@ -276,7 +276,7 @@ def _check_same(reference: ReferencePosterior, joint: Joint, args: tuple[Any, ..
     found = log_joint_at(joint, args, draws[:, -1])[:, trusted.to(draws.device)].cpu()
     expected = reference.log_joint[:, -1, trusted].to(found)
     # The batch may take another kernel, and sums of hundreds of terms.
-    if not agree(expected, found, roundings=10_000):
+    if not agree(expected, found, roundings=10_000, eps=torch.finfo(draws.dtype).eps):
         raise ValueError(
             f"guide_error: the reference is of another model or of other data: log p(x, u) of its draws differs by up "
             f"to {(expected - found).abs().max():.3g} nats. Draw it again for this model and x."

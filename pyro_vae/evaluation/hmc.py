@@ -113,7 +113,8 @@ def transition(at: At, chains: Chains, step_size: Tensor, temperature: float, nu
     gain = proposal.terms.log_density(temperature) - 0.5 * momentum.square().sum(-1) - before
     # A chain without mass under it (-inf) has no energy that a trajectory could lose.
     good = (gain >= -ENERGY_ERROR) & gain.isfinite()
-    probability = torch.where(good, gain, -torch.inf).clamp(max=0).exp()
+    # Log-densities may be of a finer dtype than u.
+    probability = torch.where(good, gain, -torch.inf).clamp(max=0).exp().to(chains.u.dtype)
     accepted = torch.rand_like(probability) < probability
     wide = accepted.unsqueeze(-1)
     terms = (torch.where(wide if new.ndim == wide.ndim else accepted, new, old)

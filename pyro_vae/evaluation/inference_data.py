@@ -15,6 +15,7 @@ from pyro_vae.evaluation.pareto import pareto_k, tail_length
 from pyro_vae.masks import element_mask
 from pyro_vae.pair import SOFT_TARGETS
 from pyro_vae.particles import Particles, Site, samples
+from pyro_vae.precision import Rounding
 from pyro_vae.protocols import Program
 from pyro_vae.redrawn import Redrawn, is_factor, refuse_factors
 from pyro_vae.seeded import seeded
@@ -66,7 +67,8 @@ def to_inference_data(
     ``prior_predictive``         x' ~ p(x | z) for these z
     ``log_likelihood``           log p(x | z) of each observed site, in nats
     ``sample_stats``             ``log_weight`` log p(x, z) - log q(z | x) of each draw, ``pareto_k`` of each
-                                 datum's weights (NaN below 26 of them), ``flagged``: one of them is NaN or +inf
+                                 datum's weights (NaN below 26 of them, or
+                                 where float32 cannot resolve them), ``flagged``: one of them is NaN or +inf
     ``observed_data``            x, each observed site
     ============================ ==========================================================================
 
@@ -192,7 +194,7 @@ class _Groups:
             if group == "sample_stats":
                 log_weight = self._values[group, "log_weight"]
                 flagged = (log_weight.isnan() | (log_weight == math.inf)).any(0)
-                variables["pareto_k"] = ([DATUM], _pareto_k(log_weight, flagged).numpy())
+                variables["pareto_k"] = ([DATUM], _pareto_k(log_weight, flagged, self._draws.rounding).numpy())
                 variables["flagged"] = ([DATUM], flagged.numpy())
             found[group] = Dataset(variables, coords=_coordinates(variables), attrs=attributes)
         return found
@@ -245,13 +247,13 @@ def _named(run: Particles, names: set[str]) -> list[Site]:
     return [site for site in samples(run.model_trace) if site["name"] in names]
 
 
-def _pareto_k(log_weight: Tensor, flagged: Tensor) -> Tensor:
-    """Return the k-hat of each datum, ``(N,)``; NaN where it is flagged or there are too few draws."""
+def _pareto_k(log_weight: Tensor, flagged: Tensor, rounding: Rounding) -> Tensor:
+    """Return the k-hat of each datum, ``(N,)``; NaN where it is flagged, unknown or there are too few draws."""
     count = len(log_weight)
     found = torch.full((log_weight.shape[1],), math.nan, dtype=torch.float64)
     if not flagged.all():
         largest = log_weight[:, ~flagged].mT.topk(min(tail_length(count) + 1, count), dim=1).values
-        found[~flagged] = pareto_k(largest, count)
+        found[~flagged] = pareto_k(largest, count, rounding.of(largest[:, 0]))
     return found
 
 

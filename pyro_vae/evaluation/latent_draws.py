@@ -16,6 +16,7 @@ from pyro_vae.log_weights import check_num_samples
 from pyro_vae.memory import keep_freed_memory
 from pyro_vae.pair import Pair
 from pyro_vae.particles import Particles, Site
+from pyro_vae.precision import Rounding
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 
@@ -85,6 +86,12 @@ class LatentDraws:
     def block(self, start: int, stop: int) -> tuple[Any, ...]:
         """Return the arguments with the data from ``start`` to ``stop``, on the pair's device."""
         return self._rows.take(slice(start, stop))
+
+    @property
+    def rounding(self) -> Rounding:
+        """How large the roundings in log-weights are, as measured on the first data."""
+        with in_mode(self.modules, training=False):
+            return self.pair.rounding
 
     def bar(self, total: int, unit: str) -> "tqdm[Any]":
         """Return a progress bar."""

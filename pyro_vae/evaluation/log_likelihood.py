@@ -11,11 +11,12 @@ from pyro_vae.checks import is_positive
 from pyro_vae.evaluation.adaptive import weigh_to_target
 from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.data_error import standard_error_of_mean
-from pyro_vae.evaluation.pareto import MIN_SAMPLES, khat_threshold
+from pyro_vae.evaluation.pareto import MIN_SAMPLES, khat_in_words, khat_threshold, share_above
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.weight_sums import WeightSums
 from pyro_vae.evaluation.wording import count, rounded_error
 from pyro_vae.pair import SOFT_TARGETS
+from pyro_vae.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
 
@@ -31,7 +32,11 @@ class LogLikelihood:
     ess: Tensor = field(repr=False)
     """Effective sample size (sum w)^2 / sum w^2 of each, ``(N,)``."""
     pareto_k: Tensor = field(repr=False)
-    """Pareto k-hat of each, ``(N,)``: above :attr:`khat_thresholds` the estimate and its error are not dependable."""
+    """Pareto k-hat of each, ``(N,)``: above :attr:`khat_thresholds` the estimate and its error are not dependable.
+
+    -inf where the weights are as good as equal; NaN where nothing is known, as
+    :func:`pyro_vae.evaluation.pareto.pareto_k` says.
+    """
     num_samples: int
     """K; under a target the budget, the most that a datum may take."""
     bound: bool = True
@@ -92,8 +97,21 @@ class LogLikelihood:
 
     @property
     def flagged(self) -> Tensor:
-        """Which data have a k-hat above the threshold, ``(N,)``."""
-        return self.pareto_k > self.khat_thresholds
+        """Which data have a k-hat above the threshold, or none, or no weight above 0, ``(N,)``.
+
+        With fewer than 26 samples no datum has a k-hat, and that alone flags none.
+        """
+        return (self.pareto_k > self.khat_thresholds) | self.unresolved | self.without_mass
+
+    @property
+    def without_mass(self) -> Tensor:
+        """Which data have no weight above 0, so that log p^(x) is -inf, ``(N,)``."""
+        return self.per_datum == -math.inf
+
+    @property
+    def unresolved(self) -> Tensor:
+        """Which data have weights that differ by no more than roundings may have them differ, ``(N,)``."""
+        return self.pareto_k.isnan() & ~self.without_mass & (self.samples_per_datum >= MIN_SAMPLES)
 
     @property
     def bits_per_dim(self) -> BitsPerDim | None:
@@ -109,7 +127,9 @@ class LogLikelihood:
             "num_samples": self.num_samples,
             "num_data": len(self.per_datum),
             "khat_threshold": self.khat_threshold,
-            "share_above_threshold": self._share_flagged,
+            "share_above_threshold": self._share_above,
+            "num_unresolved": int(self.unresolved.sum()),
+            "num_without_mass": int(self.without_mass.sum()),
             "median_ess": self.ess.median().item(),
             "bound": self.bound,
             **self._summary_of_target(),
@@ -117,9 +137,9 @@ class LogLikelihood:
         }
 
     @property
-    def _share_flagged(self) -> float | None:
-        """None where there were too few samples for any k-hat."""
-        return None if self.pareto_k.isnan().all() else self.flagged.double().mean().item()
+    def _share_above(self) -> float | None:
+        """Of the data that have a k-hat, the share above the threshold; None where none has."""
+        return share_above(self.pareto_k, self.khat_thresholds)
 
     def _summary_of_target(self) -> dict[str, Any]:
         if self.target_se is None:
@@ -140,9 +160,8 @@ class LogLikelihood:
         if self.num_samples < MIN_SAMPLES:
             khat = f"k-hat needs K >= {MIN_SAMPLES}; {count(n, self.unit)}"
         else:
-            share = 100 * self.flagged.double().mean().item()
             threshold = f"{self.khat_threshold:.2f}" if self.target_se is None else "its threshold"
-            khat = f"k-hat > {threshold} for {share:.1f} % of {count(n, self.unit)}"
+            khat = khat_in_words(self.pareto_k, self.khat_thresholds, threshold, self.unit)
         kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
         text = (
             f"{kind} {self.mean:.2f} nats/{self.unit} (Monte Carlo s.e. {rounded_error(self.standard_error)}, "
@@ -150,7 +169,11 @@ class LogLikelihood:
         )
         if self.bits_per_dim:
             text += f"; {self.bits_per_dim}"
-        if self.flagged.double().mean() > 0.5:
+        if self.unresolved.any():
+            text += f"; {UNRESOLVED}"
+        if self.without_mass.any():
+            text += f"; {int(self.without_mass.sum())} of {count(n, self.unit)} have no weight above 0: log p^ is -inf"
+        if (self._share_above or 0) > 0.5:
             text += (
                 "; most weights have too heavy a tail: the bound is loose and its Monte Carlo error understated. "
                 "Use more samples or a better guide"
@@ -243,7 +266,7 @@ def log_likelihood(
     deciding = 0
     with seeded(seed):
         if target_se is None:
-            sums = WeightSums(stream, stream.size, num_samples)
+            sums = WeightSums(stream, stream.size, num_samples, stream.rounding)
         else:
             sums, deciding = weigh_to_target(stream, target_se, num_samples)
     return LogLikelihood(

@@ -103,7 +103,7 @@ class DatumDensity:
                 f"its own; given one, it {wrong}. Give its plate the length of x."
             )
         alone = torch.cat(found, dim=1)
-        if not agree(together, alone, roundings=1000):
+        if not agree(together, alone, roundings=1000, eps=torch.finfo(u.dtype).eps):
             raise ValueError(
                 f"{self._who}: the density of a datum depends on the data beside it, so that it has no "
                 "posterior of its own. Look for sums or means over the batch in the model."

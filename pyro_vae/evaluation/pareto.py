@@ -8,6 +8,17 @@ import torch
 from torch import Tensor
 
 from pyro_vae.caches import a_cache
+from pyro_vae.evaluation.wording import count
+
+CLEARLY = 5
+"""Roundings that a tail must be wide. The largest of hundreds of roundings is four to six of their standard deviations;
+a tail of nothing but roundings is two or three of these wide."""
+
+BOUNDED = 0.01
+"""Nats within which weights count as equal, where no more can be seen of them."""
+
+MOST_ROUNDING = 0.1
+"""Nats of rounding above which weights tell nothing: of roundings that wide, log p^ is off by half their square."""
 
 MIN_SAMPLES = 26
 """Below this a tail of a fifth of the samples has fewer than six: its first quartile, from which the fit starts, is
@@ -39,7 +50,7 @@ def khat_threshold(num_samples: int) -> float:
     return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 10 else 0.0
 
 
-def pareto_k(largest: Tensor, num_samples: int) -> Tensor:
+def pareto_k(largest: Tensor, num_samples: int, rounding: Tensor | None = None) -> Tensor:
     """Return the Pareto k-hat of each datum's weights, by ArviZ's PSIS.
 
     Only the tail enters the fit, so only the tail is kept: PSIS is shown five tail lengths of weights, of which
@@ -49,11 +60,13 @@ def pareto_k(largest: Tensor, num_samples: int) -> Tensor:
     Args:
         largest: the ``tail_length(num_samples) + 1`` largest log-weights of each datum, ``(batch, tail + 1)``.
         num_samples: K, how many weights there were.
+        rounding: nats by which roundings may move a log-weight of each datum, ``(batch,)``, as
+            :meth:`pyro_vae.precision.Rounding.of` has it; None takes some of the weights' own dtype.
 
     Returns:
-        Tensor ``(batch,)``, float64. NaN where K < 26, too few for a tail. -inf where the tail has no spread
-        beyond rounding, as when the guide is the posterior: a bounded weight has k < 0, a constant one is the
-        limit.
+        Tensor ``(batch,)``, float64. NaN where K < 26, too few for a tail; where all weights are 0; and where
+        roundings are above 0.1 nats, or hide a tail that may be wider than 0.01 nats. -inf where the tail is as good as
+        constant, as when the guide is the posterior: a bounded weight has k < 0, a constant one is the limit.
     """
     batch, tail = largest.shape[0], largest.shape[1] - 1
     if num_samples < MIN_SAMPLES:
@@ -63,13 +76,47 @@ def pareto_k(largest: Tensor, num_samples: int) -> Tensor:
     weights[:, -tail:] = ordered[:, 1:]
     # PSIS takes min(n / 5, 3 sqrt(n / efficiency)) of n weights; at n = 5 tail the first is the tail.
     efficiency = 9 / tail
-    # Sums of hundreds of terms carry some tens of roundings; a tail that narrow holds no information.
-    rounding = 100 * torch.finfo(largest.dtype).eps * ordered[:, -1].abs().clamp(min=1)
-    spread = ordered[:, -1] - ordered[:, 1] > rounding
-    khat = torch.full((batch,), -math.inf, dtype=torch.float64)
-    if spread.any():
-        khat[spread] = torch.from_numpy(_psislw(weights[spread].numpy(), efficiency))
+    if rounding is None:
+        # Sums of hundreds of terms carry some tens of them.
+        rounding = 20 * torch.finfo(largest.dtype).eps * ordered[:, -1].abs().clamp(min=1)
+    unseen = CLEARLY * rounding.double().cpu()
+    spread = ordered[:, -1] - ordered[:, 1] > unseen
+    khat = torch.full((batch,), math.nan, dtype=torch.float64)
+    khat[~spread & (unseen <= BOUNDED)] = -math.inf
+    khat[ordered[:, -1] == -math.inf] = math.nan
+    seen = spread & (unseen <= CLEARLY * MOST_ROUNDING)
+    if seen.any():
+        khat[seen] = torch.from_numpy(_psislw(weights[seen].numpy(), efficiency))
     return khat
+
+
+def share_above(khat: Tensor, threshold: Tensor | float) -> float | None:
+    """Return the share of data above the threshold, of those that have a k-hat; None where none has.
+
+    >>> share_above(torch.tensor([0.1, 0.9, math.nan]), 0.7)
+    0.5
+    """
+    known = ~khat.isnan()
+    return (khat > threshold)[known].double().mean().item() if known.any() else None
+
+
+def khat_in_words(khat: Tensor, threshold: Tensor | float, name: str, unit: str) -> str:
+    """Say which share of the data has a k-hat above the threshold, and how many have none.
+
+    Args:
+        khat: of each datum, ``(N,)``.
+        threshold: of each datum or of all.
+        name: what the threshold is called.
+        unit: what a datum is called.
+
+    >>> khat_in_words(torch.tensor([0.1, 0.9, math.nan]), 0.7, "0.70", "image")
+    'k-hat > 0.70 for 50.0 % of 2 images, unknown for 1 of 3'
+    """
+    share, known = share_above(khat, threshold), int((~khat.isnan()).sum())
+    if share is None:
+        return f"k-hat unknown for {count(len(khat), unit)}"
+    words = f"k-hat > {name} for {100 * share:.1f} % of {count(known, unit)}"
+    return words if known == len(khat) else f"{words}, unknown for {len(khat) - known} of {len(khat)}"
 
 
 def _psislw(log_weights: np.ndarray, efficiency: float) -> np.ndarray:

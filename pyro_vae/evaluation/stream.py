@@ -22,6 +22,7 @@ from pyro_vae.memory import is_out_of_memory, keep_freed_memory
 from pyro_vae.nonfinite import check_finite
 from pyro_vae.pair import SOFT_TARGETS, Pair
 from pyro_vae.particles import LogTerms
+from pyro_vae.precision import Rounding
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.support import check_support
@@ -136,6 +137,12 @@ class Stream:
         self.caveat = self.pair.caveat or SOFT_TARGETS
         """Why there is no bound, where ``pair.normalized`` says that there is none."""
         self.vectorizes = self.pair.vectorizes
+
+    @property
+    def rounding(self) -> Rounding:
+        """How large the roundings in log-weights are, as measured on the first data."""
+        with in_mode(self.modules, training=False):
+            return self.pair.rounding
 
     def __iter__(self) -> Iterator[Chunk]:
         return self._shown(self._subsampled() if self.picks_rows else self._blocks())

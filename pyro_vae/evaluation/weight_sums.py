@@ -9,6 +9,7 @@ from torch import Tensor
 from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.pareto import pareto_k, tail_length
 from pyro_vae.evaluation.stream import Chunk
+from pyro_vae.precision import Rounding
 
 
 class WeightSums:
@@ -18,9 +19,11 @@ class WeightSums:
         chunks: all weights; the chunks of a block of data come one after the other.
         size: N, how many data there are.
         most: the most weights that a datum has.
+        rounding: how large the roundings in log-weights are; None takes some of their dtype.
     """
 
-    def __init__(self, chunks: Iterable[Chunk], size: int, most: int) -> None:
+    def __init__(self, chunks: Iterable[Chunk], size: int, most: int, rounding: Rounding | None = None) -> None:
+        self._rounding = rounding
         self._tail = tail_length(most) + 1
         self.log_mean, self.standard_errors, self.ess, self.pareto_k = torch.zeros(4, size, dtype=torch.float64)
         self.num_samples = torch.zeros(size, dtype=torch.int64)
@@ -36,7 +39,9 @@ class WeightSums:
             mean.add(log_weight)
         self.log_mean[where], self.standard_errors[where], self.ess[where] = mean.value, mean.standard_error, mean.ess
         self.num_samples[where] = mean.count
-        self.pareto_k[where] = pareto_k(largest[:, : tail_length(mean.count) + 1], mean.count)
+        largest = largest[:, : tail_length(mean.count) + 1]
+        rounding = None if self._rounding is None else self._rounding.of(largest[:, 0])
+        self.pareto_k[where] = pareto_k(largest, mean.count, rounding)
 
 
 def _by_block(chunks: Iterable[Chunk]) -> Iterator[tuple[slice | Tensor, Iterator[Tensor]]]:

@@ -113,3 +113,14 @@ def test_whether_models_are_the_cells_own(tmp_path):
     frozen = {**TWO_BY_TWO, "design": "frozen"}
     assert Grid.of(frozen).decoders
     assert said(made_up_comparison(tmp_path, frozen), "seconds to fit are those of the guide alone")
+
+
+def test_images_without_a_khat_are_counted(tmp_path):
+    comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
+    assert not said(comparison, "no share of k-hats")
+    lost = changed(comparison, 0, log_likelihood={"num_unresolved": 3, "num_without_mass": 2})
+    images = sum(len(result.per_datum["elbo"]) for result in comparison.results)
+    assert said(
+        lost, f"3 of {images} images, over all cells, have no k-hat and are in no share of k-hats: float32 cannot"
+    )
+    assert said(lost, f"2 of {images} images, over all cells, have no weight above 0")

@@ -170,9 +170,10 @@ def test_khats_are_counted_over_all_seeds_and_none_is_lost(tmp_path):
         for result, row in zip(one.configuration.results, values, strict=True)
     ]
     shares = khat_shares(replace(one, configuration=replace(one.configuration, results=results)))
-    assert shares.sum() == pytest.approx(1)
-    assert shares[0] == shares[-1] == pytest.approx(1 / 7)
-    assert shares[np.searchsorted(BINS, 0.32) - 1] == pytest.approx(3 / 7)
+    # Of all eight: the one without a k-hat is in no bin, and makes no other's share larger.
+    assert shares.sum() == pytest.approx(7 / 8)
+    assert shares[0] == shares[-1] == pytest.approx(1 / 8)
+    assert shares[np.searchsorted(BINS, 0.32) - 1] == pytest.approx(3 / 8)
 
 
 def test_the_khat_threshold_is_drawn(tmp_path):

@@ -204,3 +204,43 @@ def test_bad_input_is_refused(linear_gaussian):
         ais(discrete, x, **QUICK)
     with pytest.raises(PairError):
         ais(model, x, guide=lambda _: pyro.sample("other", dist.Normal(0.0, 1.0)), **QUICK)
+
+
+def large(dtype, offset):
+    """x_i = slope_i z + offset + noise in 2000 dims, x far off, and log p(x) in closed form."""
+    generator = torch.Generator().manual_seed(3)
+    slope = 0.02 * torch.randn(2000, generator=generator, dtype=torch.float64)
+    x = 40 * torch.randn(2, 2000, generator=generator) + offset
+    residual, precision = x.double() - offset, 1 + slope.square().sum()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=dtype), 1.0).expand([1]).to_event(1))
+            pyro.sample("x", dist.Normal(z * slope.to(dtype) + offset, 1.0).to_event(1), obs=x)
+
+    quadratic = residual.square().sum(-1) - (residual @ slope).square() / precision
+    return model, x.to(dtype), -0.5 * (quadratic + 2000 * math.log(2 * math.pi) + precision.log())
+
+
+@pytest.mark.parametrize("compile", ["off", "trace"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_increments_of_a_million_nats(dtype, compile):
+    """Within 5 standard errors of log p(x), plus 0.05 for roundings, where float32 numbers are 0.125 apart."""
+    model, x, evidence = large(dtype, offset=0.0)
+    found = ais(model, x, num_temperatures=200, num_chains=16, num_leapfrog=5, seed=0, compile=compile)
+    assert evidence.max() < -1e6
+    assert not found.flagged.any()
+    assert ((found.per_datum - evidence).abs() < 5 * found.standard_errors + 0.05).all()
+    assert found.standard_errors.max() < 0.5
+
+
+def test_what_float32_cannot_resolve_is_flagged(caplog):
+    """With an offset of 10^4 the model's own numbers round by 1e-3, and log p(x, z) by that times the residuals."""
+    model, x, _ = large(torch.float32, offset=1e4)
+    found = ais(model, x, num_temperatures=5, num_chains=3, seed=0, compile="off")
+    assert found.flagged.all()
+    assert "float32 cannot resolve these weights: use dtype=torch.float64" in caplog.text
+    caplog.clear()
+    model, x, _ = large(torch.float64, offset=1e4)
+    assert not ais(model, x, num_temperatures=5, num_chains=3, seed=0, compile="off").flagged.any()
+    assert not caplog.text

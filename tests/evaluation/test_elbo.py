@@ -2,8 +2,10 @@
 
 import math
 
+import pyro
 import pytest
 import torch
+from pyro import distributions as dist
 from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_weights
@@ -126,3 +128,27 @@ def test_bad_input(linear_gaussian):
         elbo_terms(model, guide, x[:0])
     with pytest.raises(PairError, match="only in the model: z"):
         elbo_terms(model, lambda *_: None, x)
+
+
+@pytest.mark.parametrize("magnitude", [1.0, 1e9])
+def test_a_variance_far_below_the_square_of_the_terms(magnitude):
+    """log p(x | z) = -m - z^2 / 2 - log(2 pi) / 2 with z ~ N(0, 1) from prior and guide: its variance is 1 / 2.
+
+    Of 20 000 samples the estimate has a standard error of sqrt((E[(z^2 / 2 - 1 / 2)^4] - 1 / 4) / 20 000) = 0.013.
+    """
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=torch.float64), 1.0))
+            pyro.factor("far", -magnitude * torch.ones_like(z))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0))
+
+    found = elbo_terms(model, guide, torch.zeros(2, dtype=torch.float64), 20_000, seed=0)
+    assert found.reconstruction_variance == pytest.approx(0.5, abs=5 * 0.013)
+    assert found.sample_variance == pytest.approx(0.5, abs=5 * 0.013)
+    assert found.rate_variance == pytest.approx(0.0, abs=1e-9)
+    assert found.standard_error == pytest.approx(math.sqrt(0.5 / 20_000 / 2), rel=0.1)

@@ -74,3 +74,43 @@ def test_tail_length(num_samples, length):
 @pytest.mark.parametrize(("num_samples", "threshold"), [(1, 0.0), (10, 0.0), (100, 0.5), (2155, 0.7), (10**6, 0.7)])
 def test_threshold(num_samples, threshold):
     assert khat_threshold(num_samples) == pytest.approx(threshold, abs=1e-4)
+
+
+def test_weights_that_are_all_zero_have_none():
+    assert pareto_k(torch.full((2, 7), -math.inf), 26).isnan().all()
+    some = torch.tensor([[-math.inf] * 5 + [0.0, 1.0]])
+    assert pareto_k(some, 26).item() == khat_of_all(torch.cat([torch.full((1, 19), -math.inf), some], 1).double())
+
+
+@pytest.mark.parametrize(
+    ("spread", "rounding", "expected"),
+    [(3.0, 1e-6, "a number"), (3.0, 0.09, "a number"), (3.0, 0.11, "unknown"), (3.0, 0.7, "unknown"),
+     (0.4, 0.09, "unknown"), (0.004, 1e-3, "bounded"), (0.02, 3e-3, "a number"), (0.0, 3e-3, "unknown"),
+     (0.0, 1e-3, "bounded"), (0.0, 0.0, "bounded")],
+)  # fmt: skip
+def test_a_tail_is_held_against_the_roundings(spread, rounding, expected):
+    """Wider than five roundings of at most 0.1 nats: a number. Constant to 0.01 nats for all one can see: -inf."""
+    tail = -1e6 + torch.linspace(0, spread, 21, dtype=torch.float64).expand(2, -1)
+    found = pareto_k(tail, 100, torch.full((2,), rounding))
+    is_that = {"a number": found.isfinite(), "unknown": found.isnan(), "bounded": found == -math.inf}[expected]
+    assert is_that.all()
+
+
+def test_roundings_as_wide_as_allowed_leave_khat_as_it_is():
+    """Of 1000 weights, a tail of 95: k-hat is known to (1 + k) / sqrt(95) = 0.15 or so; roundings move it by less."""
+    clean = 0.7 * torch.distributions.Exponential(1.0).sample((50, 1000)).double()
+    lost = clean + 0.025 * torch.randn(50, 1000)  # of which the largest of hundreds are about 0.1
+    tails = [weights.topk(tail_length(1000) + 1, dim=1).values for weights in (clean, lost)]
+    found = [pareto_k(tail, 1000, torch.full((50,), 0.099)) for tail in tails]
+    assert (found[1] - found[0]).abs().max() < 0.15
+    assert (found[1] - found[0]).mean().abs() < 0.02
+
+
+def test_unknown_khats_are_never_good():
+    from pyro_vae.evaluation.pareto import khat_in_words, share_above
+
+    khat = torch.tensor([math.nan, 0.9, -math.inf, math.nan])
+    assert share_above(khat, 0.7) == 0.5
+    assert khat_in_words(khat, 0.7, "0.70", "image") == "k-hat > 0.70 for 50.0 % of 2 images, unknown for 2 of 4"
+    assert share_above(khat[:1], 0.7) is None
+    assert khat_in_words(khat[:1], 0.7, "0.70", "image") == "k-hat unknown for 1 image"

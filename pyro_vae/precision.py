@@ -1,0 +1,146 @@
+"""What float32 loses of a log-weight, and log-probabilities in float64 for where that matters."""
+
+import contextlib
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import Delta, MaskedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine import Trace
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Transform, constraints
+from torch.distributions.utils import _sum_rightmost
+
+TOLERATED = 1e-3
+"""Nats that float32 may lose of a log-weight before log-probabilities are computed in float64."""
+
+UNRESOLVED = (
+    "float32 cannot resolve these weights: use dtype=torch.float64 (model.double(), guide.double(), x.double())"
+)
+"""What results say of data whose weights are lost in rounding."""
+
+_PLAIN = (int, float, bool, str, type(None), torch.Size, torch.dtype, torch.device, constraints.Constraint)
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How large the roundings in log-weights are, as measured on some data."""
+
+    error: float
+    """Nats by which a log-weight moved at most where every latent value moved by one rounding."""
+    magnitude: float
+    """The largest of those log-weights, without its sign."""
+
+    def of(self, log_weight: Tensor) -> Tensor:
+        """Return the nats that roundings may be off by in log-weights: more in larger ones, never less than measured.
+
+        Args:
+            log_weight: any shape.
+        """
+        share = log_weight.double().abs().nan_to_num(0.0, 0.0, 0.0) / max(self.magnitude, torch.finfo().tiny)
+        return self.error * share.clamp(min=1)
+
+
+def log_prob_in_float64(fn: Any, value: Tensor) -> Tensor:
+    """Return a distribution's log-probability, computed in float64 from its parameters as they are.
+
+    A law that holds more than tensors, numbers and other laws (transforms that are networks) computes in its own
+    dtype; around it, as where ``to_event`` sums over many elements, float64 is taken all the same.
+
+    Args:
+        fn: a distribution.
+        value: of its batch and event shape.
+
+    Returns:
+        Tensor, float64, of the shape of ``fn.log_prob(value)``.
+
+    >>> from pyro import distributions as dist
+    >>> p, x = dist.Normal(torch.zeros(10**6), 1.0).to_event(1), torch.zeros(10**6)
+    >>> round(log_prob_in_float64(p, x).item(), 6)
+    -918938.533205
+    """
+    own = type(fn).log_prob
+    if own is Independent.log_prob:
+        return _sum_rightmost(log_prob_in_float64(fn.base_dist, value), fn.reinterpreted_batch_ndims)
+    if own is MaskedDistribution.log_prob and isinstance(fn._mask, Tensor):
+        return scale_and_mask(log_prob_in_float64(fn.base_dist, value), mask=fn._mask)
+    if own is ExpandedDistribution.log_prob:
+        log_prob = log_prob_in_float64(fn.base_dist, value)
+        return log_prob.expand(torch.broadcast_shapes(fn.batch_shape, log_prob.shape))
+    try:
+        return _cast(fn).log_prob(value.double() if value.is_floating_point() else value)
+    except (_NotPlain, RuntimeError, TypeError):
+        return fn.log_prob(value).double()
+
+
+def nudged(trace: Trace, names: set[str]) -> Trace:
+    """Return a trace whose continuous values of the named sites are one rounding larger or smaller, by chance."""
+    moved = trace.copy()
+    for name in names & set(moved.nodes):
+        site = moved.nodes[name]
+        value = site["value"]
+        if value.is_floating_point() and not isinstance(site["fn"], Delta) and not _is_discrete(site["fn"]):
+            up = torch.rand_like(value) < 0.5
+            toward = torch.where(up, torch.full_like(value, torch.inf), torch.full_like(value, -torch.inf))
+            moved.nodes[name] = {**site, "value": torch.nextafter(value, toward)}
+    return moved
+
+
+def roughened(trace: Trace, other: Trace) -> Trace:
+    """Return a trace whose laws have parameters that are rounded anew, by chance, where these depend on latent values.
+
+    Args:
+        trace: of a model.
+        other: of the same model at other latent values, by which it is seen which parameters depend on them.
+    """
+    rough = trace.copy()
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and name in other.nodes:
+            with contextlib.suppress(_NotPlain):
+                rough.nodes[name] = {**site, "fn": _cast(site["fn"], other.nodes[name]["fn"])}
+    return rough
+
+
+def _is_discrete(fn: Any) -> bool:
+    try:
+        return bool(fn.support.is_discrete)
+    except (AttributeError, NotImplementedError):
+        return False
+
+
+class _NotPlain(Exception):  # noqa: N818 (a finding about a law, not a fault)
+    """A law holds something that cannot be copied into another dtype."""
+
+
+def _cast(part: Any, other: Any = None) -> Any:
+    """Return a part of a law in float64: a tensor, a law, a transform without a memory, or several of these.
+
+    Where an element differs from that of the other part, if there is one, a rounding is added to it.
+    """
+    if isinstance(part, Tensor):
+        if not part.is_floating_point():
+            return part
+        if not isinstance(other, Tensor) or other.shape != part.shape:
+            return part.double()
+        noise = (2 * torch.rand_like(part, dtype=torch.float64) - 1) * torch.finfo(part.dtype).eps
+        return part.double() * torch.where(part == other, 1.0, 1 + noise)
+    if isinstance(part, _PLAIN):
+        return part
+    if isinstance(part, list | tuple):
+        return type(part)([_cast(element) for element in part])
+    if isinstance(part, dict):
+        return {name: _cast(element) for name, element in part.items()}
+    if not isinstance(part, Distribution | Transform) or isinstance(part, nn.Module):
+        raise _NotPlain
+    # Of probabilities that are 0 or 1, the logits depend on the dtype in which they are clipped.
+    if "probs" in vars(part):
+        getattr(part, "logits", None), getattr(other, "logits", None)
+    found = copy.copy(part)
+    others = vars(other) if type(other) is type(part) else {}
+    for name, value in vars(part).items():
+        # What a law checks, it has checked in its own dtype.
+        vars(found)[name] = False if name == "_validate_args" else _cast(value, others.get(name))
+    return found
