@@ -182,6 +182,7 @@ def _of_gaps(found: Sequence[CellResult]) -> list[str]:
             said.append(f"Gaps are those of the first {count(images, 'test image')}, all else of {tested}.")
         for key, what in (
             ("num_flagged", "are not finite and left out of the gaps"),
+            ("num_doubtful", "have no dependable log p(x) to measure their gaps from, by k-hat, flags or convergence"),
             ("num_not_converged", "have a q* that was cut off before it converged: too small an amortization gap, too "
              "large an approximation gap"),
         ):  # fmt: skip
@@ -193,6 +194,12 @@ def _of_gaps(found: Sequence[CellResult]) -> list[str]:
             said.append(
                 f"In {larger} of {count(len(gaps), 'cell')}, the best members are of a family larger than the guide's "
                 f"own: the approximation gap is too small there, and the amortization gap too large. Their sum holds."
+            )
+        apart = sum(bool(gap.get("disagreement")) for gap in gaps)
+        if apart:
+            said.append(
+                f"In {apart} of {count(len(gaps), 'cell')}, estimates of log p(x) that gaps could be measured from "
+                f"differ by more than their errors (evaluation.json)."
             )
         families = sorted({str(gap.get("family")) for gap in gaps})
         if len(families) > 1:

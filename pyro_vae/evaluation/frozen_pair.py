@@ -14,6 +14,7 @@ from pyro_vae.graph import no_side_effects
 from pyro_vae.joint import Joint
 from pyro_vae.pair import Pair
 from pyro_vae.particles import LogTerms
+from pyro_vae.precision import Rounding
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.support import check_support
@@ -60,6 +61,12 @@ class FrozenPair:
             self._rows.check_masks(self.joint, self._pair)
         self._ndims = {name: value.ndim for name, value in values.items()}
         self.vectorizes = self._pair.vectorizes and self.joint.vectorizes
+
+    @property
+    def rounding(self) -> Rounding:
+        """How large the roundings in log-weights are, as measured on the first data."""
+        with in_mode(self.modules, training=False):
+            return self._pair.rounding
 
     def block(self, index: Tensor) -> tuple[Any, ...]:
         """Return the arguments for some of the data."""

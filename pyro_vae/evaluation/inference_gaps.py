@@ -12,15 +12,18 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.checks import check_count, check_number
+from pyro_vae.evaluation.best_evidence import EvidenceCandidate, best_evidence, over_the_limit
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.frozen_pair import FrozenPair
 from pyro_vae.evaluation.guide_family import is_larger
 from pyro_vae.evaluation.local_maps import FAMILIES
 from pyro_vae.evaluation.local_posterior import Fitted, LocalPosteriors
 from pyro_vae.evaluation.log_mean import LogMean
+from pyro_vae.evaluation.pareto import MIN_SAMPLES, largest, pareto_k
 from pyro_vae.evaluation.wording import count
 from pyro_vae.memory import keep_freed_memory
 from pyro_vae.pair import SOFT_TARGETS
+from pyro_vae.precision import UNRESOLVED, Rounding
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
@@ -67,7 +70,8 @@ class InferenceGaps:
     family: str
     """Of the q*: "diagonal", "full_rank" or "flow"."""
     evidence_source: str
-    """Where log p^ comes from: the highest mean over the data, less two Monte Carlo standard errors."""
+    """Where log p^ comes from: the highest mean over the data, less two Monte Carlo standard errors; and in brackets
+    what replaces it where it is not dependable and another is."""
     num_samples: int
     """Samples of each ELBO."""
     bound: bool = True
@@ -78,6 +82,12 @@ class InferenceGaps:
     costs may then be counted as amortization gap."""
     caveat: str = SOFT_TARGETS
     """Why there is no bound, where there is none."""
+    doubtful: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have no dependable log p^, ``(N,)``: no k-hat below its limit, or a q* that has not converged."""
+    disagreement: str = ""
+    """Which estimates of log p(x) differ from log p^ by more than their errors, and by how much; empty where none."""
+    num_unresolved: int = 0
+    """Data whose weights differ by no more than roundings may have them differ."""
 
     @property
     def approximation_gap(self) -> Tensor:
@@ -128,6 +138,9 @@ class InferenceGaps:
             "num_data": len(self.elbo),
             "num_flagged": int(self.flagged.sum()),
             "num_not_converged": self._num_not_converged,
+            "num_doubtful": self._num_doubtful,
+            "num_unresolved": self.num_unresolved,
+            "disagreement": self.disagreement,
             "bound": self.bound,
         }
 
@@ -145,7 +158,19 @@ class InferenceGaps:
             f"q* {self.family}{LARGER if self.larger_family else ''}, not converged for {self._num_not_converged} of "
             f"{count(n, self.unit)}"
         )
-        return f"{text}; {lost} not finite and left out of every mean" if lost else text
+        if lost:
+            text += f"; {lost} not finite and left out of every mean"
+        if self._num_doubtful:
+            text += (
+                f"; log p^ is not dependable for {self._num_doubtful}: by k-hat, flags or convergence of all sources"
+            )
+        if self.disagreement:
+            text += f"; estimates of log p(x) disagree: {self.disagreement}"
+        return f"{text}; {UNRESOLVED}" if self.num_unresolved else text
+
+    @property
+    def _num_doubtful(self) -> int:
+        return int((self.doubtful & ~self.flagged).sum()) if len(self.doubtful) else 0
 
     @property
     def _num_not_converged(self) -> int:
@@ -187,7 +212,9 @@ def inference_gaps(
 
     All ELBOs are estimated with noise that fitting never saw, and those of q and q* with the same. log p(x) is replaced
     by the highest of three: the IWAE bounds with q and with q* as proposals, and ``evidence``; of each the mean over
-    the data counts, less two Monte Carlo standard errors. All are lower bounds in expectation: where the true posterior
+    the data counts, less two Monte Carlo standard errors. For a datum whose q* has not converged, whose k-hat is above
+    its limit, or that ``evidence`` flags, another of the three stands in, if it is dependable there. Where they differ
+    by more than their errors explain, the result says so. All are lower bounds in expectation: where the true posterior
     is far from q and q*, the approximation gap is larger than what is found. And q* is as good as its optimizer: what
     that leaves (on Gaussian posteriors and full-rank maps 0.002 nats in 3 dimensions, 0.02 in 20) is taken from the
     amortization gap and given to the approximation gap. No standard error knows of it.
@@ -206,7 +233,8 @@ def inference_gaps(
             of a flow, or of a Gaussian of low rank), the result says so: what the family costs then counts as
             amortization gap.
         num_samples: samples of each ELBO.
-        evidence: other estimates of log p(x) on the same data, as of annealed importance sampling.
+        evidence: other estimates of log p(x) on the same data, as of annealed importance sampling; its ``flagged`` and
+            ``pareto_k`` are heeded, where it has them.
         evidence_samples: K of both IWAE bounds; 0 leaves them out, where ``evidence`` is given.
         plate: the batch plate's name, needed only where several plates would do.
         seed: of all noise; None draws from the global generator.
@@ -260,7 +288,7 @@ def inference_gaps(
             pair, local_map, num_samples=num_samples + evidence_samples, step_samples=step_samples,
             learning_rate=learning_rate, check_every=check_every, patience=patience, max_steps=max_steps,
         )  # fmt: skip
-        found = _Found(posteriors, pair.size, num_samples, evidence_samples)
+        found = _Found(posteriors, pair.size, num_samples, evidence_samples, pair.rounding)
         bar = tqdm(
             total=pair.size, unit=" data", desc=WHO, disable=None if progress is None else not progress,
             dynamic_ncols=True,
@@ -277,11 +305,15 @@ def inference_gaps(
 class _Found:
     """Collects data whose q* is found, and measures them a block at a time."""
 
-    def __init__(self, posteriors: LocalPosteriors, size: int, num_samples: int, evidence_samples: int) -> None:
+    def __init__(
+        self, posteriors: LocalPosteriors, size: int, num_samples: int, evidence_samples: int, rounding: Rounding
+    ) -> None:
         self._posteriors, self._num_samples, self._evidence_samples = posteriors, num_samples, evidence_samples
         self._waiting: list[Fitted] = []
         self._elbos = torch.full((6, size), math.nan, dtype=torch.float64)
         self._evidence = torch.full((4, size), math.nan, dtype=torch.float64)
+        self._khat = torch.full((2, size), math.nan, dtype=torch.float64)
+        self._rounding = rounding
         self._converged = torch.zeros(size, dtype=torch.bool)
         self._steps = torch.zeros(size, dtype=torch.long)
 
@@ -310,26 +342,34 @@ class _Found:
             moments.add(torch.stack([q, best, best - q]))
         self._elbos[:, index] = moments.result()[:, :count]
         if self._evidence_samples:
-            evidence = LogMean()
+            evidence, tails = LogMean(), torch.empty(0)
             for pair in self._posteriors.weights(fitted, math.ceil(self._evidence_samples / size)):
                 # As many of the last ones as are still asked for, of q and q*.
-                evidence.add(torch.stack(pair, 1)[: self._evidence_samples - evidence.count])
+                weights = torch.stack(pair, 1)[: self._evidence_samples - evidence.count]
+                tails = largest(tails, weights, self._evidence_samples)
+                evidence.add(weights)
             self._evidence[:, index] = torch.cat([evidence.value, evidence.standard_error])[:, :count]
+            khat = pareto_k(tails.flatten(0, 1), self._evidence_samples, self._rounding.of(tails[..., 0].flatten()))
+            self._khat[:, index] = khat.unflatten(0, tails.shape[:2])[:, :count]
 
     def result(self, family: str, given: Evidence | None, caveat: str | None, unit: str) -> InferenceGaps:
         """Choose the evidence, and say which data are not finite."""
         elbo, best, _, elbo_error, best_error, paired_error = self._elbos
-        sources: dict[str, tuple[Tensor, Tensor]] = {}
-        if self._evidence_samples:
+        candidates, samples = [], self._evidence_samples
+        if samples:
             for row, proposal in enumerate(("q", "q*")):
-                name = f"IWAE-{self._evidence_samples} with {proposal}"
-                sources[name] = self._evidence[row], self._evidence[row + 2]
+                doubtful = over_the_limit(self._khat[row], samples)
+                if proposal == "q*":
+                    doubtful = doubtful | ~self._converged
+                values, value_errors = self._evidence[row], self._evidence[row + 2]
+                candidates.append(EvidenceCandidate(f"IWAE-{samples} with {proposal}", values, value_errors, doubtful))
         if given is not None:
-            sources[type(given).__name__] = tuple(t.detach().double().cpu() for t in _of(given))
+            candidates.append(EvidenceCandidate.given(given))
         fair = elbo.isfinite() & best.isfinite()
-        common = fair & torch.stack([values.isfinite() for values, _ in sources.values()]).all(0)
-        source = max(sources, key=lambda name: _dependable(*(values[common] for values in sources[name])))
-        log_evidence, evidence_error = sources[source]
+        common = fair & torch.stack([one.values.isfinite() for one in candidates]).all(0)
+        evidence = best_evidence(candidates, common, unit)
+        log_evidence, evidence_error = evidence.values, evidence.errors
+        unresolved = self._khat.isnan().any(0) & fair if samples >= MIN_SAMPLES else torch.zeros_like(fair)
         fair = fair & log_evidence.isfinite()
         errors = {
             "elbo": elbo_error,
@@ -342,8 +382,9 @@ class _Found:
         elbo, best, log_evidence = (values.where(fair, math.nan) for values in (elbo, best, log_evidence))
         errors = {name: error.where(fair, math.nan) for name, error in errors.items()}
         return InferenceGaps(
-            elbo, best, log_evidence, errors, self._converged & fair, self._steps, family, source, self._num_samples,
-            caveat is None, unit, caveat=caveat or SOFT_TARGETS,
+            elbo, best, log_evidence, errors, self._converged & fair, self._steps, family, evidence.source,
+            self._num_samples, caveat is None, unit, caveat=caveat or SOFT_TARGETS, doubtful=evidence.doubtful,
+            disagreement=evidence.disagreement, num_unresolved=int(unresolved.sum()),
         )  # fmt: skip
 
 
@@ -381,11 +422,6 @@ def _at_rest(pair: FrozenPair, seed: int | None) -> Iterator[None]:
         in_mode(pair.modules, training=False), pyro.validation_enabled(False),
     ):  # fmt: skip
         yield
-
-
-def _dependable(values: Tensor, errors: Tensor) -> float:
-    """Return the mean less two standard errors: of bounds that are equal but for noise, the better known one wins."""
-    return (values.mean() - 2 * errors.square().sum().sqrt() / len(values)).nan_to_num(-math.inf).item()
 
 
 def _at_least(lowest: int, **options: int) -> None:

@@ -50,7 +50,20 @@ def khat_threshold(num_samples: int) -> float:
     return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 10 else 0.0
 
 
-def pareto_k(largest: Tensor, num_samples: int, rounding: Tensor | None = None) -> Tensor:
+def largest(so_far: Tensor, log_weights: Tensor, num_samples: int) -> Tensor:
+    """Return what :func:`pareto_k` asks for, of weights that come some at a time and are forgotten.
+
+    Args:
+        so_far: what the last call returned, ``(*laws, at most tail + 1)``; an empty tensor at first.
+        log_weights: some more, ``(samples, *laws)``.
+        num_samples: K, how many there are in all.
+    """
+    seen = log_weights.movedim(0, -1).cpu()
+    seen = torch.cat([so_far, seen], -1) if so_far.numel() else seen
+    return seen.topk(min(tail_length(num_samples) + 1, seen.shape[-1]), dim=-1).values
+
+
+def pareto_k(tail_weights: Tensor, num_samples: int, rounding: Tensor | None = None) -> Tensor:
     """Return the Pareto k-hat of each datum's weights, by ArviZ's PSIS.
 
     Only the tail enters the fit, so only the tail is kept: PSIS is shown five tail lengths of weights, of which
@@ -58,7 +71,7 @@ def pareto_k(largest: Tensor, num_samples: int, rounding: Tensor | None = None) 
     tail as from all ``num_samples``.
 
     Args:
-        largest: the ``tail_length(num_samples) + 1`` largest log-weights of each datum, ``(batch, tail + 1)``.
+        tail_weights: the ``tail_length(num_samples) + 1`` largest log-weights of each datum, ``(batch, tail + 1)``.
         num_samples: K, how many weights there were.
         rounding: nats by which roundings may move a log-weight of each datum, ``(batch,)``, as
             :meth:`pyro_vae.precision.Rounding.of` has it; None takes some of the weights' own dtype.
@@ -68,17 +81,17 @@ def pareto_k(largest: Tensor, num_samples: int, rounding: Tensor | None = None) 
         roundings are above 0.1 nats, or hide a tail that may be wider than 0.01 nats. -inf where the tail is as good as
         constant, as when the guide is the posterior: a bounded weight has k < 0, a constant one is the limit.
     """
-    batch, tail = largest.shape[0], largest.shape[1] - 1
+    batch, tail = tail_weights.shape[0], tail_weights.shape[1] - 1
     if num_samples < MIN_SAMPLES:
         return torch.full((batch,), math.nan, dtype=torch.float64)
-    ordered = largest.sort(dim=1).values.to(torch.float64).cpu()
+    ordered = tail_weights.sort(dim=1).values.to(torch.float64).cpu()
     weights = ordered[:, :1].expand(batch, 5 * tail).clone()
     weights[:, -tail:] = ordered[:, 1:]
     # PSIS takes min(n / 5, 3 sqrt(n / efficiency)) of n weights; at n = 5 tail the first is the tail.
     efficiency = 9 / tail
     if rounding is None:
         # Sums of hundreds of terms carry some tens of them.
-        rounding = 20 * torch.finfo(largest.dtype).eps * ordered[:, -1].abs().clamp(min=1)
+        rounding = 20 * torch.finfo(tail_weights.dtype).eps * ordered[:, -1].abs().clamp(min=1)
     unseen = CLEARLY * rounding.double().cpu()
     spread = ordered[:, -1] - ordered[:, 1] > unseen
     khat = torch.full((batch,), math.nan, dtype=torch.float64)

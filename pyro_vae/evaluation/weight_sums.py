@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.log_mean import LogMean
-from pyro_vae.evaluation.pareto import pareto_k, tail_length
+from pyro_vae.evaluation.pareto import largest, pareto_k, tail_length
 from pyro_vae.evaluation.stream import Chunk
 from pyro_vae.precision import Rounding
 
@@ -24,7 +24,7 @@ class WeightSums:
 
     def __init__(self, chunks: Iterable[Chunk], size: int, most: int, rounding: Rounding | None = None) -> None:
         self._rounding = rounding
-        self._tail = tail_length(most) + 1
+        self._most = most
         self.log_mean, self.standard_errors, self.ess, self.pareto_k = torch.zeros(4, size, dtype=torch.float64)
         self.num_samples = torch.zeros(size, dtype=torch.int64)
         for where, log_weights in _by_block(chunks):
@@ -32,16 +32,15 @@ class WeightSums:
 
     def _visit(self, where: slice | Tensor, log_weights: Iterable[Tensor]) -> None:
         """Take in all weights of a block of data."""
-        mean, largest = LogMean(), torch.empty(0)
+        mean, tail = LogMean(), torch.empty(0)
         for log_weight in log_weights:
-            seen = torch.cat([largest, log_weight.mT.cpu()], dim=1) if mean.count else log_weight.mT.cpu()
-            largest = seen.topk(min(self._tail, seen.shape[1]), dim=1).values
+            tail = largest(tail, log_weight, self._most)
             mean.add(log_weight)
         self.log_mean[where], self.standard_errors[where], self.ess[where] = mean.value, mean.standard_error, mean.ess
         self.num_samples[where] = mean.count
-        largest = largest[:, : tail_length(mean.count) + 1]
-        rounding = None if self._rounding is None else self._rounding.of(largest[:, 0])
-        self.pareto_k[where] = pareto_k(largest, mean.count, rounding)
+        tail = tail[:, : tail_length(mean.count) + 1]
+        rounding = None if self._rounding is None else self._rounding.of(tail[:, 0])
+        self.pareto_k[where] = pareto_k(tail, mean.count, rounding)
 
 
 def _by_block(chunks: Iterable[Chunk]) -> Iterator[tuple[slice | Tensor, Iterator[Tensor]]]:

@@ -124,3 +124,12 @@ def test_images_without_a_khat_are_counted(tmp_path):
         lost, f"3 of {images} images, over all cells, have no k-hat and are in no share of k-hats: float32 cannot"
     )
     assert said(lost, f"2 of {images} images, over all cells, have no weight above 0")
+
+
+def test_gaps_without_a_dependable_evidence_are_counted(tmp_path):
+    comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
+    assert not said(comparison, "dependable log p(x)")
+    gaps = comparison.results[0].evaluation["gaps"]
+    lost = changed(comparison, 0, gaps={**gaps, "num_doubtful": 2, "disagreement": "IWAE-9 with q is 3 nats above"})
+    assert said(lost, "images, over all cells, have no dependable log p(x)")
+    assert said(lost, "In 1 of 4 cells, estimates of log p(x) that gaps could be measured from differ")

@@ -453,3 +453,77 @@ def test_evidence_of_other_data_is_refused(linear_gaussian):
     other = log_likelihood(linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(4), 10)
     with pytest.raises(ValueError, match=r"of shape \(3,\), one for each datum of x; got \(4,\) and \(4,\) from LogL"):
         inference_gaps(linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(3), evidence=other)
+
+
+def test_a_spoiled_evidence_does_not_win(linear_gaussian):
+    """Too high by 5 nats and flagged, by itself or by its k-hat: whoever is dependable stands in."""
+    x = linear_gaussian.data(4)
+    values, errors = linear_gaussian.evidence(x) + 5, torch.full((4,), 0.01).double()
+    flagged = SimpleNamespace(per_datum=values, standard_errors=errors, flagged=torch.tensor([True, True, True, False]))
+    tailed = SimpleNamespace(per_datum=values, standard_errors=errors, pareto_k=torch.full((4,), 0.9), num_samples=500)
+    options = {"family": "diagonal", "num_samples": 64, "evidence_samples": 500, "max_steps": 400, "seed": 0}
+    for spoiled, honest in ((flagged, 3), (tailed, 4)):
+        gaps = inference_gaps(linear_gaussian.model, linear_gaussian.inexact_guide, x, evidence=spoiled, **options)
+        difference = gaps.log_evidence - linear_gaussian.evidence(x)
+        assert difference[:honest].abs().max() < 0.3
+        assert "estimates of log p(x) disagree: " in str(gaps)
+        assert "SimpleNamespace is 5" in gaps.summary()["disagreement"]
+    assert gaps.evidence_source.startswith("IWAE-500 with q")
+
+
+def test_a_best_member_that_did_not_converge_gives_no_evidence(linear_gaussian):
+    """Its own bound stands, but the estimate is taken from q, whose k-hat has nothing against it."""
+    x = linear_gaussian.data(4)
+    given = {"family": "diagonal", "num_samples": 64, "evidence_samples": 500, "seed": 0}
+    cut = inference_gaps(linear_gaussian.model, linear_gaussian.inexact_guide, x, max_steps=2, check_every=2, **given)
+    assert not cut.converged.any()
+    assert cut.evidence_source == "IWAE-500 with q"
+    assert not cut.doubtful.any()
+
+
+def test_what_has_no_dependable_evidence_is_counted(linear_gaussian):
+    x, case = linear_gaussian.data(3), linear_gaussian
+
+    def narrow(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", case.diagonal(x, shift=0.0, stretch=0.1))
+
+    gaps = inference_gaps(
+        case.model, narrow, x, family="diagonal", num_samples=64, evidence_samples=500, seed=0, max_steps=2,
+        check_every=2,
+    )  # fmt: skip
+    assert gaps.doubtful.all()
+    assert "log p^ is not dependable for 3" in str(gaps)
+    assert gaps.summary()["num_doubtful"] == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gaps_of_a_few_tenths_between_bounds_of_a_million(dtype):
+    """q is the posterior, half as wide: KL(q || p) = log 2 + 1/8 - 1/2 nats, all of it amortization gap."""
+    generator = torch.Generator().manual_seed(3)
+    slope = 0.02 * torch.randn(2000, generator=generator, dtype=torch.float64)
+    x = (40 * torch.randn(3, 2000, generator=generator)).to(dtype)
+    precision = 1 + slope.square().sum()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros((), dtype=dtype), 1.0).expand([1]).to_event(1))
+            pyro.sample("x", dist.Normal(z * slope.to(dtype), 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            mean = (x.double() @ slope / precision).to(dtype).unsqueeze(-1)
+            width = (0.5 * precision.rsqrt()).to(dtype)
+            pyro.sample("z", dist.Normal(mean, width).to_event(1))
+
+    gaps = inference_gaps(model, guide, x, family="diagonal", num_samples=1000, evidence_samples=1000, seed=0)
+    expected = math.log(2) + 1 / 8 - 1 / 2
+    assert gaps.log_evidence.max() < -1e6
+    assert gaps.converged.all()
+    assert (gaps.amortization_gap - expected).abs().max() < 5 * gaps.errors["amortization_gap"].max() + 0.01
+    assert gaps.approximation_gap.abs().max() < 5 * gaps.errors["approximation_gap"].max() + 0.01
+    assert gaps.errors["amortization_gap"].max() < 0.03
+    exact = -0.5 * (x.double().square().sum(-1) - (x.double() @ slope).square() / precision)
+    exact = exact - 0.5 * (2000 * math.log(2 * math.pi) + precision.log())
+    assert_close(gaps.log_evidence, exact, rtol=0, atol=0.03)
+    assert gaps.num_unresolved == 0
