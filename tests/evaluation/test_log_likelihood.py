@@ -718,7 +718,9 @@ def test_bad_input(linear_gaussian):
     for target in (0.0, -0.1, math.nan, math.inf):
         with pytest.raises(ValueError, match=rf"target_se must be a positive number of nats, .*; got {target}\."):
             log_likelihood(model, guide, x, 5, target_se=target)
-    with pytest.raises(ValueError, match=r"x must be a tensor .*, or a tuple that starts with one; got <class 'list'>"):
+    with pytest.raises(
+        ValueError, match=r"x must be a tensor .*, or a tuple that starts with one; got an object of class list"
+    ):
         log_likelihood(model, guide, x.tolist(), 5)
     with pytest.raises(ValueError, match=r"LinearGaussian: x must have shape \(batch, 5\); got \(4, 3\)"):
         log_likelihood(model, guide, x[:, :3], 5)
