@@ -9,10 +9,11 @@ import torch
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from pyro.poutine.util import site_is_subsample
-from third_party import PROGRAMS
+from third_party import PROGRAMS, scanvi
 from torch.testing import assert_close
 
 import pyro_vae
+from pyro_vae.errors import PairError
 from pyro_vae.evaluation import linear_probe
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
@@ -210,4 +211,17 @@ def test_two_epochs_of_fit(third):
         network.eval()
     path = poutine.trace(third.guide).get_trace(*third.args)
     found = pyro_vae.log_weights(third.model, poutine.replay(third.guide, trace=path), third.x)
+    assert_close(found[0].detach(), third.by_hand(drawn(path)).detach(), **EXACT)
+
+
+def test_a_classification_loss_in_the_guide_is_no_density():
+    """scANVI adds it by `pyro.factor`; without it the weights are those of the tests above."""
+    third = scanvi(labels=True, classification=10.0)
+    with pytest.raises(PairError, match="classification_loss") as caught:
+        pyro_vae.log_weights(third.model, third.guide, third.x)
+    assert in_words(caught.value)
+    path = poutine.trace(third.guide).get_trace(*third.args)
+    path.nodes.pop("classification_loss")
+    guide = poutine.replay(poutine.block(third.guide, hide=["classification_loss"]), trace=path)
+    found = pyro_vae.log_weights(third.model, guide, third.x)
     assert_close(found[0].detach(), third.by_hand(drawn(path)).detach(), **EXACT)
