@@ -122,6 +122,8 @@ def noise_of_its_own(x):
 def with_an_auxiliary_variable(x):
     with pyro.plate("data", len(x), dim=-1):
         v = pyro.sample("v", dist.Normal(x[:, 0], 1.0), infer={"is_auxiliary": True})
+        reverse = -dist.Normal(0.0, 1.0).log_prob(v)
+        pyro.factor("reverse", reverse, has_rsample=True)
         pyro.sample("b", dist.LogNormal(v, 0.5))
         pyro.sample("a", dist.Normal(x, 0.5).to_event(1))
 
