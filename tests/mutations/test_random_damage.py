@@ -1,0 +1,24 @@
+"""Inputs damaged at random are taken, or refused in one plain line, in bounded memory and time."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COUNTS = {"grids": 300, "arguments": 300, "arrays": 300, "images": 300, "runs": 300, "comparisons": 40}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", COUNTS)
+def test_what_is_damaged_is_taken_or_refused_in_a_line(kind, tmp_path):
+    attempts = Path(__file__).parent / "attempts.py"
+    words = [sys.executable, attempts, kind, COUNTS[kind], 0, tmp_path]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ends = json.loads(done.stdout)
+    assert ends["wrong"] == []
+    # Damage that nothing notices, or that nothing survives, would try nothing.
+    assert ends["taken"] >= COUNTS[kind] // 20
+    assert ends["refused"] >= COUNTS[kind] // 4
