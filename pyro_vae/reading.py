@@ -67,7 +67,8 @@ def read_bytes(file: Path, inside: Path | None = None, limit: int = TEXT_BYTES) 
             status = os.fstat(opened.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise RunError(f"{file} cannot be read: it is no regular file.")
-            content = b"" if status.st_size > limit else opened.read(limit + 1)
+            # To ask for more than there is would take memory for it.
+            content = b"" if status.st_size > limit else opened.read(status.st_size + 1)
     except OSError as error:
         raise RunError(f"{file} cannot be read: {error.strerror or error}.") from error
     if max(status.st_size, len(content)) > limit:

@@ -117,7 +117,16 @@ def _users(error: Exception) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("pyro_vae"):
         return f"this needs the package {error.name}, which is not installed."
     own = type(error).__module__.startswith("pyro_vae.")
+    if not own and _is_out_of_memory(error):
+        return "this needs more memory than there is: take smaller networks, fewer latent dims or fewer data."
     return str(error) if own or isinstance(error, ValueError | OSError | ImportError) else None
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # Imports torch, which a help text does without.
+    from pyro_vae.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _say(message: str) -> None:

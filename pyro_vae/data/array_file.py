@@ -8,7 +8,7 @@ from typing import IO, BinaryIO
 import numpy as np
 import torch
 
-from pyro_vae.data.errors import DataCorruptError
+from pyro_vae.data.errors import DataCorruptError, quoted
 from pyro_vae.data.pixels import as_pixels
 from pyro_vae.data.source import Request, Source, Split, Splits, default_order, hold_out, split_three_ways
 
@@ -142,7 +142,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             ) from error
         raise DataCorruptError(
             f"load_data: {path} ({path.stat().st_size} bytes) is not a whole NumPy file "
-            f"({type(error).__name__}: {error}). Write it again with np.save or np.savez; a pickle is not "
+            f"({quoted(error)}). Write it again with np.save or np.savez; a pickle is not "
             "accepted, since reading one could execute code"
         ) from error
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pyro_vae.data.errors import DataCorruptError, DataNotFoundError
+from pyro_vae.data.errors import DataCorruptError, DataNotFoundError, quoted
 from pyro_vae.data.known_file import ways_out
 from pyro_vae.data.source import Request, Source, Split, Splits, split_three_ways
 
@@ -64,7 +64,7 @@ def _read_mat(path: Path) -> np.ndarray:
     except Exception as error:  # On a damaged file scipy raises whatever its parser runs into.
         raise DataCorruptError(
             f"load_data: {path} ({path.stat().st_size} bytes) cannot be read as a MATLAB file with a "
-            f"matrix 'ff', it is truncated or damaged ({type(error).__name__}: {error}); expected images "
+            f"matrix 'ff', it is truncated or damaged ({quoted(error)}); expected images "
             f"with sha256 {_SHA256}. {fix}"
         ) from error
     found = hashlib.sha256(pixels.T.tobytes()).hexdigest()

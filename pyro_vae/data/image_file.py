@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.errors import DataCorruptError
+from pyro_vae.data.errors import DataCorruptError, quoted
 
 SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".bmp", ".dib", ".tif",
@@ -73,8 +73,8 @@ def read_image(path: Path) -> Tensor:
         raise
     except Exception as error:  # On damage Pillow raises whatever a format's parser runs into.
         raise DataCorruptError(
-            f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({type(error).__name__}: "
-            f"{error}). Replace or delete it"
+            f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({quoted(error)}). Replace or "
+            "delete it"
         ) from error
     if refusal is not None or pixels is None:
         raise ValueError(f"load_data: {path} {refusal}")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 VALUES = (
-    "", " ", "null", "true", "[]", "{}", "-1", "0", "1e3", "1e400", "nan", ".inf", "-.inf", "9" * 40, "0x1F", "2001-01-01",
-    "é", "\u2028", "'", '"', "#", "&a [*a]", "*a", "!!python/object:os.system", "<<", "os:system", "../../x", "a:b",
+    "", " ", "null", "true", "[]", "{}", "-1", "0", "1e3", "1e400", "nan", ".inf", "-.inf", "9" * 40, "0x1F",
+    "2001-01-01", "é", "\u2028", "'", '"', "#", "&a [*a]", "*a", "!!python/object:os.system", "<<", "os:system",
+    "../../x", "a:b",
     "x.py:X", "iaf(", "iaf(num_flows=0)", "iaf(num_flows=999999999)", "low_rank(rank=-1)", "--", "-", "--guide",
     "=", "%s", "{0}", "\t", "1 2 3", "[1, [2, [3]]]", "none", "mean_field", "cuda:9", "meta", "inductor",
 )  # fmt: skip
@@ -94,7 +95,7 @@ def damage_folder(folder: Path, dice: random.Random) -> None:
             lambda file=file: file.write_bytes(damaged_bytes(file.read_bytes(), dice)),
             lambda file=file: file.write_text(damaged_text(file.read_bytes().decode("latin-1"), dice), "utf-8"),
             lambda file=file: file.unlink(),
-            lambda file=file, to=elsewhere: to.exists() or os.replace(file, to),
+            lambda file=file, to=elsewhere: to.exists() or file.replace(to),
             lambda file=file, to=elsewhere: to.exists() or to.write_bytes(file.read_bytes()),
             lambda to=elsewhere: to.exists() or to.mkdir(),
             lambda to=elsewhere: os.path.lexists(to) or to.symlink_to(folder, target_is_directory=True),

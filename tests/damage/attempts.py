@@ -61,8 +61,9 @@ cells:
 """
 
 FIT = [
-    "fit", "--data", "images.npy", "--epochs", "1", "--batch_size", "16", "--binarization", "threshold", "--latent_dim", "2", "--hidden_dims", "5", "--compile", "off",
-    "--num_test", "4", "--num_samples", "5", "--elbo_samples", "5", "--guide", "low_rank", "--guide.rank", "1",
+    "fit", "--data", "images.npy", "--epochs", "1", "--batch_size", "16", "--binarization", "threshold",
+    "--latent_dim", "2", "--hidden_dims", "5", "--compile", "off", "--num_test", "4", "--num_samples", "5",
+    "--elbo_samples", "5", "--guide", "low_rank", "--guide.rank", "1",
 ]  # fmt: skip
 
 COMMANDS = (
@@ -97,7 +98,7 @@ def prepare(folder: Path) -> None:
     np.savez(folder / "images.npz", train=dice.random((8, 1, 4, 4), dtype=np.float32), test=dice.random((4, 1, 4, 4)))
     write_images(folder / "images")
     (folder / "grid.yaml").write_text(GRID)
-    for words in (FIT + ["--out", "run"], ["compare", "grid.yaml", "--out", "comparison"]):
+    for words in ([*FIT, "--out", "run"], ["compare", "grid.yaml", "--out", "comparison"]):
         assert main([*words, "--quiet"]) == 0, words
 
 
@@ -237,4 +238,4 @@ if __name__ == "__main__":
     kind, count, seed, folder = sys.argv[1:]
     with contextlib.redirect_stdout(sys.stderr):
         result = run(kind, int(count), int(seed), Path(folder).absolute())
-    print(json.dumps(result))
+    sys.stdout.write(json.dumps(result))
