@@ -175,7 +175,9 @@ def _no_reverse_density(
     )
     if not own or len(factors) > 1:
         return reason
-    again = run(FixedValues({name: site["value"] for name, site in drawn.items() if name not in own}))
+    # Drawn here, since a guide that is replayed would take the values that it has.
+    others = {name: site["fn"].sample() for name, site in own.items()}
+    again = run(FixedValues({name: site["value"] for name, site in drawn.items()} | others))
     before, after = _log_prob(factors[0]), _log_prob(again.nodes[factors[0]["name"]])
     return reason if before.shape == after.shape and torch.equal(before, after) else None
 

@@ -115,11 +115,19 @@ class _NotPlain(Exception):  # noqa: N818 (a finding about a law, not a fault)
     """A law holds something that cannot be copied into another dtype."""
 
 
-def _cast(part: Any, other: Any = None) -> Any:
+def _cast(part: Any, other: Any = None, known: dict[int, Any] | None = None) -> Any:
     """Return a part of a law in float64: a tensor, a law, a transform without a memory, or several of these.
 
     Where an element differs from that of the other part, if there is one, a rounding is added to it.
+
+    Args:
+        part: of a law.
+        other: the same part of another law.
+        known: laws and transforms that are cast by now, by their ``id``: a transform and its inverse hold each other.
     """
+    known = {} if known is None else known
+    if id(part) in known:
+        return known[id(part)]
     if isinstance(part, Tensor):
         if not part.is_floating_point():
             return part
@@ -130,17 +138,17 @@ def _cast(part: Any, other: Any = None) -> Any:
     if isinstance(part, _PLAIN):
         return part
     if isinstance(part, list | tuple):
-        return type(part)([_cast(element) for element in part])
+        return type(part)([_cast(element, known=known) for element in part])
     if isinstance(part, dict):
-        return {name: _cast(element) for name, element in part.items()}
+        return {name: _cast(element, known=known) for name, element in part.items()}
     if not isinstance(part, Distribution | Transform) or isinstance(part, nn.Module):
         raise _NotPlain
     # Of probabilities that are 0 or 1, the logits depend on the dtype in which they are clipped.
     if "probs" in vars(part):
         getattr(part, "logits", None), getattr(other, "logits", None)
-    found = copy.copy(part)
+    found = known[id(part)] = copy.copy(part)
     others = vars(other) if type(other) is type(part) else {}
     for name, value in vars(part).items():
         # What a law checks, it has checked in its own dtype.
-        vars(found)[name] = False if name == "_validate_args" else _cast(value, others.get(name))
+        vars(found)[name] = False if name == "_validate_args" else _cast(value, others.get(name), known)
     return found

@@ -52,7 +52,7 @@ class FrozenPair:
         self._rows.refuse_whole("its maps are fitted to some data at a time")
         self.size, self.unit, self.modules = self._rows.size, self._rows.unit, self._rows.modules
         with in_mode(self.modules, training=False):
-            head = self._first_that_is_finite(model, plate)
+            self._head = head = self._first_that_is_finite(model, plate)
             if len(self._rows.args) == 1:
                 check_support(model, self._rows.take(slice(None))[0], head[0])
             with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules):
@@ -95,9 +95,9 @@ class FrozenPair:
 
     def own_family(self) -> Family | None:
         """Return the family that q is of, in unconstrained coordinates; None where that is not known."""
-        block = self.block(torch.arange(min(self.size, HEAD)))
-        with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False):
-            runs = [self._pair.run(block, 1)[0] for _ in range(2)]
+        quiet = no_side_effects(self.modules)
+        with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False), quiet:
+            runs = [self._pair.run(self._head, 1)[0] for _ in range(2)]
         return family_of(self._guide, *runs)
 
     def _first_that_is_finite(self, model: Program, plate: str | None) -> tuple[Any, ...]:
