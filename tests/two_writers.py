@@ -65,9 +65,11 @@ def fit_into(out: str, said: str, epochs: int = 3000) -> None:
         Path(said).write_text(str(error))
 
 
-def compare_into(grid: dict, out: str, said: str) -> None:
-    """Run a comparison, and keep its text or what it is refused with."""
+def compare_into(grid: dict, out: str, said: str, after: str | None = None) -> None:
+    """Run a comparison, once there is a file of the pattern ``after``; keep its text or what it is refused with."""
     torch.set_num_threads(1)
+    while after is not None and not list(Path(out).glob(after)):
+        time.sleep(0.01)
     try:
         Path(said).write_text(str(compare(grid, out, threads=1)))
     except (RunError, CheckpointError) as error:

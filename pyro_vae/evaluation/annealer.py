@@ -71,14 +71,13 @@ class Annealer:
         self._modules, self.size, self.unit = self._rows.modules, self._rows.size, self._rows.unit
         self._make_path, self._warned = partial(Path, who, model, guide, plate=plate), False
         with in_mode(self._modules, training=False):
-            whole = self._rows.why_whole is not None
-            head = self._block(0, self.size if whole else min(self.size, HEAD))
+            head = self._head()
             if len(head) == 1 and not simulated:
                 check_support(model, self._rows.take(slice(None))[0], head[0])
             self.path = self._make_path(head)
             self._rows.check_masks(*self.path.masked_parts)
         rows = max_rows or min(ROWS, max(1, VALUES // max(1, self.path.joint.outputs)))
-        self._pieces = Pieces(annealing.num_chains, self.size, rows, whole)
+        self._pieces = Pieces(annealing.num_chains, self.size, rows, self._rows.why_whole is not None)
 
     def run(
         self, seed: int | None, progress: bool | None, out: str | FilePath | None
@@ -197,7 +196,7 @@ class Annealer:
             found.append(u.cpu())
         self._rows.args = (torch.cat(data), *self._rows.args[1:])
         # The sizes of log-densities are those of these data.
-        self.path = self._make_path(self._block(0, min(self.size, HEAD)))
+        self.path = self._make_path(self._head())
         return torch.cat(found, 1)
 
     def _settings(self) -> dict[str, Any]:
@@ -210,6 +209,10 @@ class Annealer:
             "compile": self._level,
             **fingerprint(self._rows.args, self._modules),
         }
+
+    def _head(self) -> tuple[Any, ...]:
+        """Return the first data, or all of them for programs that take no other number."""
+        return self._block(0, self.size if self._rows.why_whole is not None else min(self.size, HEAD))
 
     def _block(self, start: int, width: int) -> tuple[Any, ...]:
         """Return the arguments with ``width`` data from ``start`` on, on the parameters' device."""

@@ -152,7 +152,9 @@ def test_posteriors_of_fewer_variables_do_not_mix(inside):
                 masked = law(x).mask(there.unsqueeze(-1)) if inside else law(x)
                 z = pyro.sample("z", masked.to_event(1))
                 if seen:
-                    pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+                    # What follows from a latent that a mask hides must be hidden as well.
+                    follows = dist.Normal(z, 1.0).mask(there.unsqueeze(-1)) if inside else dist.Normal(z, 1.0)
+                    pyro.sample("x", follows.to_event(1), obs=x)
 
         return run
 

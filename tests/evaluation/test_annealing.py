@@ -165,7 +165,7 @@ def test_without_burn_in_there_is_one_step_size():
         ({"schedule": "cosine"}, r"schedule must be one of linear, sigmoid; got 'cosine'\."),
         ({"step_size": 0.7}, r"step_size must lie in step_size_bounds, .* got 0\.7 and \(0\.0001, 0\.5\)\."),
         ({"step_size_bounds": (0.0, 0.5)}, r"step_size must lie in step_size_bounds, which must be positive"),
-        ({"step_size": math.nan}, r"step_size must lie"),
+        ({"step_size": math.nan}, r"step_size must be a finite number"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):
