@@ -45,6 +45,26 @@ def check_whole(who: str, name: str, count: Any) -> None:
         raise ValueError(f"{who}: {name} must be a whole number; got {in_short(count)}{remedy}.")
 
 
+def check_seed(who: str, seed: Any) -> None:
+    """Refuse what torch takes for no seed.
+
+    Args:
+        who: the caller, for messages.
+        seed: what was given.
+
+    Raises:
+        ValueError: says what came.
+
+    >>> check_seed("fit", 2**64)
+    Traceback (most recent call last):
+        ...
+    ValueError: fit: seed must lie between -2**63 and 2**64 - 1; got 18446744073709551616.
+    """
+    check_whole(who, "seed", seed)
+    if not -(2**63) <= seed < 2**64:
+        raise ValueError(f"{who}: seed must lie between -2**63 and 2**64 - 1; got {seed}.")
+
+
 def check_number(who: str, name: str, number: Any) -> None:
     """Refuse what is no number, NaN and infinity.
 

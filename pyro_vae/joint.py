@@ -7,6 +7,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro import distributions as dist
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -21,7 +22,7 @@ from pyro_vae.programs import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.redrawn import Redrawn, is_factor, refuse_factors
 from pyro_vae.support import says_its_support
-from pyro_vae.values import FixedValues
+from pyro_vae.values import FixedValues, observed_value
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ class Joint:
         with no_side_effects(modules_of(model)):
             latent = _latent(self._prior_runs(x, 1)[0])
         for site in latent:
+            if isinstance(innermost(site["fn"]), dist.Delta):
+                raise ValueError(
+                    f"{who}: latent site {site['name']!r} is a point mass (Delta), which has no density to move in. "
+                    f"Make it pyro.deterministic in the model, and leave it out of the guide."
+                )
             if not says_its_support(site["fn"]):
                 raise ValueError(
                     f"{who}: latent site {site['name']!r} ({type(site['fn']).__name__}) does not say where its values "
@@ -276,18 +282,39 @@ class Joint:
             trace = poutine.trace(self._model).get_trace(*args)
         refuse_factors(self._who, trace)
         names = {part.name for part in self.parts}
-        drawn = [site["value"] for site in samples(trace) if site["name"] not in names and not is_factor(site)]
-        if len(drawn) != 1 or drawn[0].numel() != args[0].numel():
-            shapes = ", ".join(str(tuple(value.shape)) for value in drawn)
+        drawn = [site for site in samples(trace) if site["name"] not in names and not is_factor(site)]
+        if len(drawn) != 1 or drawn[0]["value"].numel() != args[0].numel():
+            shapes = ", ".join(str(tuple(site["value"].shape)) for site in drawn)
             raise ValueError(
                 f"{self._who}: to draw data, the model must observe one site of the data's size; it observes "
                 f"{shapes} where x is {tuple(args[0].shape)}."
             )
-        data = drawn[0].reshape(args[0].shape).to(args[0].dtype)
+        self._require_observed_as_given(args, drawn[0]["name"])
+        data = drawn[0]["value"].reshape(args[0].shape).to(args[0].dtype)
         # What is missing stays missing, for a model that masks it by its value.
         data = torch.where(args[0].isnan(), args[0], data)
         run = Particles(trace, trace, trace, self._plate, self._pair.particle_dim)
         return ((data, *args[1:]) if isinstance(x, tuple) else data), self._flat(run)
+
+    def _require_observed_as_given(self, args: tuple[Any, ...], name: str) -> None:
+        """Refuse a model that observes something else than its first argument, for which a draw cannot stand.
+
+        Raises:
+            ValueError: names the site.
+        """
+        quiet = no_side_effects(modules_of(self._model))
+        with pyro.validation_enabled(False), torch.no_grad(), local_params(self._model), quiet:
+            site = poutine.trace(self._model).get_trace(*args).nodes[name]
+        given, fn = args[0], site["fn"]
+        observed = observed_value(site).reshape(given.shape).to(given.dtype)
+        known = ~(observed.isnan() | given.isnan())
+        lossless = given.is_floating_point() or not site["value"].is_floating_point() or fn.support.is_discrete
+        if not (lossless and torch.equal(observed[known], given[known])):
+            raise ValueError(
+                f"{self._who}: to draw data, the model must observe its first argument as it is; site {name!r} "
+                f"observes something made of the arguments, or another one of them. Standardise, shift or cast the "
+                f"data before they are given to the model, and let what is observed come first."
+            )
 
     def _prior_runs(self, x: Any, num_chains: int) -> list[Particles]:
         with pyro.validation_enabled(False), torch.no_grad():

@@ -44,7 +44,11 @@ def require_inside(file: Path, folder: Path) -> None:
     Raises:
         RunError: it does.
     """
-    if not file.resolve().is_relative_to(folder.resolve()):
+    try:
+        inside = file.resolve().is_relative_to(folder.resolve())
+    except RuntimeError as error:  # before Python 3.13, of a link that leads back to itself
+        raise RunError(f"{file} cannot be read: its links lead round in a circle.") from error
+    if not inside:
         raise RunError(f"{file} leads out of {folder}: a folder is read without what lies elsewhere. Copy the file.")
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from pyro_vae.checks import check_whole
+from pyro_vae.checks import check_seed
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def seeded(seed: int | None) -> Iterator[None]:
     True
     """
     if seed is not None:
-        check_whole("noise", "seed", seed)
+        check_seed("noise", seed)
     with unmoved_generators(enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)

@@ -19,6 +19,7 @@ from small_folders import settings, write_comparison, write_images, write_run
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.comparison import Cell, Comparison, Grid, load_cell
+from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.errors import RunError
 from pyro_vae.fit.checkpoint import read_checkpoint, write_checkpoint
 
@@ -52,7 +53,7 @@ def refused(read: Callable[[], object]) -> str:
     raised = None
     try:
         said = read()
-    except ValueError as error:
+    except (ValueError, DataNotFoundError) as error:
         raised = error
     if raised is None:
         return said if isinstance(said, str) else ""
@@ -233,6 +234,15 @@ def test_links_lead_out_of_no_run(name, folder):
     }.get(name, ("load_run", "load_cell", "evaluate") if name != "fitted.json" else ("evaluate", "figures"))
     for reader in readers:
         assert f"leads out of {folder / 'run'}" in refused(lambda reader=reader: RUN_READERS[reader](folder))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "metrics.csv", "checkpoint/last.safetensors"])
+def test_a_link_to_itself_is_one_line(name, folder):
+    file = folder / "run" / name
+    file.unlink()
+    file.symlink_to(file.name)
+    for reader in ("load_run", "load_cell", "evaluate"):
+        assert refused(lambda reader=reader: RUN_READERS[reader](folder))
 
 
 @pytest.mark.parametrize("folders", [["../../run"] * 2, ["/etc"] * 2, ["x"], "x", [3, 4], ["a" * 16] * 3])

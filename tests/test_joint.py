@@ -196,3 +196,14 @@ def test_what_cannot_be_done_is_refused():
         Joint("ais", no_plate, data())
     with pytest.raises(ValueError, match=r"observe one site of the data's size; it observes \(6, 4\), \(6,\) where"):
         Joint("bdmc", two_observed, data()).simulate(data())
+
+
+def test_a_point_mass_among_the_latent_sites_is_refused_by_name():
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            twice = pyro.sample("twice", dist.Delta(2 * z, event_dim=1))
+            pyro.sample("x", dist.Normal(twice, 1.0).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match="here: latent site 'twice' is a point mass"):
+        Joint("here", model, torch.zeros(5, 2))

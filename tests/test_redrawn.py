@@ -134,3 +134,58 @@ def test_a_plate_that_takes_some_elements_of_a_datum_is_said(caplog):
     with caplog.at_level("WARNING", logger="pyro_vae"):
         log_weights(some, encoder, x)
     assert "no weights of log p(x): plate 'pixels' scores 3 of 8 elements" in caplog.text
+
+
+# What is observed
+
+
+def observing(made_of):
+    """A model that observes something made of its arguments."""
+
+    def model(x, *others):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+            pyro.sample("seen", dist.Normal(z, 1.0).to_event(1), obs=made_of(x, *others))
+
+    return model
+
+
+X = torch.randn(8, 2).double()
+
+MADE = {
+    "standardised": (lambda x: (x - 50) / 3, X),
+    "in another order": (lambda x: x.flip(-1), X),
+    "cast from bytes": (lambda x: x.double() / 255, (50 * X.abs()).to(torch.uint8)),
+    "rounded on the way back": (lambda x: x.double(), (50 * X.abs()).to(torch.uint8)),
+    "a logarithm": (lambda x: x.log(), X.exp()),
+    "the second argument": (lambda _, y: y, (X, X + 1)),
+}
+
+
+@pytest.mark.parametrize("made_of", MADE)
+def test_draws_stand_for_no_data_that_the_model_does_not_observe_as_they_are(made_of):
+    """A draw of (x - 50) / 3 in the place of x would be standardised again, and weighed as data of another law."""
+    function, x = MADE[made_of]
+    model, few = observing(function), {"num_temperatures": 3, "num_chains": 2, "seed": 0}
+    with pytest.raises(ValueError, match=r"bdmc: .* must observe its first argument as it is; site 'seen' observes"):
+        bdmc(model, x, **few)
+
+    def guide(x, *others):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
+
+    with pytest.raises(ValueError, match=r"sbc: .* must observe its first argument as it is; site 'seen' observes"):
+        sbc(model, guide, x, num_data=8, num_draws=9, seed=0)
+
+
+@pytest.mark.parametrize("made_of", [lambda x: x.clone(), lambda x: x.reshape(8, 2), lambda x: x * 1])
+def test_a_copy_of_the_data_is_the_data(made_of):
+    found = bdmc(observing(made_of), X, num_temperatures=3, num_chains=2, seed=0)
+    assert found.lower.isfinite().all()
+
+
+def test_bounds_of_an_unnormalised_model_say_so():
+    few = {"num_temperatures": 3, "num_chains": 2, "seed": 0}
+    assert "no log p(x): pyro.factor 'penalty' makes p(x, z) unnormalised" in str(bdmc(program("constant"), X, **few))
+    assert bdmc(program("constant"), X, **few).summary()["caveat"].startswith("pyro.factor 'penalty'")
+    assert "no log p(x)" not in str(bdmc(program(None), X, **few))

@@ -131,6 +131,9 @@ class Cell:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}; got {value}.")
+        for name in ("seed", "data_seed"):
+            if getattr(self, name) >= 2**64:
+                raise ValueError(f"{name} must be below 2**64; got {getattr(self, name)}.")
         for kind in PACKAGES:
             if ":" in getattr(self, kind):
                 _source_hash(kind, getattr(self, kind))

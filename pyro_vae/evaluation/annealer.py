@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae.checks import check_count, check_whole
+from pyro_vae.checks import check_count, check_seed
 from pyro_vae.errors import OutOfMemoryError
 from pyro_vae.evaluation.annealing import Annealed, Annealing
 from pyro_vae.evaluation.hmc import At
@@ -88,7 +88,7 @@ class Annealer:
             The numbers by name, each ``(num_chains, N)``, float64; and the data.
         """
         if seed is not None:
-            check_whole(self._who, "seed", seed)
+            check_seed(self._who, seed)
         keep_freed_memory()
         shape = (self._annealing.num_chains, self.size)
         record = Record(

@@ -35,6 +35,8 @@ class BDMC:
     start: str = "prior"
     """What the forward chains start from, and the reverse ones end at: "prior" or "guide"."""
     unit: str = "datum"
+    caveat: str | None = None
+    """Why these are no bounds on log p(x): the model is unnormalised, or a plate scores a part of x; else None."""
 
     @property
     def num_chains(self) -> int:
@@ -106,11 +108,13 @@ class BDMC:
             "acceptance": self.acceptance[~self.flagged].mean().item(),
             "num_data": len(self.diverged),
             "num_flagged": int(self.flagged.sum()),
+            "caveat": self.caveat,
         }
 
     def __str__(self) -> str:
+        what = "log p(x)" if self.caveat is None else f"no log p(x): {self.caveat};"
         return (
-            f"log p(x) between {self.mean_lower:.2f} and {self.mean_upper:.2f} nats/{self.unit} (width "
+            f"{what} between {self.mean_lower:.2f} and {self.mean_upper:.2f} nats/{self.unit} (width "
             f"{rounded_error(self.mean)}, s.e. {rounded_error(self.standard_error)}; BDMC from the {self.start}: C = "
             f"{self.num_chains}, T = {self.num_temperatures}; "
             f"{acceptance_and_data(self.acceptance, self.flagged, self.unit)} of the model's own)"
@@ -190,4 +194,5 @@ def bdmc(
         schedule,
         annealer.path.start,
         annealer.unit,
+        annealer.path.joint.caveat,
     )

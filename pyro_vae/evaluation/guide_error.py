@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae.checks import check_count, check_whole, in_short
+from pyro_vae.checks import check_count, check_seed, in_short
 from pyro_vae.evaluation.bridge import Bridge, bridge
 from pyro_vae.evaluation.chains import mean_and_variance
 from pyro_vae.evaluation.data_error import standard_error_of_mean
@@ -190,7 +190,7 @@ def guide_error(
     check_count("guide_error", "num_samples", num_samples, least=2)
     check_count("guide_error", "num_permutations", num_permutations, least=0)
     if seed is not None:
-        check_whole("guide_error", "seed", seed)
+        check_seed("guide_error", seed)
     rows = Rows("guide_error", x, model, guide, plate)
     if not isinstance(reference, ReferencePosterior):
         raise ValueError(f"guide_error: reference must be of pyro_vae.reference_posterior; got {in_short(reference)}.")

@@ -13,7 +13,7 @@ from pyro_vae.evaluation.active_units import ActiveUnits
 from pyro_vae.evaluation.aggregate_posterior import ForeignDensityError, log_aggregate
 from pyro_vae.evaluation.latent_draws import Draws, LatentDraws, by_datum
 from pyro_vae.evaluation.monte_carlo_mean import MonteCarloMean
-from pyro_vae.evaluation.posterior_means import PosteriorMeans
+from pyro_vae.evaluation.posterior_means import PosteriorMeans, mean_of_law
 from pyro_vae.evaluation.unit_kl import UnitKLError, unit_kl
 from pyro_vae.evaluation.wording import count
 from pyro_vae.masks import element_mask
@@ -65,10 +65,12 @@ class LatentStatistics:
         """Which units have collapsed onto the prior, ``(latent_dim,)``.
 
         Their mean KL is below 0.01 nats, over the data that have them; where units have no KL of their own, they are
-        inactive. A unit that all data mask is none that could collapse.
+        inactive, and the rate is below 0.01 nats for each of them. A unit that all data mask is none that could
+        collapse.
         """
         if self.kl_per_unit is None:
-            return self.active_units.inactive
+            # At a larger rate some have not, and nobody knows which.
+            return self.active_units.inactive & (self.rate.mean < COLLAPSED * len(self.units))
         return (self.kl_per_unit if self.shares is None else self.kl_per_unit / self.shares) < COLLAPSED
 
     @property
@@ -187,10 +189,15 @@ def latent_statistics(
             )
         why_not = {}
         aggregate: Tensor | None = None
-        try:
-            aggregate = log_aggregate(draws, drawn.values, members)
-        except ForeignDensityError as reason:
-            why_not["mutual_information"] = why_not["marginal_kl"] = str(reason)
+        if drawn.repeats:
+            try:
+                aggregate = log_aggregate(draws, drawn.values, members)
+            except ForeignDensityError as reason:
+                why_not["mutual_information"] = why_not["marginal_kl"] = str(reason)
+        else:
+            why_not["mutual_information"] = why_not["marginal_kl"] = drawn.why_no_kl = (
+                "the guide, run again with the values it drew, gives them another density"
+            )
     if drawn.why_no_kl is not None:
         why_not["kl_per_unit"] = drawn.why_no_kl
 
@@ -229,6 +236,12 @@ class _Drawn:
         self.values: dict[str, Tensor] = {}
         """Of each latent site of the model, in the guide's order, ``(num_samples, N, *rest)``."""
         self.why_no_kl: str | None = None
+        try:
+            self.repeats = draws.pair.guide_repeats
+        except (ValueError, KeyError, NotImplementedError):
+            # Nor can it score the draws of other data, which is said in its place.
+            self.repeats = True
+        """Whether the guide's laws are the same in each run."""
         self._closed_mean: Tensor | None = None
         self.there: Tensor | None = None
         """Which units of which data are not masked, ``(N, units)``; None where no latent site has a mask."""
@@ -239,6 +252,9 @@ class _Drawn:
         flat = torch.cat([value.reshape(count, size, -1).double() for value in self.values.values()], -1)
         exact = self._closed_mean
         self.mean = flat.mean(0) if exact is None else exact
+        if not self.repeats:
+            # Samples of one run share what is drawn beside them, so that their mean is not q's.
+            self.mean = torch.full_like(self.mean, math.nan)
         self.noise = flat.var(0) / count if exact is None else torch.zeros_like(exact)
         """E_q[z | x] of each unit, ``(N, units)``, and the Monte Carlo variance of that."""
         self.kl, squares = self._kl_sums / count
@@ -259,9 +275,7 @@ class _Drawn:
         if draws.pair.masked:
             self.there = torch.ones(draws.size, len(self.units), dtype=torch.bool)
         self._kl_sums = torch.zeros(2, draws.size, len(self.units), dtype=torch.float64)
-        mean = _mean_of(run) if len(run.latents) == 1 else None
-        # A categorical law has a NaN for a mean.
-        if mean is not None and not mean.isnan().all():
+        if len(run.latents) == 1 and self.repeats and _mean_of(run) is not None:
             self._closed_mean = torch.empty(draws.size, len(self.units), dtype=torch.float64)
 
     def _keep(self, draws: LatentDraws, drawn: Draws) -> None:
@@ -283,7 +297,7 @@ class _Drawn:
             mean = _mean_of(run)
             assert mean is not None
             self._closed_mean[data] = mean.double().cpu()
-        if self.why_no_kl is None:
+        if self.why_no_kl is None and self.repeats:
             try:
                 kl = unit_kl(draws.pair, run, list(self.values)).double().cpu()
             except UnitKLError as reason:
@@ -300,10 +314,10 @@ def _there(run: Particles, site: Site) -> Tensor:
 
 
 def _mean_of(run: Particles) -> Tensor | None:
-    """Return the mean of the guide's only site, ``(batch, units)``, where its law knows it."""
+    """Return the mean of the guide's only site, ``(batch, units)``, where its law knows it; NaN of a law without."""
     site = run.latents[0]
-    try:
-        mean = by_datum(run, site, site["fn"].mean)[0]
-    except (NotImplementedError, AttributeError):
+    mean = mean_of_law(site)
+    if mean is None:
         return None
+    mean = by_datum(run, site, mean)[0]
     return mean.reshape(len(mean), -1)

@@ -199,15 +199,21 @@ def _there(site: Site, dim: int) -> Tensor:
 
 def _mean_of(site: Site) -> Tensor:
     """Return the mean of a site's law given what was sampled before it; its value where the law knows none."""
+    mean = mean_of_law(site)
+    value: Tensor = site["value"]
+    return value if mean is None else mean
+
+
+def mean_of_law(site: Site) -> Tensor | None:
+    """Return the mean of a site's law, NaN of a law that has none; None where it is not known in closed form."""
     fn, value = site["fn"], site["value"]
-    inner = innermost(fn)
     try:
-        mean = fn.mean
+        mean: Tensor = fn.mean
     except (NotImplementedError, AttributeError):
-        return value
-    # A categorical law has a NaN for a mean.
-    no_mean = isinstance(inner, ON_THE_CIRCLE) or (not value.is_floating_point() and mean.isnan().any())
-    return value if no_mean else mean
+        return None
+    # What torch calls the mean of an angle is a direction, and a categorical law has a NaN for a mean.
+    unknown = isinstance(innermost(fn), ON_THE_CIRCLE) or (not value.is_floating_point() and bool(mean.isnan().any()))
+    return None if unknown else mean
 
 
 def _closed_mean(guide: Program, args: tuple[Any, ...]) -> Tensor | None:

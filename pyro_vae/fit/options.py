@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_vae.checks import check_count, check_number, in_short
+from pyro_vae.checks import check_count, check_number, check_seed, in_short
 from pyro_vae.fit.schedules import SCHEDULES
 from pyro_vae.graph import in_one_line
 from pyro_vae.objectives.without_jit import without_jit
@@ -38,6 +38,8 @@ def as_device(device: str | torch.device) -> torch.device:
         raise ValueError(f"fit: device must be a name, as 'cpu' or 'cuda:1'; got {in_short(device)}.")
     try:
         target = torch.device(device)
+        if target.type == "meta":
+            raise NotImplementedError("it holds no values")
         torch.zeros(1, device=target)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -149,6 +151,7 @@ def check_settings(
         raise ValueError(f"fit: compile must be one of {', '.join(levels)}; got {compile!r}.")
     check_count("fit", "kl_warmup", kl_warmup, least=0)
     check_count("fit", "seed", seed, least=0)
+    check_seed("fit", seed)
     if clip_grad_norm is not None:
         check_number("fit", "clip_grad_norm", clip_grad_norm)
         if not clip_grad_norm > 0:

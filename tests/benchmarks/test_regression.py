@@ -94,6 +94,7 @@ def test_a_missing_file_is_said(tmp_path, capsys):
     assert "--update" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_rounds_of_one_process_are_those_of_each_ratio(monkeypatch, capsys):
     monkeypatch.setattr(regression.step, "NUM_DATA", 40)
     monkeypatch.setattr(regression.step, "HIDDEN_DIMS", {20: (7,), 5: (7,)})

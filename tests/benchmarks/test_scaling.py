@@ -1,8 +1,11 @@
 import json
 
+import pytest
+
 from benchmarks import scaling
 
 
+@pytest.mark.slow
 def test_measures_every_axis_and_draws_a_panel_for_each(capsys, tmp_path):
     path = tmp_path / "scaling.png"
     tiny = ["--values", "1", "2", "--steps", "1", "--rounds", "1", "--level", "off"]

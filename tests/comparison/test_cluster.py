@@ -66,6 +66,7 @@ def cluster(tmp_path):
     found.close()
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_of_a_cell_costs_no_cell(cluster, tmp_path):
     serial = compare(GRID, tmp_path / "serial", threads=1)
     out = tmp_path / "out"
@@ -103,6 +104,7 @@ def dying_of(deadly: Task):
     return run
 
 
+@pytest.mark.slow
 def test_a_cell_whose_worker_dies_each_time_is_given_up_and_no_other(tmp_path):
     """On one worker, to which the others have been sent as well, each time that it dies."""
     cluster = Cluster(tmp_path, workers=1)

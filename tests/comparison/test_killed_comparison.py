@@ -65,6 +65,7 @@ def undisturbed(tmp_path_factory):
     return compare(GRID, tmp_path_factory.mktemp("undisturbed"), threads=1)
 
 
+@pytest.mark.slow
 def test_kill_9_of_the_main_process(undisturbed, tmp_path):
     out = tmp_path / "out"
     assert kill_while_it_works(out, 3, 0, jobs=2)
@@ -80,6 +81,7 @@ def test_kill_9_of_the_main_process_ten_times_in_a_row(undisturbed, tmp_path):
     assert_whole(out, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_takes_no_cell_with_it(undisturbed, tmp_path):
     out = tmp_path / "out"
     process = start(GRID, out, jobs=2, threads=1)

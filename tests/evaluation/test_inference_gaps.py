@@ -145,10 +145,12 @@ def test_a_bent_posterior_is_closer_to_a_flow_than_to_a_gaussian_than_to_a_diago
 
 @pytest.mark.slow
 def test_the_evidence_of_a_bent_posterior_is_the_integral(bent):
+    """Of the flow. Gaussian proposals have k-hats over the limit on such data: their bound may lie below, not above."""
     model, x, found = bent
     truth = quadrature(model, x)
-    for family in ("full_rank", "flow"):
-        assert within(found[family], "log_evidence", truth), family
+    assert within(found["flow"], "log_evidence", truth)
+    for gaps in found.values():
+        assert gaps.mean("log_evidence") < truth.mean().item() + 4 * gaps.standard_error("log_evidence")
     assert found["flow"].errors["log_evidence"].mean() < found["diagonal"].errors["log_evidence"].mean()
 
 

@@ -322,3 +322,66 @@ def test_bad_input(linear_gaussian):
         latent_statistics(model, guide, x[:0])
     with pytest.raises(ValueError, match="LinearGaussian: x must have shape"):
         latent_statistics(model, guide, x[:, :4])
+
+
+def seen_through(law):
+    """A model of one latent site under a prior, observed through a Gaussian."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", law)
+            pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+
+    return model
+
+
+def guided_by(law):
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", law(x))
+
+    return guide
+
+
+ONE_COLUMN = torch.randn(40, 1, generator=torch.Generator().manual_seed(0)).double()
+
+
+def test_what_torch_calls_the_mean_of_an_angle_is_no_mean():
+    """Nearly uniform on the circle, round directions that differ: E[z] is 0 for all."""
+    guide = guided_by(lambda x: dist.VonMises(3 * x[:, 0].sign(), torch.full((len(x),), 1e-4).double()))
+    model = seen_through(dist.VonMises(torch.zeros(()).double(), 1.0))
+    found = latent_statistics(model, guide, ONE_COLUMN, num_samples=200, seed=0)
+    assert found.active_units.count == 0
+
+
+def test_a_law_without_a_mean_has_no_active_units():
+    guide = guided_by(lambda x: dist.Cauchy(x[:, 0], 1.0))
+    model = seen_through(dist.Cauchy(torch.zeros(()).double(), 1.0))
+    assert latent_statistics(model, guide, ONE_COLUMN, num_samples=20, seed=0).active_units.count is None
+
+
+def test_noise_of_a_guide_that_is_no_site_is_no_information():
+    """q knows nothing of x: each run draws where it is centred."""
+    guide = guided_by(lambda x: dist.Normal(torch.randn(len(x)).double(), 0.1))
+    model = seen_through(dist.Normal(torch.zeros(()).double(), 1.0))
+    found = latent_statistics(model, guide, ONE_COLUMN, num_samples=50, seed=0)
+    assert found.mutual_information is None
+    assert found.marginal_kl is None
+    assert found.kl_per_unit is None
+    assert "run again with the values it drew, gives them another density" in found.why_not["mutual_information"]
+    assert found.active_units.count is None
+
+
+def test_units_without_a_kl_of_their_own_have_not_collapsed_at_a_large_rate():
+    """q(z) = N(0, 0.1^2) is the same for all data, and 1.8 nats away from the prior."""
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            v = pyro.sample("v", dist.Normal(x.new_zeros(len(x)), 0.1), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(v))
+
+    found = latent_statistics(seen_through(dist.Normal(torch.zeros(()).double(), 1.0)), guide, ONE_COLUMN, seed=0)
+    assert found.kl_per_unit is None
+    assert found.rate.mean == pytest.approx(math.log(10) + 0.005 - 0.5, abs=0.1)
+    assert not found.collapsed.any()
+    assert not found.all_collapsed

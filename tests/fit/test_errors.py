@@ -453,3 +453,10 @@ def test_a_class_in_place_of_a_program_is_named(which):
     pair = {"model": Location(0.1), "guide": PriorGuide(), which: Location}
     with pytest.raises(ValueError, match=r"^fit: model and guide must be .*the class Location: make an object of it"):
         fit(pair["model"], pair["guide"], X, epochs=1, batch_size=6)
+
+
+def test_a_device_without_values_is_refused_before_anything_moves():
+    pair = mean_field()
+    with pytest.raises(ValueError, match="device 'meta' cannot be used here: it holds no values"):
+        fit(pair.model, pair.guide, pair.x, epochs=1, batch_size=4, device="meta")
+    assert {p.device.type for p in pair.model.parameters()} == {"cpu"}

@@ -225,3 +225,60 @@ def test_a_classification_loss_in_the_guide_is_no_density():
     guide = poutine.replay(poutine.block(third.guide, hide=["classification_loss"]), trace=path)
     found = pyro_vae.log_weights(third.model, guide, third.x)
     assert_close(found[0].detach(), third.by_hand(drawn(path)).detach(), **EXACT)
+
+
+CONTINUOUS = sorted(set(PROGRAMS) - DISCRETE)
+
+HEAVY_TAILED = {"ProdLDA"}
+"""Whose weights are dependable for no datum, so that only its ELBO is held."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_gaps_and_annealing_agree_with_the_weights(name):
+    """With 5000 weights, whose evidence the tests above hold against draws by hand: within 4.5 standard errors; the
+    log of an average of 8 chains lies below by half their variance, for which 0.05 nats are allowed."""
+    third = PROGRAMS[name]()
+    evidence = pyro_vae.log_likelihood(third.model, third.guide, third.x, 5000, seed=1)
+    dependable = (evidence.pareto_k < 0.7) & (evidence.standard_errors < 0.3)
+    assert dependable.any() or name in HEAVY_TAILED
+    found = gaps(third)
+    errors = (found.errors["log_evidence"].square() + evidence.standard_errors.square()).sqrt()
+    assert ((found.log_evidence - evidence.per_datum).abs() < 4.5 * errors + 1e-6)[dependable].all()
+    terms = pyro_vae.elbo_terms(third.model, third.guide, third.x, 2000, seed=2)
+    spread = (terms.sample_variance / 2000 + terms.sample_variance / 200).sqrt()
+    assert ((found.elbo - terms.elbo).abs() < 4.5 * spread + 1e-6).all()
+    annealed = ais(third)
+    errors = (annealed.standard_errors.square() + evidence.standard_errors.square()).sqrt()
+    assert ((annealed.per_datum - evidence.per_datum).abs() < 4.5 * errors + 0.05)[dependable].all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CONTINUOUS if "labels" not in name])
+def test_bounds_of_simulated_data_and_ranks(name):
+    third = PROGRAMS[name]()
+    found = bdmc(third)
+    error = (found.lower_standard_errors.square() + found.upper_standard_errors.square()).sqrt()
+    assert (found.lower < found.upper + 4.5 * error).all()
+    ranks = calibration(third).ranks
+    assert ranks.shape[0] == 30
+    assert ((ranks >= 0) & (ranks <= 19)).all()
+
+
+@pytest.mark.slow
+def test_nuts_finds_the_means_that_weights_find():
+    """Of M2 with labels, 2 data: posterior means of z within 4.5 standard errors of weighted draws by hand."""
+    third = PROGRAMS["M2 with labels"]()
+    x = tuple(arg[:2] for arg in third.args)
+    found = pyro_vae.reference_posterior(
+        third.model, x, num_chains=4, num_samples=300, warmup=200, seed=0, progress=False
+    )
+    with torch.no_grad():
+        runs = [drawn(poutine.trace(third.guide).get_trace(*third.args)) for _ in range(3000)]
+        weights = torch.stack([third.by_hand(run) for run in runs])[:, :2].softmax(0)
+    z = torch.stack([run["z"] for run in runs])[:, :2]
+    mean = (weights[..., None] * z).sum(0)
+    error = (weights[..., None].square() * (z - mean).square()).sum(0).sqrt()
+    draws = found.values["z"].flatten(0, 1) if found.values["z"].ndim == 4 else found.values["z"]
+    nuts_error = draws.std(0) / 300**0.5
+    assert ((draws.mean(0) - mean).abs() < 4.5 * (error.square() + nuts_error.square()).sqrt()).all()
