@@ -1,8 +1,11 @@
-"""Checks of arguments that are numbers: whole ones that count something, and finite ones."""
+"""Checks of arguments: whole numbers that count something, finite numbers, dense tensors."""
 
 import math
 from numbers import Integral, Real
 from typing import Any
+
+import torch
+from torch import Tensor
 
 
 def check_count(who: str, name: str, count: Any, least: int = 1, why: str = "") -> None:
@@ -83,6 +86,21 @@ def check_number(who: str, name: str, number: Any) -> None:
     """
     if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
         raise ValueError(f"{who}: {name} must be a finite number; got {in_short(number)}.")
+
+
+def check_dense(what: str, rows: Tensor) -> None:
+    """Refuse a sparse or nested tensor, and one that holds no values.
+
+    Args:
+        what: the tensor is, for the message.
+        rows: what was given.
+
+    Raises:
+        ValueError: says what came.
+    """
+    if rows.is_nested or rows.is_meta or rows.layout != torch.strided:
+        kind = "nested" if rows.is_nested else "meta" if rows.is_meta else "sparse"
+        raise ValueError(f"{what} must be a dense tensor that holds values; got a {kind} one.")
 
 
 def is_positive(number: Any) -> bool:

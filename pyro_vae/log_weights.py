@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.checks import check_count
+from pyro_vae.missing import check_not_empty
 from pyro_vae.nonfinite import check_finite
 from pyro_vae.pair import SOFT_TARGETS, Pair
 from pyro_vae.programs import data_args, modules_of, unmoved_buffers
@@ -53,6 +54,7 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
     """
     check_num_samples("log_weights", num_samples)
     x = data_args("log_weights", x, model, guide)
+    check_not_empty("log_weights: x", x[0])
     pair = Pair(model, guide, x, plate)
     pair.require_density("log_weights")
     if pair.caveat not in (None, SOFT_TARGETS):

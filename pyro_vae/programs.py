@@ -16,7 +16,7 @@ from pyro.nn.module import _Context
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from pyro_vae.checks import in_short
+from pyro_vae.checks import check_dense, in_short
 from pyro_vae.errors import PairError
 from pyro_vae.memory import is_out_of_memory
 from pyro_vae.protocols import Program
@@ -111,16 +111,17 @@ def data_args(who: str, x: Any, *programs: Program) -> tuple[Any, ...]:
         programs: the pair.
 
     Raises:
-        ValueError: x is an array or a list, or a program is none.
+        ValueError: x is no dense tensor of rows, or a program is none.
     """
     check_programs(who, *programs)
     args = as_args(x)
-    if not args or isinstance(args[0], np.ndarray | list):
-        remedy = ": torch.from_numpy(x) makes one of an array" if args and isinstance(args[0], np.ndarray) else ""
+    first = args[0] if args else None
+    if not isinstance(first, Tensor) or first.ndim == 0:
+        remedy = ": torch.from_numpy(x) makes one of an array" if isinstance(first, np.ndarray) else ""
         raise ValueError(
-            f"{who}: x must be a tensor (N, ...), or a tuple that starts with one; got "
-            f"{in_short(args and args[0])}{remedy}."
+            f"{who}: x must be a tensor (N, ...), or a tuple that starts with one; got {in_short(first)}{remedy}."
         )
+    check_dense(f"{who}: x", first)
     dtypes = {p.dtype for module in modules_of(*programs) for p in module.parameters() if p.is_floating_point()}
     if not dtypes:
         return args

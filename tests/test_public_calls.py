@@ -6,6 +6,7 @@ import torch
 from pyro import distributions as dist
 from torch import nn
 from torch.testing import assert_close
+from torch.utils.data import TensorDataset
 
 from pyro_vae import (
     active_units,
@@ -54,7 +55,14 @@ CALLS = {
     "ais": lambda m, _, x: ais(m, x, **ANNEALED).per_datum,
     "bdmc": lambda m, _, x: bdmc(m, x, **ANNEALED).lower,
     "reference_posterior": lambda m, _, x: (
-        reference_posterior(m, x[:1] if torch.is_tensor(x) else x, num_chains=2, num_samples=4, warmup=2, seed=0).draws
+        reference_posterior(
+            m,
+            x[:1] if torch.is_tensor(x) and len(x.shape) == 2 and not x.is_sparse else x,
+            num_chains=2,
+            num_samples=4,
+            warmup=2,
+            seed=0,
+        ).draws
     ),
     "sbc": lambda m, g, x: sbc(m, g, x, num_data=4, num_draws=3, seed=0).ranks,
     "active_units": lambda _, g, x: active_units(g, x).variance,
@@ -143,3 +151,23 @@ def test_what_is_easily_got_wrong_is_said_in_one_sentence(wrong, call):
     text = str(caught.value)
     assert "\n" not in text
     assert len(text) < 400
+
+
+ODD = {
+    "nothing": None,
+    "a number": torch.tensor(3.0),
+    "no data": torch.zeros(0, 4),
+    "a set of data": TensorDataset(torch.zeros(4, 4)),
+    "a mapping": {"x": torch.zeros(4, 4)},
+    "sparse": torch.eye(4).to_sparse(),
+    "without values": torch.zeros(4, 4, device="meta"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("call", CALLS)
+def test_data_that_are_no_rows_are_said_in_a_sentence(call, what):
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 (what it says is asked below)
+        CALLS[call](*pair(), ODD[what])
+    (line,) = str(caught.value).splitlines()
+    assert len(line) < 300

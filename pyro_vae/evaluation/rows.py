@@ -7,7 +7,6 @@ import torch
 from pyro import poutine
 from torch import Tensor, device
 
-from pyro_vae.checks import in_short
 from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.graph import in_one_line, no_side_effects
 from pyro_vae.memory import is_out_of_memory
@@ -63,10 +62,6 @@ class Rows:
         self._who, self.args = who, data_args(who, x, *programs)
         """All arguments."""
         first = self.args[0]
-        if not isinstance(first, Tensor) or first.ndim == 0:
-            raise ValueError(
-                f"{who}: x must be a tensor (N, ...), or a tuple that starts with one; got {in_short(first)}."
-            )
         check_not_empty(f"{who}: x", first)
         self.size = len(first)
         """N."""

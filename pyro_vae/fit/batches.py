@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pyro_vae.checks import check_count, in_short
+from pyro_vae.checks import check_count, check_dense, in_short
 from pyro_vae.data import ImageData
 from pyro_vae.missing import all_finite, check_finite_rows, check_not_empty
 from pyro_vae.seeded import unmoved_generators
@@ -175,6 +175,7 @@ def columns_of(argument: str, what: str, data: Any) -> list[Tensor]:
                 f"fit: {argument} must be an ImageData, a tensor, a tuple of tensors or a DataLoader; got "
                 f"{in_short(column)}.{remedy}"
             )
+        check_dense(what, column)
         check_not_empty(what, column)
     if len({len(column) for column in columns}) != 1:
         sizes = ", ".join(str(tuple(column.shape)) for column in columns)
