@@ -109,19 +109,21 @@ def parse_json(text: str, where: str) -> Any:
     return found
 
 
-def read_yaml(file: Path, inside: Path | None = None) -> Any:
-    """Return what a YAML file holds: texts, numbers, lists and mappings.
+def read_yaml(file: Path, inside: Path | None = None, limit: int = TEXT_BYTES) -> Any:
+    """Return what a YAML file of at most ``limit`` bytes holds: texts, numbers, lists and mappings.
 
     Raises:
         RunError: as for :func:`read_bytes`; it is no YAML, has another tag, a key twice, a value that contains itself,
             or more levels or values than :data:`DEPTH` and :data:`VALUES`.
     """
-    return read_yaml_with_lines(file, inside)[0]
+    return read_yaml_with_lines(file, inside, limit)[0]
 
 
-def read_yaml_with_lines(file: Path, inside: Path | None = None) -> tuple[Any, dict[Place, int]]:
+def read_yaml_with_lines(
+    file: Path, inside: Path | None = None, limit: int = TEXT_BYTES
+) -> tuple[Any, dict[Place, int]]:
     """Return what :func:`read_yaml` does, and the line of each key, item and value, from 1."""
-    text = read_text(file, inside)
+    text = read_text(file, inside, limit)
     lines: dict[Place, int] = {}
     try:
         loader = _Loader(text)

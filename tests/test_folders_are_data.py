@@ -469,8 +469,17 @@ def test_a_recipe_larger_than_its_checkpoint_is_not_built(recipe, folder):
     cell = Cell.of(yaml.safe_load((folder / "run" / "config.yaml").read_text())["recipe"])
     fitted = folder / "run" / "fitted.json"
     fitted.write_text(json.dumps(json.loads(fitted.read_text()) | {"cell": cell.hash}))
-    for reader in ("load_cell", "evaluate", "figures"):
-        assert "checkpoint" in refused(lambda reader=reader: RUN_READERS[reader](folder))
+    (folder / "run" / "evaluation.json").unlink()
+    for reader in ("load_cell", "evaluate", "figures", "resume"):
+        assert "checkpoint" in refused(lambda reader=reader: RUN_READERS[reader](folder)), reader
+
+
+def test_a_long_list_in_a_configuration_is_not_read(folder):
+    with_config(lambda config: config["optimizer"].update(groups=[{}] * 100_000))(folder)
+    for reader in ("load_run", "load_cell", "evaluate", "figures", "resume"):
+        assert "config.yaml cannot be read: it has more than 262,144 bytes" in refused(
+            lambda reader=reader: RUN_READERS[reader](folder)
+        )
 
 
 @pytest.mark.parametrize("change", [

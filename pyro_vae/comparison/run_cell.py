@@ -33,7 +33,7 @@ from pyro_vae.evaluation import active_units, elbo_terms, inference_gaps, log_li
 from pyro_vae.fit import Run, fit, load_run
 from pyro_vae.fit.options import as_device
 from pyro_vae.fit.parameters import owners_of
-from pyro_vae.fit.run import CONFIG, read_config, read_fitted
+from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted
 from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.parts import PACKAGES, make_guide, make_objective, make_pair, parse_part
@@ -100,6 +100,16 @@ def load_pair(path: Path, cell: Cell, data: ImageData, decoder: Path | None = No
         RunError: it is missing, damaged, does not fit, or was fitted to other data.
     """
     require_same_data(read_config(path)["data"], data, path)
+    run = load_run(path, *_pair_as_large_as_its_checkpoint(path, cell, data, decoder))
+    return run.model, run.guide
+
+
+def _pair_as_large_as_its_checkpoint(path: Path, cell: Cell, data: ImageData, decoder: Path | None) -> tuple[Any, Any]:
+    """Return what :func:`make_pair_of` does, its numbers still to be filled in from the folder's checkpoint.
+
+    Raises:
+        RunError: the checkpoint is damaged, or too small for the pair that the cell describes.
+    """
     tensors, _ = read_fitted(path)
     values = {name: tensor for name, tensor in tensors.items() if name.startswith(("values.", "best."))}
     size = sum(tensor.numel() for tensor in values.values())
@@ -121,8 +131,7 @@ def load_pair(path: Path, cell: Cell, data: ImageData, decoder: Path | None = No
         raise RunError(
             f"{path}: its pair cannot be made again: {type(error).__name__}: {' '.join(str(error).split())}."
         ) from error
-    run = load_run(path, model, guide)
-    return run.model, run.guide
+    return model, guide
 
 
 def load_cell(
@@ -148,6 +157,12 @@ def load_cell(
     return *load_pair(path, cell, data, decoder), data
 
 
+def _require_fitting_checkpoint(path: Path, cell: Cell, data: ImageData, decoder: Path | None) -> None:
+    """Refuse to go on in a folder whose checkpoint is too small for the pair that its recipe describes."""
+    if (path / CHECKPOINT).is_file():
+        _pair_as_large_as_its_checkpoint(path, cell, data, decoder)
+
+
 def fit_cell(
     cell: Cell, path: Path, *, data: ImageData | None = None, decoder: Path | None = None, resume: bool = True,
     progress: bool | None = None,
@@ -158,6 +173,7 @@ def fit_cell(
         As for :func:`pyro_vae.fit`.
     """
     data = load_data_of(cell) if data is None else data
+    _require_fitting_checkpoint(path, cell, data, decoder)
     model, guide = make_pair_of(cell, data, decoder)
     cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=cell.epochs, eta_min=0.02 * cell.lr)
     schedules: dict[str, Any] = {"cosine": cosine, "iwae": "iwae", "constant": None}
@@ -276,6 +292,7 @@ def run_cell(
     data = load_data_of(cell) if data is None else data
     if (path / CONFIG).is_file():
         require_same_data(read_config(path)["data"], data, path)
+    _require_fitting_checkpoint(path, cell, data, decoder)
     if not is_fitted(path, cell):
         rehearse(cell, data, decoder)
     run = fit_cell(cell, path, data=data, decoder=decoder, progress=progress)

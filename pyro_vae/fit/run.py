@@ -24,6 +24,9 @@ from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.protocols import Program
 from pyro_vae.reading import Fields, read_table, read_yaml, shown
 
+CONFIG_BYTES = 2**18
+"""Of a configuration, which has some thousands; a YAML text takes ten seconds a megabyte."""
+
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.csv", "checkpoint/last.safetensors"
 
 COLUMNS = ("epoch", "train_bound_nats", "valid_bound_nats", "kl_weight", "learning_rate", "seconds")
@@ -112,7 +115,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RunError(f"no run folder at {path}.")
     if not file.is_file():
         raise RunError(f"{path} is not a run folder: it has no {CONFIG}.")
-    config = read_yaml(file, path)
+    config = read_yaml(file, path, CONFIG_BYTES)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         found = config.get("format") if isinstance(config, dict) else None
         raise RunError(f"{path} is a run folder of format {shown(found)}; this version reads {FORMAT}.")
