@@ -474,6 +474,27 @@ def test_a_recipe_larger_than_its_checkpoint_is_not_built(recipe, folder):
         assert "checkpoint" in refused(lambda reader=reader: RUN_READERS[reader](folder)), reader
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": -1},
+        {"epochs": True},
+        {"batch_size": 10**18},
+        {"seed": 3},
+        {"kl_warmup": "x"},
+        {"dtype": "float64"},
+        {"model": {"class": "torch.nn.modules.container:Sequential", "args": {}}},
+        {"guide": {"class": "os:system"}},
+    ],
+    ids=str,
+)
+def test_a_configuration_that_its_recipe_or_its_checkpoint_gainsays_is_refused(change, folder):
+    with_config(lambda config: config.update(change))(folder)
+    for reader in ("load_cell", "evaluate", "figures"):
+        (name,) = change
+        assert f"`{name}`" in refused(lambda reader=reader: RUN_READERS[reader](folder)), reader
+
+
 def test_a_long_list_in_a_configuration_is_not_read(folder):
     with_config(lambda config: config["optimizer"].update(groups=[{}] * 100_000))(folder)
     for reader in ("load_run", "load_cell", "evaluate", "figures", "resume"):

@@ -17,6 +17,9 @@ from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
 from pyro_vae.reading import Fields, read_json, read_tensors, read_text, shown
 from pyro_vae.trust import names_from
 
+TOLD_TWICE = ("batch_size", "seed", "compile", "kl_warmup", "clip_grad_norm", "patience")
+"""Settings that the configuration of a cell's run has beside its recipe."""
+
 EVALUATION, PER_DATUM, ERROR, FITTED = "evaluation.json", "per_datum.safetensors", "error.txt", "fitted.json"
 
 UNFINISHED = "it was not run to its end"
@@ -119,7 +122,8 @@ def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -
         RunError: it is no run folder, of another version, was made by ``pyro_vae.fit`` without one, or names a class
             that is not trusted.
     """
-    recipe = read_config(path).get("recipe")
+    config = read_config(path)
+    recipe = config.get("recipe")
     if not isinstance(recipe, dict):
         raise RunError(
             f"{path / CONFIG} has no `recipe`: the run was made by pyro_vae.fit from objects. Read it with "
@@ -127,11 +131,16 @@ def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -
         )
     try:
         with names_from(path / CONFIG, trust=trust, named=named):
-            return Cell.of(recipe)
+            cell = Cell.of(recipe)
     except RunError:
         raise
     except ValueError as error:
         raise RunError(f"{path / CONFIG}: {error}") from error
+    for name in TOLD_TWICE:
+        told, made = config.get(name), getattr(cell, name)
+        if type(told) is not type(made) or told != made:
+            raise RunError(f"{path / CONFIG}: `{name}` is {shown(told)}, and its recipe says {shown(made)}.")
+    return cell
 
 
 def write_error(path: Path, error: str) -> None:

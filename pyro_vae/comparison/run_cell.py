@@ -31,6 +31,7 @@ from pyro_vae.data import ImageData, load_data
 from pyro_vae.errors import NonFiniteError, RunError
 from pyro_vae.evaluation import active_units, elbo_terms, inference_gaps, log_likelihood
 from pyro_vae.fit import Run, fit, load_run
+from pyro_vae.fit.describe import describe
 from pyro_vae.fit.options import as_device
 from pyro_vae.fit.parameters import owners_of
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted
@@ -99,8 +100,12 @@ def load_pair(path: Path, cell: Cell, data: ImageData, decoder: Path | None = No
     Raises:
         RunError: it is missing, damaged, does not fit, or was fitted to other data.
     """
-    require_same_data(read_config(path)["data"], data, path)
+    config = read_config(path)
+    require_same_data(config["data"], data, path)
     run = load_run(path, *_pair_as_large_as_its_checkpoint(path, cell, data, decoder))
+    for name, program in (("model", run.model), ("guide", run.guide)):
+        if config[name] != describe(program):
+            raise RunError(f"{path / CONFIG}: `{name}` describes another {name} than its recipe makes.")
     return run.model, run.guide
 
 

@@ -125,6 +125,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if data.has("content_hash"):
         data.text("content_hash")
     fields.text("dtype", choices=DTYPES)
+    fields.whole("epochs")
     for name in ("model", "guide"):
         fields.fields(name)
     for name in ("recipe", "environment", "structure"):
@@ -255,8 +256,13 @@ def load_run(
     model, guide = built
     owners = owners_of(model, guide)
     _require_structure(config.get("structure"), structure(owners), rebuilt, path)
+    dtype = getattr(torch, config["dtype"])
+    floating = {t.dtype for name, t in values.items() if t.is_floating_point()}
+    if floating and dtype not in floating:
+        found = ", ".join(sorted(str(each).removeprefix("torch.") for each in floating))
+        raise RunError(f"{path / CONFIG}: `dtype` is {config['dtype']}, and the checkpoint has {found}.")
     for module in owners.values():
-        module.to(getattr(torch, config["dtype"])).eval()
+        module.to(dtype).eval()
     values = {name.removeprefix("values."): t for name, t in tensors.items() if name.startswith("values.")}
     best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
     in_store = {name.removeprefix("store."): t for name, t in values.items() if name.startswith("store.")}
