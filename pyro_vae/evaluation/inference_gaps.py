@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.checks import check_count, check_number
-from pyro_vae.evaluation.best_evidence import EvidenceCandidate, best_evidence, over_the_limit
+from pyro_vae.evaluation.best_evidence import EvidenceCandidate, best_evidence, over_the_limit, without_khat
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.frozen_pair import FrozenPair
 from pyro_vae.evaluation.guide_family import is_larger
@@ -70,8 +70,8 @@ class InferenceGaps:
     family: str
     """Of the q*: "diagonal", "full_rank" or "flow"."""
     evidence_source: str
-    """Where log p^ comes from: the highest mean over the data, less two Monte Carlo standard errors; and in brackets
-    what replaces it where it is not dependable and another is."""
+    """Where log p^ comes from: of the estimates that are dependable for at least half of the data the highest; and in
+    brackets what stands in where there is no estimate of that kind."""
     num_samples: int
     """Samples of each ELBO."""
     bound: bool = True
@@ -83,7 +83,7 @@ class InferenceGaps:
     caveat: str = SOFT_TARGETS
     """Why there is no bound, where there is none."""
     doubtful: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
-    """Which data have no dependable log p^, ``(N,)``: no k-hat below its limit, or a q* that has not converged."""
+    """For which data log p^ is not dependable, ``(N,)``: a k-hat above its limit, or a q* that has not converged."""
     disagreement: str = ""
     """Which estimates of log p(x) differ from log p^ by more than their errors, and by how much; empty where none."""
     num_unresolved: int = 0
@@ -161,9 +161,7 @@ class InferenceGaps:
         if lost:
             text += f"; {lost} not finite and left out of every mean"
         if self._num_doubtful:
-            text += (
-                f"; log p^ is not dependable for {self._num_doubtful}: by k-hat, flags or convergence of all sources"
-            )
+            text += f"; log p^ is not dependable for {self._num_doubtful}, by its k-hat, flag or convergence"
         if self.disagreement:
             text += f"; estimates of log p(x) disagree: {self.disagreement}"
         return f"{text}; {UNRESOLVED}" if self.num_unresolved else text
@@ -211,13 +209,14 @@ def inference_gaps(
     a flow without an inverse, or draw auxiliary variables (whose slack in the bound then counts as approximation gap).
 
     All ELBOs are estimated with noise that fitting never saw, and those of q and q* with the same. log p(x) is replaced
-    by the highest of three: the IWAE bounds with q and with q* as proposals, and ``evidence``; of each the mean over
-    the data counts, less two Monte Carlo standard errors. For a datum whose q* has not converged, whose k-hat is above
-    its limit, or that ``evidence`` flags, another of the three stands in, if it is dependable there. Where they differ
-    by more than their errors explain, the result says so. All are lower bounds in expectation: where the true posterior
-    is far from q and q*, the approximation gap is larger than what is found. And q* is as good as its optimizer: what
-    that leaves (on Gaussian posteriors and full-rank maps 0.002 nats in 3 dimensions, 0.02 in 20) is taken from the
-    amortization gap and given to the approximation gap. No standard error knows of it.
+    by one of three estimates: the IWAE bounds with q and with q* as proposals, and ``evidence``. Of those that are
+    dependable for at least half of the data (a q* that has not converged, a k-hat above its limit and a flag of
+    ``evidence`` speak against it), the one with the highest mean, less two Monte Carlo standard errors, is taken for
+    all data. For a datum whose q* has not converged, or that ``evidence`` flags, another of the three stands in. Where
+    they differ by more than their errors explain, the result says so. All are lower bounds in expectation: where the
+    true posterior is far from q and q*, the approximation gap is larger than what is found. And q* is as good as its
+    optimizer: what that leaves (on Gaussian posteriors and full-rank maps 0.002 nats in 3 dimensions, 0.02 in 20) is
+    taken from the amortization gap and given to the approximation gap. No standard error knows of it.
 
     Args:
         model: p(x, z), any Pyro program with one vectorized batch plate of the length of x.
@@ -358,11 +357,12 @@ class _Found:
         candidates, samples = [], self._evidence_samples
         if samples:
             for row, proposal in enumerate(("q", "q*")):
-                doubtful = over_the_limit(self._khat[row], samples)
+                values, value_errors, khat = self._evidence[row], self._evidence[row + 2], self._khat[row]
+                unusable = ~values.isfinite() | without_khat(khat, samples)
                 if proposal == "q*":
-                    doubtful = doubtful | ~self._converged
-                values, value_errors = self._evidence[row], self._evidence[row + 2]
-                candidates.append(EvidenceCandidate(f"IWAE-{samples} with {proposal}", values, value_errors, doubtful))
+                    unusable = unusable | ~self._converged
+                name, heavy = f"IWAE-{samples} with {proposal}", over_the_limit(khat, samples)
+                candidates.append(EvidenceCandidate(name, values, value_errors, unusable, heavy))
         if given is not None:
             candidates.append(EvidenceCandidate.given(given))
         fair = elbo.isfinite() & best.isfinite()
