@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from pyro_vae.arguments import argument, reader
 from pyro_vae.errors import CheckpointError, FolderBusyError, RunError
 
 PARTIAL = ".partial"
@@ -39,9 +40,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             pass
     except OSError as error:
         kept = "; the one written before it is intact" if path.is_file() else ""
+        go_on = f"with {argument('out', '...')}, then go on with {argument('resume', True)}"
+        if reader() == "settings":
+            go_on = "for the results, then compare again"
         raise CheckpointError(
             f"could not write {path}: {error.strerror or error}{kept}. {remedy(error, path)} or choose another folder "
-            f"with out=..., then go on with resume=True."
+            f"{go_on}."
         ) from error
 
 
@@ -85,7 +89,7 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise RunError(
-            f"cannot make the run folder {folder}: {error.strerror or error}. Choose another out."
+            f"cannot make the run folder {folder}: {error.strerror or error}. Choose another {argument('out')}."
         ) from error
     try:
         yield

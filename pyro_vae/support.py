@@ -10,6 +10,7 @@ from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.arguments import Reader, reader
 from pyro_vae.errors import SupportError
 from pyro_vae.programs import as_args, local_params, plain_errors
 from pyro_vae.protocols import Program
@@ -21,6 +22,17 @@ ROUNDING = 1e-6
 
 BLOCK = 1000
 """Data checked at a time."""
+
+REMEDIES: dict[Reader, tuple[str, str, str]] = {
+    "flags": ("--binarization stochastic", "--likelihood.soft_targets", "--likelihood gaussian"),
+    "settings": ("binarization: stochastic", "likelihood: bernoulli(soft_targets=True)", "likelihood: gaussian"),
+    "python": (
+        "load_data(..., binarization='stochastic')",
+        "BernoulliLikelihood(..., soft_targets=True)",
+        "GaussianLikelihood(...)",
+    ),
+}
+"""How binarization, soft targets and a likelihood of real values are asked for."""
 
 
 def check_support(model: Program, x: Any, sample: Any) -> None:
@@ -171,18 +183,18 @@ def _message(name: str, fn: Any, support: Any, block: Tensor, inside: Tensor) ->
         f"site {name!r}: {type(fn).__name__} has support {support}, and {outside.numel()} of {block.numel()} values "
         f"in the first data that were checked lie outside it (from {outside.min():.3g} to {outside.max():.3g})."
     )
+    binarization, soft_targets, real_values = REMEDIES[reader()]
     low, high = outside.min().item(), outside.max().item()
     # A sum or a quotient of pixels may be above 1 by a rounding.
     if support is constraints.boolean and low >= -ROUNDING and high <= 1 + ROUNDING:
         return (
             f"{text} These look like grey pixels: binarize them "
-            f"(load_data(..., binarization='stochastic'); --binarization stochastic), or ask for soft targets by name "
-            f"(BernoulliLikelihood(..., soft_targets=True); --likelihood.soft_targets true), whose nats are not a "
-            f"log-likelihood."
+            f"({binarization}), or ask for soft targets by name ({soft_targets}), whose nats "
+            f"are not a log-likelihood."
         )
     if (support is constraints.boolean or isinstance(support, constraints.interval)) and low < -ROUNDING:
         return (
-            f"{text} Choose a likelihood of real values (GaussianLikelihood(...); --likelihood gaussian), or give the "
+            f"{text} Choose a likelihood of real values ({real_values}), or give the "
             f"data as they were before they were standardised."
         )
-    return f"{text} Rescale the data or choose a likelihood that covers them (--likelihood)."
+    return f"{text} Rescale the data or choose a likelihood that covers them."

@@ -12,6 +12,7 @@ from typing import Any
 from pyro.infer import ELBO
 from torch import nn
 
+from pyro_vae.arguments import are_flags, argument, named_as
 from pyro_vae.errors import RunError
 
 NAMESPACES = (
@@ -27,6 +28,8 @@ _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 class _Source:
     where: str
     named: Collection[str]
+    how: str
+    """A class is trusted, for the message."""
 
 
 _source: ContextVar[_Source | None] = ContextVar("source", default=None)
@@ -41,9 +44,10 @@ def names_from(where: object, *, trust: bool, named: Collection[str] = ()) -> It
         trust: the user has said that it may name any class.
         named: classes that the user has named as well.
     """
-    token = _source.set(None if trust else _Source(str(where), named))
+    token = _source.set(None if trust else _Source(str(where), named, _how_to_trust()))
     try:
-        yield
+        with named_as("settings"):
+            yield
     finally:
         _source.reset(token)
 
@@ -60,14 +64,18 @@ def require_trusted(name: str) -> None:
     source = _source.get()
     if source is None or is_declared(name.rpartition(":")[0]) or name in source.named:
         return
-    raise refusal(source.where, name)
+    raise _refusal(source.where, name, source.how)
 
 
-def refusal(where: str, name: str) -> RunError:
+def _how_to_trust() -> str:
+    return f"{'add' if are_flags() else 'pass'} {argument('trust', True)}"
+
+
+def _refusal(where: str, name: str, how: str) -> RunError:
     """Return an error that says of a class why it is not imported, and how it would be."""
     return RunError(
-        f"{where} names the class {name}, which is none of pyro-vae's, Pyro's or torch's parts: to import it runs code "
-        f"that came with the folder or lies on this machine. Where you trust it, say --trust, or in Python trust=True."
+        f"{where} names the class {name}, which is no part of pyro-vae, Pyro or torch; it was not loaded, because "
+        f"loading it runs its code: if you trust that code, {how}."
     )
 
 
@@ -96,7 +104,7 @@ def trusted_class(path: str, where: str, trust: bool) -> type:
     """
     module, _, name = path.partition(":")
     if not (trust or is_declared(module)):
-        raise refusal(where, path)
+        raise _refusal(where, path, _how_to_trust())
     if not (_PATH.fullmatch(module) and _PATH.fullmatch(name.replace("<locals>", "locals"))):
         raise RunError(f"{where}: {path!r:.60} is no name of a class.")
     found: Any = importlib.import_module(module)

@@ -413,7 +413,8 @@ def test_a_run_is_not_overwritten_and_resume_shows_it(fitted):
     assert again.err == ""
     assert again.json == {"run": str(path), "settings": read_cell(path).settings()} | evaluation(path)
     other = run("fit", "--resume", "--out", path, "--epochs", 2)
-    assert "holds another run: epochs is 1, not 2." in assert_one_line(other)
+    said = f"{path} holds a run with other settings; epochs: was 1, is 2. Choose another --out."
+    assert assert_one_line(other) == f"pyro-vae: error: {said}\n"
 
 
 def evaluation(path: Path) -> dict:

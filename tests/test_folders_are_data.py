@@ -188,7 +188,8 @@ def test_a_class_of_ones_own_needs_to_be_named_or_trusted(originals, tmp_path, m
     flags = [word for name, value in settings(originals / "images.npy").items() for word in (f"--{name}", value)]
     flags = [word for value in flags for word in (value if isinstance(value, list) else [value])]
     assert command("fit", "--guide", own, "--out", run, *flags) == ""
-    how = "Where you trust it, say --trust, or in Python trust=True."
+    how = "because loading it runs its code: if you trust that code, add --trust."
+    in_python = how.replace("add --trust", "pass trust=True")
     for words in (["evaluate", run], ["figures", run], ["fit", "--resume", "--out", run], ["fit", "--config", run]):
         line = command(*words)
         assert own in line
@@ -196,12 +197,13 @@ def test_a_class_of_ones_own_needs_to_be_named_or_trusted(originals, tmp_path, m
     assert command("fit", "--resume", "--out", run, "--guide", own) == ""
     for words in (["evaluate", run], ["fit", "--resume", "--out", run], ["figures", run]):
         assert command(*words, "--trust") == ""
-    with pytest.raises(RunError, match=f"guide names the class trusted_guide:Mine, .*{how}"):
+    with pytest.raises(RunError, match=f"guide names the class trusted_guide:Mine, .*{in_python}"):
         pyro_vae.load_run(run)
     loaded = pyro_vae.load_run(run, trust=True)
     assert type(loaded.guide).__name__ == "Mine"
     assert pyro_vae.load_run(run, guide=loaded.guide).guide is loaded.guide
-    with pytest.raises(RunError, match="Mine, which is none"):
+    said = f"Mine, which is no part of pyro-vae, Pyro or torch; it was not loaded, {in_python}"
+    with pytest.raises(RunError, match=said):
         load_cell(run)
     assert type(load_cell(run, trust=True)[1]).__name__ == "Mine"
     grid = tmp_path / "grid.yaml"

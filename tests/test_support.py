@@ -16,6 +16,7 @@ from pyro_vae import (
     reference_posterior,
     to_inference_data,
 )
+from pyro_vae.arguments import named_as
 from pyro_vae.errors import SupportError
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
@@ -162,18 +163,29 @@ def test_the_first_data_outside_the_support_are_said_in_one_sentence(pair, call)
 @pytest.mark.parametrize(
     ("x", "advice"),
     [
-        (torch.rand(9, 4, dtype=torch.float64) * (1 + 2.2e-16), "--binarization stochastic"),
-        (torch.full((9, 4), 1 + 2.2e-16, dtype=torch.float64), "--likelihood.soft_targets true"),
-        (torch.linspace(-2, 2, 36).view(9, 4), "--likelihood gaussian"),
-        (255 * torch.rand(9, 4), "Rescale"),
+        (
+            torch.rand(9, 4, dtype=torch.float64) * (1 + 2.2e-16),
+            {"flags": "--binarization stochastic", "python": "load_data(..., binarization='stochastic')"},
+        ),
+        (
+            torch.full((9, 4), 1 + 2.2e-16, dtype=torch.float64),
+            {"flags": "--likelihood.soft_targets", "python": "BernoulliLikelihood(..., soft_targets=True)"},
+        ),
+        (
+            torch.linspace(-2, 2, 36).view(9, 4),
+            {"settings": "likelihood: gaussian", "python": "GaussianLikelihood(...)"},
+        ),
+        (255 * torch.rand(9, 4), {"flags": "Rescale", "python": "Rescale"}),
     ],
 )
-def test_the_advice_fits_the_values_and_names_the_flag(x, advice):
+def test_the_advice_fits_the_values_in_the_words_of_its_reader(x, advice):
     model = VAE((4,), 2, ()).double()
-    with pytest.raises(SupportError) as caught:
-        check_support(model, x, x)
-    assert advice in str(caught.value)
-    assert "255" not in str(caught.value).replace(f"{x.max():.3g}", "")
+    for reader, words in advice.items():
+        with named_as(reader), pytest.raises(SupportError) as caught:
+            check_support(model, x, x)
+        assert words in str(caught.value)
+        assert not any(other in str(caught.value) for other in set(advice.values()) - {words})
+        assert "255" not in str(caught.value).replace(f"{x.max():.3g}", "")
 
 
 def test_several_tensors_are_each_checked():

@@ -7,6 +7,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 
+from pyro_vae.arguments import named_as
 from pyro_vae.cli.output import HelpWanted, Output, standard_output
 from pyro_vae.cli.wording import nearest
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _guarded(words: list[str], output: Output, debug: bool) -> int:
     """Run a command, and say in one line what went wrong."""
     try:
-        with contextlib.redirect_stdout(sys.stderr), _short_warnings(debug):
+        with contextlib.redirect_stdout(sys.stderr), _short_warnings(debug), named_as("flags"):
             return _run(words, output)
     except HelpWanted as wanted:
         output.text(str(wanted))

@@ -127,7 +127,7 @@ def _own(path: Path, cell: Cell, args: Any, output: Output) -> int:
     output.say(run_line(result))
     for line in result.evaluation["in_words"]:
         output.say(line)
-    content = {"run": str(path), "settings": settings_of(cell, MEASURED), **result.evaluation}
+    content = {"run": str(path), **result.evaluation, "settings": settings_of(cell, MEASURED)}
     if args.out is not None:
         _write(args.out, content, output)
     output.give(content)

@@ -14,9 +14,10 @@ from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
 from pyro_vae.cli.runs import add_trust, classes_of, differing, find_decoder, run_line
 from pyro_vae.cli.usage import Parser, wants_help
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.results import read_cell
+from pyro_vae.comparison.results import epochs_done, read_cell
 from pyro_vae.comparison.run_cell import fit_cell, load_data_of, run_cell
 from pyro_vae.errors import RunError
+from pyro_vae.evaluation.wording import count
 from pyro_vae.files import LOCK, alone_in
 from pyro_vae.fit.run import CONFIG
 from pyro_vae.parts import PACKAGES
@@ -129,7 +130,11 @@ def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
         return
     found = read_cell(out, named=classes_of(cell))
     if found != cell:
-        raise RunError(f"{out} holds another run: {differing(cell, found)}. Choose another --out.")
+        done = epochs_done(out)
+        trained = f", which has trained {count(done, 'epoch')} already" if cell.epochs < done else ""
+        raise RunError(
+            f"{out} holds a run with other settings{trained}; {differing(found, cell)}. Choose another --out."
+        )
     if not resume:
         raise RunError(
             f"{out} holds this run already: --resume goes on with it, or shows its results where it is finished; "

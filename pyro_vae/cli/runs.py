@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli.wording import in_text
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import CellResult, epochs_done, is_fitted, read_cell
 from pyro_vae.comparison.run_cell import load_data_of, load_pair
 from pyro_vae.data import ImageData
+from pyro_vae.differences import differences, listed
 from pyro_vae.errors import RunError
 from pyro_vae.evaluation.wording import count
 from pyro_vae.fit import Run, load_run
@@ -70,7 +70,7 @@ def find_decoder(cell: Cell, given: Path | None, beside: Sequence[Path], trust: 
         if (place / CONFIG).is_file():
             found = read_cell(place, trust=trust, named=classes_of(cell))
             if found != cell.decoder:
-                raise RunError(f"{place} is not the run whose model is taken over: {differing(cell.decoder, found)}.")
+                raise RunError(f"{place} is not the run whose model is taken over; {differing(found, cell.decoder)}.")
             require_fitted(place, found)
             return place
     raise RunError(
@@ -85,16 +85,13 @@ def classes_of(cell: Cell) -> set[str]:
     return names if cell.decoder is None else names | classes_of(cell.decoder)
 
 
-def differing(wanted: Cell, found: Cell) -> str:
-    """Return by which settings one cell differs from another.
+def differing(found: Cell, wanted: Cell) -> str:
+    """Return by which settings a cell that was found differs from the one that is wanted.
 
-    >>> differing(Cell(seed=1), Cell(seed=2))
-    'seed is 2, not 1'
+    >>> differing(Cell(seed=2), Cell(seed=1))
+    'seed: was 2, is 1'
     """
-    a, b = wanted.settings(), found.settings()
-    names = [name for name in a if a[name] != b[name]]
-    said = {name: f"{name} is {in_text(b[name])}, not {in_text(a[name])}" for name in names}
-    return ", ".join((said | {"decoder": "its decoder is another"})[name] for name in names)
+    return listed(list(differences(found.settings(), wanted.settings())))
 
 
 def require_fitted(path: Path, cell: Cell) -> None:

@@ -6,14 +6,17 @@ import hashlib
 import inspect
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from pyro_vae.arguments import argument
 from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
+from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.fit.levels import LEVELS
 from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.parts import PACKAGES, check_options, find_part, parse_part
@@ -121,19 +124,19 @@ class Cell:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 names = ", ".join(choice for choice in known if choice is not None)
-                raise ValueError(f"{name} must be one of {names}; got {getattr(self, name)!r}.")
+                raise ValueError(f"{argument(name)} must be one of {names}; got {getattr(self, name)!r}.")
         for name, value in vars(self).items():
             if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number; got {value}.")
+                raise ValueError(f"{argument(name)} must be a finite number; got {value}.")
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
-            raise ValueError(f"clip_grad_norm must be positive; got {self.clip_grad_norm}.")
+            raise ValueError(f"{argument('clip_grad_norm')} must be positive; got {self.clip_grad_norm}.")
         for name, least in LEAST.items():
             value = getattr(self, name)
             if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}; got {value}.")
+                raise ValueError(f"{argument(name)} must be at least {least}; got {value}.")
         for name in ("seed", "data_seed"):
             if getattr(self, name) >= 2**64:
-                raise ValueError(f"{name} must be below 2**64; got {getattr(self, name)}.")
+                raise ValueError(f"{argument(name)} must be below 2**64; got {getattr(self, name)}.")
         for kind in PACKAGES:
             if ":" in getattr(self, kind):
                 _source_hash(kind, getattr(self, kind))
@@ -141,8 +144,8 @@ class Cell:
             differing = [name for name in MODEL_SETTINGS if getattr(self, name) != getattr(self.decoder, name)]
             if differing:
                 raise ValueError(
-                    f"a cell that takes over a model must have its {', '.join(MODEL_SETTINGS)}; these differ: "
-                    f"{', '.join(differing)}."
+                    f"a cell that takes over a model must have its {', '.join(map(argument, MODEL_SETTINGS))}; these "
+                    f"differ: {', '.join(map(argument, differing))}."
                 )
 
     @classmethod
@@ -203,6 +206,18 @@ LEAST = {
 """The least that a setting may be."""
 
 
+@contextlib.contextmanager
+def naming_data() -> Iterator[None]:
+    """Let errors of data name the setting that says which they are, and not the function that loads them."""
+    try:
+        yield
+    except (DataNotFoundError, ValueError) as error:
+        said = re.sub(r"^load_data(\([^)]*\))?:", f"{argument('data')}:", str(error))
+        if said == str(error):
+            raise
+        raise type(error)(said) from error
+
+
 def _data(name: str) -> str:
     """Return a data set's name, or the absolute path of data of the user's own.
 
@@ -210,10 +225,11 @@ def _data(name: str) -> str:
         ValueError: there is no data set of that name.
     """
     try:
-        is_available(name)
+        with naming_data():
+            is_available(name)
         return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
     except OSError as error:
-        raise ValueError(f"data {name!r:.60}: {error.strerror or error}.") from error
+        raise ValueError(f"{argument('data')} {name!r:.60}: {error.strerror or error}.") from error
 
 
 def _short(value: Any) -> str:
@@ -266,7 +282,7 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         elif _is(value, option):
             return value
     wanted = " or ".join(_in_words(option) for option in options)
-    raise ValueError(f"{name} must be {wanted}; got {shown(value)}.")
+    raise ValueError(f"{argument(name)} must be {wanted}; got {shown(value)}.")
 
 
 def _is(value: Any, kind: type) -> bool:

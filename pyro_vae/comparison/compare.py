@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pyro_vae.arguments import argument
 from pyro_vae.checks import check_count, check_whole
 from pyro_vae.comparison.cautions import seed_outlook
 from pyro_vae.comparison.cell import Cell
@@ -73,9 +74,9 @@ def compare(
             grid there.
         ClusterError: the scheduler does not answer.
     """
-    check_whole("compare", "jobs", jobs)
+    check_whole("compare", argument("jobs"), jobs)
     if threads is not None:
-        check_count("compare", "threads", threads)
+        check_count("compare", argument("threads"), threads)
     grid = _as_grid(grid, trust)
     out = Path(out).resolve()
     fits = [Task(cell, out, only_fit=True) for cell in grid.decoders]

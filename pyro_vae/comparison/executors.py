@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from pyro_vae.arguments import argument
 from pyro_vae.comparison.clusters import Runner, on_dask, on_ray
 from pyro_vae.comparison.results import write_error
 from pyro_vae.comparison.task import Outcome, Task, Worker, work
@@ -35,14 +36,15 @@ def run_tasks(
         ClusterError: the scheduler cannot be reached or goes away, or its workers are not as they must be.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"compare: backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
+        raise ValueError(f"compare: {argument('backend')} must be one of {', '.join(BACKENDS)}; got {backend!r}.")
     if jobs < 1:
-        raise ValueError(f"compare: jobs must be at least 1; got {jobs}.")
+        raise ValueError(f"compare: {argument('jobs')} must be at least 1; got {jobs}.")
     if (scheduler is not None) != (backend == "dask") and backend != "ray":
         raise ValueError(
-            f"compare: backend {backend!r} takes no scheduler; got {scheduler!r}."
+            f"compare: {argument('backend')} {backend!r} takes no {argument('scheduler')}; got {scheduler!r}."
             if scheduler is not None
-            else "compare: backend 'dask' needs the address of a scheduler, as scheduler='tcp://HOST:8786'."
+            else f"compare: {argument('backend')} 'dask' needs the address of a scheduler, as "
+            f"{argument('scheduler', 'tcp://HOST:8786')}."
         )
     if backend in ("dask", "ray"):
         run: Runner = on_dask if backend == "dask" else on_ray

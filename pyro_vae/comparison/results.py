@@ -10,10 +10,13 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
+from pyro_vae.arguments import argument
 from pyro_vae.comparison.cell import FORMAT, Cell
+from pyro_vae.differences import differences, listed
 from pyro_vae.errors import RunError
 from pyro_vae.files import write_bytes
 from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
+from pyro_vae.parts import PACKAGES
 from pyro_vae.reading import Fields, read_json, read_tensors, read_text, shown
 from pyro_vae.trust import names_from
 
@@ -58,7 +61,7 @@ def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datu
     """
     tensors = {name: value.contiguous() for name, value in per_datum.items()}
     write_bytes(path / PER_DATUM, save(tensors, {"format": str(FORMAT)}))
-    content = {"format": FORMAT, "cell": cell.hash, **evaluation}
+    content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), **evaluation}
     write_bytes(path / EVALUATION, (json.dumps(content, indent=2) + "\n").encode())
     with contextlib.suppress(FileNotFoundError):
         (path / ERROR).unlink()
@@ -66,7 +69,8 @@ def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datu
 
 def write_fitted(path: Path, cell: Cell, epochs: int) -> None:
     """Write that a cell's pair was fitted to its end, which metrics and checkpoint do not tell."""
-    write_bytes(path / FITTED, (json.dumps({"format": FORMAT, "cell": cell.hash, "epochs": epochs}) + "\n").encode())
+    content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), "epochs": epochs}
+    write_bytes(path / FITTED, (json.dumps(content) + "\n").encode())
 
 
 def is_fitted(path: Path, cell: Cell) -> bool:
@@ -75,7 +79,7 @@ def is_fitted(path: Path, cell: Cell) -> bool:
     Raises:
         RunError: it holds that of another cell, or of another version.
     """
-    return (path / FITTED).is_file() and bool(_read(path / FITTED, cell.hash))
+    return (path / FITTED).is_file() and bool(_read(path / FITTED, cell))
 
 
 def is_finished(path: Path, cell: Cell) -> bool:
@@ -87,7 +91,7 @@ def is_finished(path: Path, cell: Cell) -> bool:
     file = path / EVALUATION
     if not file.is_file():
         return False
-    return bool(_read(file, cell.hash))
+    return bool(_read(file, cell))
 
 
 def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
@@ -105,7 +109,7 @@ def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
         file = path / ERROR
         error = _printable(read_text(file, path)) if file.is_file() else UNFINISHED
         return CellResult(cell, path, error=error)
-    evaluation = _read(path / EVALUATION, hash or cell.hash)
+    evaluation = _read(path / EVALUATION, cell, hash)
     _check_evaluation(Fields.of(evaluation, str(path / EVALUATION)))
     return CellResult(cell, path, evaluation, _read_per_datum(path), read_history(path, evaluation["epochs"]))
 
@@ -158,7 +162,7 @@ def epochs_done(path: Path) -> int:
         return 0
 
 
-def _read(file: Path, hash: str) -> dict[str, Any]:
+def _read(file: Path, cell: Cell, hash: str | None = None) -> dict[str, Any]:
     try:
         found = read_json(file, file.parent)
     except RunError as error:
@@ -169,10 +173,23 @@ def _read(file: Path, hash: str) -> dict[str, Any]:
             f"{file} holds results of format {shown(of)}; this version reads {FORMAT}. Choose another folder, or "
             f"remove it."
         )
-    if found.get("cell") != hash:
-        other = shown(found.get("cell")).strip("'")
-        raise RunError(f"{file.parent} holds the results of another cell ({other}, not {hash}).")
+    if found.get("cell") != (hash or cell.hash):
+        raise RunError(
+            f"{file} is of a run with {_differing(found, cell, hash)}. Choose another folder, or remove {file.parent}: "
+            f"it is computed again."
+        )
     return found
+
+
+def _differing(found: Mapping[str, Any], cell: Cell, hash: str | None) -> str:
+    """Return in words what tells the cell whose results were found from the one that is looked for."""
+    if "settings" not in found:
+        return f"other settings ({shown(found.get('cell'))} is their hash, not {hash or cell.hash!r})"
+    differing = list(differences(found["settings"], cell.settings()))
+    own = [f"{argument(kind)} {getattr(cell, kind)}" for kind in PACKAGES if ":" in getattr(cell, kind)]
+    if not differing and own:
+        return f"other code: the file of {' or '.join(own)} has changed since"
+    return f"other settings; {listed(differing) or 'its `cell` is not their hash'}"
 
 
 _NUMBERS = ("num_", "share_", "median_"), ("_nats", "standard_error", "_threshold")

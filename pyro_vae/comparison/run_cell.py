@@ -17,7 +17,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.bounded import bounded, require_sizes
-from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.cell import Cell, naming_data
 from pyro_vae.comparison.results import (
     CellResult,
     is_finished,
@@ -56,9 +56,10 @@ def load_data_of(cell: Cell, moved: str | Path | None = None) -> ImageData:
     Raises:
         As for :func:`pyro_vae.load_data`.
     """
-    return load_data(
-        moved or cell.data, binarization=cell.binarization, seed=cell.data_seed, valid_size=cell.valid_size
-    )
+    with naming_data():
+        return load_data(
+            moved or cell.data, binarization=cell.binarization, seed=cell.data_seed, valid_size=cell.valid_size
+        )
 
 
 def make_pair_of(cell: Cell, data: ImageData, decoder: Path | None = None) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pyro
 import torch
 
+from pyro_vae.arguments import named_as
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import ERROR, epochs_done, is_finished, write_error
 from pyro_vae.comparison.run_cell import fit_cell, run_cell
@@ -62,7 +63,7 @@ def work(task: Task, threads: int | None = None, parent: int | None = None) -> s
         threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     try:
         # What a cell's `pyro.param` statements leave is not for the next one.
-        with _threads(threads), pyro.get_param_store().scope():
+        with _threads(threads), pyro.get_param_store().scope(), named_as("settings"):
             _run(task)
         return None
     except Exception as error:

@@ -8,6 +8,7 @@ from typing import IO, BinaryIO
 import numpy as np
 import torch
 
+from pyro_vae.arguments import argument
 from pyro_vae.data.errors import DataCorruptError, quoted
 from pyro_vae.data.pixels import as_pixels
 from pyro_vae.data.source import Request, Source, Split, Splits, default_order, hold_out, split_three_ways
@@ -108,8 +109,8 @@ def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -
     if "valid" in splits:
         if valid_size not in (None, len(splits["valid"])):
             raise ValueError(
-                f"load_data: {path} brings its own {len(splits['valid'])} validation images; valid_size "
-                f"must be None, got {valid_size}"
+                f"load_data: {path} brings its own {len(splits['valid'])} validation images: leave "
+                f"{argument('valid_size')} out; got {valid_size}"
             )
         return Splits(train, splits["valid"], test, source=str(path))
     if valid_size is None:
@@ -117,7 +118,7 @@ def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -
         if valid_size == 0:
             raise ValueError(
                 f"load_data: {path} holds {len(train)} training images, too few to cut a tenth off for "
-                "validation: give a valid split, or valid_size=0"
+                f"validation: give a valid split, or {argument('valid_size', 0)}"
             )
     train, valid = hold_out(train, default_order(len(train)), valid_size, str(path))
     return Splits(train, valid, test, source=str(path))

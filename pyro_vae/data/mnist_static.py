@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import argument
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.data.known_file import KnownFile, missing, ways_out
 from pyro_vae.data.source import Request, Source, Split, Splits
@@ -53,17 +54,17 @@ class StaticMNIST(Source):
         """Read the three text files; nobody's class downloads them, so neither do we."""
         if request.valid_size not in (None, 10000):
             raise ValueError(
-                "load_data('mnist-static'): the split is part of the data set, valid_size must be 10000 "
-                f"(or None); got {request.valid_size}. Use 'mnist' with binarization='static' for a split "
-                "of your own"
+                f"load_data('mnist-static'): the split is part of the data set, {argument('valid_size')} must be 10000 "
+                f"or left out; got {request.valid_size}. Use 'mnist' with {argument('binarization', 'static')} for a "
+                f"split of your own"
             )
         absent = missing(self.files, request.root)
         if absent:
             raise DataNotFoundError(
                 "load_data: 'mnist-static' was not found, and it is not downloaded. Missing: "
                 f"{', '.join(absent)}. Expected: {'; '.join(map(str, self.files))}. "
-                f"{ways_out(request.root)}. Without the files, use 'mnist' (binarization='static' draws "
-                "once from your seed), or 'mnist-5k', which is already installed"
+                f"{ways_out(request.root)}. Without the files, use 'mnist' ({argument('binarization', 'static')} "
+                "draws once from your seed), or 'mnist-5k', which is already installed"
             )
         paths = [file.check(request.root) for file in self.files]
         train, valid, test = (Split(_read_amat(path)) for path in paths)

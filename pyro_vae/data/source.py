@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import argument
 from pyro_vae.data.binarization import BINARIZATIONS
 
 # Which images are held out must never change, for any user's seed and any version of a library.
@@ -105,8 +106,8 @@ def hold_out(images: Split, order: Tensor, valid_size: int, name: str) -> tuple[
     """
     if not 0 <= valid_size < len(order):
         raise ValueError(
-            f"load_data({name!r}): valid_size must be between 0 and {len(order) - 1}, so that at least one "
-            f"of the {len(order)} images beside the test set is left for training; got {valid_size}"
+            f"load_data({name!r}): {argument('valid_size')} must be between 0 and {len(order) - 1}, so that at least "
+            f"one of the {len(order)} images beside the test set is left for training; got {valid_size}"
         )
     kept = len(order) - valid_size
     return images[order[:kept]], images[order[kept:]]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.differences import differences, listed
 from pyro_vae.errors import CheckpointError, RunError
 from pyro_vae.evaluation.stream import _evenly
 from pyro_vae.files import remedy
@@ -133,18 +134,13 @@ class Record:
 
     def _take_up(self, path: Path, seed: int | None) -> None:
         tensors, state = read_checkpoint(path)
-        stored = state.get("settings", {})
-        differing = [
-            f"{key}: was {stored.get(key)}, now {value}"
-            for key, value in self._settings.items()
-            if stored.get(key) != value
-        ]
+        settings = state.get("settings", {})
+        differing = list(differences({key: settings.get(key) for key in self._settings}, self._settings))
         if seed is not None and seed != state.get("seed"):
-            differing.append(f"seed: was {state.get('seed')}, now {seed}")
+            differing.append(f"seed: was {state.get('seed')}, is {seed}")
         if differing:
             raise RunError(
-                f"{self._who}: {path} cannot be continued with other settings; {'; '.join(differing)}. Choose another "
-                f"out."
+                f"{self._who}: {path} cannot be continued with other settings; {listed(differing)}. Choose another out."
             )
         self.seed, self.level = state["seed"], state["level"]
         self.done = tensors.pop("done")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pyro_vae.arguments import argument
 from pyro_vae.checks import check_count, check_dense, in_short
 from pyro_vae.data import ImageData
 from pyro_vae.missing import all_finite, check_finite_rows, check_not_empty
@@ -68,7 +69,7 @@ class TensorBatches:
         if len(rows) < batch_size:
             raise ValueError(
                 f"fit: {len(rows)} training data are fewer than one batch of {batch_size}; choose "
-                f"batch_size={len(rows)} or less."
+                f"{argument('batch_size', len(rows))} or less."
             )
         self._data = data
         self._columns = [column.to(device) for column in columns]

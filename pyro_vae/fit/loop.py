@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from pyro_vae.arguments import are_flags, argument
 from pyro_vae.checks import in_short
 from pyro_vae.data import ImageData
 from pyro_vae.errors import NonFiniteError
@@ -199,7 +200,8 @@ def fit(
     optimizer = as_optimizer(optimizer, parameters.trainable)
     schedule = as_scheduler(scheduler, optimizer, epochs)
     if valid_blocks is None and patience is not None:
-        raise ValueError("fit: patience needs validation data; pass valid=..., or patience=None.")
+        remedy = "take a larger --valid_size, or no --patience" if are_flags() else "pass valid=..., or patience=None"
+        raise ValueError(f"fit: {argument('patience')} needs validation data; {remedy}.")
     if valid_blocks is None and isinstance(schedule, ReduceLROnPlateau):
         raise ValueError("fit: ReduceLROnPlateau needs validation data; pass valid=..., or another scheduler.")
     loss = BatchLoss(

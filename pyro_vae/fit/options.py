@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from pyro_vae.arguments import argument
 from pyro_vae.checks import check_count, check_number, check_seed, in_short
 from pyro_vae.fit.schedules import SCHEDULES
 from pyro_vae.graph import in_one_line
@@ -43,7 +44,7 @@ def as_device(device: str | torch.device) -> torch.device:
         torch.zeros(1, device=target)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"fit: device {str(device)!r} cannot be used here: {reason}") from error
+        raise ValueError(f"fit: {argument('device')} {str(device)!r} cannot be used here: {reason}") from error
     return target
 
 

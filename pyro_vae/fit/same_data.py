@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.arguments import argument
 from pyro_vae.data import ImageData
+from pyro_vae.differences import differences, listed
 from pyro_vae.errors import RunError
 from pyro_vae.fit.batches import describe_tensors
 
@@ -14,11 +16,11 @@ COMPARED = ("content_hash", "binarization", "seed", "sizes", "shape", "shapes")
 """Of two descriptions; a name and a source say only where the data lay."""
 
 
-def are_the_same(recorded: Any, found: Any) -> bool:
-    """Whether two descriptions are of the same data, wherever they lie; without hashes the descriptions must agree."""
-    if not (isinstance(recorded, Mapping) and isinstance(found, Mapping) and recorded.get("content_hash")):
-        return bool(recorded == found)
-    return all(recorded.get(name) == found.get(name) for name in COMPARED)
+def differing_data(recorded: Any, found: Any, name: str = "") -> list[str]:
+    """Return in what two descriptions are of other data, wherever they lie; without hashes all of them must agree."""
+    if isinstance(recorded, Mapping) and isinstance(found, Mapping) and recorded.get("content_hash"):
+        recorded, found = ({name: each.get(name) for name in COMPARED} for each in (recorded, found))
+    return list(differences(recorded, found, name))
 
 
 def require_same_data(
@@ -37,13 +39,9 @@ def require_same_data(
     found = data.describe() if isinstance(data, ImageData) else describe_tensors(data)
     if not recorded.get("content_hash"):
         raise RunError(f"{where} does not say which data it was fitted to ({recorded['name']} has no hash).")
-    differing = [
-        f"{name} was {recorded.get(name)}, is {found.get(name)}"
-        for name in COMPARED
-        if recorded.get(name) != found.get(name)
-    ]
+    differing = differing_data(recorded, found)
     if differing:
         raise RunError(
-            f"{where} was fitted to other data than are in {found['name']} now: {'; '.join(differing)}. Where the old "
-            f"data lie elsewhere, name them with --data, or in Python data=..."
+            f"{where} was fitted to other data than are in {found['name']} now; {listed(differing)}. Where the old "
+            f"data lie elsewhere, name them with {argument('data', '...')}."
         )

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.arguments import argument
+from pyro_vae.differences import differences, listed
 from pyro_vae.errors import RunError
 from pyro_vae.fit.auto_step import AutoStep
 from pyro_vae.fit.checkpoint import (
@@ -16,7 +18,7 @@ from pyro_vae.fit.checkpoint import (
     write_checkpoint,
 )
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted, read_history, write_config, write_history
-from pyro_vae.fit.same_data import are_the_same
+from pyro_vae.fit.same_data import differing_data
 from pyro_vae.fit.training import Training
 
 FREE_ON_RESUME = ("epochs", "environment")
@@ -29,33 +31,46 @@ def open_folder(folder: Path, config: dict[str, Any], resume: bool) -> bool:
     Raises:
         RunError: it holds a run and ``resume`` is off, or one with other settings, or it cannot be made.
     """
+    checkpoint = folder / CHECKPOINT
     if (folder / CONFIG).exists():
         if not resume:
-            raise RunError(f"{folder} already holds a run: pass resume=True to go on with it, or choose another out.")
+            raise RunError(
+                f"{folder} already holds a run: {argument('resume', True)} goes on with it, or choose another "
+                f"{argument('out')}."
+            )
         stored = read_config(folder)
-        differing = [
-            f"{key}: was {stored.get(key)}, now {config[key]}"
-            for key in config
-            if key not in FREE_ON_RESUME and key in stored and _differ(key, stored[key], config[key])
-        ]
+        differing = _differing(stored, config)
         if differing:
-            raise RunError(f"{folder} cannot be resumed with other settings; {'; '.join(differing)}.")
-    checkpoint = folder / CHECKPOINT
+            raise RunError(f"{folder} cannot be resumed with other settings; {listed(differing)}.")
+        done = read_fitted(folder)[1]["epoch"] if config["epochs"] < stored["epochs"] and checkpoint.is_file() else 0
+        if config["epochs"] < done:
+            raise RunError(
+                f"{folder} has trained {done} epochs already, and {argument('epochs')} is {config['epochs']}: give "
+                f"{done} or more, or choose another {argument('out')}."
+            )
     try:
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"cannot make the run folder {folder}: {error.strerror}. Choose another out.") from error
+        raise RunError(
+            f"cannot make the run folder {folder}: {error.strerror}. Choose another {argument('out')}."
+        ) from error
     write_config(folder, config)
     return checkpoint.exists()
 
 
-def _differ(key: str, stored: Any, now: Any) -> bool:
-    """Whether settings differ; one that was not stored, as by an earlier version, may be any."""
-    if key == "data":
-        return not are_the_same(stored, now)
-    if isinstance(stored, dict) and isinstance(now, dict):
-        return any(name not in now or _differ(name, value, now[name]) for name, value in stored.items())
-    return bool(stored != now)
+def _differing(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Return by which settings configurations differ; one that was not stored, as by an earlier version, may be any.
+
+    What a pair is built of follows from its description, and is named only where that is the same.
+    """
+    found: dict[str, list[str]] = {}
+    for key in now:
+        if key not in FREE_ON_RESUME and key in stored:
+            both = stored[key], now[key]
+            found[key] = differing_data(*both, key) if key == "data" else list(differences(*both, key))
+    if found.get("model") or found.get("guide"):
+        found["structure"] = []
+    return [difference for group in found.values() for difference in group]
 
 
 def save(training: Training, folder: Path) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from pyro_vae.arguments import argument
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.fit.batches import Batches
 from pyro_vae.fit.parameters import Parameters
@@ -184,6 +185,6 @@ class Training:
         saved = self.folder is not None and (self.folder / CHECKPOINT).is_file()
         kept = f"The last good checkpoint is in {self.folder}." if saved else "No checkpoint was kept."
         return NonFiniteError(
-            f"fit: {what}.{site} {state} {kept} Usual fixes: a lower learning rate, clip_grad_norm=..., data on the "
-            f"scale the likelihood expects."
+            f"fit: {what}.{site} {state} {kept} Usual fixes: a lower learning rate, "
+            f"{argument('clip_grad_norm', '...')}, data on the scale the likelihood expects."
         )

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -318,8 +319,20 @@ def test_a_folder_of_another_version_or_none_is_refused(done, tmp_path):
     file.write_text(json.dumps(content | {"format": 0}))
     with pytest.raises(RunError, match=r"holds results of format 0; this version reads 2\. Choose another folder"):
         Comparison.read(tmp_path)
+    again = f"Choose another folder, or remove {file.parent}: it is computed again."
+    for other, said in (
+        ({"settings": content["settings"] | {"lr": 0.5, "guide": "iaf"}},
+         "guide: was 'iaf', is 'mean_field'; lr: was 0.5, is 0.003"),
+        ({"settings": content["settings"] | {"decoder": {"lr": 1}}}, "decoder: was {'lr': 1}, is None"),
+        ({}, "its `cell` is not their hash"),
+    ):  # fmt: skip
+        file.write_text(json.dumps(content | {"cell": "beef"} | other))
+        message = f"{file} is of a run with other settings; {said}. {again}"
+        with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+            Comparison.read(tmp_path)
+    del content["settings"]
     file.write_text(json.dumps(content | {"cell": "beef"}))
-    with pytest.raises(RunError, match=r"holds the results of another cell \(beef, not "):
+    with pytest.raises(RunError, match=r"of a run with other settings \('beef' is their hash, not '\w{16}'\)\."):
         Comparison.read(tmp_path)
     file.write_text("{")
     with pytest.raises(RunError, match=r"evaluation\.json cannot be read: .* it is computed again"):

@@ -92,5 +92,5 @@ def test_a_recipe_is_kept_and_guards_resumption(tmp_path):
     fit(cell.settings())
     assert read_cell(tmp_path / "run") == cell
     fit(cell.settings(), resume=True)
-    with pytest.raises(RunError, match=r"cannot be resumed with other settings; recipe: was"):
-        fit(Cell(lr=0.25).settings(), resume=True)
+    with pytest.raises(RunError, match=r"cannot be resumed with other settings; recipe\.lr: was 0\.5, is 0\.25\.$"):
+        fit(Cell(lr=0.25, batch_size=10, compile="off").settings(), resume=True)

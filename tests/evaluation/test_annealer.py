@@ -107,11 +107,11 @@ def test_a_file_of_other_data_parameters_or_settings_is_refused(vae, tmp_path):
     make(model, x).run(0, False, file)
     longer = Annealing(7, 5, 2, "sigmoid", 0.1, (1e-4, 0.5), burn_in=3)
     for other, message in (
-        (make(model, x, longer), "num_temperatures: was 6, now 7"),
+        (make(model, x, longer), "num_temperatures: was 6, is 7"),
         (make(model, 1 - x), "data: was"),
         (make(VAE((6,), 2, (5,)), x), "parameters: was"),
-        (make(model, x, guide=MeanFieldGuide((6,), 2, (5,))), "start: was prior, now guide"),
-        (make(model, x, max_rows=5), r"rows: was \[5, 11\], now \[5, 1\]"),
+        (make(model, x, guide=MeanFieldGuide((6,), 2, (5,))), "start: was 'prior', is 'guide'"),
+        (make(model, x, max_rows=5), r"rows: was \[5, 11\], is \[5, 1\]"),
     ):
         with pytest.raises(RunError, match=f"cannot be continued with other settings; .*{message}"):
             other.run(0, False, file)

@@ -61,9 +61,9 @@ def test_every_piece_has_a_seed_and_neighbouring_seeds_share_none():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"settings": {"a": 2, "b": [0.1, 2]}}, r"with other settings; a: was 1, now 2\. Choose another out\."),
-        ({"settings": {"a": 1, "c": 0}}, r"with other settings; c: was None, now 0\."),
-        ({"seed": 4}, r"with other settings; seed: was 3, now 4\."),
+        ({"settings": {"a": 2, "b": [0.1, 2]}}, r"with other settings; a: was 1, is 2\. Choose another out\."),
+        ({"settings": {"a": 1, "c": 0}}, r"with other settings; c: was None, is 0\."),
+        ({"seed": 4}, r"with other settings; seed: was 3, is 4\."),
     ],
 )
 def test_a_file_of_other_settings_is_refused(tmp_path, options, message):
