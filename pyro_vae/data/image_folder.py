@@ -1,8 +1,7 @@
 """A user's folder of image files."""
 
-import hashlib
 import os
-import warnings
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,9 @@ SPLITS = {
 }  # fmt: skip
 """What folders of a split are called, in lower case."""
 
+SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?:set|data|images|imgs)?(?![a-z])")
+"""A word for a split in a longer name in lower case, as in ``train_images``, ``testset`` or ``val2017``."""
+
 HIDDEN = ("__MACOSX", "@eaDir")
 """Folders that programs leave behind, beside those whose name starts with a dot; nobody's images are in them."""
 
@@ -34,10 +36,11 @@ class FolderOfImages(Source):
     ``test`` (``testing``), in capitals or not, are the splits, and nothing else may lie beside them. Each has either
     image files, which have no labels, or one sub-folder a class. Validation images that are missing are a tenth of the
     training images, and so are test images. Without ``train``, the sub-folders are the classes, and the images are
-    split 80/10/10 by a fixed permutation. Hidden folders and files that are no images are passed over.
+    split 80/10/10 by a fixed permutation; classes with longer names for splits, as ``train_images`` and
+    ``test_images``, are refused. Hidden folders and files that are no images are passed over.
 
     Black-and-white and grey files give one channel, all others three; what an image may be says
-    :func:`pyro_vae.data.image_file.read_image`. A warning says how many test images are training images as well.
+    :func:`pyro_vae.data.image_file.read_image`.
 
     Attributes:
         path: the folder.
@@ -62,8 +65,8 @@ class FolderOfImages(Source):
                     f"in it (one folder is enough where there are no classes)"
                     + (f"; {len(loose)} images lie in none, as {loose[0].name}" if loose else "")
                 )
+            _refuse_splits(self.path, [folder.name for folder in folders])
             splits = split_randomly(_read_classes(self.path, folders)[0], request.valid_size, self.path)
-        _warn_of_copies(splits, self.path)
         return splits
 
     def is_available(self, root: Path) -> bool:
@@ -124,7 +127,7 @@ def _images(path: Path) -> Iterator[Path]:
     """Yield all images below a folder, folder by folder.
 
     Raises:
-        ValueError: a folder further down is named as a split, or holds itself.
+        ValueError: a folder further down is named as a split, or holds itself, or some are splits under longer names.
     """
     # The order of torchvision's ImageFolder, on which the fixed permutation rests.
     for root, folders, files in sorted(_walk(path)):
@@ -134,6 +137,7 @@ def _images(path: Path) -> Iterator[Path]:
                     f"load_data: {Path(root) / folder} is named as a split and would be mixed with the others: load "
                     f"{root} where it holds the splits, or give the folder another name"
                 )
+        _refuse_splits(Path(root), folders)
         for name in sorted(files):
             if _is_image(Path(root) / name):
                 yield Path(root) / name
@@ -148,6 +152,32 @@ def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
             if os.path.commonpath([real, below]) == below:
                 raise ValueError(f"load_data: {Path(root) / folder} is a link to a folder that holds it: remove it")
         yield root, list(folders), files
+
+
+def _refuse_splits(path: Path, names: list[str]) -> None:
+    """Refuse folders beside one another which are splits under longer names.
+
+    One alone, as ``bullet train``, is a class.
+
+    Raises:
+        ValueError: they are.
+    """
+    splits = {name: SPLITS[word] for name in sorted(names) if (word := _split_word(name)) is not None}
+    if len(set(splits.values())) > 1:
+        raise ValueError(
+            f"load_data: {path}: {_some(list(splits))} are named as splits and would be mixed: name them train, valid "
+            f"and test, or give them other names where they are classes"
+        )
+
+
+def _split_word(name: str) -> str | None:
+    """Return the word for a split in a folder's name, None where there is none.
+
+    >>> [_split_word(name) for name in ("trainA", "val2017", "TestSet", "contest")]
+    ['train', 'val', 'test', None]
+    """
+    found = SPLIT_WORD.search(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return None if found is None else found[1]
 
 
 def _is_hidden(name: str) -> bool:
@@ -220,21 +250,3 @@ def _some(names: list[str]) -> str:
     'a, b, c and 2 more'
     """
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _warn_of_copies(splits: Splits, path: Path) -> None:
-    """Say how many held-out images the pair is trained on."""
-    train = set(_digests(splits.train))
-    held_out = {"test": splits.test, "validation": splits.valid}
-    counts = {name: sum(digest in train for digest in _digests(split)) for name, split in held_out.items()}
-    said = [f"{counts[name]} of {len(split)} {name} images" for name, split in held_out.items() if counts[name]]
-    if said:
-        warnings.warn(
-            f"load_data: {path}: {' and '.join(said)} are training images as well, pixel by pixel: what is measured on "
-            f"them says nothing of new images.",
-            stacklevel=4,
-        )
-
-
-def _digests(split: Split) -> list[bytes]:
-    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in split.images]

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import operator
 import os
+import warnings
 from pathlib import Path
 
 import platformdirs
@@ -17,7 +18,7 @@ from pyro_vae.data.image_folder import FolderOfImages
 from pyro_vae.data.mnist import FASHION_MNIST, MNIST
 from pyro_vae.data.mnist_5k import MNIST5K
 from pyro_vae.data.mnist_static import StaticMNIST
-from pyro_vae.data.source import Request, Source, Splits
+from pyro_vae.data.source import Request, Source, Split, Splits
 
 #: Every data set that `load_data` knows by name. A new one costs a file and a line here.
 DATASETS: dict[str, Source] = {
@@ -42,7 +43,8 @@ def load_data(
 ) -> ImageData:
     """Load images in three splits, binarized in one of four ways.
 
-    Torch's global generator is neither read nor advanced.
+    Torch's global generator is neither read nor advanced. Of the user's own images a warning says how many held-out
+    ones are training images as well.
 
     Args:
         name: a key of `DATASETS`, or a path: a ``.npy`` or ``.npz`` file, or a folder of images.
@@ -76,6 +78,8 @@ def load_data(
     seed = _integer("seed", seed)
     valid_size = None if valid_size is None else _integer("valid_size", valid_size)
     splits = source.load(Request(_data_root(root, source), valid_size, download))
+    if not source.needs_root and name not in DATASETS:
+        _warn_of_copies(splits, label)
     # Pixels of zeros and ones are their own binarization: "none" hands them over as they are.
     way = BINARIZATIONS["none" if source.already_binary else binarization]
     return ImageData(
@@ -190,3 +194,21 @@ def _content_hash(splits: Splits) -> str:
         content.update(f"{name} {pixels.dtype.str} {pixels.shape}\n".encode())
         content.update(pixels)
     return content.hexdigest()
+
+
+def _warn_of_copies(splits: Splits, label: str) -> None:
+    """Say how many held-out images the pair is trained on."""
+    train = set(_digests(splits.train))
+    held_out = {"test": splits.test, "validation": splits.valid}
+    counts = {name: sum(digest in train for digest in _digests(split)) for name, split in held_out.items()}
+    said = [f"{counts[name]} of {len(split)} {name} images" for name, split in held_out.items() if counts[name]]
+    if said:
+        warnings.warn(
+            f"load_data: {label}: {' and '.join(said)} are training images as well, pixel by pixel: what is measured "
+            f"on them says nothing of new images.",
+            stacklevel=3,
+        )
+
+
+def _digests(split: Split) -> list[bytes]:
+    return [hashlib.sha256(image.numpy()).digest() for image in split.images.contiguous()]

@@ -55,6 +55,15 @@ def test_given_splits_are_taken_as_they_are(save, images):
         load_data(path, valid_size=4)
 
 
+def test_test_images_that_are_trained_on_are_counted_in_a_warning(save, images):
+    path = save(train=images[:30], valid=images[30:34], test=images[28:])
+    with pytest.warns(UserWarning, match="2 of 12 test images are training images as well, pixel by pixel") as said:
+        load_data(path)
+    assert (len(said), said[0].filename) == (1, __file__)
+    with pytest.warns(UserWarning, match="4 of 4 test images and 4 of 4 validation images are training images"):
+        load_data(save(np.repeat(images[:2], 20, axis=0)))
+
+
 def test_validation_images_are_cut_off_training_where_none_are_given(save, images):
     path = save(train=images[:30], test=images[30:], train_labels=np.arange(30), test_labels=np.arange(10))
     data = load_data(path)
@@ -68,6 +77,7 @@ def test_validation_images_are_cut_off_training_where_none_are_given(save, image
     assert (len(whole.train), len(whole.valid)) == (30, 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*are training images as well")  # all alike
 def test_float_rows_stay_float_under_stochastic(save):
     data = load_data(save(np.full((10, 6), 0.25)), binarization="stochastic")
     assert (data.train.dtype, data.x_shape) == (torch.float32, (6,))

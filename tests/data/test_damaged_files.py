@@ -70,7 +70,7 @@ def write(kind, folder, content=None):
         whole = {
             "npy": npy(PIXELS),
             "npz": npz(**{"a.npy": PIXELS}),
-            "compressed npz": npz(zipfile.ZIP_DEFLATED, **{"train.npy": PIXELS, "test.npy": PIXELS}),
+            "compressed npz": npz(zipfile.ZIP_DEFLATED, **{"train.npy": PIXELS, "test.npy": PIXELS[..., ::-1]}),
         }[kind]
         name = f"x.{kind[-3:]}"
         load = folder / name
@@ -180,7 +180,7 @@ def test_any_order_and_byte_order_is_read_rightly(dtype, order, place, tmp_path)
     values = PIXELS if dtype == "|u1" else PIXELS > 100 if dtype == "?" else PIXELS / np.float64(255)
     array = np.array(values.astype(dtype), order=order)
     path = tmp_path / f"x.{place}"
-    path.write_bytes(npy(array) if place == "npy" else npz(**{"train.npy": array, "test.npy": array}))
+    path.write_bytes(npy(array) if place == "npy" else npz(**{"train.npy": array, "test.npy": array[..., ::-1]}))
     data = load_data(path, valid_size=0)
     found = data.train if place == "npz" else torch.cat([data.train, data.test])
     expected = torch.from_numpy(np.ascontiguousarray(array.astype("f4") / (255 if dtype == "|u1" else 1)))[:, None]

@@ -178,6 +178,29 @@ def test_a_layout_that_is_not_understood_is_refused_by_name(images, tmp_path, pl
         load_data(tmp_path / "s")
 
 
+@pytest.mark.parametrize("inside", ["", "deep/er"])
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["train_images", "test_images"], ["trainA", "testA", "trainB"], ["train2017", "val2017"],
+        ["TrainSet", "TestSet"], ["training-set", "my dev", "cats"], ["mnist_TEST", "mnist_validation"],
+        ["IMG_TRAIN", "testdata"],
+    ],
+)  # fmt: skip
+def test_folders_that_are_splits_under_longer_names_are_not_taken_for_classes(images, tmp_path, names, inside):
+    """Their images would be mixed, and the user's test images trained on."""
+    for name in names:
+        write(tmp_path / "s" / inside / name, images[:20])
+    with pytest.raises(ValueError, match="are named as splits and would be mixed: name them train, valid and test"):
+        load_data(tmp_path / "s")
+
+
+def test_classes_of_which_one_has_a_split_in_its_name_are_classes(images, tmp_path):
+    for number, name in enumerate(["bullet train", "training wheels", "contest", "device", "valley"]):
+        write(tmp_path / "s" / name, images[8 * number : 8 * number + 8])
+    assert set(load_data(tmp_path / "s").train_labels.tolist()) == set(range(5))
+
+
 def test_a_split_without_images_is_refused(images, tmp_path):
     write(tmp_path / "s/train", images)
     (tmp_path / "s/Test/cats").mkdir(parents=True)
