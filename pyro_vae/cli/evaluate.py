@@ -24,12 +24,14 @@ from pyro_vae.cli.usage import Parser, UsageError
 from pyro_vae.cli.wording import in_text
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import EVALUATION, is_finished, read_cell, read_result
-from pyro_vae.comparison.run_cell import images_hash, load_data_of, measure_cell, run_cell
+from pyro_vae.comparison.run_cell import images_hash, load_data_of_run, measure_cell, run_cell
 from pyro_vae.errors import RunError
 from pyro_vae.evaluation import ais
 from pyro_vae.files import alone_in, write_bytes
 from pyro_vae.fit.options import as_device
 from pyro_vae.fit.parameters import owners_of
+from pyro_vae.fit.run import read_config
+from pyro_vae.fit.same_data import require_same_data
 
 MEASURED = ("num_test", "num_samples", "elbo_samples", "num_gaps", "seed", "device")
 """Settings of a cell that another measurement may have otherwise."""
@@ -117,11 +119,13 @@ def _parser() -> Parser:
 def _own(path: Path, cell: Cell, args: Any, output: Output) -> int:
     """Say what a run's own settings found, and measure it first where that was not done yet."""
     if is_finished(path, cell):
+        if args.data is not None:
+            require_same_data(read_config(path)["data"], load_data_of_run(path, cell, args.data), path)
         output.note(f"Measured with these settings before: {path / EVALUATION}")
         result = read_result(path, cell)
     else:
         decoder = find_decoder(cell, getattr(args, "decoder", None), [path.resolve().parent], args.trust)
-        data = load_data_of(cell, args.data)
+        data = load_data_of_run(path, cell, args.data)
         with where_to(path), alone_in(path):
             result = run_cell(cell, path, data=data, decoder=decoder, progress=output.progress)
     output.say(run_line(result))

@@ -14,8 +14,8 @@ from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
 from pyro_vae.cli.runs import add_trust, classes_of, differing, find_decoder, run_line
 from pyro_vae.cli.usage import Parser, wants_help
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.results import epochs_done, read_cell
-from pyro_vae.comparison.run_cell import fit_cell, load_data_of, run_cell
+from pyro_vae.comparison.results import epochs_done, is_finished, read_cell
+from pyro_vae.comparison.run_cell import fit_cell, load_data_of_run, run_cell
 from pyro_vae.errors import RunError
 from pyro_vae.evaluation.wording import count
 from pyro_vae.files import LOCK, alone_in
@@ -54,7 +54,8 @@ def run(argv: Sequence[str], output: Output) -> int:
     decoder = find_decoder(cell, getattr(args, "decoder", None), beside, args.trust)
     output.note(f"Run folder: {out}")
     output.after_interrupt = f"`pyro-vae fit --resume --out {out}` goes on where the last checkpoint left it."
-    data = None if moved is None else load_data_of(cell, moved)
+    resumed = (out / CONFIG).is_file() and not is_finished(out, cell)
+    data = load_data_of_run(out, cell, moved) if resumed or moved is not None else None
     with _folder(out):
         if "no_evaluate" in args:
             fitted = fit_cell(cell, out, data=data, decoder=decoder, progress=output.progress)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import CellResult, epochs_done, is_fitted, read_cell
-from pyro_vae.comparison.run_cell import load_data_of, load_pair
+from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
 from pyro_vae.data import ImageData
 from pyro_vae.differences import differences, listed
 from pyro_vae.errors import RunError
@@ -117,7 +117,7 @@ def open_run(args: argparse.Namespace) -> Fitted:
     path: Path = args.run
     cell = read_cell(path, trust=args.trust)
     require_fitted(path, cell)
-    data = load_data_of(cell, args.data)
+    data = load_data_of_run(path, cell, args.data)
     source = find_decoder(cell, getattr(args, "decoder", None), [path.resolve().parent], args.trust)
     return Fitted(path, cell, data, load_run(path, *load_pair(path, cell, data, source)))
 

@@ -219,7 +219,7 @@ def naming_data() -> Iterator[None]:
 
 
 def _data(name: str) -> str:
-    """Return a data set's name, or the absolute path of data of the user's own.
+    """Return a data set's name, or the absolute path of data of the user's own, which need not be there.
 
     Raises:
         ValueError: there is no data set of that name.
@@ -227,7 +227,10 @@ def _data(name: str) -> str:
     try:
         with naming_data():
             is_available(name)
-        return name if name in DATASETS or not Path(name).exists() else str(Path(name).resolve())
+        path = Path(name)
+        if name in DATASETS or (not path.exists() and (path.is_absolute() or name.startswith("~"))):
+            return name
+        return str(path.resolve())
     except OSError as error:
         raise ValueError(f"{argument('data')} {name!r:.60}: {error.strerror or error}.") from error
 

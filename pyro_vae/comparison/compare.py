@@ -14,14 +14,15 @@ from pyro_vae.checks import check_count, check_whole
 from pyro_vae.comparison.cautions import seed_outlook
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import GRID, Comparison
-from pyro_vae.comparison.executors import run_tasks
+from pyro_vae.comparison.executors import LOCAL, run_tasks
 from pyro_vae.comparison.grid import FOLDERS, Grid
 from pyro_vae.comparison.progress import shown
 from pyro_vae.comparison.results import is_finished, write_error
 from pyro_vae.comparison.run_cell import load_data_of
 from pyro_vae.comparison.task import Task, folder_of
-from pyro_vae.data import ImageData
+from pyro_vae.data import DATASETS, ImageData, is_available
 from pyro_vae.errors import CheckpointError, FolderBusyError, RunError
+from pyro_vae.evaluation.wording import count
 from pyro_vae.files import alone_in, write_bytes
 from pyro_vae.fit.run import CONFIG, read_config
 from pyro_vae.fit.same_data import require_same_data
@@ -29,6 +30,9 @@ from pyro_vae.reading import read_yaml, require_inside
 
 LOOK_FOR = 2.0
 """Seconds after which a process that holds a comparison's folder has written its grid there."""
+
+REMEDY = "Put the old data back, or choose another folder for the results."
+"""Where data have changed since cells were fitted to them."""
 
 logger = logging.getLogger("pyro_vae")
 
@@ -87,6 +91,8 @@ def compare(
     needed = {task.cell.decoder for task in cells}
     fits = [task for task in fits if task.cell in needed]
     if cells:
+        if backend in LOCAL:
+            _require_data([task.cell for task in cells], len(grid.cells))
         every = [*grid.decoders, *grid.cells]
         _require_same_data(every, [task.cell for task in (*fits, *cells)], out)
     outlook = seed_outlook(grid)
@@ -157,6 +163,20 @@ def _described(grid: Grid, out: Path) -> Iterator[None]:
         yield
 
 
+def _require_data(cells: Sequence[Cell], number: int) -> None:
+    """Refuse cells whose data are at no place, before what an earlier call has written is written over.
+
+    Raises:
+        ValueError: there are some.
+    """
+    missing = [cell for cell in cells if cell.data not in DATASETS and not is_available(cell.data)]
+    if missing:
+        raise ValueError(
+            f"compare: there are no data at {missing[0].data}, which {len(missing)} of {count(number, 'cell')} "
+            f"{'needs' if len(missing) == 1 else 'need'}: put them there, or name others in the grid."
+        )
+
+
 def _require_same_data(done: Sequence[Cell], to_do: Sequence[Cell], out: Path) -> None:
     """Refuse to go on where data have changed since other cells were fitted to them.
 
@@ -170,7 +190,7 @@ def _require_same_data(done: Sequence[Cell], to_do: Sequence[Cell], out: Path) -
         if key in waiting and (path / CONFIG).is_file():
             if key not in loaded:
                 loaded[key] = load_data_of(cell)
-            require_same_data(read_config(path)["data"], loaded[key], path)
+            require_same_data(read_config(path)["data"], loaded[key], path, REMEDY)
 
 
 def _data_of(cell: Cell) -> tuple[Any, ...]:

@@ -13,7 +13,10 @@ from pyro_vae.comparison.clusters import Runner, on_dask, on_ray
 from pyro_vae.comparison.results import write_error
 from pyro_vae.comparison.task import Outcome, Task, Worker, work
 
-BACKENDS = ("serial", "loky", "dask", "ray")
+LOCAL = ("serial", "loky")
+"""Backends that run on this machine and see what it sees."""
+
+BACKENDS = (*LOCAL, "dask", "ray")
 
 KILLED = "its process was killed: out of memory, or a crash"
 

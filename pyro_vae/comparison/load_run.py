@@ -5,7 +5,7 @@ from pathlib import Path
 from torch import Tensor
 
 from pyro_vae.comparison.results import read_cell
-from pyro_vae.comparison.run_cell import load_data_of, load_pair
+from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
 from pyro_vae.data import ImageData, load_data
 from pyro_vae.errors import RunError
 from pyro_vae.fit import Run
@@ -56,6 +56,6 @@ def load_run(
     if described or model is not None or guide is not None or not config.get("recipe"):
         return load_described(path, model, guide, trust=trust)
     cell = read_cell(path, trust=trust)
-    images = data if isinstance(data, ImageData) else load_data_of(cell)
+    images = data if isinstance(data, ImageData) else load_data_of_run(path, cell)
     decoder = None if cell.decoder is None else path.resolve().parent / cell.decoder.hash
     return load_described(path, *load_pair(path, cell, images, decoder))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.comparison.results import CellResult
-from pyro_vae.comparison.run_cell import load_data_of, load_pair
+from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
 from pyro_vae.comparison.task import folder_of
 from pyro_vae.data import ImageData
 from pyro_vae.evaluation.posterior_means import draw_latent, posterior_means
@@ -72,7 +72,7 @@ def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | Non
         key = cell.data, cell.binarization, cell.data_seed, cell.valid_size
         try:
             if key not in loaded:
-                loaded[key] = load_data_of(cell, moved)
+                loaded[key] = load_data_of_run(result.path, cell, moved)
             found.append(_draw_cell(result, out, loaded[key]))
         except Exception as error:
             # A class of the user's own may raise anything, and a report of what is there is worth more than none.

@@ -16,6 +16,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.arguments import argument
 from pyro_vae.bounded import bounded, require_sizes
 from pyro_vae.comparison.cell import Cell, naming_data
 from pyro_vae.comparison.results import (
@@ -27,7 +28,7 @@ from pyro_vae.comparison.results import (
     write_fitted,
     write_result,
 )
-from pyro_vae.data import ImageData, load_data
+from pyro_vae.data import DATASETS, DataNotFoundError, ImageData, load_data
 from pyro_vae.errors import NonFiniteError, RunError
 from pyro_vae.evaluation import active_units, elbo_terms, inference_gaps, log_likelihood
 from pyro_vae.fit import Run, fit, load_run
@@ -58,8 +59,32 @@ def load_data_of(cell: Cell, moved: str | Path | None = None) -> ImageData:
     """
     with naming_data():
         return load_data(
-            moved or cell.data, binarization=cell.binarization, seed=cell.data_seed, valid_size=cell.valid_size
-        )
+            cell.data if moved is None else moved, binarization=cell.binarization, seed=cell.data_seed,
+            valid_size=cell.valid_size,
+        )  # fmt: skip
+
+
+def load_data_of_run(path: Path, cell: Cell, moved: str | Path | None = None) -> ImageData:
+    """Return the data of a cell that was run in a folder.
+
+    Args:
+        path: the run folder, for the message.
+        cell: whose they are.
+        moved: where they are now, if not at the place that the cell names.
+
+    Raises:
+        RunError: they are no longer at that place.
+        As for :func:`pyro_vae.load_data`.
+    """
+    try:
+        return load_data_of(cell, moved)
+    except DataNotFoundError as error:
+        if moved is not None or cell.data in DATASETS:
+            raise
+        raise RunError(
+            f"{error}. Where the data that {path} was fitted to lie elsewhere now, name them with "
+            f"{argument('data', '...')}."
+        ) from error
 
 
 def make_pair_of(cell: Cell, data: ImageData, decoder: Path | None = None) -> tuple[Any, Any]:
@@ -158,7 +183,7 @@ def load_cell(
     """
     path = Path(path).resolve()
     cell = read_cell(path, trust=trust)
-    data = data if isinstance(data, ImageData) else load_data_of(cell, data)
+    data = data if isinstance(data, ImageData) else load_data_of_run(path, cell, data)
     decoder = None if cell.decoder is None else path.parent / cell.decoder.hash
     return *load_pair(path, cell, data, decoder), data
 
@@ -285,7 +310,7 @@ def run_cell(
     Args:
         cell: what to run.
         path: its run folder; its parent is made where it is missing.
-        data: of the cell; loaded unless given.
+        data: of the cell; loaded unless given, or where there is nothing left to do.
         decoder: the run folder of the model that it takes over, where it takes one.
         progress: show bars; None shows them on a terminal only.
 
@@ -293,11 +318,14 @@ def run_cell(
         RunError: the folder holds another run, or one of other data.
         As for :func:`pyro_vae.load_data` and :func:`pyro_vae.fit`.
     """
-    if is_finished(path, cell):
+    finished = is_finished(path, cell)
+    if finished and data is None:
         return read_result(path, cell)
     data = load_data_of(cell) if data is None else data
     if (path / CONFIG).is_file():
         require_same_data(read_config(path)["data"], data, path)
+    if finished:
+        return read_result(path, cell)
     _require_fitting_checkpoint(path, cell, data, decoder)
     if not is_fitted(path, cell):
         rehearse(cell, data, decoder)

@@ -122,6 +122,8 @@ def is_available(name: str | os.PathLike[str], root: str | os.PathLike[str] | No
 def _find_source(name: str | os.PathLike[str]) -> tuple[str, Source]:
     """The data set, with the name under which to find it again from any working directory."""
     text = os.fspath(name)
+    if not text:
+        raise ValueError(f"load_data: the name of the data is empty. Known: {', '.join(DATASETS)}; or a path")
     if text in DATASETS:
         return text, DATASETS[text]
     try:

@@ -24,14 +24,16 @@ def differing_data(recorded: Any, found: Any, name: str = "") -> list[str]:
 
 
 def require_same_data(
-    recorded: Mapping[str, Any], data: ImageData | Tensor | tuple[Tensor, ...], where: Path | str
-) -> None:
+    recorded: Mapping[str, Any], data: ImageData | Tensor | tuple[Tensor, ...], where: Path | str,
+    remedy: str | None = None,
+) -> None:  # fmt: skip
     """Refuse data that are not those of a run.
 
     Args:
         recorded: what the run's configuration says of its data.
         data: those at hand.
         where: the run folder, for the message.
+        remedy: the end of the message: what can be done. By default, data that have moved are named.
 
     Raises:
         RunError: they differ; the message says in what.
@@ -41,7 +43,7 @@ def require_same_data(
         raise RunError(f"{where} does not say which data it was fitted to ({recorded['name']} has no hash).")
     differing = differing_data(recorded, found)
     if differing:
+        remedy = remedy or f"Where the old data lie elsewhere, name them with {argument('data', '...')}."
         raise RunError(
-            f"{where} was fitted to other data than are in {found['name']} now; {listed(differing)}. Where the old "
-            f"data lie elsewhere, name them with {argument('data', '...')}."
+            f"{where} was fitted to other data than are in {found['name']} now; {listed(differing)}. {remedy}"
         )

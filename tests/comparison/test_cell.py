@@ -65,7 +65,9 @@ def test_data_of_ones_own_are_told_by_their_absolute_path(tmp_path, monkeypatch)
     np.save(tmp_path / "own.npy", np.zeros((4, 2), dtype=np.float32))
     monkeypatch.chdir(tmp_path)
     assert Cell(data="own.npy").data == str(tmp_path / "own.npy")
-    assert Cell(data="missing.npy").data == "missing.npy"  # it may be there where the cell runs
+    # Also where they are not there now: a cell that was run before they went must keep its hash.
+    assert Cell(data="missing.npy").data == str(tmp_path / "missing.npy")
+    assert Cell(data="~/missing.npy").data == "~/missing.npy"
 
 
 def test_cells_of_one_group_differ_by_their_seed():

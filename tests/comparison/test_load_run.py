@@ -95,6 +95,40 @@ def test_every_reader_refuses_data_that_have_changed(data, tmp_path, capsys):
         assert main([words[0], str(run), *words[1:], "--data", str(moved), "--quiet"]) == 0
 
 
+def test_every_reader_says_how_data_that_have_moved_are_named(data, tmp_path, capsys):
+    run, half = write_run(tmp_path / "run", data, prior="vamp(num_components=5)"), tmp_path / "half"
+    shutil.copytree(run, half)
+    for file in ("evaluation.json", "fitted.json"):
+        (half / file).unlink()
+    data.rename(tmp_path / "moved.npy")
+    for read in (pyro_vae.load_run, load_cell):
+        with pytest.raises(RunError, match=r"no such file .*images\.npy.* lie elsewhere now, name them with data="):
+            read(run)
+    for words in (["evaluate", run, "--num_samples", 9], ["figures", run], ["fit", "--resume", "--out", half]):
+        assert main([*map(str, words), "--quiet"]) == 2
+        assert "lie elsewhere now, name them with --data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["fit", "--resume", "--out"]])
+def test_a_finished_run_is_not_shown_as_one_of_other_data(words, data, tmp_path, capsys):
+    run = write_run(tmp_path / "run", data)
+    other = write_images(tmp_path / "other.npy", seed=1)
+    assert main([*words, str(run), "--data", str(other), "--quiet"]) == 2
+    assert "was fitted to other data than are in" in capsys.readouterr().err
+    assert main([*words, str(run), "--data", str(shutil.copy(data, tmp_path / "moved.npy")), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(
+    "words", [["fit", "--data", ""], ["evaluate", "run", "--data", ""], ["figures", "run", "--data="]]
+)
+def test_an_empty_name_is_no_data(words, data, tmp_path, capsys, monkeypatch):
+    """As a variable of the shell leaves it that is not set: it is neither the working folder nor the run's own data."""
+    write_run(tmp_path / "run", data)
+    monkeypatch.chdir(tmp_path)
+    assert main([*words, "--quiet"]) == 2
+    assert "the name of the data is empty" in capsys.readouterr().err
+
+
 def test_tensors_are_compared_as_well(tmp_path):
     model, guide, x = VAE((4,), 2, (3,)), MeanFieldGuide((4,), 2, (3,)), torch.rand(20, 4).round()
     pyro_vae.fit(model, guide, x, epochs=1, batch_size=10, compile="off", out=tmp_path)
@@ -118,6 +152,23 @@ def test_a_comparison_does_not_go_on_with_data_that_have_changed(data, tmp_path)
     assert "was fitted to other data" not in (out / "report.html").read_text()
     shutil.copy(moved, data)
     assert not compare(grid, out, threads=1).failed
+
+
+def test_a_comparison_is_not_lost_where_its_data_are(data, tmp_path, monkeypatch):
+    """Cells keep their hashes, and a finished one needs no data; new ones are refused before anything is written."""
+    monkeypatch.chdir(tmp_path)
+    grid = {"common": settings(Path("images.npy")), "grid": {"guide": ["mean_field", "full_rank"]}}
+    compare(grid, "cmp", threads=1)
+    out = tmp_path / "cmp"
+    data.unlink()
+    assert len(compare(grid, out, threads=1).finished) == 2
+    before = snapshot(out)
+    for jobs in (1, 2):
+        with pytest.raises(
+            ValueError, match=r"^compare: there are no data at \S*images\.npy, which 1 of 3 cells needs"
+        ):
+            compare(grid | {"cells": [{"seed": 1}]}, out, threads=1, jobs=jobs)
+    assert snapshot(out) == before
 
 
 def snapshot(folder: Path) -> dict:
