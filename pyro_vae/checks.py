@@ -1,6 +1,7 @@
 """Checks of arguments: whole numbers that count something, finite numbers, dense tensors."""
 
 import math
+import os
 from numbers import Integral, Real
 from typing import Any
 
@@ -86,6 +87,31 @@ def check_number(who: str, name: str, number: Any) -> None:
     """
     if isinstance(number, bool) or not isinstance(number, Real) or not math.isfinite(number):
         raise ValueError(f"{who}: {name} must be a finite number; got {in_short(number)}.")
+
+
+def check_path(who: str, name: str, path: Any) -> None:
+    """Refuse what no file or folder can be called.
+
+    Args:
+        who: the caller, for messages.
+        name: of its argument.
+        path: what was given.
+
+    Raises:
+        ValueError: says what came.
+
+    >>> check_path("fit", "out", "")
+    Traceback (most recent call last):
+        ...
+    ValueError: fit: out must be the path of a file or folder; got ''.
+    """
+    try:
+        text = os.fspath(path)
+        possible = isinstance(text, str) and text != "" and b"\0" not in os.fsencode(text)
+    except (TypeError, UnicodeEncodeError):
+        possible = False
+    if not possible:
+        raise ValueError(f"{who}: {name} must be the path of a file or folder; got {in_short(path)}.")
 
 
 def check_dense(what: str, rows: Tensor) -> None:

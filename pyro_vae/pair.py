@@ -45,12 +45,12 @@ from pyro_vae.programs import (
     local_params,
     modules_of,
     num_rows,
-    plainly,
     undone_on_failure,
 )
 from pyro_vae.protocols import Program
 from pyro_vae.structure import check_sites, find_plate
 from pyro_vae.support import check_observed, discrete_dims
+from pyro_vae.user_code import plainly, told, with_place
 from pyro_vae.values import FilledMask, InsideSupport, OutsideIsNaN, may_leave
 
 logger = logging.getLogger("pyro_vae")
@@ -432,7 +432,7 @@ class Pair:
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
-            raise PairError(self._why_it_fails(in_one_line(error))) from error
+            raise PairError(self._why_it_fails(told(error))) from error
         except ValueError as error:
             try:
                 check_observed(self.model, self._args)
@@ -446,8 +446,8 @@ class Pair:
             except ValueError:
                 where = None
             if where is None:
-                raise ValueError(plainly(error)) from error
-            raise NonFiniteError(f"{where} {plainly(error)}") from error
+                raise ValueError(with_place(plainly(error), error)) from error
+            raise NonFiniteError(with_place(f"{where} {plainly(error)}", error)) from error
 
     def _why_it_fails(self, reason: str) -> str:
         """Say in a sentence why model and guide cannot be run together: what they draw, where that differs."""
@@ -457,8 +457,7 @@ class Pair:
                 with self._local_params(), pyro.validation_enabled(False):
                     trace = poutine.trace(program).get_trace(*self._args)
             except RuntimeError as error:
-                said = in_one_line(error)
-                return f"the {where} cannot be run on data of shape {', '.join(map(str, shapes))}: {said}"
+                return f"the {where} cannot be run on data of shape {', '.join(map(str, shapes))}: {told(error)}"
             drawn[where] = {s["name"]: tuple(s["value"].shape) for s in samples(trace) if not s["is_observed"]}
         for name in drawn["guide"].keys() & drawn["model"].keys():
             of_guide, of_model = drawn["guide"][name], drawn["model"][name]

@@ -7,6 +7,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,10 @@ from typing import Any
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from pyro_vae.arguments import are_flags, argument, named_as, with_flags
+from pyro_vae.memory import is_out_of_memory
 from pyro_vae.trust import require_trusted
+from pyro_vae.user_code import place_of, plainly, told
 
 MOST_CHARACTERS = 10_000
 """Of a part's name with its options."""
@@ -63,7 +67,7 @@ def find_part(kind: str, name: str) -> type:
     known = part_names(kind)
     if name not in known:
         raise ValueError(
-            f"{kind}: unknown name {name!r}.{_nearest(name, known)} There are {', '.join(sorted(known))}; "
+            f"{argument(kind)}: unknown name {name!r}.{_nearest(name, known)} There are {', '.join(sorted(known))}; "
             f"your own is path/to/file.py:ClassName or package.module:ClassName."
         )
     return known[name]
@@ -94,9 +98,12 @@ def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
         return name.strip(), {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ValueError(
-            f"{kind}: cannot read {text!r:.200}: write NAME or NAME(option=value, ...), as low_rank(rank=4)."
+            f"{argument(kind)}: cannot read {text!r:.200}: write NAME or NAME(option=value, ...), as low_rank(rank=4)."
         ) from error
 
+
+SHARED = {"latent_dim", "hidden_dims", "encoder_dims", "activation"}
+"""Settings of a pair that its parts' messages name."""
 
 NETWORK = {"x_shape", "x_dim", "latent_dim", "hidden_dims", "activation"}
 
@@ -139,16 +146,30 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
     parameters = inspect.signature(cls).parameters
     for option in options:
         if offered.get(option) is not None:
-            raise ValueError(f"{kind} {name}: {option} is the pair's, and no option.")
+            raise ValueError(f"{argument(kind)} {name}: {option} is the pair's, and no option.")
     check_options(kind, text)
     given = {parameter: offered[parameter] for parameter in parameters if offered.get(parameter) is not None}
     for parameter in parameters.values():
         if parameter.default is parameter.empty and parameter.name not in given | options:
-            raise ValueError(f"{kind} {name}: needs `{parameter.name}`, which was not given.")
+            needed = f"--{kind}.{parameter.name}" if are_flags() else f"`{parameter.name}`"
+            raise ValueError(f"{argument(kind)} {name}: needs {needed}, which was not given.")
     try:
-        return cls(**given, **options)
-    except (TypeError, OverflowError) as error:
-        raise ValueError(f"{kind} {name}: cannot be made with {options or 'its settings'}: {error}.") from error
+        with named_as("settings") if are_flags() else nullcontext():
+            return cls(**given, **options)
+    except Exception as error:
+        # What a part of the package refuses, it says itself.
+        own = place_of(error) if ":" in name else ""
+        if is_out_of_memory(error):
+            raise
+        if own or isinstance(error, TypeError | OverflowError):
+            what = f"{argument(kind)} {name} cannot be made with {options or 'its settings'}"
+            raise ValueError(f"{what}: {told(error) if own else plainly(error)}.") from error
+        if type(error) is not ValueError:
+            raise
+        said = with_flags(with_flags(str(error), set(options), f"{kind}."), SHARED)
+        if said == str(error):
+            raise
+        raise ValueError(said) from error
 
 
 def check_options(kind: str, text: str) -> None:
@@ -163,7 +184,7 @@ def check_options(kind: str, text: str) -> None:
         if option not in parameters:
             own = part_options(kind, name)
             has = f"It has {', '.join(own)}." if own else "It has none."
-            raise ValueError(f"{kind} {name}: has no option {option!r}.{_nearest(option, own)} {has}")
+            raise ValueError(f"{argument(kind)} {name}: has no option {option!r}.{_nearest(option, own)} {has}")
 
 
 def make_objective(text: str) -> Any:
@@ -222,7 +243,7 @@ def make_pair(
     taken = _arguments("model", model)
     for kind, text, default in (("prior", prior, "standard_normal"), ("likelihood", likelihood, "bernoulli")):
         if kind not in taken and text != default:
-            raise ValueError(f"model {model} takes no {kind}: leave out {kind} {text}.")
+            raise ValueError(f"model {model} takes no {kind}: leave out {argument(kind)} {text}.")
 
     def data_for(kind: str, text: str) -> Tensor | None:
         return data() if data is not None and "data" in _arguments(kind, text) else None
@@ -283,15 +304,24 @@ def _nearest(name: str, known: Iterable[str]) -> str:
 def _own_class(kind: str, name: str) -> type:
     where, _, class_name = name.rpartition(":")
     module = _from_file(kind, Path(where)) if where.endswith(".py") else _from_module(kind, where)
-    found = getattr(module, class_name, None)
+    found = getattr(module, class_name, None) if class_name else None
     if inspect.isclass(found):
         if not _is_of(kind, found):
             owes = "a subclass of pyro.infer.ELBO" if kind == "objective" else "a torch.nn.Module, or has __call__"
-            raise ValueError(f"{kind}: {name} is no {kind}: its class is {owes}.")
+            raise ValueError(f"{argument(kind)}: {name} is no {kind}: its class is {owes}.")
         return found
     classes = [n for n, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
+    there = f"it defines {', '.join(sorted(classes)) or 'none'}."
+    if not class_name:
+        raise ValueError(f"{argument(kind)}: {name} names no class after the colon: write {where}:ClassName; {there}")
+    if callable(found):
+        raise ValueError(
+            f"{argument(kind)}: {name} is a function, and a {kind} is made from a class, which holds its parameters: "
+            f"write a torch.nn.Module whose forward does what the function does, or pass the function to pyro_vae.fit "
+            f"in Python; {there}"
+        )
     raise ValueError(
-        f"{kind}: {where} does not define the class {class_name!r}; it defines {', '.join(sorted(classes)) or 'none'}."
+        f"{argument(kind)}: {where} does not define the class {class_name!r}; {there}{_nearest(class_name, classes)}"
     )
 
 
@@ -306,27 +336,29 @@ def _from_module(kind: str, path: str) -> ModuleType:
     try:
         return importlib.import_module(path)
     except ImportError as error:
-        raise ValueError(f"{kind}: cannot import {path}: {error}.") from error
+        raise ValueError(f"{argument(kind)}: cannot import {path}: {error}.") from error
+    except Exception as error:
+        raise ValueError(f"{argument(kind)}: {path} fails on import: {told(error)}.") from error
 
 
 def _from_file(kind: str, path: Path) -> ModuleType:
     """Import a file under its own name, by which a run folder finds its classes again."""
     if not path.is_file():
-        raise ValueError(f"{kind}: there is no file {path}.")
+        raise ValueError(f"{argument(kind)}: there is no file {path}.")
     resolved = path.resolve()
     loaded = sys.modules.get(path.stem)
     if loaded is not None:
         if getattr(loaded, "__file__", None) == str(resolved):
             return loaded
-        raise ValueError(f"{kind}: {path} has the name of a module that is already loaded: rename the file.")
+        raise ValueError(f"{argument(kind)}: {path} has the name of a module that is already loaded: rename the file.")
     spec = importlib.util.spec_from_file_location(path.stem, resolved)
     if spec is None or spec.loader is None:
-        raise ValueError(f"{kind}: {path} is no Python file.")
+        raise ValueError(f"{argument(kind)}: {path} is no Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[path.stem]
-        raise ValueError(f"{kind}: {path} fails on import: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{argument(kind)}: {path} fails on import: {told(error)}.") from error
     return module

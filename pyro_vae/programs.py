@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
@@ -20,6 +19,7 @@ from pyro_vae.checks import check_dense, in_short
 from pyro_vae.errors import PairError
 from pyro_vae.memory import is_out_of_memory
 from pyro_vae.protocols import Program
+from pyro_vae.user_code import plainly, told, with_place
 
 LIBRARIES = ("torch", "pyro", "numpy")
 """Whose functions find no module of the user's among their globals."""
@@ -162,13 +162,6 @@ def modules_of(*programs: Program) -> list[nn.Module]:
     return list(found.values())
 
 
-def plainly(error: Exception) -> str:
-    """Return what Pyro says of a failed run in one line, without the tensors and the table of shapes that it prints."""
-    text = str(error).partition("Trace Shapes:")[0]
-    text = re.sub(r"tensor\((?:[^()]|\([^()]*\))*\)", "tensor(...)", text)
-    return " ".join(text.split()).removesuffix(", but found invalid values: tensor(...)")
-
-
 @contextmanager
 def plain_errors(who: str, what: str) -> Iterator[None]:
     """Say in one sentence what a first run of a program fails by.
@@ -186,11 +179,12 @@ def plain_errors(who: str, what: str) -> Iterator[None]:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise PairError(f"{who}{': ' if who else ''}{what} cannot be run on these data: {plainly(error)}") from error
+        raise PairError(f"{who}{': ' if who else ''}{what} cannot be run on these data: {told(error)}") from error
     except ValueError as error:
-        if str(error) == plainly(error):
+        said = with_place(plainly(error), error)
+        if str(error) == said:
             raise
-        raise ValueError(plainly(error)) from error
+        raise ValueError(said) from error
 
 
 class _OpenContext(_Context):

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pyro_vae.arguments import named_as
 from pyro_vae.cli.output import HelpWanted, Output, standard_output
 from pyro_vae.cli.wording import nearest
+from pyro_vae.user_code import place_of, told, with_place
 
 COMMANDS = {
     "fit": ("fit", "fit a model and a guide to data, and measure them"),
@@ -120,7 +121,10 @@ def _users(error: Exception) -> str | None:
     own = type(error).__module__.startswith("pyro_vae.")
     if not own and _is_out_of_memory(error):
         return "this needs more memory than there is: take smaller networks, fewer latent dims or fewer data."
-    return str(error) if own or isinstance(error, ValueError | OSError | ImportError) else None
+    place = "" if own else place_of(error)
+    if isinstance(error, ValueError | OSError | ImportError) or own:
+        return with_place(str(error), error) if place else str(error)
+    return f"{told(error)}." if place else None
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_vae.cli.part_flags import Part, options_given
 from pyro_vae.cli.signature import options_of
-from pyro_vae.cli.usage import Parser
+from pyro_vae.cli.usage import Parser, a_path
 from pyro_vae.comparison.cell import MODEL_SETTINGS, Cell, canonical_name
 from pyro_vae.comparison.results import read_cell
 from pyro_vae.errors import RunError
@@ -35,7 +35,7 @@ def add_cell_flags(parser: Parser) -> None:
             replace(option, help=f"{option.help.rstrip('.')}: {names}", metavar="NAME").add(parts)
         else:
             option.add(rest)
-    rest.add_argument("--decoder", type=Path, metavar="RUN", help=DECODER)
+    rest.add_argument("--decoder", type=a_path, metavar="RUN", help=DECODER)
 
 
 def read_settings(path: Path, trust: bool = False, named: Collection[str] = ()) -> dict[str, Any]:

@@ -1,13 +1,12 @@
 """`pyro-vae compare`: a grid of cells, computed as far as it is not there yet."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.report import add_tables, reason_of, write_reports
 from pyro_vae.cli.runs import add_trust
 from pyro_vae.cli.signature import options_of
-from pyro_vae.cli.usage import Parser
+from pyro_vae.cli.usage import Parser, a_path
 from pyro_vae.comparison import compare
 from pyro_vae.errors import CheckpointError
 
@@ -21,10 +20,10 @@ def run(argv: Sequence[str], output: Output) -> int:
         "DIR already is not computed again, so that the same command goes on where it was stopped. The exit code is 1 "
         "where cells failed.",
     )
-    parser.add_argument("grid", type=Path, metavar="GRID.yaml", help="the cells: `grid`, from a setting to the list of "
-        "its values, all combinations; or `cells`, a list; and `common`, settings of all")  # fmt: skip
+    parser.add_argument("grid", type=a_path, metavar="GRID.yaml", help="the cells: `grid`, from a setting to the list "
+        "of its values, all combinations; or `cells`, a list; and `common`, settings of all")  # fmt: skip
     group = parser.add_argument_group("where and how")
-    group.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the comparison")
+    group.add_argument("--out", type=a_path, required=True, metavar="DIR", help="folder of the comparison")
     options = options_of(compare, skip=("grid", "out", "progress", "trust"))
     for option in options.values():
         option.add(group)

@@ -20,7 +20,7 @@ from pyro_vae.cli.runs import (
     settings_of,
 )
 from pyro_vae.cli.signature import Option, options_of
-from pyro_vae.cli.usage import Parser, UsageError
+from pyro_vae.cli.usage import Parser, UsageError, a_path
 from pyro_vae.cli.wording import in_text
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import EVALUATION, is_finished, read_cell, read_result
@@ -106,10 +106,10 @@ def _parser() -> Parser:
     for name in ("chains", "temperatures"):
         option = options_of(ais)[f"num_{name}"]
         replace(option, name=f"ais_{name}", help=f"{name} of each image").add(chains)
-    group.add_argument("--decoder", type=Path, metavar="RUN", help="run whose model was taken over, where it is not "
+    group.add_argument("--decoder", type=a_path, metavar="RUN", help="run whose model was taken over, where it is not "
         "beside this one")  # fmt: skip
     help = "file to write to, in place of one in RUN"
-    group.add_argument("--out", type=Path, metavar="FILE", default=None, help=help)
+    group.add_argument("--out", type=a_path, metavar="FILE", default=None, help=help)
     add_moved_data(group)
     add_trust(group)
     parser.add_switches()

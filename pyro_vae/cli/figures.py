@@ -1,7 +1,6 @@
 """`pyro-vae figures`: what a run looks like."""
 
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 from pyro_vae import plots
 from pyro_vae.cli.output import Output, where_to
 from pyro_vae.cli.runs import Fitted, add_moved_data, add_run, add_trust, open_run
-from pyro_vae.cli.usage import Parser
+from pyro_vae.cli.usage import Parser, a_path
 from pyro_vae.evaluation import active_units
 from pyro_vae.evaluation.posterior_means import draw_latent, posterior_means
 from pyro_vae.graph import in_one_line
@@ -45,9 +44,9 @@ def run(argv: Sequence[str], output: Output) -> int:
     )
     add_run(parser)
     help = "run whose model was taken over, where it is not beside this one"
-    parser.add_argument("--decoder", type=Path, metavar="RUN", help=help)
+    parser.add_argument("--decoder", type=a_path, metavar="RUN", help=help)
     help = f"folder to draw into (default: RUN/{FIGURES})"
-    parser.add_argument("--out", type=Path, metavar="DIR", default=None, help=help)
+    parser.add_argument("--out", type=a_path, metavar="DIR", default=None, help=help)
     add_moved_data(parser)
     add_trust(parser)
     parser.add_switches()

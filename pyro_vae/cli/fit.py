@@ -2,7 +2,7 @@
 
 import argparse
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,18 @@ from pyro_vae.cli.cell_flags import add_cell_flags, cell_of, chosen_parts, named
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
 from pyro_vae.cli.runs import add_trust, classes_of, differing, find_decoder, run_line
-from pyro_vae.cli.usage import Parser, wants_help
-from pyro_vae.comparison.cell import Cell
+from pyro_vae.cli.usage import Parser, a_path, wants_help
+from pyro_vae.comparison.cell import SCHEDULES, Cell
 from pyro_vae.comparison.results import epochs_done, is_finished, read_cell
-from pyro_vae.comparison.run_cell import fit_cell, load_data_of_run, run_cell
-from pyro_vae.errors import RunError
+from pyro_vae.comparison.run_cell import fit_cell, load_data_of, load_data_of_run, rehearse, run_cell
+from pyro_vae.data import BINARIZATIONS, DATASETS, ImageData
+from pyro_vae.errors import PairError, RunError, SupportError
 from pyro_vae.evaluation.wording import count
 from pyro_vae.files import LOCK, alone_in
+from pyro_vae.fit.levels import LEVELS
 from pyro_vae.fit.run import CONFIG
-from pyro_vae.parts import PACKAGES
+from pyro_vae.nn.mlp import ACTIVATIONS
+from pyro_vae.parts import PACKAGES, part_names
 
 RUNS = Path("runs")
 
@@ -40,7 +43,7 @@ def run(argv: Sequence[str], output: Output) -> int:
         if kind in known or kind in base or not wants_help(argv):
             part.add_flags(parser)
     parser.add_switches()
-    args = parser.read(argv, lambda flag: _explained(flag, parts))
+    args = parser.read(argv, lambda flag: _explained(flag, parts), _flags_of)
     moved = _moved_data(args, base)
     cell = cell_of(args, base, parts)
     if "print_config" in args:
@@ -52,10 +55,15 @@ def run(argv: Sequence[str], output: Output) -> int:
     runs = [out, *([args.config if args.config.is_dir() else args.config.parent] if "config" in args else [])]
     beside = [folder.resolve().parent for folder in runs]
     decoder = find_decoder(cell, getattr(args, "decoder", None), beside, args.trust)
+    is_new = not (out / CONFIG).is_file()
+    data = None
+    if is_new:
+        data = load_data_of(cell, moved)
+        _rehearse(cell, data, decoder, output, only_fit="no_evaluate" in args)
+    elif moved is not None or not is_finished(out, cell):
+        data = load_data_of_run(out, cell, moved)
     output.note(f"Run folder: {out}")
     output.after_interrupt = f"`pyro-vae fit --resume --out {out}` goes on where the last checkpoint left it."
-    resumed = (out / CONFIG).is_file() and not is_finished(out, cell)
-    data = load_data_of_run(out, cell, moved) if resumed or moved is not None else None
     with _folder(out):
         if "no_evaluate" in args:
             fitted = fit_cell(cell, out, data=data, decoder=decoder, progress=output.progress)
@@ -63,12 +71,46 @@ def run(argv: Sequence[str], output: Output) -> int:
             last = fitted.history[-1]
             output.give({"run": str(out), "settings": cell.settings(), "data": fitted.data, "last_epoch": last})
             return 0
-        result = run_cell(cell, out, data=data, decoder=decoder, progress=output.progress)
+        result = run_cell(cell, out, data=data, decoder=decoder, progress=output.progress, rehearsed=is_new)
     output.say(run_line(result))
     for line in result.evaluation["in_words"]:
         output.say(line)
     output.give({"run": str(out), "settings": cell.settings(), **result.evaluation})
     return 0
+
+
+def _rehearse(cell: Cell, data: ImageData, decoder: Path | None, output: Output, only_fit: bool) -> None:
+    """Make the pair and measure a little of it, before anything is written.
+
+    What is only fitted need not be measured; that it cannot be is said.
+
+    Raises:
+        As for :func:`pyro_vae.comparison.run_cell.rehearse`.
+    """
+    try:
+        rehearse(cell, data, decoder)
+    except (PairError, SupportError) as error:
+        if not only_fit:
+            raise
+        output.note(f"`pyro-vae evaluate` will not measure this run: {error}")
+
+
+def _flags_of(word: str) -> list[str]:
+    """Return the flags of which a word that stands alone is a value.
+
+    >>> _flags_of("mnist-5k"), _flags_of("flow"), _flags_of("mixture"), _flags_of("extra")
+    (['--data'], ['--prior'], ['--guide', '--prior'], [])
+    """
+    known: dict[str, Collection[str]] = {kind: part_names(kind) for kind in PACKAGES}
+    known |= {"data": DATASETS, "binarization": BINARIZATIONS, "schedule": SCHEDULES, "compile": LEVELS}
+    known |= {"activation": ACTIVATIONS, "device": ("cpu", "cuda", "mps")}
+    found = [f"--{name}" for name, values in known.items() if word.partition("(")[0] in values]
+    file = Path(word)
+    if (file / CONFIG).is_file() or file.suffix in (".yaml", ".yml"):
+        found.append("--config")
+    elif file.suffix in (".npy", ".npz") or file.is_dir():
+        found.append("--data")
+    return found
 
 
 def _parser() -> Parser:
@@ -83,11 +125,13 @@ def _parser() -> Parser:
     )
     group = parser.add_argument_group("the run")
     add = group.add_argument
-    add("--out", type=Path, metavar="RUN", help="run folder (default: runs/GUIDE-HASH, with the hash of all settings)")
+    add(
+        "--out", type=a_path, metavar="RUN", help="run folder (default: runs/GUIDE-HASH, with the hash of all settings)"
+    )
     add("--resume", action="store_true", help="go on with the run in --out, whose settings need not be given again")
     add("--no_evaluate", action="store_true", help="only fit; `pyro-vae evaluate RUN` measures later")
-    add("--config", type=Path, metavar="FILE", help="settings: RUN/config.yaml, or what --print_config printed; flags "
-        "have the last word")  # fmt: skip
+    add("--config", type=a_path, metavar="FILE", help="settings: RUN/config.yaml, or what --print_config printed; "
+        "flags have the last word")  # fmt: skip
     add_trust(group, "the run or the file")
     add("--print_config", action="store_true", help="print the settings as YAML, and do nothing else")
     add_cell_flags(parser)

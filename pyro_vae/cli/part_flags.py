@@ -52,12 +52,12 @@ class Part:
         """Return why there is no flag for an option."""
         if option in OFFERED[self.kind]:
             flag = f": --{option} sets it" if option in SETTINGS else ""
-            return f"{self.kind} {self.name}: {option} is the pair's, and no option{flag}."
+            return f"--{self.kind} {self.name}: {option} is the pair's, and no option{flag}."
         try:
             check_options(self.kind, self.text_with({option: None}))
         except ValueError as error:
             return str(error)
-        return f"{self.kind} {self.name}: {option} can be given in Python only."
+        return f"--{self.kind} {self.name}: {option} can be given in Python only."
 
     def add_flags(self, parser: Parser) -> None:
         """Add the flags of its options."""
@@ -78,7 +78,7 @@ class Part:
         parser = Parser("fit", f"--{self.kind} {self.name} [flags]", "")
         parser.usage = argparse.SUPPRESS
         name = "" if self.type.__name__ == self.name.rpartition(":")[2] else f" ({self.type.__name__})"
-        about = f"{self.kind} {self.name}{name}\n\n{summary(self.type)}"
+        about = "\n\n".join(filter(None, [f"{self.kind} {self.name}{name}", summary(self.type)]))
         if not self.options:
             return f"{about}\n\nIt has no options."
         self.add_flags(parser)

@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_vae.cli.output import Output, where_to
 from pyro_vae.cli.runs import add_moved_data, add_trust
-from pyro_vae.cli.usage import Parser
+from pyro_vae.cli.usage import Parser, a_path
 from pyro_vae.comparison import CellResult, Comparison
 
 TABLES = {"latex": "report.tex", "markdown": "report.md"}
@@ -22,9 +22,9 @@ def run(argv: Sequence[str], output: Output) -> int:
         "DIR [flags]",
         "Write the report of a comparison again, from what is computed so far.",
     )
-    parser.add_argument("comparison", type=Path, metavar="DIR", help="folder that `compare` wrote")
+    parser.add_argument("comparison", type=a_path, metavar="DIR", help="folder that `compare` wrote")
     add_tables(parser)
-    parser.add_argument("--out", type=Path, metavar="OTHER", default=None, help="folder to write to (default: DIR)")
+    parser.add_argument("--out", type=a_path, metavar="OTHER", default=None, help="folder to write to (default: DIR)")
     add_moved_data(parser)
     add_trust(parser, "DIR")
     parser.add_switches()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pyro_vae.cli.usage import a_path
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import CellResult, epochs_done, is_fitted, read_cell
 from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
@@ -30,7 +31,7 @@ class Fitted:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the argument that names a run folder."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder, as `fit` and `compare` write them")
+    parser.add_argument("run", type=a_path, metavar="RUN", help="run folder, as `fit` and `compare` write them")
 
 
 def add_trust(parser: argparse._ActionsContainer, what: str = "RUN") -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pyro_vae.cli import INTERRUPTED, USAGE, _short_warnings, _users
+from pyro_vae.cli.usage import a_path
 from pyro_vae.errors import RunError
 from pyro_vae.files import LOCK, alone_in
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, METRICS
@@ -48,7 +49,7 @@ def add_out(parser: argparse.ArgumentParser, name: str, what: str, *, resume: bo
         resume: whether a run can be gone on with.
     """
     default = f"default: {RUNS / name}, or {name}-2, ... where that is taken; with --smoke {SMOKE / name}"
-    parser.add_argument("--out", type=Path, default=argparse.SUPPRESS, help=f"folder for {what} ({default})")
+    parser.add_argument("--out", type=a_path, default=argparse.SUPPRESS, help=f"folder for {what} ({default})")
     parser.add_argument("--overwrite", action="store_true", help="start again in --out, and remove what is there")
     if resume:
         parser.add_argument("--resume", action="store_true", help="go on with what is in --out or the last folder")

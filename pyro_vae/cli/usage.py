@@ -3,8 +3,10 @@
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from pyro_vae.checks import check_path
 from pyro_vae.cli import SWITCHES
 from pyro_vae.cli.output import HelpWanted
 from pyro_vae.cli.wording import nearest
@@ -23,6 +25,19 @@ class UsageError(ValueError):
 def wants_help(argv: Sequence[str]) -> bool:
     """Whether the help of a command is asked for."""
     return "-h" in argv or "--help" in argv
+
+
+def a_path(text: str) -> Path:
+    """Return the path that a word stands for.
+
+    Raises:
+        argparse.ArgumentTypeError: no file can have it.
+    """
+    try:
+        check_path("", "it", text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error).removeprefix(": it ")) from error
+    return Path(text)
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,12 +74,18 @@ class Parser(argparse.ArgumentParser):
         """Return what is known of the words, and pass over the rest."""
         return self.parse_known_args(_spelled(argv))[0]
 
-    def read(self, argv: Sequence[str], explain: Callable[[str], str | None] = lambda _: None) -> argparse.Namespace:
+    def read(
+        self,
+        argv: Sequence[str],
+        explain: Callable[[str], str | None] = lambda _: None,
+        flags_of: Callable[[str], Sequence[str]] = lambda _: (),
+    ) -> argparse.Namespace:
         """Return what was given.
 
         Args:
             argv: words after the command.
             explain: what to say of an unknown flag, where there is more to say than that.
+            flags_of: the flags of which a word that stands alone is a value.
 
         Raises:
             HelpWanted: ``--help`` was.
@@ -78,17 +99,22 @@ class Parser(argparse.ArgumentParser):
             known = [name for name in self._option_string_actions if name.startswith("--")]
             raise UsageError(explain(flag) or self._see(f"there is no flag {flag}.{nearest(flag, known)}"))
         if unknown:
-            raise UsageError(self._see(f"{unknown[0]!r} is one word too many."))
+            meant = " or ".join(f"{flag} {unknown[0]}" for flag in flags_of(unknown[0]))
+            hint = f" Did you mean {meant}?" if meant else ""
+            raise UsageError(self._see(f"{unknown[0]!r} is one word too many.{hint}"))
         return namespace
 
     def error(self, message: str) -> NoReturn:
         """Say it plainly."""
         missing = re.fullmatch(r"the following arguments are required: (.*)", message)
+        wrong = re.fullmatch(r"argument (\S+): (must .*)", message)
         lacking = re.fullmatch(r"argument (\S+): expected (?:at least )?one argument", message)
         if missing:
             message = f"{self._command} needs {missing[1].replace(', ', ' and ')}."
         elif lacking:
             message = f"{lacking[1]} needs a value."
+        elif wrong:
+            message = f"{wrong[1]} {wrong[2]}"
         raise UsageError(self._see(message))
 
     def _see(self, message: str) -> str:

@@ -24,14 +24,14 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def summary(thing: Any) -> str:
-    """Return the first sentence of a docstring, in plain words.
+def summary(cls: type) -> str:
+    """Return the first sentence of a class's docstring, in plain words; nothing where only its parents have one.
 
     >>> from pyro_vae.models.priors import StandardNormalPrior
     >>> summary(StandardNormalPrior)
     'p(z) = N(0, I).'
     """
-    first = plain((inspect.getdoc(thing) or "").partition("\n\n")[0])
+    first = plain(inspect.cleandoc(vars(cls).get("__doc__") or "").partition("\n\n")[0])
     # A sentence goes on after "e.g." and in "1.0"; the next one starts with a capital letter.
     return re.split(r"(?<=[^.A-Z][.]) (?=[A-Z])", first, maxsplit=1)[0]
 

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from pyro_vae.arguments import argument
-from pyro_vae.checks import check_count, check_whole
+from pyro_vae.checks import check_count, check_path, check_whole
 from pyro_vae.comparison.cautions import seed_outlook
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import GRID, Comparison
@@ -81,6 +81,7 @@ def compare(
     check_whole("compare", argument("jobs"), jobs)
     if threads is not None:
         check_count("compare", argument("threads"), threads)
+    check_path("compare", argument("out"), out)
     grid = _as_grid(grid, trust)
     out = Path(out).resolve()
     fits = [Task(cell, out, only_fit=True) for cell in grid.decoders]

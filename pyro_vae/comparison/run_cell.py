@@ -301,7 +301,7 @@ def measure_cell(
 
 def run_cell(
     cell: Cell, path: Path, *, data: ImageData | None = None, decoder: Path | None = None,
-    progress: bool | None = False,
+    progress: bool | None = False, rehearsed: bool = False,
 ) -> CellResult:  # fmt: skip
     """Fit and measure a cell in its run folder, as far as that is not done yet.
 
@@ -313,6 +313,7 @@ def run_cell(
         data: of the cell; loaded unless given, or where there is nothing left to do.
         decoder: the run folder of the model that it takes over, where it takes one.
         progress: show bars; None shows them on a terminal only.
+        rehearsed: the caller has done :func:`rehearse`.
 
     Raises:
         RunError: the folder holds another run, or one of other data.
@@ -327,7 +328,7 @@ def run_cell(
     if finished:
         return read_result(path, cell)
     _require_fitting_checkpoint(path, cell, data, decoder)
-    if not is_fitted(path, cell):
+    if not (rehearsed or is_fitted(path, cell)):
         rehearse(cell, data, decoder)
     run = fit_cell(cell, path, data=data, decoder=decoder, progress=progress)
     start = time.perf_counter()

@@ -19,6 +19,7 @@ from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import ERROR, epochs_done, is_finished, write_error
 from pyro_vae.comparison.run_cell import fit_cell, run_cell
 from pyro_vae.files import alone_in
+from pyro_vae.user_code import with_place
 
 CELLS, LOG = "cells", "log.jsonl"
 
@@ -67,7 +68,7 @@ def work(task: Task, threads: int | None = None, parent: int | None = None) -> s
             _run(task)
         return None
     except Exception as error:
-        found = f"{type(error).__name__}: {error}"
+        found = with_place(f"{type(error).__name__}: {error}", error)
         _log(task, "failed", error=found)
         write_error(task.path, f"{found}\n\n{traceback.format_exc()}")
         return found

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pyro_vae.checks import check_path
 from pyro_vae.differences import differences, listed
 from pyro_vae.errors import CheckpointError, RunError
 from pyro_vae.evaluation.stream import _evenly
@@ -90,6 +91,8 @@ class Record:
         self, who: str, path: str | Path | None, settings: Mapping[str, Any], seed: int | None,
         names: Sequence[str], shape: tuple[int, int], count: int,
     ) -> None:  # fmt: skip
+        if path is not None:
+            check_path(who, "out", path)
         self._who, self._path = who, None if path is None else Path(path)
         self._settings = dict(settings)
         self.level: str | None = None

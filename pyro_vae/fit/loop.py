@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from pyro_vae.arguments import are_flags, argument
-from pyro_vae.checks import in_short
+from pyro_vae.checks import check_path, in_short
 from pyro_vae.data import ImageData
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.files import alone_in
@@ -154,8 +154,8 @@ def fit(
         patience=patience,
         seed=seed,
     )
-    if out is not None and not isinstance(out, str | Path):
-        raise ValueError(f"fit: out must be the path of a folder; got {in_short(out)}.")
+    if out is not None:
+        check_path("fit", "out", out)
     if recipe is not None and not isinstance(recipe, Mapping):
         raise ValueError(f"fit: recipe must be a mapping of settings; got {in_short(recipe)}.")
     if resume and out is None:

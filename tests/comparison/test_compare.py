@@ -163,7 +163,7 @@ def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatc
     failed, finished = done.results
     assert finished.finished
     said = "PairError: the guide cannot be run on data of shape (8, 1, 28, 28): RuntimeError: no such luck"
-    assert failed.error.splitlines()[0] == said
+    assert failed.error.splitlines()[0] == f"{said} ({file}, line 6)"
     assert "Traceback (most recent call last)" in failed.error
     assert done.table["status"].tolist() == ["failed", "finished"]
     assert done.table["error"].tolist()[0] == said

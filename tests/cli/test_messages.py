@@ -1,0 +1,239 @@
+"""What the command line says of mistakes: one line, in its own words, and nothing written before it can be known."""
+
+import contextlib
+import io
+import sys
+
+import pytest
+from small_folders import settings, write_images, write_run
+
+from pyro_vae.cli import main
+
+OWN = '''
+import pyro
+import torch
+from pyro import distributions as dist
+from torch import nn
+
+
+def guide(x):
+    """A program without parameters."""
+
+
+class Bare(nn.Module):
+    def __init__(self, x_shape, latent_dim, hidden_dims=(), activation="tanh", width: int = 3):
+        super().__init__()
+        self.x_shape, self.latent_dim, self.width = x_shape, latent_dim, width
+        self.encoder = nn.Linear(16, latent_dim)
+
+    def forward(self, x):
+        loc = self.locate(x)
+        with pyro.plate("data", len(x), dim=-1):
+            return pyro.sample("z", dist.Normal(loc, torch.ones(())).to_event(1))
+
+    def locate(self, x):
+        return self.encoder(x.flatten(1))
+
+
+class Unmade(Bare):
+    def __init__(self, x_shape, latent_dim):
+        {}["width"]
+
+
+class Stops(Bare):
+    def locate(self, x):
+        raise RuntimeError("two lines\\n\\nof which the second matters")
+
+
+class Looks(Bare):
+    def locate(self, x):
+        return {}["nothing"]
+
+
+class Refuses(Bare):
+    def locate(self, x):
+        raise ValueError("these are no images of mine")
+
+
+class Outside(Bare):
+    def locate(self, x):
+        return torch.full((len(x), self.latent_dim), torch.nan)
+
+
+class Unfit(Bare):
+    def locate(self, x):
+        return self.encoder(x)
+'''
+FILE = "own_guides_of_the_command_line.py"
+
+
+def said(*words: object, code: int = 2) -> str:
+    """What a command says of a mistake, in one line."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert main([*map(str, words), "--quiet"]) == code, err.getvalue()
+    line = err.getvalue()
+    assert line.startswith("pyro-vae: error: ")
+    assert line.count("\n") == 1
+    return line.removeprefix("pyro-vae: error: ").rstrip("\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A working directory with images, a run and classes of one's own."""
+    path = tmp_path_factory.mktemp("messages")
+    with contextlib.chdir(path):
+        write_images(path / "images.npy")
+        (path / FILE).write_text(OWN)
+        yield path
+    sys.modules.pop(FILE.removesuffix(".py"), None)
+
+
+@pytest.fixture(scope="module")
+def fitted(folder):
+    return write_run(folder / "run", folder / "images.npy")
+
+
+def tiny(**more: object) -> list[object]:
+    """Flags of a run that takes a moment."""
+    words: list[object] = []
+    for name, value in (settings("images.npy") | {"init_bias": "false"} | more).items():
+        words += [f"--{name}", *(value if isinstance(value, list) else [value])]
+    return words
+
+
+def line_of(text: str) -> int:
+    """The line of the class file that a text is in."""
+    return next(number for number, line in enumerate(OWN.splitlines(), 1) if text in line)
+
+
+SEE = "`pyro-vae fit --help` lists what there is."
+DEFINES = "it defines Bare, Looks, Outside, Refuses, Stops, Unfit, Unmade."
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [
+        ("mnist-5k", " Did you mean --data mnist-5k?"),
+        ("iaf(num_flows=2)", " Did you mean --guide iaf(num_flows=2)?"),
+        ("mixture", " Did you mean --guide mixture or --prior mixture?"),
+        ("cosine", " Did you mean --schedule cosine?"),
+        ("run", " Did you mean --config run?"),
+        ("images.npy", " Did you mean --data images.npy?"),
+        ("extra", ""),
+    ],
+)
+def test_a_word_without_its_flag_is_told_the_flag(word, meant, fitted):
+    assert said("fit", word) == f"{word!r} is one word too many.{meant} {SEE}"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "guide",
+            f"{FILE}:guide is a function, and a guide is made from a class, which holds its parameters: write a "
+            f"torch.nn.Module whose forward does what the function does, or pass the function to pyro_vae.fit in "
+            f"Python; {DEFINES}",
+        ),
+        ("", f"{FILE}: names no class after the colon: write {FILE}:ClassName; {DEFINES}"),
+        ("Bear", f"{FILE} does not define the class 'Bear'; {DEFINES} Did you mean 'Bare'?"),
+    ],
+)
+def test_what_is_no_class_of_a_file_is_said(name, message, folder):
+    assert said("fit", "--guide", f"{FILE}:{name}") == f"--guide: {message}"
+
+
+def test_a_class_that_cannot_be_made_is_said_with_its_line(folder):
+    said_of = said("fit", *tiny(guide=f"{FILE}:Unmade"))
+    place = f"{FILE}, line {line_of('width' + chr(34) + ']')}"
+    assert said_of == f"--guide {folder / FILE}:Unmade cannot be made with its settings: KeyError: 'width' ({place})."
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        (
+            "Stops", "raise RuntimeError",
+            "the guide cannot be run on data of shape (5, 1, 4, 4): RuntimeError: two lines of which the second "
+            "matters ({})",
+        ),
+        ("Looks", '["nothing"]', "KeyError: 'nothing' ({})."),
+        ("Refuses", "raise ValueError", "these are no images of mine ({})"),
+        (
+            "Unfit", "return self.encoder(x)",
+            "the guide cannot be run on data of shape (5, 1, 4, 4): RuntimeError: mat1 and mat2 shapes cannot be "
+            "multiplied (20x4 and 16x2) ({})",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_what_fails_in_ones_own_code_is_said_with_its_line(name, line, message, evaluated, folder):
+    number = max(n for n, text in enumerate(OWN.splitlines(), 1) if text.strip().endswith(line) or line in text)
+    out = folder / f"new-{name}-{evaluated}"
+    words = [] if evaluated else ["--no_evaluate"]
+    found = said("fit", *tiny(guide=f"{FILE}:{name}"), "--out", out, *words)
+    shape = "(5, 1, 4, 4)" if evaluated else "(10, 1, 4, 4)"
+    wanted = message.format(f"{FILE}, line {number}").replace("(5, 1, 4, 4)", shape)
+    assert found == wanted.replace("20x4", "20x4" if evaluated else "40x4")
+    assert not out.exists()
+
+
+def test_a_nan_of_ones_own_is_said_with_its_site_and_its_line(folder):
+    found = said("fit", *tiny(guide=f"{FILE}:Outside"))
+    assert found.startswith("The first value that is not finite is at site 'z' of the guide. Expected parameter loc ")
+    assert found.endswith(f"({FILE}, line {line_of('pyro.sample(')})")
+
+
+def test_a_class_without_words_of_its_own_has_none_in_its_help(folder):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert main(["fit", "--guide.help", f"{FILE}:Bare"]) == 0
+    assert out.getvalue() == (
+        f"guide {FILE}:Bare\n\noptions:\n  --guide.width N  (default: 3)\n\nOr in one: --guide '{FILE}:Bare(width=3)'\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"),
+    [
+        (["fit", "--out", "{}"], "--out"),
+        (["fit", "--config", "{}"], "--config"),
+        (["fit", "--decoder", "{}"], "--decoder"),
+        (["evaluate", "{}"], "RUN"),
+        (["evaluate", "run", "--out", "{}"], "--out"),
+        (["figures", "run", "--decoder", "{}"], "--decoder"),
+        (["figures", "run", "--out", "{}"], "--out"),
+        (["compare", "{}", "--out", "c"], "GRID.yaml"),
+        (["compare", "grid.yaml", "--out", "{}"], "--out"),
+        (["report", "{}"], "DIR"),
+        (["report", "c", "--out", "{}"], "--out"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["", "a\0b", "a\ud800"])
+def test_what_can_be_no_path_is_refused(words, flag, path, folder):
+    before = sorted(folder.iterdir())
+    see = f"`pyro-vae {words[0]} --help` lists what there is."
+    found = said(*(word.format(path) for word in words))
+    assert found == f"{flag} must be the path of a file or folder; got {path!r}. {see}"
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("n" * 300, f"{'n' * 300}/config.yaml: File name too long."),
+        ("images.npy", "cannot make the run folder images.npy: File exists. Choose another --out."),
+        ("images.npy/run", "cannot make the run folder images.npy/run: Not a directory. Choose another --out."),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_said(path, message, folder):
+    assert said("fit", *tiny(), "--out", path) == message
+
+
+def test_nothing_is_written_before_the_pair_could_be_made(folder):
+    before = sorted(folder.iterdir())
+    too_large = "this needs more memory than there is: take smaller networks, fewer latent dims or fewer data."
+    assert said("fit", *tiny(latent_dim=10**13)) == too_large
+    assert said("fit", *tiny(latent_dim=10**13), "--no_evaluate") == too_large
+    assert sorted(folder.iterdir()) == before
