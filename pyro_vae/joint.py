@@ -133,6 +133,15 @@ class Joint:
         return self._pair.vectorizes
 
     @property
+    def wide(self) -> bool:
+        """Whether log-densities are computed in float64 where the model computes in float32."""
+        return self._pair.wide
+
+    def widen(self, x: Any) -> None:
+        """Do so from now on where float32 would lose too much of the log-densities of these data."""
+        self._pair.widen(x)
+
+    @property
     def normalized(self) -> bool:
         """False where p(x, z) is no density, so that p(x) is none either."""
         return self._pair.normalized
@@ -223,7 +232,7 @@ class Joint:
     def rounding(self, x: Any, u: Tensor) -> Tensor:
         """Return how large the roundings in log p(x, u) may be, in nats, at u ``(num_chains, batch, dim)``.
 
-        As :attr:`pyro_vae.pair.Pair.rounding` has them: by how much log p(x, u) moves where u does by one rounding, or
+        As :meth:`pyro_vae.pair.Pair.roundings` has them: by how much log p(x, u) moves where u does by one rounding, or
         the parameters that depend on it. No random number generator is moved.
 
         Returns:

@@ -10,6 +10,7 @@ from pyro_vae.checks import check_count
 from pyro_vae.missing import check_not_empty
 from pyro_vae.nonfinite import check_finite
 from pyro_vae.pair import SOFT_TARGETS, Pair
+from pyro_vae.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.programs import data_args, modules_of, unmoved_buffers
 from pyro_vae.protocols import Program
 
@@ -34,6 +35,12 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
     Returns:
         Tensor ``(num_samples, batch)``. Where the batch plate subsamples x, its rows are visited block by block
         and the columns are all of x, in order.
+
+        Its dtype is the programs', or float64 where float32 sums would lose more than 0.001 nats of a weight, as
+        with weights of hundreds of thousands of nats: log-probabilities are then computed in float64 from the float32
+        parameters, whose gradients stay in float32. Where the parameters themselves are rounded so that a weight
+        moves by more than 0.1 nats, a warning says so, and float64 programs are the remedy. Weights that float32
+        sums hold are not examined for that; :func:`pyro_vae.log_likelihood` examines all.
 
     Raises:
         ValueError: ``num_samples`` is below 1.
@@ -66,6 +73,8 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
         else:
             weights = pair.terms(x, num_samples).log_weight
     check_finite("log_weights", model, guide, x, weights)
+    if pair.wide and bool((pair.roundings(x)[0] > MOST_ROUNDING).any()):
+        logger.warning("log_weights: %s", UNRESOLVED)
     return weights
 
 

@@ -1,6 +1,7 @@
 """A model and a guide run together: their sites, their batch plate, and whether samples vectorize."""
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -38,7 +39,7 @@ from pyro_vae.particles import (
     samples,
     subsamples,
 )
-from pyro_vae.precision import TOLERATED, Rounding, nudged, roughened
+from pyro_vae.precision import TOLERATED, nudged, roughened
 from pyro_vae.programs import (
     as_args,
     check_arguments,
@@ -230,14 +231,17 @@ class Pair:
                 f"draws from beyond them, where that density repeats. Use a guide that draws angles, as from VonMises."
             )
 
-    def check_masks(self, x: Any) -> None:
+    def check_masks(self, x: Any, rows: Tensor | None = None) -> None:
         """Refuse data for which model and guide mask other latent elements, or whose density follows masked ones.
+
+        Args: as for :meth:`run`.
 
         Raises:
             PairError: names the site, or says what depends on what is masked.
         """
         args = as_args(x)
-        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+        chosen = nullcontext() if rows is None else FixedRows({self.plate.name: rows})
+        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False), chosen:
             run, other = self._run(args), self._run(args)
             check_same_masks(run)
             values = with_other_masked_values(run.guide_trace, other.guide_trace)
@@ -274,36 +278,48 @@ class Pair:
                 return True
             return _same_but_for_rounding(_narrow_weight(first)[:, :count], found)
 
-    @cached_property
-    def rounding(self) -> Rounding:
-        """How large the roundings in log-weights are, by what moves them that should not.
+    def roundings(self, x: Any) -> tuple[Tensor, Tensor]:
+        """Return how large the roundings in log-weights are, by what moves them that should not.
 
         Each latent value by one rounding: a decoder computes anew beside it. And by one rounding each parameter that
-        the decoder has made of them. Measured on the data of the constructor, in the modules' mode of the moment.
+        the decoder has made of them. Measured in the modules' mode of the moment.
+
+        Args:
+            x: as in the constructor, of any batch size.
+
+        Returns:
+            By how many nats a log-weight moved at most, and the largest log-weight without its sign, ``(batch,)``,
+            float64, on the CPU.
         """
-        error = magnitude = 0.0
+        args, errors, magnitudes = as_args(x), [], []
         with torch.no_grad(), self._quiet(), pyro.validation_enabled(False), self._local_params():
             for index in range(max(1, min(8, 32 // self.plate.size))):
                 torch.manual_seed(VERIFICATION_SEED + index)
-                run = self._run(self._args)
+                run = self._run(args)
                 latent = {site["name"] for site in samples(run.model_trace) if not site["is_observed"]}
                 with FixedRows(subsamples(run.model_trace) | subsamples(run.guide_trace)):
-                    elsewhere = self._run(self._args).model_trace
+                    elsewhere = self._run(args).model_trace
                     at_values, beside = (
-                        self._model_at(trace) for trace in (run.guide_trace, nudged(run.guide_trace, latent))
+                        self._model_at(args, trace) for trace in (run.guide_trace, nudged(run.guide_trace, latent))
                     )
                 traces = (at_values, beside, roughened(at_values, elsewhere))
                 exact, *moved = (replace(run, model_trace=trace).terms().log_weight for trace in traces)
-                magnitude = max(magnitude, _largest(exact))
-                error = max(error, *(_largest(weight - exact) for weight in moved))
-                error = max(error, magnitude * torch.finfo(exact.dtype).eps)
-        return Rounding(error, magnitude)
+                magnitudes.append(_finite(exact)[0])
+                errors += [_finite(weight - exact)[0] for weight in moved]
+                errors.append(magnitudes[-1] * torch.finfo(exact.dtype).eps)
+        return torch.stack(errors).amax(0), torch.stack(magnitudes).amax(0)
 
-    def _model_at(self, trace: poutine.Trace) -> poutine.Trace:
+    def widen(self, x: Any) -> None:
+        """Compute log-weights in float64 from now on where float32 would lose too much of those of these data."""
+        if not self.wide:
+            with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+                self.wide = _loses(self._run(as_args(x))) > TOLERATED
+
+    def _model_at(self, args: tuple[Any, ...], trace: poutine.Trace) -> poutine.Trace:
         """Run the model at the values of a trace; what noise it draws of its own is the same in each call."""
         torch.manual_seed(VERIFICATION_SEED)
         with FilledMask() if self.hides_data else nullcontext():
-            return poutine.trace(poutine.replay(self.model, trace=trace)).get_trace(*self._args)
+            return poutine.trace(poutine.replay(self.model, trace=trace)).get_trace(*args)
 
     @property
     def subsamples(self) -> bool:
@@ -564,13 +580,15 @@ def _narrow_weight(particles: Particles) -> Tensor:
 
 def _loses(particles: Particles) -> float:
     """Return how many nats the program's dtype loses of a log-weight at most, against float64."""
-    narrow = _narrow_weight(particles)
-    return _largest(replace(particles, wide=True).terms().log_weight - narrow)
+    narrow, wide = _narrow_weight(particles), replace(particles, wide=True).terms().log_weight
+    # What is beyond the largest float32 number is lost altogether.
+    lost = _finite(wide - narrow).masked_fill(wide.cpu().isfinite() & ~narrow.cpu().isfinite(), math.inf)
+    return lost.amax().item()
 
 
-def _largest(values: Tensor) -> float:
-    """Return the largest magnitude among finite values, 0 if there are none."""
-    return values.detach().abs().nan_to_num(0.0, 0.0, 0.0).amax().item()
+def _finite(values: Tensor) -> Tensor:
+    """Return magnitudes in float64 on the CPU, 0 of what is not finite."""
+    return values.detach().double().cpu().abs().nan_to_num(0.0, 0.0, 0.0)
 
 
 def _same_but_for_rounding(one: Tensor, other: Tensor) -> bool:

@@ -17,6 +17,9 @@ from torch.distributions.utils import _sum_rightmost
 TOLERATED = 1e-3
 """Nats that float32 may lose of a log-weight before log-probabilities are computed in float64."""
 
+MOST_ROUNDING = 0.1
+"""Nats of rounding above which weights tell nothing: of roundings that wide, log p^ is off by half their square."""
+
 UNRESOLVED = (
     "float32 cannot resolve these weights: use dtype=torch.float64 (model.double(), guide.double(), x.double())"
 )
@@ -27,21 +30,29 @@ _PLAIN = (int, float, bool, str, type(None), torch.Size, torch.dtype, torch.devi
 
 @dataclass(frozen=True)
 class Rounding:
-    """How large the roundings in log-weights are, as measured on some data."""
+    """How large the roundings in the log-weights of N data are, as measured on some of them."""
 
-    error: float
-    """Nats by which a log-weight moved at most where every latent value moved by one rounding."""
-    magnitude: float
-    """The largest of those log-weights, without its sign."""
+    error: Tensor
+    """Nats by which a log-weight moved at most where every latent value moved by one rounding, ``(N,)``, float64."""
+    magnitude: Tensor
+    """The largest of those log-weights, without its sign, ``(N,)``, float64."""
 
-    def of(self, log_weight: Tensor) -> Tensor:
+    def of(self, log_weight: Tensor, data: slice | Tensor) -> Tensor:
         """Return the nats that roundings may be off by in log-weights: more in larger ones, never less than measured.
 
         Args:
-            log_weight: any shape.
+            log_weight: of each of the data.
+            data: which those are.
+
+        Returns:
+            Tensor, float64, of the shape of ``log_weight``, on the CPU.
         """
-        share = log_weight.double().abs().nan_to_num(0.0, 0.0, 0.0) / max(self.magnitude, torch.finfo().tiny)
-        return self.error * share.clamp(min=1)
+        size = log_weight.double().cpu().abs().nan_to_num(0.0, 0.0, 0.0)
+        return self.error[data] * (size / self.magnitude[data].clamp(min=torch.finfo().tiny)).clamp(min=1)
+
+    def lost(self, log_weight: Tensor, data: slice | Tensor) -> Tensor:
+        """Return which log-weights are known to no better than 0.1 nats; the arguments are those of :meth:`of`."""
+        return self.of(log_weight, data) > MOST_ROUNDING
 
 
 def log_prob_in_float64(fn: Any, value: Tensor) -> Tensor:

@@ -1,13 +1,12 @@
 r"""The aggregate posterior q(z) = 1/N sum_n q(z | x_n) of N data: the finite mixture, scored at any z."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import MaskedDistribution
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
@@ -45,7 +44,7 @@ class ForeignDensityError(ValueError):
     """The guide cannot score a z that it did not draw; the message says why."""
 
 
-def log_aggregate(draws: LatentDraws, values: Values, members: Tensor) -> Tensor:
+def log_aggregate(draws: LatentDraws, values: Values, members: Tensor, there: Tensor | None = None) -> Tensor:
     r"""Return log q(z) of every draw, ``(num_samples, N)``, in float64.
 
     .. math:: \log q(z) = \log \sum_{m \in M} q(z | x_m) - \log |M|
@@ -57,11 +56,18 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor) -> Tensor
         draws: the pair and its data.
         values: of each latent site, ``(num_samples, N, *rest)``.
         members: which data are in M, ``(N,)``.
+        there: which elements of z are not masked, ``(N, units)``; None where all are there. What all of M mask is no
+            variable of any.
 
     Raises:
         ForeignDensityError: the guide has variables of its own beside z, gives another density when it is run again,
-            or cannot score foreign values; or a mask hides some of z.
+            or cannot score foreign values; or the data mask different elements of z.
     """
+    if there is not None and (there[members] != there[members][:1]).any():
+        raise ForeignDensityError(
+            "the data mask different latent elements, so that their posteriors are laws of different variables, of "
+            "which there is no mixture. Give the data that share a mask by themselves"
+        )
     flat = {name: value.flatten(0, 1) for name, value in values.items()}
     count = len(next(iter(flat.values())))
     total = torch.full((count,), -torch.inf, dtype=torch.float64)
@@ -75,7 +81,7 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor) -> Tensor
         for start in range(0, draws.size, width):
             stop = min(start + width, draws.size)
             chosen = members[start:stop]
-            score, pairs = _scorer(draws, draws.block(start, stop), flat)
+            score, pairs = _scorer(draws, draws.block(start, stop), flat, there is not None)
             step = max(1, pairs // (stop - start))
             for first in range(0, count if chosen.any() else 0, step):
                 rows = slice(first, first + step)
@@ -94,13 +100,13 @@ def _scored(score: Score, values: Values) -> Tensor:
         raise ForeignDensityError(in_one_line(error)) from error
 
 
-def _scorer(draws: LatentDraws, block: tuple[Any, ...], values: Values) -> tuple[Score, int]:
+def _scorer(draws: LatentDraws, block: tuple[Any, ...], values: Values, masked: bool) -> tuple[Score, int]:
     """Return what scores values under the posteriors of a block, and at how many pairs of the two at once."""
     with local_params(draws.model, draws.guide):
         trace = poutine.trace(draws.guide).get_trace(*block)
     latent = _latent_sites(trace)
     size = _run(draws, trace).shape[1]
-    if len(latent) > 1 or latent[0]["fn"].batch_shape != (size,):
+    if masked or len(latent) > 1 or latent[0]["fn"].batch_shape != (size,):
         if not draws.pair.guide_repeats:
             raise ForeignDensityError("the guide, run again at the values it drew, gives them another density")
         return lambda chosen: _rerun(draws, block, latent, chosen), ROWS
@@ -124,23 +130,7 @@ def _latent_sites(trace: poutine.Trace) -> list[Site]:
         raise ForeignDensityError(
             f"the guide has sites of its own ({', '.join(own)}), and q(z | x) is an integral over them"
         )
-    hidden = [site["name"] for site in found if not all(torch.as_tensor(mask).all() for mask in _masks(site))]
-    if hidden:
-        raise ForeignDensityError(
-            f"a mask hides {', '.join(hidden)} of some data, whose posteriors are laws of fewer variables than others"
-        )
     return found
-
-
-def _masks(site: Site) -> Iterator[Any]:
-    """Iterate over the masks of a site and of its law."""
-    if site["mask"] is not None:
-        yield site["mask"]
-    fn = site["fn"]
-    while fn is not None:
-        if isinstance(fn, MaskedDistribution):
-            yield fn._mask
-        fn = getattr(fn, "base_dist", None)
 
 
 def _rerun(draws: LatentDraws, block: tuple[Any, ...], latent: list[Site], values: Values) -> Tensor:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.annealer import Annealer
@@ -13,6 +14,7 @@ from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.wording import count, rounded_error
 from pyro_vae.pair import SOFT_TARGETS
+from pyro_vae.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 
 DIVERGED = 0.05
@@ -39,6 +41,9 @@ class AIS:
     unit: str = "datum"
     caveat: str = SOFT_TARGETS
     """Why there is no bound, where there is none."""
+    unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have a chain at whose end roundings may move log p(x, u) by more than 0.1 nats, ``(N,)``: its weight
+    is NaN, and the datum flagged."""
 
     @property
     def num_chains(self) -> int:
@@ -96,6 +101,7 @@ class AIS:
             "median_ess": self.ess[~self.flagged].median().item() if not self.flagged.all() else math.nan,
             "num_data": len(self.diverged),
             "num_flagged": int(self.flagged.sum()),
+            "num_unresolved": int(self.unresolved.sum()),
             "bound": self.bound,
         }
 
@@ -104,10 +110,11 @@ class AIS:
         errors = f"Monte Carlo s.e. {rounded_error(self.standard_error)}, data s.e. "
         errors += rounded_error(self.data_standard_error)
         size = f"{count(self.num_chains, 'chain')} x {count(self.num_temperatures, 'temperature')}"
-        return (
+        text = (
             f"{kind} {self.mean:.2f} nats/{self.unit} (AIS from the {self.start}: {size}; {errors}; "
             f"{acceptance_and_data(self.acceptance, self.flagged, self.unit)})"
         )
+        return f"{text}; {UNRESOLVED}" if self.unresolved.any() else text
 
 
 def acceptance_and_data(acceptance: Tensor, flagged: Tensor, unit: str) -> str:
@@ -158,7 +165,8 @@ def ais(
     to where they started in some directions.
 
     **Divergent trajectories**, whose energy error is not finite or above 1000 nats, are rejected and counted. A datum
-    with more than 5 % of them, or with a weight that is NaN or infinite, is flagged and left out of the means.
+    with more than 5 % of them, or with a weight that is NaN or infinite, is flagged and left out of the means. A weight
+    is NaN where roundings may move log p(x, u) at the chain's end by more than 0.1 nats (:attr:`AIS.unresolved`).
 
     **Cost**: (num_temperatures - 1 + burn_in) x num_leapfrog x num_chains decoder passes, forward and backward, for
     each image: 176 000 by default. Doubling the temperatures halves what is missing to log p(x), roughly.
@@ -228,4 +236,5 @@ def ais(
         annealer.path.joint.normalized,
         annealer.unit,
         annealer.path.joint.caveat or SOFT_TARGETS,
+        found["lost"].bool().any(0),
     )

@@ -1,6 +1,5 @@
 """All data annealed, a piece at a time: what annealed importance sampling and its check in reverse share."""
 
-import logging
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,7 +18,6 @@ from pyro_vae.checks import check_count, check_seed
 from pyro_vae.errors import OutOfMemoryError
 from pyro_vae.evaluation.annealing import Annealed, Annealing
 from pyro_vae.evaluation.hmc import At
-from pyro_vae.evaluation.pareto import MOST_ROUNDING
 from pyro_vae.evaluation.path import Path
 from pyro_vae.evaluation.pieces import Piece, Pieces, Record, fingerprint
 from pyro_vae.evaluation.rows import Rows
@@ -27,16 +25,14 @@ from pyro_vae.evaluation.stream import HEAD, ROWS, VALUES
 from pyro_vae.evaluation.term_draws import TermDraws, check_level
 from pyro_vae.graph import in_one_line, unlike
 from pyro_vae.memory import is_out_of_memory, keep_freed_memory
-from pyro_vae.precision import UNRESOLVED
+from pyro_vae.precision import MOST_ROUNDING
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import unmoved_generators
 from pyro_vae.support import check_support
 
-logger = logging.getLogger("pyro_vae")
-
-FORWARD = ("log_weight", "acceptance", "diverged")
-REVERSE = ("reverse_log_weight", "reverse_acceptance", "reverse_diverged")
+FORWARD = ("log_weight", "acceptance", "diverged", "lost")
+REVERSE = ("reverse_log_weight", "reverse_acceptance", "reverse_diverged", "reverse_lost")
 
 TRIALS = 3
 """Evaluations by which "auto" learns the pace, of which the fastest counts; there are two such trials."""
@@ -69,12 +65,12 @@ class Annealer:
         self._who, self._annealing, self._level, self._simulated = who, annealing, compile, simulated
         self._rows = Rows(who, x, model, guide, plate)
         self._modules, self.size, self.unit = self._rows.modules, self._rows.size, self._rows.unit
-        self._make_path, self._warned = partial(Path, who, model, guide, plate=plate), False
+        self._make_path = partial(Path, who, model, guide, plate=plate)
         with in_mode(self._modules, training=False):
             head = self._head()
             if len(head) == 1 and not simulated:
                 check_support(model, self._rows.take(slice(None))[0], head[0])
-            self.path = self._make_path(head)
+            self.path = self._path_of(head)
             self._rows.check_masks(*self.path.masked_parts)
         rows = max_rows or min(ROWS, max(1, VALUES // max(1, self.path.joint.outputs)))
         self._pieces = Pieces(annealing.num_chains, self.size, rows, self._rows.why_whole is not None)
@@ -147,16 +143,16 @@ class Annealer:
         if exact is not None:
             u = exact[:, piece.first : piece.first + self._pieces.width].to(self._rows.device)
             runs.append(self._annealing.run(*held(u.repeat(chains, 1, 1)), sizes, bar.update, reverse=True))
-        numbers = [number for run in runs for number in (self._weights(block, run), run.acceptance, run.diverged)]
+        numbers = [number for run in runs for number in self._numbers(block, run)]
         return dict(zip(FORWARD + REVERSE * (exact is not None), numbers, strict=True))
 
-    def _weights(self, block: tuple[Any, ...], run: Annealed) -> Tensor:
-        """Return log-weights, NaN where log p(x, u) at the chain's end is known to no better than 0.1 nats."""
+    def _numbers(self, block: tuple[Any, ...], run: Annealed) -> list[Tensor]:
+        """Return what :data:`FORWARD` names; weights are NaN where log p(x, u) at the chain's end is lost.
+
+        That is where roundings may move it by more than 0.1 nats.
+        """
         lost = (self.path.joint.rounding(block, run.u) > MOST_ROUNDING).to(run.log_weight.device)
-        if lost.any() and not self._warned:
-            self._warned = True
-            logger.warning("%s: %s; data whose log p(x, u) it cannot resolve are flagged", self._who, UNRESOLVED)
-        return run.log_weight.masked_fill(lost, math.nan)
+        return [run.log_weight.masked_fill(lost, math.nan), run.acceptance, run.diverged, lost]
 
     def _draws(self, record: Record) -> TermDraws:
         """Return how log-densities and slopes are evaluated: as before, where some pieces are finished.
@@ -196,7 +192,7 @@ class Annealer:
             found.append(u.cpu())
         self._rows.args = (torch.cat(data), *self._rows.args[1:])
         # The sizes of log-densities are those of these data.
-        self.path = self._make_path(self._head())
+        self.path = self._path_of(self._head())
         return torch.cat(found, 1)
 
     def _settings(self) -> dict[str, Any]:
@@ -207,8 +203,15 @@ class Annealer:
             "start": self.path.start,
             "rows": [self._pieces.chains, self._pieces.width],
             "compile": self._level,
+            "numbers": list(FORWARD),
             **fingerprint(self._rows.args, self._modules),
         }
+
+    def _path_of(self, head: tuple[Any, ...]) -> Path:
+        """Make the path with the first data, and have it look at those that are far from them."""
+        path = self._make_path(head)
+        self._rows.widen(slice(0, len(head[0])), path)
+        return path
 
     def _head(self) -> tuple[Any, ...]:
         """Return the first data, or all of them for programs that take no other number."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.ais import DIVERGED, acceptance_and_data
@@ -12,6 +13,7 @@ from pyro_vae.evaluation.annealing import Annealing
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.wording import rounded_error
+from pyro_vae.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 
 
@@ -37,6 +39,9 @@ class BDMC:
     unit: str = "datum"
     caveat: str | None = None
     """Why these are no bounds on log p(x): the model is unnormalised, or a plate scores a part of x; else None."""
+    unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have a chain at whose end roundings may move log p(x, u) by more than 0.1 nats, ``(N,)``: its weight
+    is NaN, and the datum flagged."""
 
     @property
     def num_chains(self) -> int:
@@ -108,17 +113,19 @@ class BDMC:
             "acceptance": self.acceptance[~self.flagged].mean().item(),
             "num_data": len(self.diverged),
             "num_flagged": int(self.flagged.sum()),
+            "num_unresolved": int(self.unresolved.sum()),
             "caveat": self.caveat,
         }
 
     def __str__(self) -> str:
         what = "log p(x)" if self.caveat is None else f"no log p(x): {self.caveat};"
-        return (
+        text = (
             f"{what} between {self.mean_lower:.2f} and {self.mean_upper:.2f} nats/{self.unit} (width "
             f"{rounded_error(self.mean)}, s.e. {rounded_error(self.standard_error)}; BDMC from the {self.start}: C = "
             f"{self.num_chains}, T = {self.num_temperatures}; "
             f"{acceptance_and_data(self.acceptance, self.flagged, self.unit)} of the model's own)"
         )
+        return f"{text}; {UNRESOLVED}" if self.unresolved.any() else text
 
 
 def bdmc(
@@ -195,4 +202,5 @@ def bdmc(
         annealer.path.start,
         annealer.unit,
         annealer.path.joint.caveat,
+        (found["lost"] + found["reverse_lost"]).bool().any(0),
     )

@@ -12,6 +12,7 @@ from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.stream import Stream
 from pyro_vae.evaluation.wording import count
 from pyro_vae.pair import SOFT_TARGETS
+from pyro_vae.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
 
@@ -38,6 +39,9 @@ class ElboTerms:
     """Elements of a datum, where x is discrete with more than two values; else None."""
     caveat: str = SOFT_TARGETS
     """Why there is no bound, where there is none."""
+    unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have log-weights that roundings may move by more than 0.1 nats, ``(N,)``: their terms are off by as
+    much, and no standard error says so."""
 
     @property
     def elbo(self) -> Tensor:
@@ -89,6 +93,7 @@ class ElboTerms:
             "rate_standard_error": self.rate_standard_error,
             "num_samples": self.num_samples,
             "num_data": len(self.rate),
+            "num_unresolved": int(self.unresolved.sum()),
             "bound": self.bound,
             **(self.bits_per_dim.summary() if self.bits_per_dim else {}),
         }
@@ -101,6 +106,8 @@ class ElboTerms:
         )
         if self.bits_per_dim:
             text += f"; {self.bits_per_dim}"
+        if self.unresolved.any():
+            text += f"; {UNRESOLVED}"
         return text if self.bound else f"{text}; no bound: {self.caveat}"
 
 
@@ -127,7 +134,7 @@ def elbo_terms(
     stream = Stream("elbo_terms", model, guide, x, num_samples, plate, progress, compile)
     # Sums about a first value: log-weights may be far from 0, and spread little.
     origin, sums, squares = torch.zeros(3, 3, stream.size, dtype=torch.float64)
-    block = -1
+    block, rounding, magnitude = -1, stream.rounding, torch.zeros(stream.size, dtype=torch.float64)
     with seeded(seed):
         for chunk in stream:
             reconstruction, minus_rate = chunk.reconstruction.double().cpu(), chunk.minus_rate.double().cpu()
@@ -135,6 +142,7 @@ def elbo_terms(
             if chunk.block != block:
                 block = chunk.block
                 origin[:, chunk.data] = terms[:, 0].nan_to_num(0.0, 0.0, 0.0)
+            magnitude[chunk.data] = torch.maximum(magnitude[chunk.data], terms[0].abs().amax(0))
             about = terms - origin[:, chunk.data].unsqueeze(1)
             sums[:, chunk.data] += about.sum(1)
             squares[:, chunk.data] += about.square().sum(1)
@@ -145,5 +153,5 @@ def elbo_terms(
     pair = stream.pair
     return ElboTerms(
         mean[1], -mean[2], variances[0], variances[1], variances[2], num_samples, pair.normalized, stream.unit,
-        pair.discrete_dims, stream.caveat,
+        pair.discrete_dims, stream.caveat, rounding.lost(magnitude, slice(None)),
     )  # fmt: skip

@@ -94,6 +94,8 @@ class EvidenceBudget:
     unit: str = "datum"
     caveat: str = SOFT_TARGETS
     """Why there is no bound, where there is none."""
+    lost: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have weights that roundings may move by more than 0.1 nats, ``(N,)``."""
 
     def __getitem__(self, name: str) -> Term:
         """Return a row by its name."""
@@ -106,9 +108,10 @@ class EvidenceBudget:
 
     @property
     def unresolved(self) -> Tensor:
-        """Which data have weights that differ by no more than roundings may have them differ, ``(N,)``."""
+        """Which data have weights that are lost in rounding, or differ by no more than roundings may, ``(N,)``."""
         known = ~self.pareto_k.isnan() | (self.num_samples < MIN_SAMPLES)
-        return ~known & (self._evidence.per_datum != -math.inf)
+        unknown = ~known & (self._evidence.per_datum != -math.inf)
+        return unknown | self.lost if len(self.lost) else unknown
 
     @property
     def without_mass(self) -> Tensor:
@@ -227,7 +230,7 @@ def evidence_budget(
                 f"that of the same x."
             )
     means, errors = (torch.zeros(3 + len(ks), n, dtype=torch.float64) for _ in range(2))
-    khat = torch.zeros(n, dtype=torch.float64)
+    khat, lost = torch.zeros(n, dtype=torch.float64), torch.zeros(n, dtype=torch.bool)
     rounding = stream.rounding
     with seeded(seed):
         for _, block in groupby(stream, key=lambda chunk: chunk.block):
@@ -245,11 +248,12 @@ def evidence_budget(
             if samples > 1:
                 errors[-1, where] = LogMean.of(weights).standard_error
             largest = weights.T.topk(min(tail_length(samples) + 1, samples), dim=1).values
-            khat[where] = pareto_k(largest, samples, rounding.of(largest[:, 0]))
+            khat[where] = pareto_k(largest, samples, rounding.of(largest[:, 0], where))
+            lost[where] = rounding.lost(largest[:, 0], where)
     names = ["reconstruction", "rate", "ELBO", *(f"IWAE-{k}" for k in ks)]
     terms = {name: Term(*both) for name, both in zip(names, zip(means, errors, strict=True), strict=True)}
     terms |= given
-    return EvidenceBudget(terms, khat, samples, stream.pair.normalized, stream.unit, stream.caveat)
+    return EvidenceBudget(terms, khat, samples, stream.pair.normalized, stream.unit, stream.caveat, lost)
 
 
 def _groups(log_weights: Tensor, k: int) -> Tensor:

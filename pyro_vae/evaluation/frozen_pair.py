@@ -57,6 +57,7 @@ class FrozenPair:
                 check_support(model, self._rows.take(slice(None))[0], head[0])
             with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules):
                 values = self.joint.values(head, self.joint.draw(head, 2))
+            self._rows.widen(self._seen, self._pair, self.joint)
             self._pair.check_circles()
             self._rows.check_masks(self.joint, self._pair)
         self._ndims = {name: value.ndim for name, value in values.items()}
@@ -64,9 +65,9 @@ class FrozenPair:
 
     @property
     def rounding(self) -> Rounding:
-        """How large the roundings in log-weights are, as measured on the first data."""
+        """How large the roundings in log-weights are, as measured on the first data and on those far from them."""
         with in_mode(self.modules, training=False):
-            return self._pair.rounding
+            return self._rows.rounding(self._seen, self._pair)
 
     def block(self, index: Tensor) -> tuple[Any, ...]:
         """Return the arguments for some of the data."""
@@ -102,7 +103,7 @@ class FrozenPair:
 
     def _first_that_is_finite(self, model: Program, plate: str | None) -> tuple[Any, ...]:
         for index in self._heads():
-            head = self.block(index)
+            head, self._seen = self.block(index), index
             try:
                 self.joint = Joint(self.who, model, head, plate)
                 self._pair = Pair(model, self._guide, head, plate)

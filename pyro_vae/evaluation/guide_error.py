@@ -22,6 +22,7 @@ from pyro_vae.evaluation.two_sample import two_sample_test
 from pyro_vae.evaluation.wording import count
 from pyro_vae.graph import agree
 from pyro_vae.joint import Joint
+from pyro_vae.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
@@ -76,6 +77,9 @@ class GuideError:
     unit: str = "datum"
     counted: Tensor | None = field(default=None, repr=False)
     """Which coordinates are not masked, ``(N, dim)``, the others being NaN; None where all count."""
+    unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have log-weights that roundings may move by more than 0.1 nats at the guide's draws, ``(N,)``: their
+    KLs and log p(x) are NaN."""
 
     @property
     def compared(self) -> Tensor:
@@ -114,6 +118,7 @@ class GuideError:
             "data_standard_error": self.data_standard_error,
             "num_with_kl": int(self.kl.isfinite().sum()),
             "no_kl": self.no_kl,
+            "num_unresolved": int(self.unresolved.sum()),
             "num_tested": len(tested),
             "num_rejected": int((tested < LEVEL).sum()),
             "num_samples": self.num_samples,
@@ -129,11 +134,15 @@ class GuideError:
         if found["num_with_kl"]:
             text += f"KL(q || p) = {self.mean:.3g} nats/{self.unit} (Monte Carlo s.e. {self.standard_error:.2g}"
             if found["num_with_kl"] < found["num_compared"]:
-                text += f"; {found['num_with_kl']} of {found['num_compared']}, the others overlap too little"
+                lost = " or are lost in roundings" if self.unresolved.any() else ""
+                text += f"; {found['num_with_kl']} of {found['num_compared']}, the others overlap too little{lost}"
             text += ")"
         else:
-            text += f"KL not estimable: {self.no_kl or 'guide and posterior overlap too little'}"
+            lost = "roundings hide the weights" if self.unresolved.any() else "guide and posterior overlap too little"
+            text += f"KL not estimable: {self.no_kl or lost}"
         text += f"; MMD test: p < {LEVEL} for {found['num_rejected']} of {found['num_tested']}"
+        if self.unresolved.any():
+            text += f"; {UNRESOLVED}"
         left_out = found["num_data"] - found["num_compared"]
         return f"{text}; {left_out} left out without a trusted reference or finite draws" if left_out else text
 
@@ -165,7 +174,8 @@ def guide_error(
 
     Data without a trusted reference are left out: their entries are NaN, and ``str()`` says how many. A KL is NaN
     where the guide has no density that can be evaluated anywhere (auxiliary variables, a flow without inverse), which
-    :attr:`GuideError.no_kl` says, and where fewer than 20 draws are common to both laws.
+    :attr:`GuideError.no_kl` says, where fewer than 20 draws are common to both laws, and where roundings may move
+    log-weights by more than 0.1 nats (:attr:`GuideError.unresolved`).
 
     Args:
         reference: of this model and these data.
@@ -222,6 +232,7 @@ def guide_error(
         drawn = [guide_draws.draw(args, min(step, num_samples - k)) for k in range(0, num_samples, step)]
         u = torch.cat([part for part, _ in drawn]).double().cpu()
         no_kl = guide_draws.why_no_density(args)
+        unresolved = (guide_draws.pair.roundings(args)[0] > MOST_ROUNDING) & trusted
         found: Bridge | None = None
         if no_kl is None:
             at_guide = torch.cat([terms.log_weight for _, terms in drawn]).double().cpu()
@@ -241,7 +252,7 @@ def guide_error(
 
     def of(name: str) -> Tensor:
         value = kept.new_full(kept.shape, math.nan, dtype=torch.float64) if found is None else getattr(found, name)
-        return torch.where(kept, value, math.nan)
+        return torch.where(kept & ~unresolved, value, math.nan)
 
     return GuideError(
         mean_error=moments[0],
@@ -263,6 +274,7 @@ def guide_error(
         no_kl=no_kl,
         unit=rows.unit,
         counted=counted,
+        unresolved=unresolved,
     )
 
 

@@ -15,7 +15,7 @@ from pyro_vae.evaluation.pareto import pareto_k, tail_length
 from pyro_vae.masks import element_mask
 from pyro_vae.pair import SOFT_TARGETS
 from pyro_vae.particles import Particles, Site, samples
-from pyro_vae.precision import Rounding
+from pyro_vae.precision import UNRESOLVED, Rounding
 from pyro_vae.protocols import Program
 from pyro_vae.redrawn import Redrawn, is_factor, refuse_factors
 from pyro_vae.seeded import seeded
@@ -68,7 +68,8 @@ def to_inference_data(
     ``log_likelihood``           log p(x | z) of each observed site, in nats
     ``sample_stats``             ``log_weight`` log p(x, z) - log q(z | x) of each draw, ``pareto_k`` of each
                                  datum's weights (NaN below 26 of them, or
-                                 where float32 cannot resolve them), ``flagged``: one of them is NaN or +inf
+                                 where float32 cannot resolve them), ``flagged``: one of them is NaN or +inf,
+                                 ``unresolved``: roundings may move them by more than 0.1 nats
     ``observed_data``            x, each observed site
     ============================ ==========================================================================
 
@@ -194,7 +195,12 @@ class _Groups:
             if group == "sample_stats":
                 log_weight = self._values[group, "log_weight"]
                 flagged = (log_weight.isnan() | (log_weight == math.inf)).any(0)
-                variables["pareto_k"] = ([DATUM], _pareto_k(log_weight, flagged, self._draws.rounding).numpy())
+                rounding = self._draws.rounding
+                variables["pareto_k"] = ([DATUM], _pareto_k(log_weight, flagged, rounding).numpy())
+                lost = rounding.lost(log_weight.abs().amax(0), slice(None)) & ~flagged
+                variables["unresolved"] = ([DATUM], lost.numpy())
+                if lost.any():
+                    logger.warning("%s: %s", self._draws.who, UNRESOLVED)
                 variables["flagged"] = ([DATUM], flagged.numpy())
             found[group] = Dataset(variables, coords=_coordinates(variables), attrs=attributes)
         return found
@@ -253,7 +259,7 @@ def _pareto_k(log_weight: Tensor, flagged: Tensor, rounding: Rounding) -> Tensor
     found = torch.full((log_weight.shape[1],), math.nan, dtype=torch.float64)
     if not flagged.all():
         largest = log_weight[:, ~flagged].mT.topk(min(tail_length(count) + 1, count), dim=1).values
-        found[~flagged] = pareto_k(largest, count, rounding.of(largest[:, 0]))
+        found[~flagged] = pareto_k(largest, count, rounding.of(largest[:, 0], ~flagged))
     return found
 
 

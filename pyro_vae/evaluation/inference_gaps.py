@@ -87,7 +87,7 @@ class InferenceGaps:
     disagreement: str = ""
     """Which estimates of log p(x) differ from log p^ by more than their errors, and by how much; empty where none."""
     num_unresolved: int = 0
-    """Data whose weights differ by no more than roundings may have them differ."""
+    """Data whose weights are lost in rounding, or differ by no more than roundings may have them differ."""
 
     @property
     def approximation_gap(self) -> Tensor:
@@ -348,7 +348,8 @@ class _Found:
                 tails = largest(tails, weights, self._evidence_samples)
                 evidence.add(weights)
             self._evidence[:, index] = torch.cat([evidence.value, evidence.standard_error])[:, :count]
-            khat = pareto_k(tails.flatten(0, 1), self._evidence_samples, self._rounding.of(tails[..., 0].flatten()))
+            rounding = self._rounding.of(tails[..., 0].flatten(), fitted.index.repeat(2))
+            khat = pareto_k(tails.flatten(0, 1), self._evidence_samples, rounding)
             self._khat[:, index] = khat.unflatten(0, tails.shape[:2])[:, :count]
 
     def result(self, family: str, given: Evidence | None, caveat: str | None, unit: str) -> InferenceGaps:
@@ -369,7 +370,10 @@ class _Found:
         common = fair & torch.stack([one.values.isfinite() for one in candidates]).all(0)
         evidence = best_evidence(candidates, common, unit)
         log_evidence, evidence_error = evidence.values, evidence.errors
-        unresolved = self._khat.isnan().any(0) & fair if samples >= MIN_SAMPLES else torch.zeros_like(fair)
+        unresolved = self._rounding.lost(torch.maximum(elbo.abs(), best.abs()), slice(None))
+        if samples >= MIN_SAMPLES:
+            unresolved = unresolved | self._khat.isnan().any(0)
+        unresolved = unresolved & fair
         fair = fair & log_evidence.isfinite()
         errors = {
             "elbo": elbo_error,

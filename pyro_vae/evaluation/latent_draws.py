@@ -61,6 +61,7 @@ class LatentDraws:
         """Whether the pair takes all data at once, and no other number of them."""
         with in_mode(self.modules, training=False):
             self.pair = self._first_pair(0, self.size if self.takes_all else min(self.size, HEAD))
+            self._rows.widen(self._seen, self.pair)
             self.vectorizes = self.pair.vectorizes
             self.pair.check_circles()
             self._rows.check_masks(self.pair)
@@ -72,6 +73,7 @@ class LatentDraws:
 
     def _first_pair(self, start: int, stop: int) -> Pair:
         """Run the pair once on some data; where one of them is not finite, on the half without it."""
+        self._seen = slice(start, stop)
         try:
             return Pair(self.model, self.guide, self.block(start, stop), self._plate)
         except NonFiniteError:
@@ -89,9 +91,9 @@ class LatentDraws:
 
     @property
     def rounding(self) -> Rounding:
-        """How large the roundings in log-weights are, as measured on the first data."""
+        """How large the roundings in log-weights are, as measured on the first data and on those far from them."""
         with in_mode(self.modules, training=False):
-            return self.pair.rounding
+            return self._rows.rounding(self._seen, self.pair)
 
     def bar(self, total: int, unit: str) -> "tqdm[Any]":
         """Return a progress bar."""

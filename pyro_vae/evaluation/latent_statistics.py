@@ -18,6 +18,7 @@ from pyro_vae.evaluation.unit_kl import UnitKLError, unit_kl
 from pyro_vae.evaluation.wording import count
 from pyro_vae.masks import element_mask
 from pyro_vae.particles import Particles, Site
+from pyro_vae.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
 
@@ -54,6 +55,9 @@ class LatentStatistics:
     unit: str = "datum"
     shares: Tensor | None = field(default=None, repr=False)
     """Share of the data that have each unit, ``(latent_dim,)``; None where no unit is masked."""
+    unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have log-weights that roundings may move by more than 0.1 nats, ``(N,)``: their terms are off by as
+    much, and no standard error says so."""
 
     @property
     def num_data(self) -> int:
@@ -96,6 +100,7 @@ class LatentStatistics:
             "num_samples": self.num_samples,
             "num_data": self.num_data,
             "flagged": int(self.flagged.sum()),
+            "num_unresolved": int(self.unresolved.sum()),
             "why_not": dict(self.why_not),
         }
 
@@ -115,7 +120,7 @@ class LatentStatistics:
             text += f"; {count(int(self.flagged.sum()), self.unit)} with a NaN or infinite weight left out"
         for name, reason in self.why_not.items():
             text += f"; no {name.replace('_', ' ')}: {reason}"
-        return text
+        return f"{text}; {UNRESOLVED}" if self.unresolved.any() else text
 
 
 def latent_statistics(
@@ -159,8 +164,8 @@ def latent_statistics(
 
     Returns:
         :class:`LatentStatistics`; ``print`` it for one line. Mutual information and marginal KL are None where the
-        guide cannot score a z that it did not draw, the KLs of units where q or p is no product over them; ``why_not``
-        says so.
+        guide cannot score a z that it did not draw, or the data mask different elements of z; the KLs of units where q
+        or p is no product over them; ``why_not`` says so.
 
     Raises:
         ValueError: ``num_samples`` is below 2, x is empty or not finite, or the batch plate subsamples.
@@ -181,7 +186,7 @@ def latent_statistics(
     with seeded(seed):
         draws = LatentDraws("latent_statistics", model, guide, x, num_samples, plate, progress)
         draws.pair.require_density(draws.who)
-        drawn = _Drawn(draws)
+        drawn, rounding = _Drawn(draws), draws.rounding
         members = ~drawn.flagged
         if not members.any():
             raise NonFiniteError(
@@ -191,7 +196,7 @@ def latent_statistics(
         aggregate: Tensor | None = None
         if drawn.repeats:
             try:
-                aggregate = log_aggregate(draws, drawn.values, members)
+                aggregate = log_aggregate(draws, drawn.values, members, drawn.there)
             except ForeignDensityError as reason:
                 why_not["mutual_information"] = why_not["marginal_kl"] = str(reason)
         else:
@@ -224,6 +229,7 @@ def latent_statistics(
         num_samples=num_samples,
         unit=draws.unit,
         shares=None if there is None else there.double().mean(0),
+        unresolved=rounding.lost(drawn.weight.abs().amax(0), slice(None)) & members,
     )
 
 
@@ -260,8 +266,8 @@ class _Drawn:
         self.kl, squares = self._kl_sums / count
         self.kl_variance = (squares - self.kl.square()).clamp(min=0) * count / (count - 1)
         """KL of each unit, ``(N, units)``, and the variance of one draw of it."""
-        weight = self.reconstruction + self.log_prior - self.log_guide
-        self.flagged = (weight.isnan() | (weight == math.inf)).any(0)
+        self.weight = self.reconstruction + self.log_prior - self.log_guide
+        self.flagged = (self.weight.isnan() | (self.weight == math.inf)).any(0)
 
     def _make_room(self, draws: LatentDraws, run: Particles) -> None:
         sizes = {}

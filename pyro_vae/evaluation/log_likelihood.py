@@ -52,6 +52,8 @@ class LogLikelihood:
     """K of each under a target, ``(N,)``, integers; else None."""
     caveat: str = SOFT_TARGETS
     """Why there is no bound, where there is none."""
+    lost: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have weights that roundings may move by more than 0.1 nats, ``(N,)``, whatever K is."""
 
     @property
     def samples_per_datum(self) -> Tensor:
@@ -99,7 +101,7 @@ class LogLikelihood:
     def flagged(self) -> Tensor:
         """Which data have a k-hat above the threshold, or none, or no weight above 0, ``(N,)``.
 
-        With fewer than 26 samples no datum has a k-hat, and that alone flags none.
+        With fewer than 26 samples no datum has a k-hat, and that alone flags none; roundings above 0.1 nats do.
         """
         return (self.pareto_k > self.khat_thresholds) | self.unresolved | self.without_mass
 
@@ -110,8 +112,9 @@ class LogLikelihood:
 
     @property
     def unresolved(self) -> Tensor:
-        """Which data have weights that differ by no more than roundings may have them differ, ``(N,)``."""
-        return self.pareto_k.isnan() & ~self.without_mass & (self.samples_per_datum >= MIN_SAMPLES)
+        """Which data have weights that are lost in rounding, or differ by no more than roundings may, ``(N,)``."""
+        unknown = self.pareto_k.isnan() & ~self.without_mass & (self.samples_per_datum >= MIN_SAMPLES)
+        return unknown | self.lost if len(self.lost) else unknown
 
     @property
     def bits_per_dim(self) -> BitsPerDim | None:
@@ -282,4 +285,5 @@ def log_likelihood(
         deciding,
         None if target_se is None else sums.num_samples,
         stream.caveat,
+        sums.lost,
     )

@@ -41,6 +41,8 @@ class DatumDensity:
 
     def __init__(self, who: str, joint: Joint, rows: Rows, starts: Tensor) -> None:
         self._who, self._joint, self._rows = who, joint, rows
+        self.dtype = starts.dtype
+        """Of the programs' u."""
         at = starts.nan_to_num(0.0)
         self._check_alone(at[:1])
         # Two data, where there are as many, so that a number which recording would freeze is found.
@@ -70,10 +72,14 @@ class DatumDensity:
         given = [block[k] for k in self._tensors]
 
         def compute(u: Tensor) -> list[Tensor]:
+            # Chains are in float64 where log-densities are; the programs stay in their own dtype.
+            at = u.to(self.dtype)
             if counted is None or start is None:
-                return self._compute(*given, u)
-            potential, gradient = self._compute(*given, start.masked_scatter(counted, u))
-            return [potential, gradient[counted]]
+                potential, gradient = self._compute(*given, at)
+            else:
+                potential, gradient = self._compute(*given, start.masked_scatter(counted, at))
+                gradient = gradient[counted]
+            return [potential.to(u.dtype), gradient.to(u.dtype)]
 
         return lambda z: _Potential.apply(z["u"], compute)
 

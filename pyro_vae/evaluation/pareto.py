@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pyro_vae.caches import a_cache
 from pyro_vae.evaluation.wording import count
+from pyro_vae.precision import MOST_ROUNDING
 
 CLEARLY = 5
 """Roundings that a tail must be wide. The largest of hundreds of roundings is four to six of their standard deviations;
@@ -16,9 +17,6 @@ a tail of nothing but roundings is two or three of these wide."""
 
 BOUNDED = 0.01
 """Nats within which weights count as equal, where no more can be seen of them."""
-
-MOST_ROUNDING = 0.1
-"""Nats of rounding above which weights tell nothing: of roundings that wide, log p^ is off by half their square."""
 
 MIN_SAMPLES = 26
 """Below this a tail of a fifth of the samples has fewer than six: its first quartile, from which the fit starts, is

@@ -44,6 +44,12 @@ class Path:
         """What has masks on latent sites that all data are to be checked against."""
         return [self.joint] if self._guide is None else [self.joint, self._guide.pair]
 
+    def widen(self, x: Any) -> None:
+        """Compute in float64 from now on where float32 would lose too much of the log-densities of these data."""
+        self.joint.widen(x)
+        if self._guide is not None:
+            self._guide.pair.widen(x)
+
     @property
     def vectorizes(self) -> bool:
         """Whether many chains are run at once, and not one by one."""

@@ -16,6 +16,7 @@ from pyro_vae.evaluation.rows import Rows
 from pyro_vae.evaluation.stream import ROWS
 from pyro_vae.evaluation.wording import count
 from pyro_vae.joint import Joint
+from pyro_vae.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
@@ -52,15 +53,22 @@ class ReferencePosterior:
     unit: str = "datum"
     counted: Tensor | None = field(default=None, repr=False)
     """Which coordinates are not masked, ``(N, dim)``; None where all count."""
+    unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have a log p(x, u) that roundings may move by more than 0.1 nats at the last draws, ``(N,)``."""
 
     @property
     def trusted(self) -> Tensor:
-        """Which data this is a reference for, ``(N,)``: R-hat at most 1.01 in all dims, at most 1 in 1000 divergent."""
+        """Which data this is a reference for, ``(N,)``.
+
+        R-hat is at most 1.01 in all dims, at most 1 in 1000 transitions divergent, and log p(x, u) no matter of
+        roundings.
+        """
         num_draws = self.draws.shape[0] * self.draws.shape[1]
         mixed = self.r_hat <= R_HAT
         if self.counted is not None:
             mixed = (mixed | ~self.counted) & self.counted.any(-1, keepdim=True)
-        return mixed.all(-1) & (self.divergences <= DIVERGENT_SHARE * num_draws)
+        trusted = mixed.all(-1) & (self.divergences <= DIVERGENT_SHARE * num_draws)
+        return trusted & ~self.unresolved if len(self.unresolved) else trusted
 
     def of_counted(self, values: Tensor) -> Tensor:
         """Return values ``(N, dim)`` of the coordinates that count, as one vector; NaN where there are none."""
@@ -98,6 +106,7 @@ class ReferencePosterior:
             "smallest_ess_bulk": self.of_counted(self.ess_bulk).min().item(),
             "smallest_ess_tail": self.of_counted(self.ess_tail).min().item(),
             "divergences": int(self.divergences.sum()),
+            "num_unresolved": int(self.unresolved.sum()),
             "num_chains": num_chains,
             "num_samples": num_samples,
             "warmup": self.warmup,
@@ -112,7 +121,9 @@ class ReferencePosterior:
             f"{found['smallest_ess_bulk']:.0f} (bulk) and {found['smallest_ess_tail']:.0f} (tail), "
             f"{count(found['divergences'], 'divergence')}"
         )
-        if found["num_trusted"] < found["num_data"]:
+        if self.unresolved.any():
+            text += f"; {UNRESOLVED}"
+        if found["num_trusted"] + found["num_unresolved"] < found["num_data"]:
             text += (
                 f"; the others (R-hat > {R_HAT}, or more than {100 * DIVERGENT_SHARE:g} % divergent) are no "
                 f"reference. Use more draws and a longer warmup, or look for several modes"
@@ -212,6 +223,7 @@ def reference_posterior(
                 for chain in range(num_chains):
                     start = starts[chain, i]
                     potential, moving = density.of(i, here, start), start if here is None else start[here]
+                    moving = moving.double() if joint.wide else moving
                     found, divergent = run_chain(potential, moving, num_samples, warmup, bar.update)
                     if here is None:
                         draws[chain, :, i] = found.cpu()
@@ -222,11 +234,12 @@ def reference_posterior(
         if counted is not None:
             at = torch.where(counted, at, starts[0])
         values, log_joint = _at_draws(joint, everything, at)
+        unresolved = (joint.rounding(everything, at[:, -1]) > MOST_ROUNDING).any(0)
         for name, mask in joint.shown(everything).items() if counted is not None else ():
             values[name] = values[name].masked_fill(~mask.cpu(), math.nan)
     return ReferencePosterior(
         draws.double(), values, log_joint, r_hat(draws), ess(draws, "bulk"), ess(draws, "tail"), divergences, warmup,
-        rows.unit, None if counted is None else counted.cpu(),
+        rows.unit, None if counted is None else counted.cpu(), unresolved,
     )  # fmt: skip
 
 

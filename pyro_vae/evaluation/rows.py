@@ -13,6 +13,7 @@ from pyro_vae.memory import is_out_of_memory
 from pyro_vae.missing import all_finite, check_finite_rows, check_not_empty
 from pyro_vae.pair import Pair
 from pyro_vae.particles import samples
+from pyro_vae.precision import Rounding
 from pyro_vae.programs import Undo, data_args, in_mode, local_params, modules_of, num_rows, take_rows
 from pyro_vae.protocols import Program
 
@@ -21,11 +22,21 @@ FEW = (3, 4, 5)
 
 
 HEAD = 127
-"""Data that a pair is run on at a time to look at its masks."""
+"""Data that a pair is run on at a time to look at its masks, or at how large its roundings are."""
+
+FAR = 2
+"""Times the largest number of the first data, above which those of another datum may round otherwise."""
 
 
 COUPLED = "a datum's weight depends on the data beside it."
 """Why an argument is taken to be another than it was thought to be."""
+
+
+class _Widens(Protocol):
+    """A joint density, or a pair."""
+
+    def widen(self, x: Any) -> None:
+        """Compute in float64 from now on where float32 would lose too much on these data."""
 
 
 class _Masked(Protocol):
@@ -97,6 +108,52 @@ class Rows:
             block = self.take(torch.arange(start, start + width) % self.size)
             for part in parts:
                 part.check_masks(block)
+
+    def widen(self, seen: slice | Tensor, *parts: "_Widens") -> None:
+        """Have parts that were made with some data look at those that are far from them, too.
+
+        Args:
+            seen: the data that the parts were made with.
+            parts: what is to compute in float64 where one of all data calls for that.
+        """
+        for index in self._far_blocks(seen):
+            for part in parts:
+                part.widen(self.take(index))
+
+    def rounding(self, seen: slice | Tensor, pair: Pair) -> Rounding:
+        """Return how large the roundings in log-weights are: the largest of the data seen, for all that are like them.
+
+        Data far from those have their own.
+
+        Args:
+            seen: the data that the pair was made with.
+            pair: the pair, which was shown all data by :meth:`widen`.
+        """
+        errors, magnitudes = pair.roundings(self.take(seen))
+        found = Rounding(*(values.max().repeat(self.size) for values in (errors, magnitudes)))
+        for index in self._far_blocks(seen):
+            errors, magnitudes = pair.roundings(self.take(index))
+            # Data are repeated to fill a block.
+            for values, own in ((found.error, errors), (found.magnitude, magnitudes)):
+                values.scatter_reduce_(0, index, own, "amax", include_self=False)
+        return found
+
+    def _far_blocks(self, seen: slice | Tensor) -> Iterator[Tensor]:
+        """Give the data with a number far above those of the data seen, some at a time.
+
+        Programs that are shown all data at once have seen them all.
+        """
+        sizes = torch.zeros(self.size, dtype=torch.float64)
+        for arg, each in zip(self.args, self.per_datum, strict=True):
+            if each and isinstance(arg, Tensor) and arg.dtype != torch.bool and arg.numel():
+                for start in range(0, self.size, HEAD):
+                    rows = slice(start, start + HEAD)
+                    largest = arg[rows].detach().reshape(len(arg[rows]), -1).abs().nan_to_num(0.0, 0.0, 0.0).amax(1)
+                    sizes[rows] = torch.maximum(sizes[rows], largest.double().cpu())
+        far = (sizes > FAR * sizes[seen].max()).nonzero().flatten()
+        # All blocks have one size, as a program may ask for.
+        for start in range(0, 0 if self.why_whole else len(far), min(self.size, HEAD)):
+            yield far[torch.arange(start, start + min(self.size, HEAD)) % len(far)]
 
     def refuse_whole(self, needs: str) -> None:
         """Refuse programs that take all data at once and no other number of them.

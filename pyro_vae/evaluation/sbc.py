@@ -18,6 +18,7 @@ from pyro_vae.evaluation.stream import ROWS
 from pyro_vae.evaluation.uniformity import holm, uniformity_band, uniformity_p_value
 from pyro_vae.evaluation.wording import count
 from pyro_vae.joint import Joint
+from pyro_vae.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.seeded import seeded
@@ -38,6 +39,9 @@ class SBC:
     num_draws: int
     left_out: int = 0
     """Simulated data for which a draw of the guide was NaN or infinite."""
+    num_unresolved: int = 0
+    """Simulated data whose log p(x, u) roundings may move by more than 0.1 nats: x itself is rounded, and its
+    posterior another than the one that u was drawn from."""
 
     @property
     def adjusted(self) -> Tensor:
@@ -90,6 +94,7 @@ class SBC:
             "num_rejected": int(self.rejected.sum()),
             "smallest_adjusted_p_value": self.adjusted.nan_to_num(math.inf).min().item(),
             "left_out": self.left_out,
+            "num_unresolved": self.num_unresolved,
         }
 
     def __str__(self) -> str:
@@ -100,6 +105,8 @@ class SBC:
             f"are not uniform in {found['num_rejected']} of {count(found['dim'], 'dim')} (smallest p = "
             f"{found['smallest_adjusted_p_value']:.2g}, adjusted by Holm)"
         )
+        if self.num_unresolved:
+            text += f"; {UNRESOLVED}"
         left_out = f"{count(self.left_out, 'datum')} left out, whose draws are not finite"
         return f"{text}; {left_out}" if self.left_out else text
 
@@ -176,7 +183,7 @@ def sbc(
         joint = Joint("sbc", model, template, plate)
         guide_draws = GuideDraws(joint, model, guide, template, plate)
         rows.check_masks(joint, guide_draws.pair)
-        ranks, finite = [], []
+        ranks, finite, unresolved = [], [], 0
         for start in range(0, num_data, width):
             # All blocks have one size, as a model may ask for; what the last one has too much is cut off.
             kept = min(width, num_data - start)
@@ -186,6 +193,7 @@ def sbc(
             there = torch.ones_like(truth[0], dtype=torch.bool) if counted is None else counted
             ranks.append(torch.where(there, _ranks(truth[0], u), -1)[:kept].cpu())
             finite.append((u.isfinite().all(0) & truth[0].isfinite() | ~there).all(-1)[:kept].cpu())
+            unresolved += int((joint.rounding(args, truth)[0, :kept] > MOST_ROUNDING).sum())
             bar.update(kept)
     usable = torch.cat(finite)
     if not usable.any():
@@ -193,7 +201,8 @@ def sbc(
     kept_ranks = torch.cat(ranks)[usable]
     columns = [column[column >= 0] for column in kept_ranks.unbind(1)]
     p_values = [uniformity_p_value(column.numpy(), num_draws + 1) if len(column) else math.nan for column in columns]
-    return SBC(kept_ranks, torch.tensor(p_values, dtype=torch.float64), num_draws, num_data - len(kept_ranks))
+    left_out = num_data - len(kept_ranks)
+    return SBC(kept_ranks, torch.tensor(p_values, dtype=torch.float64), num_draws, left_out, unresolved)
 
 
 def _ranks(truth: Tensor, u: Tensor) -> Tensor:

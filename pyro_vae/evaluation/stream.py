@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -128,21 +128,26 @@ class Stream:
             head = self.block(0, self.size)
             self.pair = Pair(self._model, self._guide, head, self._plate)
         self.picks_rows = picks_rows and self.pair.plate.full_size == self.size
+        self._seen = slice(0, len(head[0]))
+        self._data.widen(self._seen, self.pair)
         if len(head) == 1:
             check_support(self._model, self._data.take(slice(None))[0], head[0])
         self.pair.check_circles()
         self.pair.require_density(self.who)
         if not self.picks_rows:
             self._data.check_masks(self.pair)
+        elif self.pair.masked:
+            for rows in subsample_blocks(self.pair, head):
+                self.pair.check_masks(head, rows)
         self.caveat = self.pair.caveat or SOFT_TARGETS
         """Why there is no bound, where ``pair.normalized`` says that there is none."""
         self.vectorizes = self.pair.vectorizes
 
-    @property
+    @cached_property
     def rounding(self) -> Rounding:
-        """How large the roundings in log-weights are, as measured on the first data."""
+        """How large the roundings in log-weights are, as measured on the first data and on those far from them."""
         with in_mode(self.modules, training=False):
-            return self.pair.rounding
+            return self._data.rounding(self._seen, self.pair)
 
     def __iter__(self) -> Iterator[Chunk]:
         return self._shown(self._subsampled() if self.picks_rows else self._blocks())

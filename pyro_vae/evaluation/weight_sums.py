@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_vae.evaluation.log_mean import LogMean
 from pyro_vae.evaluation.pareto import largest, pareto_k, tail_length
 from pyro_vae.evaluation.stream import Chunk
-from pyro_vae.precision import Rounding
+from pyro_vae.precision import MOST_ROUNDING, Rounding
 
 
 class WeightSums:
@@ -27,6 +27,8 @@ class WeightSums:
         self._most = most
         self.log_mean, self.standard_errors, self.ess, self.pareto_k = torch.zeros(4, size, dtype=torch.float64)
         self.num_samples = torch.zeros(size, dtype=torch.int64)
+        self.lost = torch.zeros(size, dtype=torch.bool)
+        """Which data's weights are known to no better than 0.1 nats."""
         for where, log_weights in _by_block(chunks):
             self._visit(where, log_weights)
 
@@ -39,7 +41,9 @@ class WeightSums:
         self.log_mean[where], self.standard_errors[where], self.ess[where] = mean.value, mean.standard_error, mean.ess
         self.num_samples[where] = mean.count
         tail = tail[:, : tail_length(mean.count) + 1]
-        rounding = None if self._rounding is None else self._rounding.of(tail[:, 0])
+        rounding = None if self._rounding is None else self._rounding.of(tail[:, 0], where)
+        if rounding is not None:
+            self.lost[where] = rounding > MOST_ROUNDING
         self.pareto_k[where] = pareto_k(tail, mean.count, rounding)
 
 

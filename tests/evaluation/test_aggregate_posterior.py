@@ -162,11 +162,16 @@ def test_posteriors_of_fewer_variables_do_not_mix(inside):
     guide = program(lambda x: dist.Normal(x, 0.5), False)
     x, z = torch.randn(5, 2).double(), torch.randn(3, 5, 2).double()
     members, there = torch.ones(5, dtype=torch.bool), torch.ones(5, dtype=torch.bool)
-    found = log_aggregate(draws_of(model, guide, (x, there)), {"z": z}, members)
+    units = there.unsqueeze(-1).repeat(1, 2)
+    found = log_aggregate(draws_of(model, guide, (x, there)), {"z": z}, members, units)
     assert_close(found, by_hand(dist.Normal(x, 0.5).to_event(1), z, members))
-    there[3] = False
-    with pytest.raises(ForeignDensityError, match="a mask hides z of some data, whose posteriors are laws of fewer"):
-        log_aggregate(draws_of(model, guide, (x, there)), {"z": z}, members)
+    there[3] = units[3] = members[2] = False
+    with pytest.raises(ForeignDensityError, match=r"mask different latent .* share a mask by themselves"):
+        log_aggregate(draws_of(model, guide, (x, there)), {"z": z}, members, units)
+    # Of members alone it is asked.
+    members[3] = False
+    found = log_aggregate(draws_of(model, guide, (x, there)), {"z": z}, members, units)
+    assert_close(found, by_hand(dist.Normal(x, 0.5).to_event(1), z, members))
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ def test_groups_dims_and_coordinates(linear_gaussian):
         ("sample_stats", "log_weight"): sampled,
         ("sample_stats", "pareto_k"): {"datum": 5},
         ("sample_stats", "flagged"): {"datum": 5},
+        ("sample_stats", "unresolved"): {"datum": 5},
         ("observed_data", "x"): {"datum": 5, "x_dim": 5},
     }
     for (group, name), shape in shapes.items():

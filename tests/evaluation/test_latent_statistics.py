@@ -7,6 +7,7 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro import poutine
 from torch import nn
 from torch.distributions import kl_divergence
 from torch.testing import assert_close
@@ -61,6 +62,35 @@ def test_every_number_is_within_four_standard_errors_of_its_exact_value():
     assert found.mutual_information.mean < math.log(5)
     assert_close(found.kl_per_unit, exact.rate.mean().reshape(1))
     assert found.kl_per_unit_errors.max() < 1e-7
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_all_data_mask_is_no_variable(whole):
+    """The five Gaussians beside an element, or a site, that no datum has: the same exact numbers."""
+    exact = FiveGaussians()
+
+    def masked(law):
+        return law.mask(torch.tensor([True, False])).to_event(1)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", masked(dist.Normal(torch.zeros(2).double(), 1.0)))
+            if whole:
+                with poutine.mask(mask=torch.zeros(len(x), dtype=torch.bool)):
+                    pyro.sample("w", dist.Normal(z[..., 0], 1.0))
+            pyro.sample("x", dist.Normal(z[..., :1], 0.5).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", masked(dist.Normal(torch.cat([0.8 * x, 9 * x], -1), 0.3)))
+            if whole:
+                with poutine.mask(mask=torch.zeros(len(x), dtype=torch.bool)):
+                    pyro.sample("w", dist.Normal(3 * z[..., 0], 0.1))
+
+    found = latent_statistics(model, guide, X, num_samples=2000, seed=0, progress=False)
+    for name, value in exact.numbers().items():
+        estimate = getattr(found, name)
+        assert ((estimate.per_datum - value).abs() < 4.5 * (estimate.sample_variance / 2000).sqrt()).all(), name
 
 
 @pytest.mark.slow

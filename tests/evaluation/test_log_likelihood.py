@@ -353,13 +353,15 @@ def test_what_float32_cannot_resolve_is_flagged_and_said():
     assert "float32" not in str(remedied)
 
 
-def test_large_data_behind_the_first_are_not_taken_for_resolved(monkeypatch):
-    """What is learnt from the first data is scaled to the weights of the others."""
+def test_large_data_behind_the_first_are_summed_as_they_need(monkeypatch):
+    """The pair is made with two data of some nats; the third is of millions, and its own roundings are measured."""
     monkeypatch.setattr(stream, "HEAD", 2)
-    model, guide, x, _ = large(torch.float32)
+    model, guide, x, evidence = large(torch.float32)
     small = torch.cat([x[:2] / 1e3, x[2:]])
     found = log_likelihood(model, guide, small, 300, seed=0)
-    assert found.unresolved[2] or found.pareto_k[2] != -math.inf
+    assert evidence[2] < -1e6
+    assert_close(found.per_datum[2], evidence[2], rtol=0, atol=0.01)
+    assert not found.unresolved.any()
 
 
 def test_data_without_mass_are_flagged_and_counted():

@@ -93,6 +93,36 @@ def test_masks_that_differ_between_model_and_guide_are_refused(guide):
             call()
 
 
+@pytest.mark.parametrize("call", [log_likelihood, elbo_terms])
+def test_so_are_those_of_data_that_a_subsampling_plate_takes(call):
+    """Of six data two at a time; the guide masks one of the last otherwise."""
+    x, counts = torch.randn(6, 2).double(), torch.tensor([True, False] * 3)
+
+    def program(scale, observes, mask):
+        def run(x, counts):
+            with pyro.plate("data", len(x), subsample_size=2, dim=-1) as rows:
+                z = pyro.sample("z", dist.Normal(x.new_zeros(()), scale).expand([2]))
+                with poutine.mask(mask=mask(counts)[rows]):
+                    w = pyro.sample("w", dist.Normal(x.new_zeros(()), scale).expand([2]))
+                if observes:
+                    mean = torch.stack([z, torch.where(counts[rows], w, 0.0)], -1)
+                    pyro.sample("x", dist.Normal(mean, 1.0).to_event(1), obs=x[rows])
+
+        return run
+
+    def but_one(counts):
+        return counts & (torch.arange(6) != 4)
+
+    model = program(1.0, True, lambda counts: counts)
+    found = call(model, program(0.9, False, lambda counts: counts), (x, counts), num_samples=2000, seed=0)
+    if call is log_likelihood:
+        scale = torch.stack([torch.full((6,), 2.0), 1.0 + counts.double()], -1).sqrt()
+        exact = dist.Normal(torch.zeros(6, 2).double(), scale).log_prob(x).sum(-1)
+        assert close(found.per_datum, found.standard_errors, exact)
+    with pytest.raises(PairError, match="'w': model and guide must mask the same elements; 1 of 2"):
+        call(model, program(0.9, False, but_one), (x, counts), num_samples=10)
+
+
 def follows_the_masked(x, counts):
     with pyro.plate("data", len(x), dim=-1):
         with poutine.mask(mask=counts):

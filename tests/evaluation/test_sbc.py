@@ -117,6 +117,7 @@ def test_seeds_and_sizes(linear_gaussian):
     assert one.summary() == {
         "calibrated": one.calibrated, "num_data": 31, "num_draws": 70, "dim": 3, "num_rejected": 0,
         "smallest_adjusted_p_value": one.adjusted.min().item(), "left_out": 0,
+        "num_unresolved": 0,
     }  # fmt: skip
 
 

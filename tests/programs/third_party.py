@@ -29,6 +29,8 @@ class Third:
     by_hand: Callable[[Values], Tensor]
     """The log-weights ``(N,)`` of one draw of each site, by datum."""
     networks: list[nn.Module] = field(default_factory=list)
+    log_x: Callable[[Tensor, Tensor], Tensor] | None = None
+    """log p(x | z) of one datum, at z ``(..., dim)``, where a test takes the integral over z by quadrature."""
 
     @property
     def x(self):
@@ -117,17 +119,19 @@ def prod_lda(n=7, words=7, topics=3):
     def normed(norm, value):
         return (value - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
 
+    def log_x(doc, z):
+        log_words = normed(beta_norm, beta(z.softmax(-1))).log_softmax(-1)
+        return torch.lgamma(doc.sum() + 1) - torch.lgamma(doc + 1).sum() + (doc * log_words).sum(-1)
+
     def by_hand(values):
         weights = []
         for doc, z in zip(docs, values["logtheta"], strict=True):
-            log_words = normed(beta_norm, beta(z.softmax(0))).log_softmax(0)
-            log_x = torch.lgamma(doc.sum() + 1) - torch.lgamma(doc + 1).sum() + (doc * log_words).sum()
             h = encoder[1](encoder[0](doc))
             loc, scale = normed(loc_norm, loc_head(h)), (0.5 * normed(scale_norm, scale_head(h))).exp()
-            weights.append(normal(z, 0.0, 1.0).sum() + log_x - normal(z, loc, scale).sum())
+            weights.append(normal(z, 0.0, 1.0).sum() + log_x(doc, z) - normal(z, loc, scale).sum())
         return torch.stack(weights)
 
-    return Third(model, guide, (docs,), by_hand, [networks])
+    return Third(model, guide, (docs,), by_hand, [networks], log_x)
 
 
 # The semi-supervised M2: a label that is seen for some data and drawn for others
