@@ -19,6 +19,7 @@ from small_folders import settings, write_comparison, write_images, write_run
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.comparison import Cell, Comparison, Grid, load_cell
+from pyro_vae.comparison.results import is_finished
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.errors import RunError
 from pyro_vae.fit.checkpoint import read_checkpoint, write_checkpoint
@@ -370,17 +371,64 @@ def test_an_odd_field_of_a_configuration_is_one_line_or_does_no_harm(folder):
         assert said
 
 
-def test_an_odd_field_of_results_is_one_line_or_does_no_harm(folder):
+NO_NUMBERS = ["nan", [1.0], {"a": 1}, True]
+
+
+def kinds_of_damage(content: dict, place: tuple[str, ...]) -> list:
+    """What cannot stand in a place of results: another kind of value, and none where there must be one."""
+    value = content
+    for name in place:
+        value = value[name]
+    if isinstance(value, bool):
+        return ["true", 1, [True]]
+    if isinstance(value, int | float):
+        return [*NO_NUMBERS, *([-1] if "standard_error" in place[-1] or isinstance(value, int) else [])]
+    return {str: [3.5, ["a"], {}], list: ["text", 3, [1.5]], dict: ["text", 3, []]}.get(type(value), [])
+
+
+def test_a_damaged_field_of_results_is_named_by_whoever_reads_them(folder):
+    """Each field, in each wrong way that its kind has, and by readers that do without it."""
     (cell, *_) = Comparison.read(folder / "cmp").results
     file = cell.path / "evaluation.json"
     content = file.read_text()
-    number = random.Random(0)
-    for place in number.sample(each_field(json.loads(content)), 30):
-        for odd in [..., number.choice(ODD)]:
+    places = [
+        place
+        for place in each_field(json.loads(content))
+        if place[0] not in ("format", "cell", "settings") and place[:2] not in (("data", "sizes"), ("data", "source"))
+        if place[:2] not in (("data", "x_shape"), ("data", "valid_size"), ("data", "seed"))
+        if place[0] != "environment" or len(place) == 1
+    ]
+    assert len(places) == 39
+    for place in places:
+        for odd in kinds_of_damage(json.loads(content), place):
             file.write_text(json.dumps(put(json.loads(content), place, odd)))
-            refused(lambda: print(done := Comparison.read(folder / "cmp"), done.table, file=io.StringIO()))
-    file.write_text(json.dumps(put(json.loads(content), ("epochs",), ...)))
-    assert f"{file}: `epochs` is missing." in refused(lambda: Comparison.read(folder / "cmp"))
+            said = refused(lambda: is_finished(cell.path, cell.cell))
+            assert said.startswith(f"{file}: "), (place, odd)
+            assert f"`{place[-1]}` must be" in said, (place, odd)
+            assert said.endswith(" Remove the file: it is measured again.")
+
+
+@pytest.mark.parametrize("odd", [..., "nan"])
+def test_every_reader_of_a_run_names_a_damaged_field_of_its_results(odd, folder):
+    (first, *_) = Comparison.read(folder / "cmp").results
+    for path in (folder / "run", first.path):
+        file = path / "evaluation.json"
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps(put(content, ("elbo", "rate_standard_error"), odd)))
+        wrong = "is missing." if odd is ... else "must be a number; got 'nan'."
+        said = f"{file}: elbo: `rate_standard_error` {wrong} Remove the file: it is measured again."
+        readers = {
+            "load_run": lambda _, path=path: pyro_vae.load_run(path),
+            "figures": lambda _, path=path: command("figures", path),
+            "evaluate": lambda _, path=path: command("evaluate", path),
+            "evaluate with others": lambda _, path=path: command("evaluate", path, "--num_samples", 31),
+        }
+        if path.name == "run":
+            readers["resume"] = RUN_READERS["resume"]
+        else:
+            readers |= {name: COMPARISON_READERS[name] for name in ("Comparison.read", "report")}
+        for name, read in readers.items():
+            assert refused(lambda read=read: read(folder)).removeprefix("pyro-vae: error: ") == said, name
 
 
 TENSORS = {

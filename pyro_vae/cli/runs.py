@@ -8,7 +8,7 @@ from typing import Any
 
 from pyro_vae.cli.usage import a_path
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.results import CellResult, epochs_done, is_fitted, read_cell
+from pyro_vae.comparison.results import CellResult, epochs_done, is_finished, is_fitted, read_cell
 from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
 from pyro_vae.data import ImageData
 from pyro_vae.differences import differences, listed
@@ -96,11 +96,12 @@ def differing(found: Cell, wanted: Cell) -> str:
 
 
 def require_fitted(path: Path, cell: Cell) -> None:
-    """Refuse a run that was stopped on its way.
+    """Refuse a run that was stopped on its way, or whose results are damaged.
 
     Raises:
-        RunError: it was.
+        RunError: it was, or they are.
     """
+    is_finished(path, cell)
     if not is_fitted(path, cell):
         done = f"{path} has {epochs_done(path)} of its {count(cell.epochs, 'epoch')}"
         raise RunError(f"{done}: go on with `pyro-vae fit --resume --out {path}`.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pyro_vae.comparison.results import read_cell
+from pyro_vae.comparison.results import check_results, read_cell
 from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
 from pyro_vae.data import ImageData, load_data
 from pyro_vae.errors import RunError
@@ -45,6 +45,7 @@ def load_run(
     """
     path = Path(path)
     config = read_config(path)
+    check_results(path)
     if isinstance(data, str | Path):
         kept = {name: config["data"].get(name) for name in ("binarization", "seed", "valid_size")}
         if kept["binarization"] is None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.arguments import argument
 from pyro_vae.comparison.cell import FORMAT, Cell
+from pyro_vae.comparison.evaluation_file import check_evaluation
 from pyro_vae.differences import differences, listed
 from pyro_vae.errors import RunError
 from pyro_vae.files import write_bytes
@@ -94,6 +95,17 @@ def is_finished(path: Path, cell: Cell) -> bool:
     return bool(_read(file, cell))
 
 
+def check_results(path: Path) -> None:
+    """Refuse a run folder whose results, where it has any, are damaged.
+
+    Raises:
+        RunError: names the file and the field.
+    """
+    file = path / EVALUATION
+    if file.is_file():
+        check_evaluation(read_json(file, path), str(file))
+
+
 def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
     """Return what a cell left in its folder; an error where it left none.
 
@@ -110,7 +122,6 @@ def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
         error = _printable(read_text(file, path)) if file.is_file() else UNFINISHED
         return CellResult(cell, path, error=error)
     evaluation = _read(path / EVALUATION, cell, hash)
-    _check_evaluation(Fields.of(evaluation, str(path / EVALUATION)))
     return CellResult(cell, path, evaluation, _read_per_datum(path), read_history(path, evaluation["epochs"]))
 
 
@@ -178,6 +189,12 @@ def _read(file: Path, cell: Cell, hash: str | None = None) -> dict[str, Any]:
             f"{file} is of a run with {_differing(found, cell, hash)}. Choose another folder, or remove {file.parent}: "
             f"it is computed again."
         )
+    if file.name == EVALUATION:
+        check_evaluation(found, str(file))
+        if cell.num_gaps:
+            Fields.of(found, str(file)).fields("gaps")
+    else:
+        Fields.of(found, str(file)).whole("epochs")
     return found
 
 
@@ -190,40 +207,6 @@ def _differing(found: Mapping[str, Any], cell: Cell, hash: str | None) -> str:
     if not differing and own:
         return f"other code: the file of {' or '.join(own)} has changed since"
     return f"other settings; {listed(differing) or 'its `cell` is not their hash'}"
-
-
-_NUMBERS = ("num_", "share_", "median_"), ("_nats", "standard_error", "_threshold")
-"""How names of numbers begin, and how they end."""
-
-
-def _check_evaluation(found: Fields) -> None:
-    """Refuse a field that is missing or of another kind than :func:`pyro_vae.comparison.run_cell.run_cell` writes.
-
-    Raises:
-        RunError: names the field.
-    """
-    found.whole("epochs")
-    for name in ("elbo", "log_likelihood", "gaps"):
-        if name in found.values:
-            numbers = found.fields(name)
-            for key, value in numbers.values.items():
-                if value is not None and (key.startswith(_NUMBERS[0]) or key.endswith(_NUMBERS[1])):
-                    numbers.number(key)
-    found.fields("elbo")
-    found.fields("log_likelihood").number("khat_threshold")
-    if found.has("most_active") and not isinstance(found.values["most_active"], list | dict):
-        raise found.error("most_active", "a list of units")
-    for name in ("fit_seconds", "evaluation_seconds", "model_parameters", "guide_parameters"):
-        found.number(name)
-    for name in ("compiled", "test_images"):
-        found.text(name)
-    data = found.fields("data")
-    for name in ("name", "binarization", "content_hash"):
-        data.text(name)
-    data.whole("seed", least=-(2**63))
-    for name, value in found.fields("environment").values.items():
-        if not isinstance(value, str | int | float | None):
-            raise found.fields("environment").error(name, "a number or a text")
 
 
 def _read_per_datum(path: Path) -> dict[str, Tensor]:

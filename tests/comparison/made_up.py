@@ -34,12 +34,14 @@ def made_up_result(
         "pareto_k": draws(num_images, khat, 0.2),
     }
     evaluation: dict[str, Any] = {
-        "elbo": {"elbo_nats": elbo.mean().item(), "standard_error": 0.03,
-                 "reconstruction_nats": (elbo + rate).mean().item(), "rate_nats": rate.mean().item()},
+        "elbo": {"elbo_nats": elbo.mean().item(), "standard_error": 0.03, "data_standard_error": 1.1,
+                 "reconstruction_nats": (elbo + rate).mean().item(), "reconstruction_standard_error": 0.04,
+                 "rate_nats": rate.mean().item(), "rate_standard_error": 0.02},
         "log_likelihood": {"log_likelihood_nats": per_datum["log_likelihood"].mean().item(), "standard_error": 0.01,
-                           "khat_threshold": 0.63, "bound": True},
+                           "data_standard_error": 1.1, "khat_threshold": 0.63, "bound": True},
         "active_units": 3,
         "most_active": list(range(cell.latent_dim)),
+        "in_words": ["a line"],
         "epochs": epochs,
         "compiled": "trace",
         "fit_seconds": 10.0 + cell.seed,
@@ -54,6 +56,8 @@ def made_up_result(
     if num_gaps:
         per_datum |= dict(zip(GAPS, gaps, strict=True)) | {"inference_gap": sum(gaps, torch.zeros(()).double())}
         evaluation["gaps"] = {f"{name}_standard_error": 0.02 for name in (*GAPS, "inference_gap")}
+        evaluation["gaps"] |= {f"{name}_data_standard_error": 0.1 for name in (*GAPS, "inference_gap")}
+        evaluation["gaps"] |= {f"{name}_nats": per_datum[name].mean().item() for name in (*GAPS, "inference_gap")}
         evaluation["gaps"] |= {"num_data": num_gaps, "family": "diagonal", "num_flagged": 0, "num_not_converged": 0}
     history = [
         {"epoch": float(epoch), "train_bound_nats": level - 100 - 80 / epoch, "kl_weight": 1.0,

@@ -29,7 +29,7 @@ def written(path):
     made_up = made_up_result(CELL, path.parent, epochs=2)
     write_history(path, made_up.history)
     values = torch.tensor([1.0, math.nan], dtype=torch.float64)
-    evaluation = {**made_up.evaluation, "elbo": {"elbo_nats": -3.25}}
+    evaluation = {**made_up.evaluation, "elbo": {**made_up.evaluation["elbo"], "elbo_nats": -3.25}}
     write_result(path, CELL, evaluation, {"elbo": values, "rate": values.flip(0)})
     return values
 
@@ -41,7 +41,7 @@ def test_a_result_goes_to_its_folder_and_back(tmp_path):
     assert is_finished(path, CELL)
     found = read_result(path, CELL)
     assert found.finished
-    assert found.evaluation["elbo"] == {"elbo_nats": -3.25}
+    assert found.evaluation["elbo"]["elbo_nats"] == -3.25
     torch.testing.assert_close(found.per_datum["elbo"], values, rtol=0, atol=0, equal_nan=True)
     assert [row["epoch"] for row in found.history] == [1, 2]
     assert epochs_done(path) == 2
