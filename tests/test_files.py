@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 
+import forks
 import pytest
 import torch
 import two_writers
@@ -46,9 +47,7 @@ def kill(process) -> None:
 def test_no_read_is_torn_while_two_processes_write_one_file(tmp_path):
     file, said = tmp_path / "file", [tmp_path / "failed0", tmp_path / "failed1"]
     write_bytes(file, content(0, 0))
-    writers = [
-        two_writers.start(two_writers.write_often, str(file), writer, WRITES, str(said[writer])) for writer in (0, 1)
-    ]
+    writers = [forks.start(two_writers.write_often, str(file), writer, WRITES, str(said[writer])) for writer in (0, 1)]
     reads, seen = 0, set()
     while any(process.is_alive() for process in writers):
         found = file.read_bytes()
@@ -68,7 +67,7 @@ def test_no_read_is_torn_while_two_processes_write_one_file(tmp_path):
 def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_one_at_work_writes_is_not(tmp_path):
     file, failed = tmp_path / "file", tmp_path / "failed"
     for _ in range(50):
-        process = two_writers.start(two_writers.write_often, str(file), 0, 10**6, str(failed))
+        process = forks.start(two_writers.write_often, str(file), 0, 10**6, str(failed))
         wait_for(lambda: list(tmp_path.glob("file.*.partial")))
         kill(process)
         if list(tmp_path.glob("file.*.partial")):
@@ -131,7 +130,7 @@ def test_a_folder_in_place_of_the_file(tmp_path):
 
 def test_a_folder_is_one_process_s_until_that_ends(tmp_path):
     folder = tmp_path / "run"
-    process = two_writers.start(two_writers.hold, str(folder))
+    process = forks.start(two_writers.hold, str(folder))
     wait_for((folder / "held").exists)
     start = time.monotonic()
     with pytest.raises(FolderBusyError, match=f"^another process works in {folder}: wait until"), alone_in(folder):
@@ -164,7 +163,7 @@ def test_a_thread_does_not_share_the_folder_of_another(tmp_path):
 
 def test_a_second_fit_into_the_same_folder_is_refused_and_the_first_is_not_disturbed(tmp_path):
     out, said = tmp_path / "run", tmp_path / "said"
-    first = two_writers.start(two_writers.fit_into, str(out), str(said))
+    first = forks.start(two_writers.fit_into, str(out), str(said))
     wait_for((out / CHECKPOINT).exists)
     for resume in (False, True):
         with pytest.raises(FolderBusyError, match=f"^another process works in {out}: "):
@@ -177,7 +176,7 @@ def test_a_second_fit_into_the_same_folder_is_refused_and_the_first_is_not_distu
 def test_a_run_is_read_in_one_state_while_it_is_fitted(tmp_path):
     """Metrics have as many epochs as the checkpoint, and the parameters are the checkpoint's."""
     out, said = tmp_path / "run", tmp_path / "said"
-    process = two_writers.start(two_writers.fit_into, str(out), str(said), 50)
+    process = forks.start(two_writers.fit_into, str(out), str(said), 50)
     wait_for((out / CHECKPOINT).exists)
     lengths = []
     while process.is_alive():
@@ -205,7 +204,7 @@ COMMON = {
 def test_two_comparisons_of_one_grid_share_a_folder(tmp_path):
     out, said = tmp_path / "out", [tmp_path / "said0", tmp_path / "said1"]
     grid = {"common": COMMON, "grid": {"seed": [0, 1, 2]}}
-    for process in [two_writers.start(two_writers.compare_into, grid, str(out), str(path)) for path in said]:
+    for process in [forks.start(two_writers.compare_into, grid, str(out), str(path)) for path in said]:
         finish(process)
     texts = [path.read_text() for path in said]
     assert texts[0] == texts[1]
@@ -216,17 +215,20 @@ def test_two_comparisons_of_one_grid_share_a_folder(tmp_path):
 
 def test_a_comparison_of_another_grid_is_refused_while_one_runs(tmp_path):
     out, said = tmp_path / "out", [tmp_path / "said0", tmp_path / "said1"]
-    grids = [{"common": {**COMMON, "epochs": epochs}, "cells": [{}]} for epochs in (400, 1)]
-    first = two_writers.start(two_writers.compare_into, grids[0], str(out), str(said[0]))
-    finish(two_writers.start(two_writers.compare_into, grids[1], str(out), str(said[1]), f"cells/*/{METRICS}"))
+    grids = [{"common": {**COMMON, "epochs": epochs}, "cells": [{}]} for epochs in (30, 1)]
+    first = forks.start(two_writers.compare_into, grids[0], str(out), str(said[0]))
+    wait_for(lambda: list(out.glob(f"cells/*/{METRICS}")))
+    os.kill(first.pid, signal.SIGSTOP)
+    finish(forks.start(two_writers.compare_into, grids[1], str(out), str(said[1])))
     assert said[1].read_text().startswith(f"refused: another process computes another grid in {out}: wait until")
+    os.kill(first.pid, signal.SIGCONT)
     finish(first)
     assert said[0].read_text().startswith("1 of 1 cells finished")
 
 
 def test_the_command_line_does_not_wait_for_a_folder(tmp_path, capsys):
     folder = tmp_path / "run"
-    process = two_writers.start(two_writers.hold, str(folder))
+    process = forks.start(two_writers.hold, str(folder))
     wait_for((folder / "held").exists)
     (folder / "held").unlink()
     flags = ["--data", "mnist-5k", "--latent_dim", "2", "--hidden_dims", "3", "--epochs", "1"]

@@ -1,10 +1,8 @@
 """What the processes of `test_files.py` run at the same time."""
 
-import multiprocessing
 import os
 import time
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -15,17 +13,8 @@ from pyro_vae.files import alone_in, write_bytes
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pyro_vae", "torch._dynamo", "pyro_vae.comparison"])
-
 SIZE = 40_000
 """Bytes of a content: many pages, so that a torn one would be seen."""
-
-
-def start(function, *args) -> BaseProcess:
-    process = _context.Process(target=function, args=args, daemon=True)
-    process.start()
-    return process
 
 
 def content(writer: int, number: int) -> bytes:
@@ -65,11 +54,9 @@ def fit_into(out: str, said: str, epochs: int = 3000) -> None:
         Path(said).write_text(str(error))
 
 
-def compare_into(grid: dict, out: str, said: str, after: str | None = None) -> None:
-    """Run a comparison, once there is a file of the pattern ``after``; keep its text or what it is refused with."""
+def compare_into(grid: dict, out: str, said: str) -> None:
+    """Run a comparison, and keep its text or what it is refused with."""
     torch.set_num_threads(1)
-    while after is not None and not list(Path(out).glob(after)):
-        time.sleep(0.01)
     try:
         Path(said).write_text(str(compare(grid, out, threads=1)))
     except (RunError, CheckpointError) as error:

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import forks
 import pandas as pd
 
 COMMON: dict[str, Any] = {
@@ -27,13 +26,13 @@ if __name__ == "__main__":
 """
 
 
-def start(grid: dict, out: Path, **options: Any) -> subprocess.Popen:
+def start(grid: dict, out: Path, **options: Any) -> forks.Program:
     """Start a process that runs a grid."""
     script = out.parent / "run_a_grid.py"
     script.write_text(SCRIPT)
-    command = [sys.executable, "-W", "ignore", str(script), json.dumps(grid), str(out), json.dumps(options)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    words = json.dumps(grid), str(out), json.dumps(options)
+    return forks.Program(script, *words, warn="ignore", environment=environment)
 
 
 def events(out: Path) -> list[dict]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from matplotlib import image
-from run_an_example import EXAMPLES, run_example
+from run_an_example import EXAMPLES, run_from_scratch
 
 from pyro_vae.comparison import Grid
 from pyro_vae.comparison.cautions import seed_outlook
@@ -15,7 +15,7 @@ from pyro_vae.comparison.cautions import seed_outlook
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare") / "run"
-    return run_example("compare_posteriors.py", "--smoke", "--jobs", "1", "--quiet", "--out", str(out)), out
+    return run_from_scratch("compare_posteriors.py", "--smoke", "--jobs", "1", "--quiet", "--out", str(out)), out
 
 
 def test_every_cell_finishes_and_the_statistics_are_printed(smoke):

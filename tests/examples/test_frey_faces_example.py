@@ -19,7 +19,7 @@ run_example = partial(run_an_example.run_example, "frey_faces.py")
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     out = tmp_path_factory.mktemp("smoke") / "run"
-    return run_example("--smoke", "--hidden-dims", "20", "--out", str(out)), out
+    return run_an_example.run_from_scratch("frey_faces.py", "--smoke", "--hidden-dims", "20", "--out", str(out)), out
 
 
 def test_prints_the_evidence_of_each_model_and_bits_where_they_exist(smoke):

@@ -4,13 +4,13 @@ import json
 
 import pytest
 from matplotlib import image
-from run_an_example import run_example
+from run_an_example import run_example, run_from_scratch
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     out = tmp_path_factory.mktemp("importance") / "out"
-    return run_example("importance_weighted_ll.py", "--smoke", "--out", str(out)), out
+    return run_from_scratch("importance_weighted_ll.py", "--smoke", "--out", str(out)), out
 
 
 def test_every_k_has_a_row_in_print_and_on_disk(smoke):

@@ -4,13 +4,13 @@ import json
 
 import pytest
 from matplotlib import image
-from run_an_example import run_example
+from run_an_example import run_from_scratch
 
 
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory):
     out = tmp_path_factory.mktemp("gaps") / "run"
-    return run_example("inference_gaps.py", "--smoke", "--out", str(out)), out
+    return run_from_scratch("inference_gaps.py", "--smoke", "--out", str(out)), out
 
 
 def test_every_guide_and_encoder_has_a_row_in_print_and_on_disk(smoke):

@@ -19,7 +19,7 @@ run_example = partial(run_an_example.run_example, "svi_mnist.py")
 @pytest.fixture(scope="module")
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.CompletedProcess[str], Path]:
     out = tmp_path_factory.mktemp("smoke") / "run"
-    return run_example("--smoke", "--latent-dim", "2", "--out", str(out)), out
+    return run_an_example.run_from_scratch("svi_mnist.py", "--smoke", "--latent-dim", "2", "--out", str(out)), out
 
 
 def test_prints_the_terms_of_the_elbo_the_log_likelihood_and_active_units(smoke):

@@ -1,12 +1,7 @@
-"""What the processes run that `test_kill.py` kills, and how they are started.
+"""What the processes run that `test_kill.py` kills."""
 
-A fork server imports torch and Pyro once; each process is a fork of it, so that a test pays the import once.
-"""
-
-import multiprocessing
 import resource
 from functools import partial
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import torch
@@ -21,15 +16,6 @@ from pyro_vae.models import VAE
 
 EPOCHS = 14
 SIDE, LATENT_DIM, HIDDEN = 20, 4, 800
-
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["pyro_vae", "torch._dynamo", "pytest"])
-
-
-def start(function, *args) -> BaseProcess:
-    process = _context.Process(target=function, args=args, daemon=True)
-    process.start()
-    return process
 
 
 def grey_images() -> ImageData:

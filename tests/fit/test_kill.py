@@ -6,6 +6,7 @@ import signal
 import time
 from pathlib import Path
 
+import forks
 import killed_run
 import pytest
 import torch
@@ -47,7 +48,7 @@ def modified(path: Path) -> float:
 
 def kill_some_time_after_an_epoch(out: Path, compile: str, delay: float) -> bool:
     before = modified(out / METRICS)
-    process = killed_run.start(killed_run.train, out, compile)
+    process = forks.start(killed_run.train, out, compile)
     wait_for(lambda: modified(out / METRICS) != before, process)
     time.sleep(delay)
     return kill(process)
@@ -56,7 +57,7 @@ def kill_some_time_after_an_epoch(out: Path, compile: str, delay: float) -> bool
 def kill_while_writing(out: Path, compile: str) -> bool:
     """Kill as soon as a checkpoint's partial file is seen; True if it is still lying there, cut short."""
     before = leftovers(out)
-    process = killed_run.start(killed_run.train, out, compile)
+    process = forks.start(killed_run.train, out, compile)
     seen = wait_for(lambda: leftovers(out) - before, process)
     killed = kill(process)
     return seen and killed and bool(leftovers(out) - before)
@@ -70,7 +71,7 @@ def leftovers(out: Path) -> set[Path]:
 @pytest.mark.parametrize("compile", ["trace", "off"])
 def test_a_killed_run_ends_bit_identical_to_one_never_killed(compile, tmp_path):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    reference = killed_run.start(killed_run.train, whole, compile)
+    reference = forks.start(killed_run.train, whole, compile)
     delays = random.Random(0)
     instants = sum(kill_some_time_after_an_epoch(killed, compile, delays.uniform(0, 0.15)) for _ in range(2))
     caught = 0
@@ -84,7 +85,7 @@ def test_a_killed_run_ends_bit_identical_to_one_never_killed(compile, tmp_path):
     instants += sum(kill_some_time_after_an_epoch(killed, compile, delays.uniform(0, 0.15)) for _ in range(2))
     assert instants >= 3
     assert epochs_at_kill < EPOCHS
-    assert finish(killed_run.start(killed_run.train, killed, compile)) == 0
+    assert finish(forks.start(killed_run.train, killed, compile)) == 0
     assert finish(reference) == 0
 
     (tensors, state), (tensors_killed, state_killed) = (read_checkpoint(run / CHECKPOINT) for run in (whole, killed))
@@ -105,10 +106,10 @@ def test_a_disk_that_refuses_a_write_leaves_the_checkpoint_before_it(tmp_path):
     """The limit lets the small first checkpoints pass and stops the first one that also holds best parameters."""
     out, message = tmp_path / "run", tmp_path / "message"
     # KL warm-up of three epochs: no best parameters before that, so the fourth file is larger by a third.
-    assert finish(killed_run.start(killed_run.train, out, "off", 1)) == 0
+    assert finish(forks.start(killed_run.train, out, "off", 1)) == 0
     small = (out / CHECKPOINT).stat().st_size
     before = (out / CHECKPOINT).read_bytes()
-    process = killed_run.start(killed_run.train_on_a_full_disk, str(out), small + 100_000, str(message))
+    process = forks.start(killed_run.train_on_a_full_disk, str(out), small + 100_000, str(message))
     assert finish(process) == 0
     assert message.read_text() == (
         f"could not write {out / CHECKPOINT}: File too large; the one written before it is intact. Free space or "
@@ -117,5 +118,5 @@ def test_a_disk_that_refuses_a_write_leaves_the_checkpoint_before_it(tmp_path):
     assert read_checkpoint(out / CHECKPOINT)[1]["epoch"] == 2
     assert (out / CHECKPOINT).read_bytes() != before
     assert not list(out.rglob("*.partial"))
-    assert finish(killed_run.start(killed_run.train, out, "off", 4)) == 0
+    assert finish(forks.start(killed_run.train, out, "off", 4)) == 0
     assert read_checkpoint(out / CHECKPOINT)[1]["epoch"] == 4
