@@ -29,7 +29,7 @@ from pyro_vae.cli import main
 from pyro_vae.comparison import Grid
 
 SECONDS = 20
-"""For one attempt. A tiny run takes less than one."""
+"""Of computing for one attempt, whatever else the machine does. A tiny run takes less than one."""
 
 LONGEST = 1000
 """Characters of a message."""
@@ -95,7 +95,8 @@ def prepare(folder: Path) -> None:
     """Lay out what attempts start from."""
     dice = np.random.default_rng(0)
     np.save(folder / "images.npy", dice.integers(0, 256, (40, 1, 4, 4), dtype=np.uint8))
-    np.savez(folder / "images.npz", train=dice.random((8, 1, 4, 4), dtype=np.float32), test=dice.random((4, 1, 4, 4)))
+    splits = {name: dice.random((size, 1, 4, 4)) for name, size in (("train", 8), ("valid", 4), ("test", 4))}
+    np.savez(folder / "images.npz", **splits)
     write_images(folder / "images")
     (folder / "grid.yaml").write_text(GRID)
     for words in ([*FIT, "--out", "run"], ["compare", "grid.yaml", "--out", "comparison"]):
@@ -133,8 +134,22 @@ def runs(dice: random.Random) -> Callable[[], object]:
     """Damage a run folder."""
     copied = copy_of("run", dice)
     if dice.random() < 0.5:
-        return lambda: pyro_vae.load_run(copied)
+        return lambda: as_it_was(copied)
     return lambda: command([dice.choice(["evaluate", "figures"]), str(copied)])
+
+
+def as_it_was(folder: Path) -> None:
+    """Load a run, which has the parameters of the one that was written, or is refused.
+
+    Raises:
+        AssertionError: a run with other parameters is taken for it.
+    """
+    found, written = (
+        [value for module in (run.model, run.guide) for value in module.state_dict().values()]
+        for run in (pyro_vae.load_run(folder), pyro_vae.load_run("run"))
+    )
+    if len(found) != len(written) or not all(map(torch.equal, found, written)):
+        raise AssertionError(f"{folder} was taken with other parameters than were written")
 
 
 def comparisons(dice: random.Random) -> Callable[[], object]:
@@ -174,7 +189,7 @@ def command(words: list[str]) -> None:
 
 def answer(attempt: Callable[[], object]) -> tuple[str, str]:
     """Return how an attempt ended ("taken", "refused" or "wrong"), and with what message."""
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
         attempt()
     except (ValueError, OSError) as error:
@@ -188,7 +203,7 @@ def answer(attempt: Callable[[], object]) -> tuple[str, str]:
     except Exception:
         return "wrong", traceback.format_exc()[-LONGEST:]
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     return "taken", ""
 
 
@@ -204,6 +219,18 @@ def _stop(*_: object) -> None:
     raise OverdueError
 
 
+UNDAMAGED: dict[str, tuple[Callable[[], object], ...]] = {
+    "grids": (lambda: Grid.read("grid.yaml"),),
+    "arguments": tuple(lambda words=words: command(words) for words in COMMANDS),
+    "arrays": (lambda: pyro_vae.load_data("images.npy"), lambda: pyro_vae.load_data("images.npz")),
+    "images": (lambda: pyro_vae.load_data("images"),),
+    "runs": (
+        lambda: as_it_was(Path("run")), lambda: command(["evaluate", "run"]), lambda: command(["figures", "run"]),
+    ),
+    "comparisons": (lambda: command(["report", "comparison"]),),
+}  # fmt: skip
+"""What each kind of attempt does, without damage."""
+
 KINDS = {kind.__name__: kind for kind in (grids, arguments, arrays, images, runs, comparisons)}
 
 
@@ -216,9 +243,24 @@ def bounded_memory() -> Iterator[None]:
     yield
 
 
+def not_taken(kind: str) -> list[str]:
+    """Return what is said of inputs without damage that are not taken."""
+    found = []
+    for number, attempt in enumerate(UNDAMAGED[kind]):
+        for made in ("new", "runs"):
+            shutil.rmtree(made, ignore_errors=True)
+        end, message = answer(attempt)
+        if end != "taken":
+            found.append(f"undamaged {number}: {end}: {message}")
+    return found
+
+
 def run(kind: str, count: int, seed: int, folder: Path) -> dict[str, object]:
-    """Return how ``count`` attempts ended: how many were taken, how many refused, and what went wrong."""
-    signal.signal(signal.SIGALRM, _stop)
+    """Return how ``count`` attempts ended: how many were taken, how many refused, and what went wrong.
+
+    Wrong, too, is an input without damage that is not taken, before or after the attempts.
+    """
+    signal.signal(signal.SIGPROF, _stop)
     torch.set_num_threads(1)
     with contextlib.chdir(folder), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -226,11 +268,13 @@ def run(kind: str, count: int, seed: int, folder: Path) -> dict[str, object]:
         ends: Counter[str] = Counter()
         wrong = []
         with bounded_memory():
+            wrong += not_taken(kind)
             for number in range(count):
                 end, message = answer(KINDS[kind](random.Random(f"{kind} {seed} {number}")))
                 ends[end] += 1
                 if end == "wrong":
                     wrong.append(f"attempt {number}: {message}")
+            wrong += not_taken(kind)
     return {"taken": ends["taken"], "refused": ends["refused"], "wrong": wrong}
 
 

@@ -1,4 +1,7 @@
-"""Inputs damaged at random are taken, or refused in one plain line, in bounded memory and time."""
+"""Inputs damaged at random are taken, or refused in one plain line, in bounded memory and time.
+
+The same inputs without damage are taken, and a run that is taken has the parameters that were written.
+"""
 
 import json
 import subprocess
