@@ -21,7 +21,8 @@ MOST_ROUNDING = 0.1
 """Nats of rounding above which weights tell nothing: of roundings that wide, log p^ is off by half their square."""
 
 UNRESOLVED = (
-    "float32 cannot resolve these weights: use dtype=torch.float64 (model.double(), guide.double(), x.double())"
+    "float32 cannot resolve these weights: use dtype=torch.float64 (model.double(), guide.double(), x.double()), and "
+    "where that is in use, standardise x"
 )
 """What results say of data whose weights are lost in rounding."""
 

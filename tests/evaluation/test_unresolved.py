@@ -256,6 +256,14 @@ def test_numbers_beyond_float32_are_not_taken_for_no_mass():
     assert found.per_datum[1] < -1e39
 
 
+def test_what_float64_cannot_resolve_is_said_as_well():
+    """log p(x) of 10^19, where float64 numbers are thousands apart: no dtype helps, smaller numbers do."""
+    case = Case(torch.float64, 1e9, 1e9)
+    found = elbo_terms(case.model, case.guide, case.x, 2, seed=0, compile="off")
+    assert found.unresolved.all()
+    assert str(found).endswith("and where that is in use, standardise x")
+
+
 # ---------------------------------------------------------------- chains, ranks, and weights by themselves
 
 
