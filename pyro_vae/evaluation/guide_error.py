@@ -198,7 +198,7 @@ def guide_error(
         A. Gretton et al. (2012), *A kernel two-sample test*, JMLR 13.
     """
     check_count("guide_error", "num_samples", num_samples, least=2)
-    check_count("guide_error", "num_permutations", num_permutations, least=0)
+    check_count("guide_error", "num_permutations", num_permutations)
     if seed is not None:
         check_seed("guide_error", seed)
     rows = Rows("guide_error", x, model, guide, plate)

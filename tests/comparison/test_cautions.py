@@ -59,7 +59,9 @@ def test_a_grid_says_before_it_runs_what_it_can_conclude():
 
 def test_compare_says_so_at_its_start(tmp_path, caplog):
     """Before the cells, of which each has an error of its own here; nothing is said when they are asked for again."""
-    grid = {"grid": {"guide": ["mean_field", "full_rank"], "seed": [0]}, "common": {"data": str(tmp_path / "none")}}
+    damaged = tmp_path / "damaged.npy"
+    damaged.write_bytes(b"no array")
+    grid = {"grid": {"guide": ["mean_field", "full_rank"], "seed": [0]}, "common": {"data": str(damaged)}}
     compare(grid, tmp_path / "out", progress=False)
     assert caplog.records[0].getMessage() == seed_outlook(Grid.of(grid))
 
