@@ -86,7 +86,7 @@ TOP: dict[str, Check] = {
 
 OTHERS: dict[str, Check] = {
     "bound": _truth, "larger_family": _truth, "family": _text, "evidence_source": _text, "undecided_units": _whole,
-    "disagreement": _number,
+    "disagreement": _text,
 }  # fmt: skip
 """Fields that some results have, null where they say nothing."""
 
