@@ -54,7 +54,8 @@ def test_step_does_not_take_a_missing_file_of_its_own_for_a_library(monkeypatch)
         step.main(["--rounds", "1", "--seconds", "0.001", "--batch", "20", "--sides", "numpyro_scan"])
 
 
-def test_guides_prints_the_ratios_of_each_guide(capsys):
+def test_guides_prints_the_ratios_of_each_guide(capsys, measure_once):
+    measure_once(guides)
     small = ["--guides", "low_rank(rank=2)", "--levels", "trace", "--rounds", "1", "--steps", "2", "--batch", "4"]
     guides.main(["--json", *small])
     found = json.loads(capsys.readouterr().out)
@@ -70,6 +71,11 @@ def test_guides_prints_the_ratios_of_each_guide(capsys):
 
 def test_log_likelihood_prints_speeds_and_memory(capsys, monkeypatch):
     monkeypatch.setattr(log_likelihood, "peak_mb", lambda *_: 12.5)
+    monkeypatch.setattr(log_likelihood, "MATMULS", ((2, 2, 2),))
+    # No need to wait for a compiler.
+    ours = importance.ours
+    levels = {"auto": "off", "inductor": "trace"}
+    monkeypatch.setattr(importance, "ours", lambda *args: ours(*args[:-1], levels[args[-1]]))
     log_likelihood.main(["--json", "--images", "2", "--num-samples", "50", "--rounds", "1", "--traces", "2"])
     found = json.loads(capsys.readouterr().out)
     ratios = {"vs_plain", "share_of_matmul_peak", "vs_one_trace_a_sample", "inductor", "inductor_with_compile"}

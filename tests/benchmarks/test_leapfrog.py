@@ -12,7 +12,8 @@ from pyro_vae.evaluation.path import Path
 SMALL = ["--images", "3", "--chains", "2", "--steps", "2", "--rounds", "1", "--no-compile"]
 
 
-def test_leapfrog_prints_the_ratios_to_a_bare_decoder_pass(capsys):
+def test_leapfrog_prints_the_ratios_to_a_bare_decoder_pass(capsys, measure_once):
+    measure_once(leapfrog)
     leapfrog.main(["--json", *SMALL])
     found = json.loads(capsys.readouterr().out)
     assert found.keys() == {"decoder_ms", "gflops", "by_hand", "off", "trace"}

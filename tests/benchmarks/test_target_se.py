@@ -66,7 +66,8 @@ def test_the_k_of_an_error_lies_on_the_power_between_two(target, size):
     assert target_se.equal_size([100, 400, 1600], [0.2, 0.1, 0.05], target) == pytest.approx(size)
 
 
-def test_it_prints_what_was_drawn_and_what_a_fixed_k_needs(capsys):
+def test_it_prints_what_was_drawn_and_what_a_fixed_k_needs(capsys, measure_once):
+    measure_once(target_se)
     small = ["--epochs", "1", "--images", "6", "--budget", "300", "--repeats", "2", "--target", "0.5"]
     target_se.main(["--json", *small])
     found = json.loads(capsys.readouterr().out)
