@@ -1,14 +1,16 @@
 """The pages in docs/: every block runs, prints what it shows, and every link leads somewhere.
 
 Blocks of a page run in their order, in a new folder with a copy of examples/: Python in one namespace, bash word for
-word. The copy is made small: grids have tiny settings, and examples run as with `--smoke`. A Python or YAML block whose
-first line is `# NAME` is a file, saved under that name, a grid with tiny settings. Comments above a block mark it:
-`<!-- slow -->` leaves it to `-m slow`, `<!-- numbers vary -->` compares all of an output but its numbers, which a small
-copy has otherwise, `<!-- numbers within 20 % -->` compares those to such a share of what is shown. What a Python block
-prints is compared with the comments behind its prints, or with a text block right after it.
+word. The copy is made small: grids have tiny settings, examples run as with `--smoke`, and annealing has at most
+500 temperatures. A Python or YAML block whose first line is `# NAME` is a file, saved under that name, a grid with tiny
+settings. Comments above a block mark it: `<!-- slow -->` leaves it to `-m slow`, `<!-- numbers vary -->` compares all
+of an output but its numbers, which a small copy has otherwise, `<!-- numbers within 20 % -->` compares those to such a
+share of what is shown. What a Python block prints is compared with the comments behind its prints, or with a text block
+right after it.
 """
 
 import contextlib
+import functools
 import io
 import math
 import os
@@ -18,6 +20,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,9 @@ SLOW_PAGES = ("frey_faces",)
 
 WITH_GAPS = ("inference_gaps.yaml",)
 """Grids that are about gaps, which take seconds an image."""
+
+MOST_TEMPERATURES = 500
+"""Of annealing on a copied page."""
 
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -141,6 +147,16 @@ def whole_grid(found: Any) -> Grid:
     return Grid.of(found if {"grid", "cells"} & set(found) else {**found, "cells": [{}]})
 
 
+def briefly(anneal: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the same with at most so many temperatures."""
+
+    @functools.wraps(anneal)
+    def brief(*args: Any, num_temperatures: int = MOST_TEMPERATURES, **options: Any) -> Any:
+        return anneal(*args, num_temperatures=min(num_temperatures, MOST_TEMPERATURES), **options)
+
+    return brief
+
+
 class Page:
     """A page at work: a folder, a namespace, and what was printed last."""
 
@@ -227,6 +243,8 @@ def page(tmp_path, monkeypatch):
         path.write_text(yaml.safe_dump(tiny(yaml.safe_load(path.read_text()), path.name)))
     for path in (folder / "examples").glob("*.py"):
         path.write_text(f'import sys; sys.argv.append("--smoke")\n{path.read_text()}')
+    for name in ("ais", "bdmc"):
+        monkeypatch.setattr(pyro_vae, name, briefly(getattr(pyro_vae, name)))
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     threads, modules = torch.get_num_threads(), set(sys.modules)
@@ -259,13 +277,15 @@ def test_so_do_those_that_take_longer(path, page):
 
 
 def test_the_readme_does_what_it_shows(page):
-    """But for what installs and tests the package, which CI does.
+    """But for what installs and tests the package, which CI does, and for commands that a page in docs/ has as well.
 
     A pair that was fitted together has on test images the bound that it had on validation images, and the gaps of one
     of whose nats few are lost; one that was not is hundreds of nats away.
     """
     blocks = blocks_of((ROOT / "README.md").read_text(), "README.md")
-    run_all([block for block in blocks if block.kind != "bash" or block.text.startswith("pyro-vae")], page)
+    elsewhere = {block.text for path in PAGES for block in blocks_of(path.read_text(), path.name) if not block.slow}
+    commands = {block.text for block in blocks if block.text.startswith("pyro-vae")} - elsewhere
+    run_all([block for block in blocks if block.kind != "bash" or block.text in commands], page)
     first, second, third = page.outputs
     there = page.namespace
     data = there["data"]
