@@ -91,8 +91,8 @@ class Joint:
         self._plate = self._pair.plate
         if self._pair.subsamples:
             raise ValueError(
-                f"{who}: plate {self._plate.name!r} takes a subsample of {self._plate.size} of "
-                f"{self._plate.full_size} data. Give it all the data that {who} is called with."
+                f"{who}: plate {self._plate.name!r} takes {self._plate.size} of the data alone, as a subsample. Give "
+                f"it all the data that {who} is called with."
             )
         with no_side_effects(modules_of(model)):
             latent = _latent(self._prior_runs(x, 1)[0])

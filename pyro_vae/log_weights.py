@@ -67,8 +67,8 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
     if pair.caveat not in (None, SOFT_TARGETS):
         logger.warning("log_weights: no weights of log p(x): %s", pair.caveat)
     with unmoved_buffers(modules_of(model, guide)):
-        if pair.plate.size < pair.plate.full_size == _length(x):
-            blocks = [pair.terms(x, num_samples, rows).log_weight for rows in subsample_blocks(pair, x)]
+        if pair.plate.size < pair.plate.full_size == pair.num_rows:
+            blocks = [pair.terms(x, num_samples, rows).log_weight for rows in subsample_blocks(pair, x[0].device)]
             weights = torch.cat(blocks, dim=1)[:, : pair.plate.full_size]
         else:
             weights = pair.terms(x, num_samples).log_weight
@@ -83,14 +83,8 @@ def check_num_samples(who: str, num_samples: int) -> None:
     check_count(who, "num_samples", num_samples)
 
 
-def _length(x: Any) -> int | None:
-    first = x[0] if isinstance(x, tuple) else x
-    return len(first) if isinstance(first, Tensor) and first.ndim else None
-
-
-def subsample_blocks(pair: Pair, x: Any) -> list[Tensor]:
+def subsample_blocks(pair: Pair, device: torch.device) -> list[Tensor]:
     """Cover all rows with blocks of the subsample's size; the last one is filled up with repeated rows."""
     size, full_size = pair.plate.size, pair.plate.full_size
-    device = (x[0] if isinstance(x, tuple) else x).device
     starts = range(0, full_size, size)
     return [torch.arange(start, start + size, device=device).clamp(max=full_size - 1) for start in starts]

@@ -23,6 +23,7 @@ from pyro_vae.coordinates import innermost, is_circular, stays_on_circle
 from pyro_vae.density import why_no_density
 from pyro_vae.errors import NonFiniteError, PairError, SupportError
 from pyro_vae.graph import VERIFICATION_SEED, in_one_line, no_side_effects
+from pyro_vae.held import of_these_data
 from pyro_vae.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
 from pyro_vae.masks import check_same_masks, has_masked_latents, with_other_masked_values
 from pyro_vae.memory import is_out_of_memory
@@ -43,6 +44,7 @@ from pyro_vae.precision import TOLERATED, nudged, roughened
 from pyro_vae.programs import (
     as_args,
     check_arguments,
+    first_rows,
     local_params,
     modules_of,
     num_rows,
@@ -105,7 +107,8 @@ class Pair:
         self._local = local
         self._args = as_args(x)
         check_arguments(self._args, model=model, guide=guide)
-        with pyro.validation_enabled(True), self._quiet(), torch.no_grad():
+        of_these = of_these_data(guide, self._args, model)
+        with of_these, pyro.validation_enabled(True), self._quiet(), torch.no_grad():
             self.hides_data, self.bounded = False, frozenset[str]()
             with self._explained(), FilledMask() as filled:
                 traces = self._traces(self._args, inside=True)
@@ -116,7 +119,7 @@ class Pair:
             check_sites(model_trace, guide_trace)
             with _restated("the sites of model and guide differ in shape"):
                 check_model_guide_match(model_trace, guide_trace)
-            self.num_rows = _rows(self._args)
+            self.num_rows = first_rows(self._args)
             self.plate = find_plate(model_trace, guide_trace, self.num_rows, plate)
             sites = [*samples(model_trace), *samples(guide_trace)]
             depth = max(-f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized)
@@ -459,8 +462,10 @@ class Pair:
             # Pyro's validation refuses a NaN parameter before its distribution reaches a site, and names none.
             try:
                 where = find_nonfinite(self.model, self.guide, self._args)
-            except ValueError:
+            except (RuntimeError, ValueError):
                 where = None
+            if where is None and "Shape mismatch" in str(error):
+                raise PairError(self._why_it_fails(plainly(error))) from error
             if where is None:
                 raise ValueError(with_place(plainly(error), error)) from error
             raise NonFiniteError(with_place(f"{where} {plainly(error)}", error)) from error
@@ -472,7 +477,7 @@ class Pair:
             try:
                 with self._local_params(), pyro.validation_enabled(False):
                     trace = poutine.trace(program).get_trace(*self._args)
-            except RuntimeError as error:
+            except (RuntimeError, ValueError) as error:
                 return f"the {where} cannot be run on data of shape {', '.join(map(str, shapes))}: {told(error)}"
             drawn[where] = {s["name"]: tuple(s["value"].shape) for s in samples(trace) if not s["is_observed"]}
         for name in drawn["guide"].keys() & drawn["model"].keys():
@@ -557,10 +562,6 @@ def _off_circle(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple
         if not site["is_observed"] and theirs is not None and is_circular(site["fn"]) and not stays_on_circle(theirs):
             return site["name"], type(innermost(theirs["fn"])).__name__
     return None
-
-
-def _rows(args: tuple[Any, ...]) -> int | None:
-    return next((count for count in map(num_rows, args) if count is not None), None)
 
 
 def _sample(layout: Layout, particles: Particles, k: int) -> poutine.Trace:

@@ -39,6 +39,11 @@ def num_rows(arg: Any) -> int | None:
     return len(arg) if isinstance(arg, Tensor) and arg.ndim else None
 
 
+def first_rows(args: tuple[Any, ...]) -> int | None:
+    """Return how many rows the first argument that has rows has."""
+    return next((count for count in map(num_rows, args) if count is not None), None)
+
+
 def take_rows(arg: Any, rows: slice | Tensor) -> Any:
     """Return some rows of a tensor, or some sequences of a packed batch."""
     if not isinstance(arg, PackedSequence):

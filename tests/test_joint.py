@@ -190,7 +190,7 @@ def no_plate(x):
 def test_what_cannot_be_done_is_refused():
     with pytest.raises(ValueError, match=r"ais: latent site 'which' is discrete \(Bernoulli\).* Sum it out"):
         Joint("ais", discrete, data())
-    with pytest.raises(ValueError, match=r"ais: plate 'data' takes a subsample of 2 of 6 data"):
+    with pytest.raises(ValueError, match=r"ais: plate 'data' takes 2 of the data alone, as a subsample"):
         Joint("ais", subsampled, data())
     with pytest.raises(PairError, match="no batch plate"):
         Joint("ais", no_plate, data())

@@ -20,8 +20,8 @@ from pyro_vae.evaluation.annealing import Annealed, Annealing
 from pyro_vae.evaluation.hmc import At
 from pyro_vae.evaluation.path import Path
 from pyro_vae.evaluation.pieces import Piece, Pieces, Record, fingerprint
-from pyro_vae.evaluation.rows import Rows
-from pyro_vae.evaluation.stream import HEAD, ROWS, VALUES
+from pyro_vae.evaluation.rows import HEAD, Rows
+from pyro_vae.evaluation.stream import ROWS, VALUES
 from pyro_vae.evaluation.term_draws import TermDraws, check_level
 from pyro_vae.graph import in_one_line, unlike
 from pyro_vae.memory import is_out_of_memory, keep_freed_memory

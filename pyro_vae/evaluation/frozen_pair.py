@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.guide_family import Family, family_of
-from pyro_vae.evaluation.rows import Rows
+from pyro_vae.evaluation.rows import HEAD, Rows
 from pyro_vae.graph import no_side_effects
 from pyro_vae.joint import Joint
 from pyro_vae.pair import Pair
@@ -18,9 +18,6 @@ from pyro_vae.precision import Rounding
 from pyro_vae.programs import in_mode
 from pyro_vae.protocols import Program
 from pyro_vae.support import check_support
-
-HEAD = 127
-"""Data that the programs are first run on, to learn their sites; those of a smaller set are repeated."""
 
 TRIES = 16
 """Data that are tried one by one where the guide is not finite on one of the first."""
@@ -113,14 +110,14 @@ class FrozenPair:
                 continue
             if self._pair.plate.size != len(index):
                 raise ValueError(
-                    f"{self.who}: plate {self._pair.plate.name!r} has {self._pair.plate.size} rows where x has "
-                    f"{len(index)}. Give the plate the length of x, as pyro.plate('data', len(x))."
+                    f"{self.who}: plate {self._pair.plate.name!r} does not have a row for each row of x. Give the "
+                    f"plate the length of x, as pyro.plate('data', len(x))."
                 )
             return head
         raise refused
 
     def _heads(self) -> Iterator[Tensor]:
-        """Give some of the data, never as many as there are: a plate of a fixed size would look like one of x's."""
+        """Give some of the data, a smaller set's repeated; never as many as there are, as a fixed plate has."""
         count = HEAD if self.size != HEAD else HEAD + 1
         yield torch.arange(count) % self.size
         for datum in range(min(self.size, TRIES)):

@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation.rows import Rows
-from pyro_vae.evaluation.stream import HEAD, ROWS, VALUES
+from pyro_vae.evaluation.rows import HEAD, Rows
+from pyro_vae.evaluation.stream import ROWS, VALUES
 from pyro_vae.log_weights import check_num_samples
 from pyro_vae.memory import keep_freed_memory
 from pyro_vae.pair import Pair
@@ -67,8 +67,8 @@ class LatentDraws:
             self._rows.check_masks(self.pair)
         if self.pair.subsamples:
             raise ValueError(
-                f"{who}: plate {self.pair.plate.name!r} takes a subsample of {self.pair.plate.size} of "
-                f"{self.pair.plate.full_size} data. Give it all the data that {who} is called with."
+                f"{who}: plate {self.pair.plate.name!r} takes {self.pair.plate.size} of the data alone, as a "
+                f"subsample. Give it all the data that {who} is called with."
             )
 
     def _first_pair(self, start: int, stop: int) -> Pair:

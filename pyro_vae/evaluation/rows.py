@@ -1,6 +1,7 @@
 """Some rows of a pair's arguments."""
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -9,12 +10,22 @@ from torch import Tensor, device
 
 from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.graph import in_one_line, no_side_effects
+from pyro_vae.held import of_these_data
 from pyro_vae.memory import is_out_of_memory
 from pyro_vae.missing import all_finite, check_finite_rows, check_not_empty
 from pyro_vae.pair import Pair
 from pyro_vae.particles import samples
 from pyro_vae.precision import Rounding
-from pyro_vae.programs import Undo, data_args, in_mode, local_params, modules_of, num_rows, take_rows
+from pyro_vae.programs import (
+    Undo,
+    data_args,
+    in_mode,
+    local_params,
+    modules_of,
+    num_rows,
+    plain_errors,
+    take_rows,
+)
 from pyro_vae.protocols import Program
 
 FEW = (3, 4, 5)
@@ -22,7 +33,9 @@ FEW = (3, 4, 5)
 
 
 HEAD = 127
-"""Data that a pair is run on at a time to look at its masks, or at how large its roundings are."""
+"""Data that programs are first run on at a time, to learn their sites, masks and roundings: no usual size of a batch.
+
+A plate of a fixed size or a subsample of just as many would look like one of all these data."""
 
 FAR = 2
 """Times the largest number of the first data, above which those of another datum may round otherwise."""
@@ -88,7 +101,7 @@ class Rows:
             check_finite_rows(f"{who}: x", self.take(slice(None)), model, guide)
         if programs:
             with in_mode(self.modules, training=False):
-                self._try_few(_Trial(model, guide, plate))
+                self._try_few(_Trial(who, model, guide, plate))
 
     def take(self, rows: slice | Tensor) -> tuple[Any, ...]:
         """Return the arguments with the given data, on the programs' device."""
@@ -168,11 +181,16 @@ class Rows:
             raise PairError(
                 f"{self._who}: model and guide take all {self.size} data at once and no other number of them, and "
                 f"{needs}. Parameters of each datum (AutoNormal) or a plate of a fixed size do that: read the "
-                f"parameters off x, and make the plate as pyro.plate('data', len(x)). On fewer data: {self.why_whole}"
+                f"parameters off x, and make the plate as pyro.plate('data', len(x)). Tried on {self._tries()[0]} "
+                f"data: {self.why_whole}"
             )
 
     def _try_few(self, trial: "_Trial") -> None:
-        """See on a few data what follows their number; where nothing does, on all of them."""
+        """See on a few data what follows their number; where nothing does, on all of them.
+
+        Raises:
+            PairError, ValueError: they do not run on all of them either, which is said of these.
+        """
         guesses, failures = list(self._guesses()), []
         for self.per_datum in guesses:
             failure = self._failure_on_few(trial)
@@ -184,19 +202,31 @@ class Rows:
         if failures[0] == COUPLED:
             # They do take few.
             return
-        try:
-            size, full_size = trial.plate_sizes(self.take(slice(None)))
-        except Exception:
-            # Whoever runs the programs on these data says what is wrong, about as many as suit it.
-            return
-        if size == self.size:
+        if self._holds_all(trial):
             self.why_whole = failures[0]
-        elif full_size != self.size:
-            raise PairError(
-                f"{self._who}: the batch plate has {size} rows where x of shape {tuple(self.args[0].shape)} has "
-                f"{self.size}. Let the data lie along the first dim of x, and make the plate as "
-                f"pyro.plate('data', len(x))."
-            )
+
+    def _holds_all(self, trial: "_Trial") -> bool:
+        """Run the programs on all data; return whether these are the batch plate's rows, and not a subsample's.
+
+        Where they are not finite or memory is short, whoever runs the programs next says so.
+        """
+        everything = self.take(slice(None))
+        try:
+            with trial.of_these_data(everything):
+                size, full_size = trial.plate_sizes(everything)
+                if self.size not in (size, full_size):
+                    raise PairError(
+                        f"{self._who}: the batch plate has {size} rows where x of shape {tuple(everything[0].shape)} "
+                        f"has {self.size}. Let the data lie along the first dim of x, and make the plate as "
+                        f"pyro.plate('data', len(x))."
+                    )
+        except NonFiniteError:
+            return False
+        except Exception as error:
+            if is_out_of_memory(error):
+                return False
+            raise
+        return size == self.size
 
     def _guesses(self) -> Iterator[tuple[bool, ...]]:
         """Give which arguments may be per datum: all that are as long as the data; all but one; the data alone."""
@@ -208,9 +238,8 @@ class Rows:
 
     def _failure_on_few(self, trial: "_Trial") -> str | None:
         """Return why the programs do not take a few data, or None where they do."""
-        failure = None
-        # Another plate may happen to have as many rows as one try, not as both.
-        for count in [count for count in FEW if count != self.size][:2]:
+        failures = []
+        for count in self._tries():
             try:
                 failure = self._failure_on(count, trial)
             except NonFiniteError:
@@ -221,10 +250,16 @@ class Rows:
                     # Whoever runs the programs next says so, or makes do with less.
                     return None
                 failure = in_one_line(error)
-            if failure is None:
-                return None
-            trial.undo()
-        return failure
+            if failure is not None:
+                failures.append(failure)
+                trial.undo()
+        if len(failures) == 1:
+            # Another plate has as many rows as one of the tries; or the programs take as many data as the other alone.
+            self._holds_all(trial)
+        return failures[0] if len(failures) == 2 else None
+
+    def _tries(self) -> list[int]:
+        return [count for count in FEW if count != self.size][:2]
 
     def _failure_on(self, count: int, trial: "_Trial") -> str | None:
         few, fewer = self._few(count), self._few(count - 1)
@@ -248,7 +283,8 @@ class Rows:
 class _Trial:
     """Runs programs on a few data: the pair, the model with its prior for a guide, or a guide by itself."""
 
-    def __init__(self, model: Program | None, guide: Program | None, plate: str | None) -> None:
+    def __init__(self, who: str, model: Program | None, guide: Program | None, plate: str | None) -> None:
+        self._who = who
         programs = [program for program in (model, guide) if program is not None]
         self._model, self._guide, self._plate, self._modules = model, guide, plate, modules_of(*programs)
         self.undo = Undo(*programs)
@@ -259,6 +295,10 @@ class _Trial:
             return self._sizes_in_guide(args)
         plate = self._pair(args).plate
         return plate.size, plate.full_size
+
+    def of_these_data(self, args: tuple[Any, ...]) -> AbstractContextManager[None]:
+        """Return what says it where a guide has parameters for another number of data; a pair says it itself."""
+        return nullcontext() if self._guide is None or self._model is not None else of_these_data(self._guide, args)
 
     def same_for_fewer(self, few: tuple[Any, ...], fewer: tuple[Any, ...], count: int) -> bool:
         """Whether the first data have the weights, without the others, that they have beside them."""
@@ -271,7 +311,8 @@ class _Trial:
 
     def _sizes_in_guide(self, args: tuple[Any, ...]) -> tuple[int, int]:
         assert self._guide is not None
-        with torch.no_grad(), no_side_effects(self._modules), local_params(self._guide):
+        quiet, plain = no_side_effects(self._modules), plain_errors(self._who, "the guide")
+        with torch.no_grad(), quiet, local_params(self._guide), plain:
             trace = poutine.trace(self._guide).get_trace(*args)
         plates = [f for site in samples(trace) for f in site["cond_indep_stack"] if f.vectorized]
         named = [f for f in plates if self._plate in (None, f.name)]

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_vae.errors import NonFiniteError, OutOfMemoryError
-from pyro_vae.evaluation.rows import Rows
+from pyro_vae.evaluation.rows import HEAD, Rows
 from pyro_vae.evaluation.term_draws import TermDraws, check_level
 from pyro_vae.graph import in_one_line, unlike
 from pyro_vae.log_weights import check_num_samples, subsample_blocks
@@ -33,9 +33,6 @@ ROWS = 1280
 """Rows a decoder call: enough for the matmuls' pace, few enough that outputs (4 MB of 784 pixels) stay in cache.
 
 As a graph and compiled, any number from 640 to 5000 was as fast within noise."""
-
-HEAD = 127
-"""Data that a pair is first run on, to learn what it needs. A subsample of just as many would look like all of them."""
 
 VALUES = 8_000_000
 """Decoder outputs a call (32 MB), where a datum has many: fewer rows then."""
@@ -239,7 +236,7 @@ class Stream:
     def _subsampled(self) -> Iterator[tuple[Chunk, int]]:
         everything = self.block(0, self.size)
         size = self.pair.plate.size
-        for index, rows in enumerate(subsample_blocks(self.pair, everything)):
+        for index, rows in enumerate(subsample_blocks(self.pair, everything[0].device)):
             where = slice(index * size, min((index + 1) * size, self.size))
             width = where.stop - where.start
             left = self._num_samples

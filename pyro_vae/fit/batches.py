@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 
 from pyro_vae.arguments import argument
 from pyro_vae.checks import check_count, check_dense, in_short
@@ -28,6 +28,8 @@ class Batches(Protocol):
     """Batches an epoch, where that is known."""
     generator: torch.Generator | None
     """A random state of their own that an epoch advances."""
+    same: bool
+    """Whether each batch is the same data in the same order."""
 
     def epoch(self, index: int) -> Iterator[Tensor]:
         """Yield the batches of one epoch."""
@@ -46,7 +48,7 @@ class TensorBatches:
     """Shuffled batches of a tensor, of several, or of the training split of an :class:`ImageData`.
 
     The order depends on the seed and the epoch alone, so that a run can be taken up at any epoch. Rows left over
-    by the batch size are dropped, other ones each epoch.
+    by the batch size are dropped, other ones each epoch. A batch of all rows has them in their own order.
 
     Args:
         data: ``ImageData``, or a tensor of model inputs ``(N, ...)``, or a tuple of such tensors.
@@ -77,9 +79,13 @@ class TensorBatches:
         self._batch_size, self._seed, self._dtype = batch_size, seed, dtype
         self.steps: int | None = len(rows) // batch_size
         self.generator: torch.Generator | None = None
+        self.same = len(rows) == batch_size
 
     def epoch(self, index: int) -> Iterator[Tensor]:
         """Yield the indices of the rows of each batch of one epoch."""
+        if self.same:
+            yield self.first()
+            return
         seed = np.random.SeedSequence((self._seed, index)).generate_state(1, np.uint64)[0]
         order = torch.randperm(len(self._rows), generator=torch.Generator().manual_seed(int(seed >> np.uint64(1))))
         order = order.to(self._rows.device)
@@ -121,6 +127,7 @@ class LoaderBatches:
             self.steps: int | None = len(loader)
         except TypeError:
             self.steps = None
+        self.same = self.steps == 1 and isinstance(loader.sampler, SequentialSampler)
         if self.steps == 0:
             raise ValueError("fit: the DataLoader has no batch; lower its batch_size or set drop_last=False.")
 

@@ -31,6 +31,7 @@ from pyro_vae.fit.batches import (
     describe_loader,
     describe_tensors,
 )
+from pyro_vae.fit.by_place import check_places
 from pyro_vae.fit.describe import describe, describe_settings, structure
 from pyro_vae.fit.gradients import BatchLoss
 from pyro_vae.fit.levels import LEVELS, make_step
@@ -112,7 +113,8 @@ def fit(
         scheduler: a torch learning-rate scheduler, or what makes one from the optimizer, or a name in
             ``pyro_vae.fit.SCHEDULES``; stepped once an epoch.
         epochs: passes over the data, counted from the start of the run also when it is resumed.
-        batch_size: data a step (a DataLoader brings its own). What is left over at an epoch's end is dropped.
+        batch_size: data a step (a DataLoader brings its own). What is left over at an epoch's end is dropped. A batch
+            of all data has them in their order, so that a guide with parameters of each datum (AutoNormal) keeps them.
         seed: of the order of the data and of all noise.
         out: the run folder: configuration, metrics, checkpoint. None keeps nothing.
         resume: take up the run in ``out`` where its last checkpoint left it, if there is one. The result is
@@ -181,6 +183,7 @@ def fit(
         if not all(all_finite(column) for column in as_args(inputs)):
             whole = inputs if isinstance(data, DataLoader) else batches.observe(torch.arange(len(as_args(inputs)[0])))
             check_finite_rows("training data", whole, model, guide)
+        check_places(model, guide, x, batches, validated=valid_blocks is not None)
         pair = trained_pair(model, guide, x, objective)
         if isinstance(batches, LoaderBatches) and not pair.hides_data:
             # The steps are not made for values that a mask hides in later batches alone.

@@ -15,7 +15,7 @@ from pyro_vae.graph import no_side_effects
 from pyro_vae.objectives.particle_bound import ParticleBound
 from pyro_vae.pair import Pair
 from pyro_vae.particles import BatchPlate, samples
-from pyro_vae.programs import as_args, local_params, modules_of, num_rows
+from pyro_vae.programs import as_args, first_rows, local_params, modules_of
 from pyro_vae.protocols import Objective, Program
 from pyro_vae.structure import check_sites
 from pyro_vae.values import FilledMask
@@ -81,7 +81,7 @@ def trained_pair(model: Program, guide: Program, x: Any, objective: Objective) -
     if not observed:
         raise reason
     logger.warning("fit: trains a loss that is a sum; evaluations of each datum will refuse this pair: %s", reason)
-    rows = next((count for count in map(num_rows, args) if count is not None), None)
+    rows = first_rows(args)
     frames = [frame for site in observed for frame in site["cond_indep_stack"] if frame.vectorized]
     frame = next((frame for frame in frames if frame.size == rows), None)
     size = rows or 0

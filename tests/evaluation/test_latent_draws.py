@@ -88,5 +88,5 @@ def test_bad_input(linear_gaussian):
         with pyro.plate("data", 6, subsample_size=2, dim=-1):
             pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match="here: plate 'data' takes a subsample of 2 of 6 data"):
+    with pytest.raises(ValueError, match="here: plate 'data' takes 2 of the data alone, as a subsample"):
         pair_of(some, some_guide, torch.zeros(6))

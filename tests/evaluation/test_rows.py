@@ -260,6 +260,46 @@ def test_guides_with_parameters_of_each_datum(name, n):
     assert len(pyro_vae.log_weights(linear, guide, x, 2)[0]) == n
 
 
+@pytest.mark.parametrize(("held", "given"), [(5, 2), (3, 200)])
+@pytest.mark.parametrize("name", STATIC)
+def test_guides_with_parameters_of_other_data_say_how_many(name, held, given):
+    """Also one for 3, which is a number of data that programs are tried on."""
+    guide = STATIC[name]()
+    guide(torch.randn(held, 3).double())
+    x = torch.randn(given, 3).double()
+    message = f"the guide has parameters for {held} data, .* and {given} were given"
+    others = {
+        "log_weights": lambda *pair: pyro_vae.log_weights(*pair, 2),
+        "inference_gaps": lambda *pair: evaluation.inference_gaps(*pair, family="diagonal", **SMALL_GAPS),
+        "sbc": lambda *pair: evaluation.sbc(*pair, num_data=6, num_draws=3, seed=0),
+    }
+    for evaluate in (EVALUATIONS | others).values():
+        with pytest.raises(PairError, match=message):
+            evaluate(linear, guide, x)
+
+
+def test_data_of_another_shape_are_said_in_their_own_numbers():
+    """Whatever number of data the programs are tried on."""
+    network = nn.Linear(3, 2).double()
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(network(x), 1.0).to_event(1))
+
+    x = torch.randn(9, 5).double()
+    gaps = {"inference_gaps": lambda *pair: evaluation.inference_gaps(*pair, family="diagonal", **SMALL_GAPS)}
+    for evaluate in (EVALUATIONS | gaps).values():
+        with pytest.raises(PairError, match=r"the guide cannot be run on (data of shape \(9, 5\)|these data).*9x5"):
+            evaluate(linear, guide, x)
+    refuses = r"site 'x': Value is not broadcastable.*\[9, 5\].*\[9, 3\]"
+    with pytest.raises(ValueError, match=refuses):
+        evaluation.ais(linear, x, **ANNEALING)
+    with pytest.raises(ValueError, match=refuses):
+        evaluation.reference_posterior(linear, x, num_chains=2, num_samples=4, warmup=2)
+    with pytest.raises(PairError, match=r"the guide cannot be run on data of shape \(9, 2, 3\): .* 9 vs 2"):
+        pyro_vae.log_likelihood(linear, guide, torch.randn(9, 2, 3).double(), 20)
+
+
 @pytest.mark.parametrize("n", [5, 300])
 def test_plates_of_a_fixed_size(n):
     def model(x):
