@@ -375,6 +375,12 @@ class Pair:
         """Whether one run holds several samples."""
         return self.layout.together
 
+    @property
+    def why_no_outer_plate(self) -> str | None:
+        """Why samples cannot lie in a plate left of all others, where Pyro's vectorized particles are; else None."""
+        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+            return self._failure_of(OuterPlate(self.particle_dim))
+
     @cached_property
     def layout(self) -> Layout:
         """How the samples of a run lie: the first layout that gives each sample the weight it has when run alone.

@@ -53,6 +53,7 @@ from pyro_vae.fit.shared_params import say_what_is_shared
 from pyro_vae.fit.snapshot import open_folder, restore, save
 from pyro_vae.fit.summed import trained_pair
 from pyro_vae.fit.training import Training
+from pyro_vae.fit.vectorized import takes_particles
 from pyro_vae.fit.watch import Watch
 from pyro_vae.graph import no_side_effects
 from pyro_vae.missing import all_finite, check_finite_rows
@@ -219,7 +220,8 @@ def fit(
         # One step under Pyro's own checks; those that follow run without them.
         noise = torch.get_rng_state()
         try:
-            loss.eager()(rows, torch.ones((), device=target))
+            with takes_particles(pair, loss, rows):
+                loss.eager()(rows, torch.ones((), device=target))
         except ValueError as error:
             torch.set_rng_state(noise)
             outside = find_outside(model, guide, x) if pair.bounded else None
