@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
 from pyro_vae.particles import PARTICLES, BatchPlate, Particles, Site
@@ -80,6 +83,12 @@ class RepeatedRows(Layout):
     plate: BatchPlate
     per_datum: tuple[bool, ...]
     """Which arguments are repeated with the data."""
+    subsampled: bool = False
+    """Whether the plate stands for a number of data of its own, as ``plate(N, subsample_size=len(x))`` does."""
+
+    def program(self, program: Program, num_samples: int) -> Program:
+        """Return the program with a subsampled plate that takes the rows of one sample for all of them."""
+        return RepeatedSubsample(self.plate, num_samples)(program) if self.subsampled else program
 
     def arguments(self, args: tuple[Any, ...], num_samples: int) -> tuple[Any, ...]:
         """Return the arguments with all data, so many times one after the other."""
@@ -105,6 +114,31 @@ class RepeatedRows(Layout):
     def rows(self, coordinates: Tensor) -> Tensor:
         """Return the coordinates with samples and data in one dim."""
         return coordinates.flatten(0, 1)
+
+
+class RepeatedSubsample(Messenger):
+    """Gives a subsampled plate the rows that it takes for one sample, so many times one after the other."""
+
+    def __init__(self, plate: BatchPlate, times: int) -> None:
+        super().__init__()
+        self._plate, self._times = plate, times
+
+    def _pyro_sample(self, msg: Any) -> None:
+        fn = msg["fn"]
+        if msg["name"] == self._plate.name and isinstance(fn, _Subsample) and fn.subsample_size is not None:
+            msg["fn"] = _RepeatedRows(fn, self._times)
+
+
+class _RepeatedRows(_Subsample):
+    """The rows of a subsample, so many times."""
+
+    def __init__(self, rows: _Subsample, times: int) -> None:
+        super().__init__(rows.size, (rows.subsample_size or 0) // times, rows.use_cuda, rows.device)
+        self._times = times
+
+    def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:  # noqa: B008
+        """Draw them."""
+        return super().sample(sample_shape).repeat(self._times)
 
 
 class OneByOne(Layout):

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.checks import check_count
+from pyro_vae.errors import PairError
 from pyro_vae.missing import check_not_empty
 from pyro_vae.nonfinite import check_finite
 from pyro_vae.pair import SOFT_TARGETS, Pair
@@ -44,8 +45,9 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
 
     Raises:
         ValueError: ``num_samples`` is below 1.
-        PairError: no batch plate, a latent site outside it, one in only one of model and guide, or the guide scores
-            something that is no density of the latent sites (a point mass, a loss added by ``pyro.factor``).
+        PairError: no batch plate, one that is handed some rows of x, a latent site outside it, one in only one of model
+            and guide, or the guide scores something that is no density of the latent sites (a point mass, a loss added
+            by ``pyro.factor``).
         NonFiniteError: a weight is NaN or +inf; the message names the site.
 
     References:
@@ -84,7 +86,17 @@ def check_num_samples(who: str, num_samples: int) -> None:
 
 
 def subsample_blocks(pair: Pair, device: torch.device) -> list[Tensor]:
-    """Cover all rows with blocks of the subsample's size; the last one is filled up with repeated rows."""
+    """Cover all rows with blocks of the subsample's size; the last one is filled up with repeated rows.
+
+    Raises:
+        PairError: the plate is handed its rows, so that no others can be given to it.
+    """
     size, full_size = pair.plate.size, pair.plate.full_size
+    if size < full_size and not pair.draws_rows:
+        raise PairError(
+            f"plate {pair.plate.name!r} takes the {size} rows that it is handed (subsample=...) of {full_size} data, "
+            f"and no others: hand it the numbers of all data, torch.arange(len(x)), or call with x[rows] "
+            f"for x and a model and guide that do not index it."
+        )
     starts = range(0, full_size, size)
     return [torch.arange(start, start + size, device=device).clamp(max=full_size - 1) for start in starts]

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import pyro
@@ -121,6 +121,9 @@ class Pair:
                 check_model_guide_match(model_trace, guide_trace)
             self.num_rows = first_rows(self._args)
             self.plate = find_plate(model_trace, guide_trace, self.num_rows, plate)
+            drawn = traces[1].nodes.get(self.plate.name)
+            self.draws_rows = drawn is not None and getattr(drawn["fn"], "subsample_size", None) is not None
+            """Whether the batch plate draws the numbers of its rows, and is not handed them."""
             sites = [*samples(model_trace), *samples(guide_trace)]
             depth = max(-f.dim for site in sites for f in site["cond_indep_stack"] if f.vectorized)
             with warnings.catch_warnings():
@@ -182,6 +185,8 @@ class Pair:
             at: makes the trace whose values the model takes out of the guide's.
         """
         args = as_args(x)
+        if rows is not None:
+            rows = rows.repeat(self.layout.repeats(num_samples))
         with nullcontext() if rows is None else FixedRows({self.plate.name: rows}):
             if self.layout.together:
                 return [self._run(args, self.layout, num_samples, at=at)]
@@ -204,8 +209,7 @@ class Pair:
         filled = FilledMask() if self.hides_data else nullcontext()
         with pyro.validation_enabled(False), self._local_params(), filled, values:
             trace = poutine.trace(program).get_trace(*args)
-        repeats = self.layout.repeats(num_samples)
-        return Particles(trace, trace, trace, self.plate, self.particle_dim, repeats, args, self.bounded, self.wide)
+        return self._particles((trace, trace, trace), self.layout, num_samples, args)
 
     @cached_property
     def guide_repeats(self) -> bool:
@@ -398,20 +402,36 @@ class Pair:
                 failures.append(failure)
         logger.warning(
             "samples of this pair are run one by one, which is slower. In an outer plate: %s. On repeated rows: %s. %s",
-            failures[0], failures[1] if len(failures) > 1 else "the batch plate draws a subsample", REMEDY,
+            failures[0], self._why_not_repeated(failures[1:]), REMEDY,
         )  # fmt: skip
         return OneByOne()
 
     def _layouts(self) -> Iterator[Layout]:
         """Give those that hold several samples, the cheapest first."""
         yield OuterPlate(self.particle_dim)
-        if self.num_rows == self.plate.size == self.plate.full_size:
-            as_long = tuple(num_rows(arg) == self.num_rows for arg in self._args)
-            yield RepeatedRows(self.plate, as_long)
-            if sum(as_long) > 1:
-                # Another argument of that length need not be one of the data's.
-                first = as_long.index(True)
-                yield RepeatedRows(self.plate, tuple(index == first for index in range(len(as_long))))
+        as_long = tuple(num_rows(arg) == self.plate.size for arg in self._args)
+        choices = [as_long] if any(as_long) else []
+        if sum(as_long) > 1:
+            # Another argument of that length need not be one of the data's.
+            first = as_long.index(True)
+            choices.append(tuple(index == first for index in range(len(as_long))))
+        if self.plate.size == self.plate.full_size:
+            yield from (RepeatedRows(self.plate, choice) for choice in choices)
+        if self.draws_rows or self.plate.size < self.plate.full_size:
+            yield from (RepeatedRows(self.plate, choice, subsampled=True) for choice in choices)
+
+    def _why_not_repeated(self, failures: list[str]) -> str:
+        """Say why rows cannot be repeated, and what would help there."""
+        if not failures:
+            return (
+                f"plate {self.plate.name!r} takes {self.plate.size} of {self.plate.full_size} data out of all of them; "
+                f"pass a batch of the data instead, and give the plate subsample_size=len(x)"
+            )
+        parts = [part for part in (self.model, self.guide) if isinstance(part, partial)]
+        held = [value for part in parts for value in (*part.args, *part.keywords.values())]
+        if any(num_rows(value) == self.plate.size for value in held):
+            return f"{failures[0]}; a tensor of the data in functools.partial is not repeated: pass it as an argument"
+        return failures[0]
 
     def _failure_of(self, layout: Layout) -> str | None:
         """Return why a layout does not do, or None where it does."""
@@ -520,11 +540,21 @@ class Pair:
         self, args: tuple[Any, ...], layout: Layout | None = None, num_samples: int = 1, **options: Any
     ) -> Particles:
         """Run the pair with the samples in one run, or with one sample where there is no layout."""
-        repeats = 1
-        if layout is not None:
-            args, repeats = layout.arguments(args, num_samples), layout.repeats(num_samples)
-        traces = self._traces(args, layout, num_samples, **options)
-        return Particles(*traces, self.plate, self.particle_dim, repeats, args, self.bounded, self.wide)
+        args = args if layout is None else layout.arguments(args, num_samples)
+        return self._particles(self._traces(args, layout, num_samples, **options), layout, num_samples, args)
+
+    def _particles(
+        self,
+        traces: tuple[poutine.Trace, poutine.Trace, poutine.Trace],
+        layout: Layout | None,
+        num_samples: int,
+        args: tuple[Any, ...],
+    ) -> Particles:
+        repeats = 1 if layout is None else layout.repeats(num_samples)
+        subsampled = isinstance(layout, RepeatedRows) and layout.subsampled
+        return Particles(
+            *traces, self.plate, self.particle_dim, repeats, subsampled, args, self.bounded, self.wide
+        )  # fmt: skip
 
     def _guide_under(self, messenger: Messenger) -> poutine.Trace:
         with self._local_params(), messenger:
@@ -572,9 +602,10 @@ def _off_circle(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple
 
 def _sample(layout: Layout, particles: Particles, k: int) -> poutine.Trace:
     """Return the guide's trace of the k-th sample of a run with two."""
-    trace = particles.guide_trace
-    # The trace of a plate with repeated rows holds how many these were.
-    selected = trace.copy() if particles.repeats == 1 else prune_subsample_sites(trace)
+    selected = particles.guide_trace.copy()
+    rows = selected.nodes.get(particles.plate.name)
+    if rows is not None and particles.repeats > 1:
+        selected.nodes[rows["name"]] = {**rows, "value": rows["value"][: particles.shape[1]]}
     for site in particles.latents:
         selected.nodes[site["name"]] = {**site, "value": layout.apart(particles, site)[k]}
     return selected

@@ -76,6 +76,8 @@ class Particles:
     """Where an outer plate of samples is, a negative batch dim: left of every plate of the pair."""
     repeats: int = 1
     """How often the batch plate holds the data: once, or once for each sample, one sample's after the other's."""
+    subsampled: bool = False
+    """Whether such a plate stands for a number of data of its own, which does not follow its copies."""
     args: tuple[Any, ...] = ()
     """What the programs were called with: the data, repeated where the batch plate repeats them."""
     bounded: frozenset[str] = frozenset()
@@ -136,6 +138,7 @@ class Particles:
         observed = next(site for site in model if site["is_observed"])
         inner_model, inner_guide = ([self.inner_scale(site) for site in sites] for sites in (model, guide))
         weight = rest_of_scale(observed) * _subsampling(observed) / _subsampling(observed, but=self.plate.name)
+        weight = weight * self.repeats if self.subsampled else weight
         if isinstance(weight, Tensor):
             weight = weight.squeeze()
             # The copies of a datum have its weight.

@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import dataclass
 from types import CellType, FunctionType, MethodType
 from typing import Any
 
@@ -30,6 +31,19 @@ _EMPTY_CELL = CellType()
 def as_args(x: Any) -> tuple[Any, ...]:
     """Return the positional arguments of a pair: a tuple as it is, anything else as the only one."""
     return x if isinstance(x, tuple) else (x,)
+
+
+@dataclass(frozen=True)
+class WithKeywords:
+    """A program whose last positional arguments are handed on by their names."""
+
+    program: Program
+    names: tuple[str, ...]
+
+    def __call__(self, *args: Any) -> Any:
+        """Run the program."""
+        first = len(args) - len(self.names)
+        return self.program(*args[:first], **dict(zip(self.names, args[first:], strict=True)))
 
 
 def num_rows(arg: Any) -> int | None:

@@ -1,5 +1,7 @@
 """Samples in repeated rows, where networks fix the batch dim: the numbers of a loop, and of networks that do not."""
 
+from functools import partial
+
 import pyro
 import pytest
 import torch
@@ -13,6 +15,7 @@ from torch.testing import assert_close
 
 import pyro_vae
 from pyro_vae import evaluation, objectives
+from pyro_vae.errors import PairError
 from pyro_vae.layouts import OneByOne, OuterPlate, RepeatedRows
 from pyro_vae.log_weights import log_weights
 from pyro_vae.pair import Pair
@@ -360,7 +363,7 @@ def test_plates_and_parameters_of_a_fixed_size_are_looped(size, caplog):
     assert len(caplog.records) == 2
 
 
-def test_a_subsampled_plate_is_looped():
+def test_a_plate_that_takes_its_data_out_of_all_is_looped(caplog):
     def model(x):
         with pyro.plate("data", len(x), subsample_size=3) as rows:
             z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
@@ -372,6 +375,159 @@ def test_a_subsampled_plate_is_looped():
             pyro.sample("z", dist.Normal(x[rows].unsqueeze(-1), 1.0).to_event(1))
 
     assert layout_of(model, guide, torch.randn(9)) is OneByOne
+    said = caplog.records[0].getMessage()
+    assert "On repeated rows: plate 'data' takes 3 of 9 data out of all of them; pass a batch of the data" in said
+
+
+def test_a_tensor_that_a_partial_holds_is_not_repeated(caplog):
+    def model(x, y):
+        refusing(AssertionError())(x + y)
+
+    def guide(x, y):
+        one_dim(x + y)
+
+    x, y = torch.randn(2, 4)
+    assert layout_of(partial(model, y=y), partial(guide, y=y), x) is OneByOne
+    assert "a tensor of the data in functools.partial is not repeated: pass it as" in caplog.records[0].getMessage()
+    assert layout_of(model, guide, (x, y)) is RepeatedRows
+
+
+# ---------------------------------------------------------------- plates that stand for a number of data of their own
+
+
+class Subsampled(Convolutional):
+    """A batch is given, and the plate says of how many data (scVI does so); rows it draws are the model's to use."""
+
+    def __init__(self, keeps_shape, size):
+        super().__init__(keeps_shape)
+        self.size, self.shift = size, torch.randn(size, 2)
+
+    def model(self, x):
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("images", self.size, subsample_size=len(x)) as rows:
+            z = pyro.sample("code", dist.Normal(self.shift[rows].to(x), 1.0).to_event(1))
+            pyro.sample("pixels", dist.Bernoulli(logits=self.decoder(z)).to_event(3), obs=x)
+
+    def guide(self, x):
+        pyro.module("convolution", self.convolution)
+        pyro.module("linear", self.linear)
+        with pyro.plate("images", self.size, subsample_size=len(x)):
+            pyro.sample("code", self.encode(x))
+
+
+SIZES = [5, 6, 20, 1000]
+"""Data that five stand for: none but themselves, fewer than four times and as many, and more."""
+
+
+def subsampled(keeps_shape, size):
+    torch.manual_seed(3)
+    return Subsampled(keeps_shape, size).double()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_batch_of_a_larger_plate_is_repeated(size, x, caplog):
+    """All samples of a datum have its one row, and the weight that the loop gives them."""
+    vae = subsampled(False, size)
+    pair = Pair(vae.model, vae.guide, x)
+    assert type(pair.layout) is RepeatedRows
+    (run,) = pair.run(x, 4)
+    rows = run.model_trace.nodes["images"]["value"].unflatten(0, (4, 5))
+    assert (rows == rows[0]).all()
+    z = pair.layout.apart(run, run.guide_trace.nodes["code"])
+    by_hand = torch.stack(
+        [
+            dist.Bernoulli(logits=vae.decoder(z_k)).log_prob(x).sum((1, 2, 3))
+            + dist.Normal(vae.shift[rows[0]], 1.0).log_prob(z_k).sum(-1)
+            - vae.encode(x).log_prob(z_k)
+            for z_k in z
+        ]
+    )
+    assert_close(run.terms().log_weight, by_hand, **EXACT)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("objective", [objectives.IWAE(4), objectives.ReweightedWakeSleep(4, insomnia=0.5)])
+def test_objectives_of_a_larger_plate_are_those_of_networks_that_keep_the_shape(objective, size, x):
+    """Each datum stands for as many as before, however often it is repeated."""
+    found = []
+    for keeps_shape in (True, False):
+        vae = subsampled(keeps_shape, size)
+        vae.shift.zero_()
+        pyro.clear_param_store()
+        torch.manual_seed(1)
+        loss = objective.differentiable_loss(vae.model, vae.guide, x)
+        found.append([loss, *torch.autograd.grad(loss, list(vae.parameters()))])
+    for kept, fixed in zip(*found, strict=True):
+        assert_close(fixed, kept, **EXACT)
+
+
+@pytest.mark.parametrize("name", ["log_likelihood", "inference_gaps", "ais from the guide", "to_inference_data", "sbc"])
+def test_evaluations_of_a_larger_plate(name, x, caplog):
+    found = []
+    for keeps_shape in (True, False):
+        vae = subsampled(keeps_shape, 1000)
+        vae.shift.zero_()
+        found.append(EVALUATIONS[name](vae, x))
+    assert not [record for record in caplog.records if "slower" in record.getMessage()]
+    for one, other in zip(*found, strict=True):
+        assert_close(other, one, equal_nan=True, **EXACT)
+
+
+def test_rows_by_their_numbers():
+    """The plate takes those that are handed on, which are repeated, and all data are not."""
+
+    def model(x, rows):
+        with pyro.plate("data", len(x), subsample=rows):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), 1.0).to_event(1))
+            assert z.ndim == 2
+            pyro.sample("x", dist.Normal(z[:, 0], 1.0), obs=x[rows])
+
+    def guide(x, rows):
+        with pyro.plate("data", len(x), subsample=rows):
+            pyro.sample("z", dist.Normal(x[rows].unsqueeze(-1) / 2, 0.5**0.5).to_event(1))
+
+    x, rows = torch.randn(9).double(), torch.tensor([7, 0, 3])
+    pair = Pair(model, guide, (x, rows), plate="data")
+    assert pair.layout == RepeatedRows(pair.plate, (False, True), subsampled=True)
+    evidence = dist.Normal(0.0, 2**0.5).log_prob(x[rows])
+    assert_close(pair.terms((x, rows), 4).log_weight, evidence.expand(4, 3), rtol=1e-6, atol=1e-6)
+    loss = objectives.IWAE(4, plate="data").loss(model, guide, x, rows)
+    assert_close(loss, -(3 * evidence).sum().item(), rtol=1e-6, atol=0)
+    # Columns of all data would be those of the rows that are handed on, again and again.
+    for evaluate in (log_weights, evaluation.log_likelihood):
+        with pytest.raises(PairError, match=r"'data' takes the 3 rows that it is handed .* of 9 data, and no others"):
+            evaluate(model, guide, (x, rows), 4, plate="data")
+    everything = x, torch.arange(9)
+    found = log_weights(model, guide, everything, 4)
+    assert_close(found, dist.Normal(0.0, 2**0.5).log_prob(x).expand(4, 9), rtol=1e-6, atol=1e-6)
+
+
+def test_tensors_by_keyword_are_repeated_too(caplog):
+    """And the pair's structure is found once."""
+    runs = []
+
+    def model(x, *, seen, scale):
+        runs.append(len(x))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(1), scale).to_event(1))
+            assert z.ndim == 2
+            with poutine.mask(mask=seen):
+                pyro.sample("x", dist.Normal(z[:, 0], 1.0), obs=x)
+
+    def guide(x, *, seen, scale):
+        precision = scale**-2 + seen
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal((x * seen / precision)[:, None], precision[:, None] ** -0.5).to_event(1))
+
+    x, seen = torch.randn(5).double(), torch.tensor([True, False, True, True, False])
+    evidence = dist.Normal(0.0, 5**0.5).log_prob(x) * seen
+    objective = objectives.IWAE(3)
+    for _ in range(2):
+        loss = objective.loss(model, guide, x, seen=seen, scale=2.0)
+        assert_close(loss, -evidence.sum().item(), rtol=1e-6, atol=0)
+    assert not caplog.records
+    assert runs[-2:] == [15, 15]
 
 
 def test_an_outer_plate_comes_first(x):

@@ -208,7 +208,8 @@ class Rows:
     def _holds_all(self, trial: "_Trial") -> bool:
         """Run the programs on all data; return whether these are the batch plate's rows, and not a subsample's.
 
-        Where they are not finite or memory is short, whoever runs the programs next says so.
+        Where they are not finite, memory is short or anything but the data is wrong, whoever runs the programs next
+        says so.
         """
         everything = self.take(slice(None))
         try:
@@ -220,12 +221,11 @@ class Rows:
                         f"has {self.size}. Let the data lie along the first dim of x, and make the plate as "
                         f"pyro.plate('data', len(x))."
                     )
-        except NonFiniteError:
-            return False
         except Exception as error:
-            if is_out_of_memory(error):
-                return False
-            raise
+            of_data = isinstance(error, (RuntimeError, ValueError)) and not isinstance(error, NonFiniteError)
+            if of_data and not is_out_of_memory(error):
+                raise
+            return False
         return size == self.size
 
     def _guesses(self) -> Iterator[tuple[bool, ...]]:

@@ -134,7 +134,7 @@ class Stream:
         if not self.picks_rows:
             self._data.check_masks(self.pair)
         elif self.pair.masked:
-            for rows in subsample_blocks(self.pair, head):
+            for rows in subsample_blocks(self.pair, head[0].device):
                 self.pair.check_masks(head, rows)
         self.caveat = self.pair.caveat or SOFT_TARGETS
         """Why there is no bound, where ``pair.normalized`` says that there is none."""

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 from pyro_vae.checks import check_count
 from pyro_vae.pair import Pair, Revision, unchanged
 from pyro_vae.particles import LogTerms, Particles
-from pyro_vae.programs import modules_of
+from pyro_vae.programs import WithKeywords, modules_of
 from pyro_vae.protocols import Program
 
 
@@ -127,7 +126,9 @@ class ParticleBound(Trace_ELBO):
 
     def _sample(self, model: Program, guide: Program, x: tuple[Any, ...], kwargs: dict[str, Any]) -> Sampled:
         if kwargs:
-            model, guide = partial(model, **kwargs), partial(guide, **kwargs)
+            # As positional ones, tensors of the data among them can be repeated with the data.
+            model, guide = (WithKeywords(program, tuple(kwargs)) for program in (model, guide))
+            x = (*x, *kwargs.values())
         pair = self._pair(model, guide, x)
         if not pair.scales_agree:
             raise ValueError(

@@ -75,7 +75,7 @@ def test_data_take_turns_in_few_slots(linear_gaussian, monkeypatch, budget, valu
         return linear_gaussian.inexact_guide(x)
 
     fitted = fit(FrozenPair("test", linear_gaussian.model, guide, x))
-    assert lengths == {3, 127}
+    assert lengths == {3, 4, 127}
     assert fitted.index.tolist() == list(range(5))
     assert fitted.converged.all()
     assert excess(linear_gaussian, x, fitted).max() < 0.01
