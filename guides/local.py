@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from pyro_vae.arguments import argument
 from pyro_vae.checks import check_count
 from pyro_vae.nn import flatten_event
 from pyro_vae.protocols import PosteriorGuide
@@ -93,7 +94,8 @@ class LocalGuide(PyroModule):
             raise ValueError(
                 f"LocalGuide: {(~known).sum().item()} of {known.numel()} rows of x are not among the {len(self.keys)} "
                 f"data that the guide was made with. Stochastic binarization makes new data at each step: use "
-                f"binarization='static' or 'threshold'. Validation and test data need a guide made with them."
+                f"{argument('binarization', 'static')} or 'threshold'. Validation and test data need a guide made with "
+                f"them."
             )
         known = known.unsqueeze(-1)
         loc, log_scale = nn.functional.embedding(rows, self.loc), nn.functional.embedding(rows, self.log_scale)

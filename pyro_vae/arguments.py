@@ -68,10 +68,13 @@ def with_flags(message: str, names: Collection[str], prefix: str = "") -> str:
         names: of arguments that are flags.
         prefix: of these flags, as ``guide.``.
 
+    A name that is a word of the language is one of an argument where "must" or "=" follows it.
+
     >>> with named_as("flags"):
-    ...     with_flags("LowRankGuide: rank must be from 1 to latent_dim = 2; got 9.", ["rank"], "guide.")
-    'LowRankGuide: --guide.rank must be from 1 to latent_dim = 2; got 9.'
+    ...     with_flags("LowRankGuide: rank must be from 1 to latent_dim = 2; got 9.", ["rank", "latent_dim"], "guide.")
+    'LowRankGuide: --guide.rank must be from 1 to --guide.latent_dim = 2; got 9.'
     """
     if not (are_flags() and names):
         return message
-    return re.sub(rf"(?<![\w.'\"-])(?:{'|'.join(map(re.escape, names))})(?![\w'\".(])", rf"--{prefix}\g<0>", message)
+    written = [rf"{name}\b" if "_" in name else rf"{name}(?=\s*=|\s+must\b)" for name in names]
+    return re.sub(rf"(?<![\w.'\"`-])(?:{'|'.join(written)})(?![\w'\".(])", rf"--{prefix}\g<0>", message)

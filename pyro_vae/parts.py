@@ -5,6 +5,7 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import nullcontext
@@ -162,11 +163,20 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
         if is_out_of_memory(error):
             raise
         if own or isinstance(error, TypeError | OverflowError):
-            what = f"{argument(kind)} {name} cannot be made with {options or 'its settings'}"
+            written = [f"--{kind}.{option} {value!r}" for option, value in options.items()]
+            with_what = (", ".join(written) if are_flags() else options) or "its settings"
+            what = f"{argument(kind)} {name} cannot be made with {with_what}"
             raise ValueError(f"{what}: {told(error) if own else plainly(error)}.") from error
         if type(error) is not ValueError:
             raise
-        said = with_flags(with_flags(str(error), set(options), f"{kind}."), SHARED)
+        plain = {p.name for p in parameters.values() if isinstance(p.default, int | float | str | tuple)}
+        own_flags = (plain | options.keys()) - OFFERED[kind]
+        said = str(error)
+        for option in options if are_flags() else ():
+            # A network that an option is for calls it by its last words.
+            for shared in SHARED:
+                said = re.sub(rf"\b{shared}\b", option, said) if option.endswith(f"_{shared}") else said
+        said = with_flags(with_flags(said, own_flags, f"{kind}."), SHARED)
         if said == str(error):
             raise
         raise ValueError(said) from error

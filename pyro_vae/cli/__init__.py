@@ -112,8 +112,13 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-def _users(error: Exception) -> str | None:
-    """Return what an error says to the user, None where it is not the user's to mend."""
+def _users(error: Exception, *, with_places: bool = True) -> str | None:
+    """Return what an error says to the user, None where it is not the user's to mend.
+
+    Args:
+        error: that ended the work.
+        with_places: say where in the user's code it arose; a script of this project is not the user's.
+    """
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("pyro_vae"):
@@ -121,7 +126,7 @@ def _users(error: Exception) -> str | None:
     own = type(error).__module__.startswith("pyro_vae.")
     if not own and _is_out_of_memory(error):
         return "this needs more memory than there is: take smaller networks, fewer latent dims or fewer data."
-    place = "" if own else place_of(error)
+    place = place_of(error) if with_places and not own else ""
     if isinstance(error, ValueError | OSError | ImportError) or own:
         return with_place(str(error), error) if place else str(error)
     return f"{told(error)}." if place else None

@@ -49,6 +49,9 @@ def run(argv: Sequence[str], output: Output) -> int:
     images = chains.pop("images", 0)
     if images < 0:
         raise UsageError(f"--ais_images must be at least 0; got {images}.")
+    for name, value in chains.items():
+        if value < 1:
+            raise UsageError(f"--ais_{name} must be at least 1; got {value}.")
     if chains and not images:
         raise UsageError(f"--ais_{next(iter(chains))} needs --ais_images: how many test images AIS shall measure.")
     if wanted == cell and not images and (args.out is None or is_finished(path, cell)):

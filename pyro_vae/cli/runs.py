@@ -62,9 +62,11 @@ def find_decoder(cell: Cell, given: Path | None, beside: Sequence[Path], trust: 
         trust: import the classes that it names, whosever they are.
 
     Raises:
-        RunError: it is not there, or another one is.
+        RunError: it is not there, or another one is, or the cell takes none.
     """
     if cell.decoder is None:
+        if given is not None:
+            raise RunError("the run takes over no other run's model: leave out --decoder.")
         return None
     places = [given] if given is not None else [folder / cell.decoder.hash for folder in beside]
     for place in places:

@@ -32,7 +32,7 @@ def run_script(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
     except Exception as error:
-        message = _users(error)
+        message = _users(error, with_places=False)
         if message is None:
             raise
         print(f"{name}: error:", *message.split(), file=sys.stderr, flush=True)  # noqa: T201

@@ -14,7 +14,7 @@ from pyro_vae.checks import check_count, check_path, check_whole
 from pyro_vae.comparison.cautions import seed_outlook
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import GRID, Comparison
-from pyro_vae.comparison.executors import LOCAL, run_tasks
+from pyro_vae.comparison.executors import LOCAL, check_options, run_tasks
 from pyro_vae.comparison.grid import FOLDERS, Grid
 from pyro_vae.comparison.progress import shown
 from pyro_vae.comparison.results import is_finished, write_error
@@ -81,6 +81,7 @@ def compare(
     check_whole("compare", argument("jobs"), jobs)
     if threads is not None:
         check_count("compare", argument("threads"), threads)
+    check_options(jobs, backend, scheduler)
     check_path("compare", argument("out"), out)
     grid = _as_grid(grid, trust)
     out = Path(out).resolve()

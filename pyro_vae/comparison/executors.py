@@ -38,17 +38,7 @@ def run_tasks(
         ValueError: there is no such backend, or an option that it does not take.
         ClusterError: the scheduler cannot be reached or goes away, or its workers are not as they must be.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"compare: {argument('backend')} must be one of {', '.join(BACKENDS)}; got {backend!r}.")
-    if jobs < 1:
-        raise ValueError(f"compare: {argument('jobs')} must be at least 1; got {jobs}.")
-    if (scheduler is not None) != (backend == "dask") and backend != "ray":
-        raise ValueError(
-            f"compare: {argument('backend')} {backend!r} takes no {argument('scheduler')}; got {scheduler!r}."
-            if scheduler is not None
-            else f"compare: {argument('backend')} 'dask' needs the address of a scheduler, as "
-            f"{argument('scheduler', 'tcp://HOST:8786')}."
-        )
+    check_options(jobs, backend, scheduler)
     if backend in ("dask", "ray"):
         run: Runner = on_dask if backend == "dask" else on_ray
         yield from run(tasks, partial(work, threads=threads), scheduler)
@@ -60,6 +50,25 @@ def run_tasks(
             yield task, worker(task)
         return
     yield from _in_processes(tasks, worker, jobs)
+
+
+def check_options(jobs: int, backend: str, scheduler: str | None) -> None:
+    """Refuse a backend that there is not, and options that it does not take.
+
+    Raises:
+        ValueError: says which.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"compare: {argument('backend')} must be one of {', '.join(BACKENDS)}; got {backend!r}.")
+    if jobs < 1:
+        raise ValueError(f"compare: {argument('jobs')} must be at least 1; got {jobs}.")
+    if (scheduler is not None) != (backend == "dask") and backend != "ray":
+        raise ValueError(
+            f"compare: {argument('backend')} {backend!r} takes no {argument('scheduler')}; got {scheduler!r}."
+            if scheduler is not None
+            else f"compare: {argument('backend')} 'dask' needs the address of a scheduler, as "
+            f"{argument('scheduler', 'tcp://HOST:8786')}."
+        )
 
 
 def _in_processes(tasks: Sequence[Task], worker: Worker, jobs: int) -> Iterator[Outcome]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import platformdirs
 
+from pyro_vae.arguments import argument
 from pyro_vae.data.array_file import ArrayFile
 from pyro_vae.data.binarization import BINARIZATIONS, split_generator
 from pyro_vae.data.errors import DataNotFoundError
@@ -140,7 +141,7 @@ def _find_source(name: str | os.PathLike[str]) -> tuple[str, Source]:
     if path.suffix.lower() in ARRAY_SUFFIXES or os.sep in text or not isinstance(name, str):
         raise DataNotFoundError(f"load_data: no such file or folder: {path} ({accepted})")
     raise ValueError(
-        f"load_data: unknown data set {text!r}{_nearest(text, list(DATASETS))}. Known: "
+        f"load_data: unknown data set {text!r}{_nearest(text, list(DATASETS))} Known: "
         f"{', '.join(DATASETS)}; or {accepted}"
     )
 
@@ -151,12 +152,12 @@ def _choose_binarization(binarization: str | None, label: str, source: Source) -
     if binarization not in BINARIZATIONS:
         raise ValueError(
             "load_data: unknown binarization "
-            f"{binarization!r}{_nearest(str(binarization), list(BINARIZATIONS))}. Known: "
+            f"{binarization!r}{_nearest(str(binarization), list(BINARIZATIONS))} Known: "
             f"{', '.join(BINARIZATIONS)}"
         )
     if binarization not in source.binarizations:
         raise ValueError(
-            f"load_data({label!r}): the images come already binarized, binarization must be "
+            f"load_data({label!r}): the images come already binarized, {argument('binarization')} must be "
             f"{' or '.join(map(repr, source.binarizations))}; got {binarization!r}. Use 'mnist' for any other"
         )
     return binarization
@@ -164,7 +165,7 @@ def _choose_binarization(binarization: str | None, label: str, source: Source) -
 
 def _nearest(text: str, known: list[str]) -> str:
     matches = difflib.get_close_matches(text.lower().replace("_", "-"), known, n=1)
-    return f", did you mean {matches[0]!r}?" if matches else ""
+    return f", did you mean {matches[0]!r}?" if matches else "."
 
 
 def _integer(what: str, value: int) -> int:

@@ -47,7 +47,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise ValueError(f"MLP: unknown activation {activation!r}; there are {', '.join(sorted(ACTIVATIONS))}.")
+            raise ValueError(f"MLP: activation must be one of {', '.join(sorted(ACTIVATIONS))}; got {activation!r}.")
         widths = [("hidden_dims", width) for width in hidden_dims]
         for name, width in (("in_features", in_features), *widths, ("out_features", out_features)):
             check_count("MLP", name, width)

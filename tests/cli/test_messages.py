@@ -2,12 +2,20 @@
 
 import contextlib
 import io
+import math
+import re
 import sys
+from dataclasses import fields
 
 import pytest
+import torch
 from small_folders import settings, write_images, write_run
 
+from pyro_vae.arguments import named_as
 from pyro_vae.cli import main
+from pyro_vae.cli.part_flags import Part
+from pyro_vae.comparison.cell import Cell
+from pyro_vae.parts import PACKAGES, make_objective, make_pair, part_names
 
 OWN = '''
 import pyro
@@ -105,6 +113,87 @@ def tiny(**more: object) -> list[object]:
 def line_of(text: str) -> int:
     """The line of the class file that a text is in."""
     return next(number for number, line in enumerate(OWN.splitlines(), 1) if text in line)
+
+
+FLAGS = [
+    ["--latent_dim", 0], ["--hidden_dims", 0], ["--encoder_dims", 0], ["--data", "mnist6"], ["--binarization", "half"],
+    ["--valid_size", -1], ["--valid_size", 1000], ["--data_seed", -1], ["--seed", -1], ["--seed", 2**64],
+    ["--epochs", 0], ["--batch_size", 0], ["--batch_size", 49], ["--lr", -1], ["--lr", "inf"], ["--adam_eps", -1],
+    ["--schedule", "x"], ["--kl_warmup", -1], ["--clip_grad_norm", 0], ["--patience", 0], ["--compile", "x"],
+    ["--device", "x"], ["--num_test", 1], ["--num_samples", 0], ["--elbo_samples", 1], ["--num_gaps", -1],
+    ["--model", "x"], ["--guide", "x"], ["--prior", "x"], ["--likelihood", "x"], ["--objective", "x"],
+    ["--activation", "x"], ["--init_bias", "x"], ["--patience", 3, "--valid_size", 0], ["--out", "images.npy"],
+    ["--prior", "vamp"], ["--guide", "iaf", "--latent_dim", 1],
+]  # fmt: skip
+
+
+def test_every_setting_has_a_wrong_value_to_try():
+    assert {field.name for field in fields(Cell)} - {words[0].removeprefix("--") for words in FLAGS} == {"decoder"}
+
+
+def assert_in_flags(message: str, flag: str, words: list) -> None:
+    """A message names a flag, and no argument as Python writes it."""
+    assert flag in message
+    arguments = [field.name for field in fields(Cell) if "_" in field.name] + ["num_components", "num_chains"]
+    found = re.findall(rf"(?<![-.\w])(?:{'|'.join(arguments)})(?!\w)|\w=\.\.\.|=True|=None", message)
+    assert not found, (message, words)
+
+
+@pytest.mark.parametrize("words", FLAGS, ids=lambda words: " ".join(map(str, words)))
+def test_a_wrong_value_is_told_with_its_flag(words, folder):
+    flag = {"vamp": "--prior.num_components", "iaf": "--latent_dim"}.get(words[1], words[0])
+    assert_in_flags(said("fit", *tiny(), *words), flag, words)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--num_test", 0], ["--num_samples", 0], ["--elbo_samples", 1], ["--num_gaps", -1], ["--seed", -1],
+     ["--device", "x"], ["--ais_images", -1], ["--ais_chains", 0, "--ais_images", 2], ["--ais_chains", 2],
+     ["--ais_temperatures", 0, "--ais_images", 2], ["--data", "nothing.npy"]],
+    ids=lambda words: " ".join(map(str, words)),
+)  # fmt: skip
+def test_a_wrong_value_of_evaluate_is_told_with_its_flag(words, fitted):
+    assert_in_flags(said("evaluate", fitted, *words), words[0], words)
+
+
+def test_a_decoder_of_a_run_that_takes_none_is_refused(fitted):
+    told = "the run takes over no other run's model: leave out --decoder."
+    assert said("figures", fitted, "--decoder", fitted) == told
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["--jobs", 0], ["--threads", 0], ["--backend", "x"], ["--scheduler", "tcp://x"], ["--scheduler", "x"]],
+    ids=lambda words: " ".join(map(str, words)),
+)
+def test_a_wrong_value_of_compare_is_told_with_its_flag_before_anything_is_written(words, folder):
+    grid = folder / "grid.yaml"
+    grid.write_text("common: {data: images.npy}\ngrid: {guide: [mean_field, full_rank]}\n")
+    assert_in_flags(said("compare", grid, "--out", folder / "cmp", *words), words[0], words)
+    assert not (folder / "cmp").exists()
+
+
+@pytest.mark.parametrize("kind", PACKAGES)
+def test_a_wrong_option_of_any_part_is_told_with_its_flag(kind):
+    """Options that the constructor refuses; of one that it takes there is nothing to tell."""
+    tried = 0
+    for name in part_names(kind).keys() - {"trace_elbo"}:  # Pyro's own takes anything
+        for option in Part.of(kind, name).options:
+            for wrong in (-3, -1.5, math.nan, "nonsense"):
+                text = Part.of(kind, name).text_with({option: wrong})
+                try:
+                    with named_as("flags"):
+                        shape = (16,) if name == "linear_gaussian" else (1, 4, 4)
+                        if kind == "objective":
+                            make_objective(text)
+                        else:
+                            make_pair(shape, 2, (3,), data=lambda shape=shape: torch.rand(600, *shape), **{kind: text})
+                except ValueError as error:
+                    tried += 1
+                    message = str(error).replace(text, "")
+                    assert f"--{kind}.{option}" in message
+                    assert not re.search(rf"(?<![-.\w]){option}(?!\w)", message), message
+    assert tried >= {"model": 2, "likelihood": 3, "prior": 5, "guide": 20, "objective": 20}[kind]
 
 
 SEE = "`pyro-vae fit --help` lists what there is."
