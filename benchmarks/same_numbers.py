@@ -121,10 +121,12 @@ def read(result: Any, *names: str) -> Numbers:
 
 
 def weights(case: Case) -> Numbers:
+    """Return log-weights of a few draws."""
     return {"log_weights": pyro_vae.log_weights(case.model, case.guide, case.x, 7)}
 
 
 def likelihood(case: Case, **options: Any) -> Numbers:
+    """Return the importance-weighted log-likelihood."""
     result = pyro_vae.log_likelihood(case.model, case.guide, case.x, 300, seed=3, **options)
     return read(
         result, "per_datum", "standard_errors", "ess", "pareto_k", "flagged", "mean", "standard_error",
@@ -133,11 +135,13 @@ def likelihood(case: Case, **options: Any) -> Numbers:
 
 
 def elbo(case: Case) -> Numbers:
+    """Return the ELBO and its terms."""
     result = pyro_vae.elbo_terms(case.model, case.guide, case.x, 20, seed=3)
     return read(result, "elbo", "reconstruction", "rate", "mean", "standard_error", "data_standard_error")
 
 
 def units(case: Case) -> Numbers:
+    """Return active units."""
     return read(pyro_vae.active_units(case.guide, case.x, num_samples=20), "variance")
 
 
@@ -152,6 +156,7 @@ def gaps_of(name: str, family: str) -> Any:
 
 
 def gaps(case: Case, name: str, family: str) -> Numbers:
+    """Return inference gaps with one family."""
     del case
     return read(
         gaps_of(name, family), "elbo", "best_elbo", "log_evidence", "approximation_gap", "amortization_gap",
@@ -160,6 +165,7 @@ def gaps(case: Case, name: str, family: str) -> Numbers:
 
 
 def annealed(case: Case, *, guided: bool) -> Any:
+    """Return what annealed importance sampling gives."""
     return pyro_vae.ais(
         case.model, case.x[:4], guide=case.guide if guided else None, num_temperatures=20, num_chains=4,
         num_leapfrog=3, burn_in=10, seed=3, progress=False,
@@ -167,10 +173,12 @@ def annealed(case: Case, *, guided: bool) -> Any:
 
 
 def ais(case: Case, *, guided: bool) -> Numbers:
+    """Return annealed importance sampling."""
     return read(annealed(case, guided=guided), "per_datum", "standard_errors", "ess", "acceptance", "mean")
 
 
 def sandwich(case: Case) -> Numbers:
+    """Return bounds from both sides, on data of the model."""
     result = pyro_vae.bdmc(
         case.model, case.x[:4], num_temperatures=20, num_chains=4, num_leapfrog=3, burn_in=10, seed=3, progress=False
     )
@@ -187,11 +195,13 @@ def reference_of(name: str) -> Any:
 
 
 def reference(case: Case, name: str) -> Numbers:
+    """Return draws by NUTS and their diagnostics."""
     del case
     return read(reference_of(name), "draws", "r_hat", "ess_bulk", "ess_tail", "mean", "sd")
 
 
 def guide_error(case: Case, name: str) -> Numbers:
+    """Return the guide held against the draws by NUTS."""
     result = pyro_vae.guide_error(
         reference_of(name), case.model, case.guide, case.x[:2], num_samples=100, num_permutations=19, seed=3,
         progress=False,
@@ -200,11 +210,13 @@ def guide_error(case: Case, name: str) -> Numbers:
 
 
 def calibration(case: Case) -> Numbers:
+    """Return simulation-based calibration."""
     result = pyro_vae.sbc(case.model, case.guide, case.x, num_data=50, num_draws=19, seed=3, progress=False)
     return read(result, "ranks", "p_values", "adjusted")
 
 
 def latents(case: Case) -> Numbers:
+    """Return statistics of the latents."""
     result = pyro_vae.latent_statistics(case.model, case.guide, case.x, num_samples=5, seed=3, progress=False)
     means = {
         name: (mean.mean, mean.standard_error)
@@ -215,6 +227,7 @@ def latents(case: Case) -> Numbers:
 
 
 def budget(case: Case, name: str) -> Numbers:
+    """Return the evidence budget, of every K and with gaps and annealing."""
     result = pyro_vae.evidence_budget(
         case.model, case.guide, case.x[:4], ks=(1, 10, 100), gaps=gaps_of(name, "diagonal"),
         ais=annealed(case, guided=True), seed=3, progress=False,
@@ -224,6 +237,7 @@ def budget(case: Case, name: str) -> Numbers:
 
 
 def exported(case: Case) -> Numbers:
+    """Return what is exported for ArviZ."""
     groups = ("posterior", "prior", "log_likelihood")
     found = pyro_vae.to_inference_data(
         case.model, case.guide, case.x[:4], num_samples=5, num_chains=2, groups=groups, seed=3, progress=False
@@ -234,6 +248,7 @@ def exported(case: Case) -> Numbers:
 
 
 def probe(case: Case) -> Numbers:
+    """Return a linear probe of the means, on made-up labels."""
     labels = torch.arange(200) % 3
     x = images().train[:200] + 0.0
     x[:, :, :3] = labels.reshape(-1, 1, 1, 1) / 2
@@ -241,11 +256,13 @@ def probe(case: Case) -> Numbers:
 
 
 def sharp(case: Case) -> Numbers:
+    """Return sharpness of images."""
     ratio = sharpness_ratio(case.x, images().train[:20].float())
     return {"sharpness": sharpness(case.x), **read(ratio, "ratio", "standard_error")}
 
 
 def two_samples(case: Case) -> Numbers:
+    """Return the two-sample test."""
     left, right = case.x[:10].flatten(1).double(), case.x[10:].flatten(1).double()
     return {"str": str(two_sample_test(left, right, num_permutations=99))}
 
@@ -260,6 +277,7 @@ OBJECTIVES: dict[str, Callable[[], Any]] = {
 
 
 def gradient(case: Case, objective: Any) -> Numbers:
+    """Return loss and gradient of an objective."""
     pyro.set_rng_seed(4)
     module = objective()(case.model, case.guide)
     loss = module(case.x)
@@ -269,6 +287,7 @@ def gradient(case: Case, objective: Any) -> Numbers:
 
 
 def steps(level: str) -> Numbers:
+    """Return ten steps of training."""
     model, guide = new_vae()
     x = images().train[:320]
     run = pyro_vae.fit(model, guide, x, epochs=1, batch_size=32, seed=5, compile=level, progress=False)
@@ -291,6 +310,7 @@ grid:
 
 
 def table() -> Numbers:
+    """Return the table of a grid of four cells."""
     with tempfile.TemporaryDirectory() as folder:
         grid = Path(folder) / "grid.yaml"
         grid.write_text(GRID)
