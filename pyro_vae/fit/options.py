@@ -1,26 +1,38 @@
 """What ``fit`` accepts in several forms, made into one: device, optimizer, schedule."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import pyro
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae.arguments import argument
 from pyro_vae.checks import check_count, check_number, check_seed, in_short
 from pyro_vae.fit.schedules import SCHEDULES
-from pyro_vae.graph import in_one_line
+from pyro_vae.memory import is_out_of_memory
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.protocols import Objective
+from pyro_vae.user_code import told
 
 Made = TypeVar("Made")
 
 GRADIENTS = ("differentiable_loss", "loss_and_grads")
 """Of which an objective has one at least."""
+
+NO_LOSSES: dict[type, str] = {
+    pyro.infer.ReweightedWakeSleep: "it has two losses, one of the model and one of the guide; "
+    "pyro_vae.objectives.ReweightedWakeSleep() has their gradients in one",
+    pyro.infer.TraceTailAdaptive_ELBO: "Pyro computes a gradient for it and no loss; "
+    "pyro_vae.objectives.RenyiBound() is a family of divergences with one",
+    pyro.infer.SVI: "it takes steps of its own; pass its loss, as Trace_ELBO(), and a torch optimizer",
+}
+"""Of Pyro's inference, what has the names of an objective and is none, and what to do."""
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 128, 3e-3
 """What is taken where the caller says nothing: by ``fit``, the command line, grids and examples alike."""
@@ -56,13 +68,31 @@ def as_optimizer(optimizer: OptimizerLike | None, trainable: list[Tensor]) -> Op
     """
     if optimizer is None:
         return torch.optim.Adam(trainable, lr=LEARNING_RATE, fused=True)
-    if isinstance(optimizer, PyroOptim) or not (isinstance(optimizer, Optimizer) or callable(optimizer)):
+    if _is_pyros(optimizer):
+        name = (
+            in_short(optimizer) if isinstance(optimizer, PyroOptim) else f"pyro.optim.{_unwrapped(optimizer).__name__}"
+        )
+        raise ValueError(
+            f"fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got {name}, and "
+            f"Pyro's keep one torch optimizer for each parameter. Pass functools.partial(torch.optim.Adam, lr=1e-3); "
+            f"clip_grad_norm=... bounds the gradient."
+        )
+    if not (isinstance(optimizer, Optimizer) or callable(optimizer)):
         raise ValueError(
             f"fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got "
             f"{in_short(optimizer)}. Pass functools.partial(torch.optim.Adam, lr=1e-3)."
         )
     if not isinstance(optimizer, Optimizer):
         optimizer = _made("optimizer", optimizer, trainable, Optimizer)
+    if isinstance(optimizer, SparseAdam):
+        raise ValueError(
+            "fit: SparseAdam takes sparse gradients alone, and those of a loss are dense. Use torch.optim.Adam."
+        )
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise ValueError(
+            f"fit: {type(optimizer).__name__} has no learning rate `lr`, which each epoch records and a scheduler "
+            f"moves. Use torch.optim.Adam or another optimizer that has one."
+        )
     if isinstance(optimizer, LBFGS):
         raise ValueError(
             "fit: LBFGS evaluates the loss several times a step, on noise that must not change; fit draws new noise "
@@ -87,11 +117,18 @@ def as_objective(objective: Any) -> Objective:
         return Trace_ELBO()
     able = hasattr(objective, "loss") and any(hasattr(objective, name) for name in GRADIENTS)
     if isinstance(objective, type) or not able:
-        made = f": {objective.__name__}() is one" if isinstance(objective, type) and able else ""
+        made = (
+            f": {objective.__name__}() is one"
+            if objective not in NO_LOSSES and isinstance(objective, type) and able
+            else ""
+        )
         raise ValueError(
             f"fit: objective must be a pyro.infer.ELBO, as Trace_ELBO() or pyro_vae.objectives.IWAE(); got "
             f"{in_short(objective)}{made}."
         )
+    for kind, why in NO_LOSSES.items():
+        if isinstance(objective, kind):
+            raise ValueError(f"fit: pyro.infer.{kind.__name__} cannot be trained: {why}.")
     return without_jit(objective)
 
 
@@ -120,6 +157,22 @@ def as_scheduler(scheduler: SchedulerLike | None, optimizer: Optimizer, epochs: 
     return scheduler
 
 
+def _unwrapped(maker: Any) -> Any:
+    """Return what a partial calls, anything else as it is."""
+    return _unwrapped(maker.func) if isinstance(maker, functools.partial) else maker
+
+
+def _is_pyros(maker: Any) -> bool:
+    """Whether it is one of Pyro's optimizers, or makes one: its torch optimizers are classes."""
+    maker = _unwrapped(maker)
+    module = getattr(maker, "__module__", None) or ""
+    return isinstance(maker, PyroOptim) or (
+        not isinstance(maker, Optimizer)
+        and module.startswith("pyro.optim.")
+        and not (isinstance(maker, type) and issubclass(maker, Optimizer))
+    )
+
+
 def _made(what: str, maker: Any, given: Any, kind: type[Made]) -> Made:
     """Return what a callable makes of parameters or an optimizer.
 
@@ -128,10 +181,12 @@ def _made(what: str, maker: Any, given: Any, kind: type[Made]) -> Made:
     """
     try:
         made = maker(given)
-    except TypeError as error:
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        remedy = "Give the other arguments before: functools.partial(...)." if isinstance(error, TypeError) else ""
         raise ValueError(
-            f"fit: {what} must be made by a call with one argument, which failed: {in_one_line(error)}. Give the other "
-            f"arguments before: functools.partial(...)."
+            f"fit: {what} must be made by a call with one argument, which failed: {told(error)}. {remedy}".rstrip()
         ) from error
     if not isinstance(made, kind):
         raise ValueError(f"fit: {what} must make a torch {what}; {in_short(maker)} made {in_short(made)}.")

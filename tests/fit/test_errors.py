@@ -36,6 +36,12 @@ class Empty(IterableDataset):
         return iter(())
 
 
+def only_matrices(parameters):
+    raise AssertionError("only matrices")
+
+
+FAILS_AT = only_matrices.__code__.co_firstlineno + 1
+
 ONE_TENSOR = (
     "collate_fn=lambda batch: torch.stack([datum[0] for datum in batch]) keeps the first tensor of each datum; to give "
     "model and guide all of them, pass the tensors themselves: fit(model, guide, (x, y))."
@@ -110,10 +116,60 @@ INF[3, 0] = -torch.inf
             {"data": (X, "labels")},
             "fit: data must be an ImageData, a tensor, a tuple of tensors or a DataLoader; got 'labels'.",
         ),
+        *(
+            (
+                {"optimizer": optimizer},
+                f"fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got {name}, and "
+                f"Pyro's keep one torch optimizer for each parameter. Pass functools.partial(torch.optim.Adam, lr=1e-3); "
+                f"clip_grad_norm=... bounds the gradient.",
+            )
+            for optimizer, name in (
+                (pyro.optim.Adam({"lr": 1e-3}), "an object of class PyroOptim"),
+                (pyro.optim.Adam, "pyro.optim.Adam"),
+                (pyro.optim.ClippedAdam, "pyro.optim.ClippedAdam"),
+                (partial(pyro.optim.ClippedAdam, {"lr": 1e-3}), "pyro.optim.ClippedAdam"),
+                (pyro.optim.ClippedAdam({"lr": 1e-3}), "an object of class PyroOptim"),
+                (pyro.optim.ExponentialLR, "pyro.optim.ExponentialLR"),
+            )
+        ),
         (
-            {"optimizer": pyro.optim.Adam({"lr": 1e-3})},
-            "fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got an object "
-            "of class PyroOptim. Pass functools.partial(torch.optim.Adam, lr=1e-3).",
+            {"optimizer": torch.optim.SparseAdam},
+            "fit: SparseAdam takes sparse gradients alone, and those of a loss are dense. Use torch.optim.Adam.",
+        ),
+        (
+            {"optimizer": pyro.optim.adagrad_rmsprop.AdagradRMSProp},
+            "fit: AdagradRMSProp has no learning rate `lr`, which each epoch records and a scheduler moves. Use "
+            "torch.optim.Adam or another optimizer that has one.",
+        ),
+        (
+            {"optimizer": only_matrices},
+            "fit: optimizer must be made by a call with one argument, which failed: AssertionError: only matrices "
+            f"({__file__}, line {FAILS_AT}).",
+        ),
+        (
+            {"objective": pyro.infer.ReweightedWakeSleep()},
+            "fit: pyro.infer.ReweightedWakeSleep cannot be trained: it has two losses, one of the model and one of the "
+            "guide; pyro_vae.objectives.ReweightedWakeSleep() has their gradients in one.",
+        ),
+        (
+            {"objective": pyro.infer.ReweightedWakeSleep},
+            "fit: objective must be a pyro.infer.ELBO, as Trace_ELBO() or pyro_vae.objectives.IWAE(); got the class "
+            "ReweightedWakeSleep.",
+        ),
+        (
+            {"objective": pyro.infer.TraceTailAdaptive_ELBO(num_particles=2, vectorize_particles=True)},
+            "fit: pyro.infer.TraceTailAdaptive_ELBO cannot be trained: Pyro computes a gradient for it and no loss; "
+            "pyro_vae.objectives.RenyiBound() is a family of divergences with one.",
+        ),
+        (
+            {"objective": pyro.infer.SVI(None, None, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())},
+            "fit: pyro.infer.SVI cannot be trained: it takes steps of its own; pass its loss, as Trace_ELBO(), and a "
+            "torch optimizer.",
+        ),
+        (
+            {"objective": pyro.infer.EnergyDistance()},
+            "fit: objective must be a pyro.infer.ELBO, as Trace_ELBO() or pyro_vae.objectives.IWAE(); got an object "
+            "of class EnergyDistance.",
         ),
         (
             {"optimizer": 1e-3},
