@@ -69,9 +69,8 @@ def as_optimizer(optimizer: OptimizerLike | None, trainable: list[Tensor]) -> Op
     if optimizer is None:
         return torch.optim.Adam(trainable, lr=LEARNING_RATE, fused=True)
     if _is_pyros(optimizer):
-        name = (
-            in_short(optimizer) if isinstance(optimizer, PyroOptim) else f"pyro.optim.{_unwrapped(optimizer).__name__}"
-        )
+        maker = _unwrapped(optimizer)
+        name = in_short(maker) if isinstance(maker, PyroOptim) else f"pyro.optim.{maker.__name__}"
         raise ValueError(
             f"fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got {name}, and "
             f"Pyro's keep one torch optimizer for each parameter. Pass functools.partial(torch.optim.Adam, lr=1e-3); "
@@ -117,11 +116,8 @@ def as_objective(objective: Any) -> Objective:
         return Trace_ELBO()
     able = hasattr(objective, "loss") and any(hasattr(objective, name) for name in GRADIENTS)
     if isinstance(objective, type) or not able:
-        made = (
-            f": {objective.__name__}() is one"
-            if objective not in NO_LOSSES and isinstance(objective, type) and able
-            else ""
-        )
+        is_class = isinstance(objective, type) and able and objective not in NO_LOSSES
+        made = f": {objective.__name__}() is one" if is_class else ""
         raise ValueError(
             f"fit: objective must be a pyro.infer.ELBO, as Trace_ELBO() or pyro_vae.objectives.IWAE(); got "
             f"{in_short(objective)}{made}."

@@ -1,6 +1,7 @@
 """What goes wrong says who, what came, and what to do; and nothing good is lost."""
 
 import errno
+import os
 import re
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ def only_matrices(parameters):
 
 
 FAILS_AT = only_matrices.__code__.co_firstlineno + 1
+HERE = os.path.relpath(__file__) if Path(__file__).is_relative_to(Path.cwd()) else __file__
 
 ONE_TENSOR = (
     "collate_fn=lambda batch: torch.stack([datum[0] for datum in batch]) keeps the first tensor of each datum; to give "
@@ -119,9 +121,9 @@ INF[3, 0] = -torch.inf
         *(
             (
                 {"optimizer": optimizer},
-                f"fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got {name}, and "
-                f"Pyro's keep one torch optimizer for each parameter. Pass functools.partial(torch.optim.Adam, lr=1e-3); "
-                f"clip_grad_norm=... bounds the gradient.",
+                f"fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got {name}, "
+                f"and Pyro's keep one torch optimizer for each parameter. Pass functools.partial(torch.optim.Adam, "
+                f"lr=1e-3); clip_grad_norm=... bounds the gradient.",
             )
             for optimizer, name in (
                 (pyro.optim.Adam({"lr": 1e-3}), "an object of class PyroOptim"),
@@ -144,7 +146,7 @@ INF[3, 0] = -torch.inf
         (
             {"optimizer": only_matrices},
             "fit: optimizer must be made by a call with one argument, which failed: AssertionError: only matrices "
-            f"({__file__}, line {FAILS_AT}).",
+            f"({HERE}, line {FAILS_AT}).",
         ),
         (
             {"objective": pyro.infer.ReweightedWakeSleep()},
@@ -198,6 +200,11 @@ INF[3, 0] = -torch.inf
         (
             {"objective": "iwae"},
             "fit: objective must be a pyro.infer.ELBO, as Trace_ELBO() or pyro_vae.objectives.IWAE(); got 'iwae'.",
+        ),
+        (
+            {"objective": [Trace_ELBO()]},
+            "fit: objective must be a pyro.infer.ELBO, as Trace_ELBO() or pyro_vae.objectives.IWAE(); got an object "
+            "of class list.",
         ),
         ({"data": DataLoader(Empty())}, "fit: the DataLoader yields nothing."),
         (
