@@ -14,6 +14,7 @@ from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
 from pyro_vae.cli.runs import add_trust, classes_of, differing, find_decoder, run_line
 from pyro_vae.cli.usage import Parser, a_path, wants_help
 from pyro_vae.comparison.cell import SCHEDULES, Cell
+from pyro_vae.comparison.comparison import GRID
 from pyro_vae.comparison.results import epochs_done, is_finished, read_cell
 from pyro_vae.comparison.run_cell import fit_cell, load_data_of, load_data_of_run, rehearse, run_cell
 from pyro_vae.data import BINARIZATIONS, DATASETS, ImageData
@@ -171,6 +172,8 @@ def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
     Raises:
         RunError: it does.
     """
+    if (out / GRID).is_file():
+        raise RunError(f"{out} is the folder of a comparison: choose another --out for the run.")
     if not (out / CONFIG).is_file():
         return
     found = read_cell(out, named=classes_of(cell))

@@ -7,7 +7,7 @@ from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import Comparison, Configuration
 from pyro_vae.comparison.estimates import KHAT_ABOVE, estimate
 from pyro_vae.comparison.grid import Grid
-from pyro_vae.comparison.results import CellResult
+from pyro_vae.comparison.results import UNFINISHED, CellResult
 from pyro_vae.evaluation.pareto import MIN_SAMPLES
 from pyro_vae.evaluation.wording import count
 from pyro_vae.precision import UNRESOLVED
@@ -28,10 +28,17 @@ def cautions(comparison: Comparison) -> list[str]:
     said = []
     if comparison.failed:
         failed = count(len(comparison.failed), "cell")
-        said.append(f"{failed} of {len(comparison.results)} did not finish and are in no number below.")
+        text = f"{failed} of {len(comparison.results)} did not finish and are in no number below."
+        errors = sum(result.error != UNFINISHED for result in comparison.failed)
+        if found and errors:
+            text += (
+                f" {errors} of them failed: what is left of a configuration may be better than its failed seeds would "
+                f"have been."
+            )
+        said.append(text)
     if found:
         said += [
-            *_of_seeds(there),
+            *_of_seeds(comparison, there),
             *_of_images(there),
             *_of_models(found, there),
             *_of_evidence(found, there),
@@ -41,10 +48,10 @@ def cautions(comparison: Comparison) -> list[str]:
     return said
 
 
-def _of_seeds(there: Sequence[Configuration]) -> list[str]:
+def _of_seeds(comparison: Comparison, there: Sequence[Configuration]) -> list[str]:
     seeds = [{result.cell.seed for result in one.results} for one in there]
     said = []
-    if len(there) > 1 and any(own != seeds[0] for own in seeds):
+    if comparison.unpaired_seeds:
         shared = sorted(set.intersection(*seeds))
         which = ", ".join(map(str, shared)) if shared else "none"
         said.append(

@@ -85,6 +85,8 @@ def compare(
     check_path("compare", argument("out"), out)
     grid = _as_grid(grid, trust)
     out = Path(out).resolve()
+    if (out / CONFIG).is_file():
+        raise RunError(f"{out} is the folder of a run: choose another {argument('out')} for the comparison.")
     fits = [Task(cell, out, only_fit=True) for cell in grid.decoders]
     cells = [Task(cell, out) for cell in grid.cells]
     cells = [task for task in cells if not is_finished(task.path, task.cell)]

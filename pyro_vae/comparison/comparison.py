@@ -191,6 +191,12 @@ class Comparison:
         return compare_all(values, higher_is_better=QUANTITIES[quantity])
 
     @property
+    def unpaired_seeds(self) -> list[int]:
+        """Seeds of finished cells that rankings leave out, as some configuration has finished without them."""
+        seeds = [{result.cell.seed for result in one.results} for one in self.configurations.values() if one.results]
+        return sorted({seed for own in seeds for seed in own if not all(seed in others for others in seeds)})
+
+    @property
     def quantities(self) -> list[str]:
         """Those of :data:`QUANTITIES` that each finished cell has."""
         return [name for name in QUANTITIES if self.finished and all(name in r.per_datum for r in self.finished)]
@@ -219,6 +225,10 @@ class Comparison:
                 lines += ["", f"{quantity}, nats per image", str(self.ranking(quantity))]
             except ValueError as error:
                 lines.append(f"{quantity}: {error}")
+        seeds = self.unpaired_seeds
+        if seeds and self.quantities:
+            which = ", ".join(map(str, seeds))
+            lines.append(f"left out of rankings, as not every configuration has finished with it: seed {which}")
         return "\n".join(lines)
 
     def _configuration(self, name: str) -> Configuration:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,18 @@ TOLD_TWICE = ("batch_size", "seed", "compile", "kl_warmup", "clip_grad_norm", "p
 """Settings that the configuration of a cell's run has beside its recipe."""
 
 EVALUATION, PER_DATUM, ERROR, FITTED = "evaluation.json", "per_datum.safetensors", "error.txt", "fitted.json"
+
+GAPS = ("approximation_gap", "amortization_gap", "inference_gap")
+
+MEANS = {
+    **dict.fromkeys(("elbo", "reconstruction", "rate"), "elbo"),
+    "log_likelihood": "log_likelihood",
+    **dict.fromkeys(GAPS, "gaps"),
+}
+"""Numbers of each image, and where in :data:`EVALUATION` their means are."""
+
+ROUNDING = 1e-5
+"""By which a mean may differ where it was added up in another order or precision."""
 
 UNFINISHED = "it was not run to its end"
 """What is said of a cell that left neither results nor an error: it waits, is at work, or was killed."""
@@ -121,8 +134,9 @@ def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
         file = path / ERROR
         error = _printable(read_text(file, path)) if file.is_file() else UNFINISHED
         return CellResult(cell, path, error=error)
-    evaluation = _read(path / EVALUATION, cell, hash)
-    return CellResult(cell, path, evaluation, _read_per_datum(path), read_history(path, evaluation["epochs"]))
+    evaluation, per_datum = _read(path / EVALUATION, cell, hash), _read_per_datum(path)
+    _require_means(evaluation, per_datum, path)
+    return CellResult(cell, path, evaluation, per_datum, read_history(path, evaluation["epochs"]))
 
 
 def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -> Cell:
@@ -226,6 +240,27 @@ def _read_per_datum(path: Path) -> dict[str, Tensor]:
                 f"{tuple(values.shape)} and {values.dtype}. {again}"
             )
     return tensors
+
+
+def _require_means(evaluation: Mapping[str, Any], per_datum: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse means that are not those of the images, as where one of two files is another run's.
+
+    Raises:
+        RunError: names the first of them.
+    """
+    for name, values in per_datum.items():
+        told = evaluation.get(MEANS.get(name, ""), {}).get(f"{name}_nats")
+        if told is None:
+            continue
+        # A gap that is flagged is NaN, and in no mean.
+        mean = (values.double().nanmean() if name in GAPS else values.double().mean()).item()
+        if not math.isclose(told, mean, rel_tol=ROUNDING, abs_tol=ROUNDING) and (
+            math.isfinite(told) or math.isfinite(mean)
+        ):
+            raise RunError(
+                f"{path / EVALUATION}: {MEANS[name]}: `{name}_nats` is {told:.6g}, and the mean of `{name}` in "
+                f"{PER_DATUM} is {mean:.6g}: the files are not of one measurement. Remove both: it is measured again."
+            )
 
 
 def _printable(text: str) -> str:

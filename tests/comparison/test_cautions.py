@@ -33,6 +33,18 @@ def test_one_seed_knows_nothing_of_others(tmp_path):
     assert said(made_up_comparison(tmp_path, TWO_BY_TWO, failed=[1]), "1 of 2 configurations has one finished seed")
 
 
+def test_numbers_without_the_seeds_that_some_have_not_finished_say_so(tmp_path):
+    """Seeds that failed are often those at which a configuration is worst, and the others lose them as well."""
+    whole, lost = made_up_comparison(tmp_path, SIX_SEEDS), made_up_comparison(tmp_path, SIX_SEEDS, failed=[1, 9])
+    assert "left out" not in str(whole)
+    assert str(lost).endswith("\nleft out of rankings, as not every configuration has finished with it: seed 1, 3")
+    assert said(lost, "2 cells of 12 did not finish and are in no number below. 2 of them failed: what is left of a ")
+    mean = sum(r.evaluation["elbo"]["elbo_nats"] for r in lost.results[6:] if r.cell.seed in (0, 2, 4, 5)) / 4
+    assert f"{mean:.2f}" in str(lost)
+    none = made_up_comparison(tmp_path, TWO_BY_TWO, failed=[0, 1])
+    assert "left out" not in str(none)
+
+
 def test_few_seeds_tell_little_apart(tmp_path):
     assert said(made_up_comparison(tmp_path, TWO_BY_TWO), "With 2 seeds of 2 configurations, two are told apart from")
     assert not said(made_up_comparison(tmp_path, SIX_SEEDS), "told apart")

@@ -171,6 +171,16 @@ def test_a_comparison_is_not_lost_where_its_data_are(data, tmp_path, monkeypatch
     assert snapshot(out) == before
 
 
+def test_runs_and_comparisons_do_not_share_a_folder(data, tmp_path, capsys):
+    run, out = write_run(tmp_path / "run", data), write_comparison(tmp_path / "cmp", data)
+    before = snapshot(run) | snapshot(out)
+    with pytest.raises(RunError, match=r"run is the folder of a run: choose another out for the comparison\."):
+        compare({"common": settings(data), "grid": {"seed": [0]}}, run)
+    assert main(["fit", "--data", str(data), "--out", str(out), "--quiet"]) == 2
+    assert "cmp is the folder of a comparison: choose another --out for the run." in capsys.readouterr().err
+    assert snapshot(run) | snapshot(out) == before
+
+
 def snapshot(folder: Path) -> dict:
     """Every file and folder, with when it was last changed: a file that is made and removed changes its folder."""
     return {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}

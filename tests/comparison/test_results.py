@@ -29,8 +29,8 @@ def written(path):
     made_up = made_up_result(CELL, path.parent, epochs=2)
     write_history(path, made_up.history)
     values = torch.tensor([1.0, math.nan], dtype=torch.float64)
-    evaluation = {**made_up.evaluation, "elbo": {**made_up.evaluation["elbo"], "elbo_nats": -3.25}}
-    write_result(path, CELL, evaluation, {"elbo": values, "rate": values.flip(0)})
+    elbo = {**made_up.evaluation["elbo"], "elbo_nats": math.nan, "rate_nats": math.nan, "standard_error": 3.25}
+    write_result(path, CELL, {**made_up.evaluation, "elbo": elbo}, {"elbo": values, "rate": values.flip(0)})
     return values
 
 
@@ -41,7 +41,7 @@ def test_a_result_goes_to_its_folder_and_back(tmp_path):
     assert is_finished(path, CELL)
     found = read_result(path, CELL)
     assert found.finished
-    assert found.evaluation["elbo"]["elbo_nats"] == -3.25
+    assert found.evaluation["elbo"]["standard_error"] == 3.25
     torch.testing.assert_close(found.per_datum["elbo"], values, rtol=0, atol=0, equal_nan=True)
     assert [row["epoch"] for row in found.history] == [1, 2]
     assert epochs_done(path) == 2
@@ -68,6 +68,31 @@ def test_values_that_are_damaged_are_said(tmp_path):
     (path / "per_datum.safetensors").write_bytes(b"nonsense")
     with pytest.raises(RunError, match=r"per_datum\.safetensors cannot be read: .* it is computed again\."):
         read_result(path, CELL)
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        ("elbo", "elbo"), ("elbo", "reconstruction"), ("elbo", "rate"), ("log_likelihood", "log_likelihood"),
+        ("gaps", "approximation_gap"), ("gaps", "amortization_gap"), ("gaps", "inference_gap"),
+    ],
+)  # fmt: skip
+def test_means_that_are_not_those_of_the_images_are_refused(group, name, tmp_path):
+    """As where one of the two files was copied from another run: the table would contradict its rankings."""
+    made_up = made_up_result(CELL, tmp_path, epochs=2)
+    values = {**made_up.per_datum, "inference_gap": made_up.per_datum["inference_gap"].clone()}
+    values["inference_gap"][0] = math.nan  # flagged, and in no mean
+    gaps = {**made_up.evaluation["gaps"], "inference_gap_nats": values["inference_gap"][1:].mean().item()}
+    evaluation = {**made_up.evaluation, "gaps": gaps}
+    write_history(tmp_path, made_up.history)
+    write_result(tmp_path, CELL, evaluation, values)
+    assert read_result(tmp_path, CELL).finished
+    for wrong in (values[name] + 0.01, values[name] * math.nan):
+        write_result(tmp_path, CELL, evaluation, values | {name: wrong})
+        with pytest.raises(
+            RunError, match=rf"evaluation\.json: {group}: `{name}_nats` is \S+, and the mean of `{name}` in"
+        ):
+            read_result(tmp_path, CELL)
 
 
 def test_a_run_made_from_objects_is_no_cell(tmp_path):
