@@ -16,6 +16,7 @@ import pyro
 import pytest
 import torch
 from fit_programs import (
+    HIDDEN,
     REPARAMETERIZED,
     PairAndData,
     bernoulli_latent,
@@ -76,20 +77,22 @@ def assert_same_training(ends: dict[str, list]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
+ALL_IN_ONE = {
+    "optimizer": partial(Adam, lr=1e-2, fused=True),
+    "scheduler": partial(ExponentialLR, gamma=0.5),
+    "clip_grad_norm": 5.0,
+    "kl_warmup": 2,
+    "batch_size": 13,
+}
+"""Settings that the graph of a step holds."""
+
+
 def test_binarization_clipping_warmup_and_schedule_are_in_the_graph(tmp_path, caplog):
-    settings = {
-        "optimizer": partial(Adam, lr=1e-2, fused=True),
-        "scheduler": partial(ExponentialLR, gamma=0.5),
-        "clip_grad_norm": 5.0,
-        "kl_warmup": 2,
-        "epochs": 3,
-        "batch_size": 13,
-    }
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
         ends = {}
         for level in ("trace", "inductor"):
             pair = vae()
-            run = fit(pair.model, pair.guide, grey(), compile=level, out=tmp_path / level, **settings)
+            run = fit(pair.model, pair.guide, grey(), compile=level, epochs=3, out=tmp_path / level, **ALL_IN_ONE)
             assert run.compiled == level
             ends[level] = [row["train_bound_nats"] for row in run.history], state(pair)
     assert_same_training(ends)
@@ -102,10 +105,14 @@ def test_binarization_clipping_warmup_and_schedule_are_in_the_graph(tmp_path, ca
     assert ours["optimizer.0.step"] == 12
 
 
-@pytest.mark.parametrize("program", ["batch_norm", "dropout", "functions"])
-def test_buffers_masks_and_stored_parameters_are_written_where_they_live(program):
+def normalized_and_dropped() -> PairAndData:
+    return with_networks(lambda: nn.Sequential(nn.BatchNorm1d(HIDDEN), nn.Dropout(0.3)))
+
+
+@pytest.mark.parametrize("build", [normalized_and_dropped, REPARAMETERIZED["functions"]])
+def test_buffers_masks_and_stored_parameters_are_written_where_they_live(build):
     settings = {"optimizer": partial(SGD, lr=1e-3, momentum=0.9), "epochs": 3, "batch_size": 10}
-    ends = ends_of_both(REPARAMETERIZED[program], **settings)
+    ends = ends_of_both(build, **settings)
     assert_same_training(ends)
     assert len(ends["inductor"][1]) > 0
 
@@ -132,9 +139,8 @@ def test_a_resumed_run_ends_bit_identical(tmp_path):
         out = tmp_path / str(len(epochs))
         for last in epochs:
             pair = vae()
-            run = fit(
-                pair.model, pair.guide, grey(), epochs=last, batch_size=13, compile="inductor", out=out, resume=True
-            )
+            where = {"out": out, "resume": True}
+            run = fit(pair.model, pair.guide, grey(), compile="inductor", epochs=last, **where, **ALL_IN_ONE)
             assert run.compiled == "inductor"
         ends.append(state(pair))
     assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
