@@ -1,8 +1,8 @@
 """The pages in docs/: every block runs, prints what it shows, and every link leads somewhere.
 
 Blocks of a page run in their order, in a new folder with a copy of examples/: Python in one namespace, bash word for
-word. The copy is made small: grids have tiny settings, examples run as with `--smoke`, and annealing has at most
-500 temperatures. A Python or YAML block whose first line is `# NAME` is a file, saved under that name, a grid with tiny
+word. The copy is made small: grids have tiny settings, examples run as with `--smoke`, and annealing has fewer
+temperatures. A Python or YAML block whose first line is `# NAME` is a file, saved under that name, a grid with tiny
 settings. Comments above a block mark it: `<!-- slow -->` leaves it to `-m slow`, `<!-- numbers vary -->` compares all
 of an output but its numbers, which a small copy has otherwise, `<!-- numbers within 20 % -->` compares those to such a
 share of what is shown. What a Python block prints is compared with the comments behind its prints, or with a text block
@@ -54,8 +54,8 @@ SLOW_PAGES = ("frey_faces",)
 WITH_GAPS = ("inference_gaps.yaml",)
 """Grids that are about gaps, which take seconds an image."""
 
-MOST_TEMPERATURES = 500
-"""Of annealing on a copied page."""
+TEMPERATURES, MOST_TEMPERATURES = 500, 100
+"""Of annealing on a copied page: where the page does not say how many, and where it does."""
 
 NUMBER = re.compile(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -148,11 +148,12 @@ def whole_grid(found: Any) -> Grid:
 
 
 def briefly(anneal: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the same with at most so many temperatures."""
+    """Return the same with fewer temperatures."""
 
     @functools.wraps(anneal)
-    def brief(*args: Any, num_temperatures: int = MOST_TEMPERATURES, **options: Any) -> Any:
-        return anneal(*args, num_temperatures=min(num_temperatures, MOST_TEMPERATURES), **options)
+    def brief(*args: Any, num_temperatures: int | None = None, **options: Any) -> Any:
+        few = TEMPERATURES if num_temperatures is None else min(num_temperatures, MOST_TEMPERATURES)
+        return anneal(*args, num_temperatures=few, **options)
 
     return brief
 
