@@ -363,10 +363,31 @@ def test_an_error_that_is_not_the_users_has_another_exit_code(error, code, messa
 
 
 def test_an_interrupted_run_says_how_it_goes_on(monkeypatch, tmp_path):
-    monkeypatch.setattr("pyro_vae.cli.fit.run_cell", Mock(side_effect=KeyboardInterrupt()))
     path = tmp_path / "run"
+
+    def interrupted(cell, out, **options):
+        (out / "config.yaml").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pyro_vae.cli.fit.run_cell", interrupted)
     line = assert_one_line(run("fit", "--quiet", "--out", path), 130)
     assert f"interrupted. `pyro-vae fit --resume --out {path}` goes on" in line
+    # Before there is anything to go on with, --resume would be refused.
+    monkeypatch.setattr("pyro_vae.cli.fit.run_cell", Mock(side_effect=KeyboardInterrupt()))
+    line = assert_one_line(run("fit", "--quiet", "--out", tmp_path / "new"), 130)
+    assert "interrupted. Nothing was kept: the same command starts again." in line
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--epochs", 3], ["--config", "run/config.yaml"]])
+def test_resume_starts_no_other_run(more, fitted, tmp_path, monkeypatch):
+    """Without --out the folder is named by the settings: a forgotten or mistyped one is no order to train anew."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(fitted[0], "run")
+    line = assert_one_line(run("fit", "--resume", *more, "--quiet"))
+    assert "there is no run to go on with in runs/" in line
+    assert "name its folder with --out, or leave out --resume to start one." in line
+    assert not Path("runs").exists()
 
 
 # Lists

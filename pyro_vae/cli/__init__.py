@@ -61,7 +61,7 @@ def _guarded(words: list[str], output: Output, debug: bool) -> int:
         output.text(str(wanted))
         return 0
     except KeyboardInterrupt:
-        _say(f"interrupted. {output.after_interrupt}".rstrip())
+        _say(f"interrupted. {output.after_interrupt()}".rstrip())
         return INTERRUPTED
     except Exception as error:
         if debug:

@@ -31,7 +31,7 @@ def run(argv: Sequence[str], output: Output) -> int:
     add_trust(parser, "GRID.yaml")
     parser.add_switches()
     args = parser.read(argv)
-    output.after_interrupt = "The same command goes on where it stopped."
+    output.after_interrupt = lambda: "The same command goes on where it stopped."
     given = {name: value for name, value in vars(args).items() if name in options}
     comparison = compare(args.grid, args.out, progress=output.progress is None, trust=args.trust, **given)
     try:

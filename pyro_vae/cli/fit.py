@@ -64,7 +64,7 @@ def run(argv: Sequence[str], output: Output) -> int:
     elif moved is not None or not is_finished(out, cell):
         data = load_data_of_run(out, cell, moved)
     output.note(f"Run folder: {out}")
-    output.after_interrupt = f"`pyro-vae fit --resume --out {out}` goes on where the last checkpoint left it."
+    output.after_interrupt = lambda: _goes_on(out)
     with _folder(out):
         if "no_evaluate" in args:
             fitted = fit_cell(cell, out, data=data, decoder=decoder, progress=output.progress)
@@ -175,6 +175,11 @@ def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
     if (out / GRID).is_file():
         raise RunError(f"{out} is the folder of a comparison: choose another --out for the run.")
     if not (out / CONFIG).is_file():
+        if resume:
+            raise RunError(
+                f"there is no run to go on with in {out}: name its folder with --out, or leave out --resume to start "
+                f"one."
+            )
         return
     found = read_cell(out, named=classes_of(cell))
     if found != cell:
@@ -206,6 +211,13 @@ def _folder(out: Path) -> Iterator[None]:
                     (out / LOCK).unlink()
                     out.rmdir()
             raise
+
+
+def _goes_on(out: Path) -> str:
+    """Return how a run that was interrupted goes on."""
+    if (out / CONFIG).is_file():
+        return f"`pyro-vae fit --resume --out {out}` goes on where the last checkpoint left it."
+    return "Nothing was kept: the same command starts again."
 
 
 def _name(cell: Cell) -> str:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -30,7 +30,7 @@ class Output:
     def __init__(self, stream: TextIO, *, quiet: bool = False, json: bool = False) -> None:
         self._stream, self._quiet, self._json = stream, quiet, json
         self._closed = False
-        self.after_interrupt = ""
+        self.after_interrupt: Callable[[], str] = str
         """What to tell whoever pressed Ctrl-C."""
 
     @property
