@@ -153,6 +153,8 @@ class Pair:
         self.discrete_dims = discrete_dims(observed, self.plate.size)
         latent = [site for site in samples(guide_trace) if not site["is_observed"]]
         self.same_order = same_order(model_trace, guide_trace)
+        self.scale: Any = rest_of_scale(observed[0])
+        """What multiplies the log-probabilities of the data in a loss, beside what subsamples stand for."""
         self.scales_agree = all(_equal(rest_of_scale(site), rest_of_scale(observed[0])) for site in observed)
         self.latent_scales_agree = all(
             _equal(site["scale"], latent[0]["scale"]) and _equal(_mask(site), _mask(latent[0])) for site in latent

@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -185,7 +185,7 @@ def fit(
             whole = inputs if isinstance(data, DataLoader) else batches.observe(torch.arange(len(as_args(inputs)[0])))
             check_finite_rows("training data", whole, model, guide)
         check_places(model, guide, x, batches, validated=valid_blocks is not None)
-        pair = trained_pair(model, guide, x, objective)
+        pair = trained_pair(model, guide, x, objective, _num_data(data))
         if isinstance(batches, LoaderBatches) and not pair.hides_data:
             # The steps are not made for values that a mask hides in later batches alone.
             batches.check = partial(check_finite_rows, "a batch of the DataLoader")
@@ -309,6 +309,9 @@ def _say_what_is_no_bound(pair: Pair) -> None:
         reasons.append(f"the guide has no density: {pair.no_density}")
     if pair.unnormalised not in (None, SOFT_TARGETS):
         reasons.append(str(pair.unnormalised))
+    if not torch.as_tensor(pair.scale).eq(1).all():
+        found = in_short(pair.scale)
+        reasons.append(f"they are multiplied by {found}, the scale of the data's site, which evaluations leave out")
     if reasons:
         logger.warning("fit: trains as Pyro does, and its bounds are none on log p(x): %s", "; ".join(reasons))
 
@@ -337,6 +340,13 @@ def _describe_valid(valid: Tensor | tuple[Tensor, ...] | DataLoader | None) -> d
     if valid is None:
         return None
     return describe_loader(valid) if isinstance(valid, DataLoader) else describe_tensors(valid)
+
+
+def _num_data(data: ImageData | Tensor | tuple[Tensor, ...] | DataLoader) -> int | None:
+    """Return how many data there are, None where a loader does not know."""
+    if isinstance(data, DataLoader):
+        return len(data.dataset) if isinstance(data.dataset, Sized) else None
+    return len(data.train if isinstance(data, ImageData) else as_args(data)[0])
 
 
 def _all_inputs(data: ImageData | Tensor | tuple[Tensor, ...] | DataLoader, first: Any) -> Any:

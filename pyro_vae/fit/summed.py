@@ -1,14 +1,17 @@
 """Pairs whose loss is a sum over a batch and over what no datum owns: what training needs to know of them."""
 
 import logging
+import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from pyro import poutine
 from pyro.infer import TraceEnum_ELBO
 from pyro.poutine.util import prune_subsample_sites
+from torch import Tensor
 
 from pyro_vae.errors import PairError
 from pyro_vae.graph import no_side_effects
@@ -42,7 +45,9 @@ class Summed:
         return FilledMask() if self.hides_data else nullcontext()
 
 
-def trained_pair(model: Program, guide: Program, x: Any, objective: Objective) -> "Pair | Summed":
+def trained_pair(
+    model: Program, guide: Program, x: Any, objective: Objective, num_data: int | None = None
+) -> "Pair | Summed":
     """Return the structure of a pair, as far as its objective needs one.
 
     Objectives made of the weights of each datum need a plate over data that holds every site. Pyro's own sum: a latent
@@ -53,6 +58,7 @@ def trained_pair(model: Program, guide: Program, x: Any, objective: Objective) -
         guide: q(z | x).
         x: model inputs, or a tuple of all positional arguments.
         objective: that is trained.
+        num_data: how many data batches like ``x`` are drawn from, where that is known.
 
     Raises:
         PairError: the objective cannot be computed of this pair.
@@ -88,7 +94,33 @@ def trained_pair(model: Program, guide: Program, x: Any, objective: Objective) -
     plate = (
         BatchPlate("", -1, size, size) if frame is None else BatchPlate(frame.name, frame.dim, size, frame.full_size)
     )
+    if num_data and rows and num_data != rows and plate.full_size == rows:
+        if all(_is_scaled(site, num_data / rows) for site in observed):
+            plate = replace(plate, full_size=num_data)
+        else:
+            latents = [site for site in samples(of_model) if not site["is_observed"]]
+            own = [site["name"] for site in latents if frame is not None and frame not in site["cond_indep_stack"]]
+            _say_what_counts_whole(own, plate, num_data)
     return Summed(model, guide, plate, rows, filled.masked)
+
+
+def _is_scaled(site: Any, scale: float) -> bool:
+    """Whether `poutine.scale` makes a batch stand for all data, as a plate with a subsample does."""
+    found = site["scale"]
+    return (not isinstance(found, Tensor) or found.numel() == 1) and math.isclose(float(found), scale, rel_tol=1e-4)
+
+
+def _say_what_counts_whole(latents: Sequence[str], plate: BatchPlate, num_data: int) -> None:
+    """Log that a batch is taken for all data."""
+    if latents:
+        one = len(latents) == 1
+        logger.warning(
+            "fit: %s to no datum and %s whole in each batch of %d of %d data, so that %s posterior would be one of %d "
+            "data: let the plate stand for all of them, pyro.plate(%r, %d, subsample_size=...) with as many as a batch "
+            "has, or take one batch of all.",
+            f"{', '.join(latents)} {'belongs' if one else 'belong'}", "counts" if one else "count", plate.size,
+            num_data, "its" if one else "their", plate.size, plate.name, num_data,
+        )  # fmt: skip
 
 
 def _is_enumerated(site: Any) -> bool:

@@ -7,11 +7,13 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.infer.autoguide import AutoDiagonalNormal, AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from torch import nn
 from torch.optim import SGD, Adam
+from torch.utils.data import DataLoader, TensorDataset
 
 from pyro_vae import elbo_terms, fit, load_run, log_likelihood, log_weights
 from pyro_vae.errors import PairError
@@ -114,6 +116,58 @@ def test_global_latents_train_and_the_bound_is_that_of_all_data(objective, caplo
     assert "evaluations of each datum will refuse this pair: no batch plate" in caplog.text
 
 
+class Scaled(Weighted):
+    """The same, with the scale written by hand, as SVI's tutorials have it."""
+
+    def forward(self, x):
+        weight = self.weight + 0 * self.unused
+        with pyro.plate("data", len(x), dim=-1), poutine.scale(scale=self.num_data / len(x)):
+            pyro.sample("x", dist.Normal(weight, 1.0), obs=x)
+
+
+@pytest.mark.parametrize("compile", ["off", "trace"])
+@pytest.mark.parametrize("data", [X, DataLoader(TensorDataset(X), batch_size=4)])
+def test_a_scale_written_by_hand_stands_for_all_data(data, compile, caplog):
+    """Of an epoch's two batches the mean of log w / N is the evidence / N, whatever way their rows are drawn."""
+    settings = {"objective": Trace_ELBO(), "epochs": 1, "optimizer": STILL, "compile": compile}
+    with caplog.at_level(logging.WARNING, "pyro_vae"):
+        run = fit(Scaled(8), exact_mean, data, valid=X, batch_size=4, **settings)
+    assert run.history[0]["train_bound_nats"] == pytest.approx(joint_at_the_mean(), rel=1e-5)
+    assert run.history[0]["valid_bound_nats"] == pytest.approx(joint_at_the_mean(), rel=1e-5)
+    assert "counts whole" not in caplog.text
+
+
+def exact_mean(x):
+    """A point mass, as AutoDelta's: no noise."""
+    pyro.sample("weight", dist.Delta(X.sum() / (1 + len(X))))
+
+
+def joint_at_the_mean():
+    """log p(w, x_1, ..., x_N) / N at the mean of the posterior."""
+    w = X.sum() / (1 + len(X))
+    return (dist.Normal(0.0, 1.0).log_prob(w) + dist.Normal(w, 1.0).log_prob(X).sum()).item() / len(X)
+
+
+def test_a_global_latent_that_batches_count_whole_is_said(caplog):
+    """Its posterior would be that of one batch: the bound that is trained is not that of all data."""
+
+    def logged(model, **options):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "pyro_vae"):
+            fit(model, exact, options.pop("data", X), objective=Trace_ELBO(), epochs=1, optimizer=STILL, **options)
+        return caplog.text
+
+    said = "counts whole in each batch of 4 of 8 data, so that its posterior would be one of 4 data"
+    assert f"fit: weight belongs to no datum and {said}" in logged(Weighted(), batch_size=4)
+    assert "pyro.plate('data', 8, subsample_size=...)" in caplog.text
+    assert said in logged(Weighted(), data=DataLoader(TensorDataset(X), batch_size=4))
+    for quiet in (logged(Weighted(), batch_size=8), logged(Weighted(8), batch_size=4)):
+        assert "counts whole" not in quiet
+    with caplog.at_level(logging.WARNING, "pyro_vae"):
+        fit(Mixture(), nothing, X, objective=enumerated(), epochs=1, batch_size=4, optimizer=STILL)
+    assert "counts whole" not in caplog.text
+
+
 def test_a_subsample_stands_for_all_data():
     """Under an exact guide the mean over one epoch's batches of log w / N is the evidence / N, by linearity in x."""
     run = fit(Weighted(8), exact, X, epochs=300, batch_size=4, optimizer=STILL)
@@ -162,3 +216,24 @@ def test_plates_of_two_names_are_named():
 
     with pytest.raises(PairError, match=r"it is 'rows' in the model and 'batch' in the guide"):
         log_weights(model, guide, X, 3)
+
+
+@pytest.mark.parametrize(("scale", "said"), [(0.25, True), (1.0, False)])
+def test_a_bound_that_a_scale_multiplies_is_called_none(scale, said, caplog):
+    """The loss is Pyro's, and what is printed of it is not in nats a datum; evaluations are, whatever the scale."""
+
+    def model(x):
+        with pyro.plate("data", len(x)), poutine.scale(scale=scale):
+            z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)), poutine.scale(scale=scale):
+            pyro.sample("z", dist.Normal(x / 2, pyro.param("s", torch.tensor(0.5**0.5))))
+
+    exact = dist.Normal(0.0, 2**0.5).log_prob(X).mean().item()
+    with caplog.at_level(logging.WARNING, "pyro_vae"):
+        run = fit(model, guide, X, epochs=1, batch_size=8, objective=Trace_ELBO(), optimizer=STILL)
+    assert run.history[0]["train_bound_nats"] == pytest.approx(scale * exact, rel=1e-5)
+    assert ("its bounds are none on log p(x): they are multiplied by 0.25, the scale" in caplog.text) == said
+    assert elbo_terms(model, guide, X, 3).mean == pytest.approx(exact, rel=1e-5)
