@@ -93,7 +93,7 @@ def test_a_run_folder_knows_all_tensors(tmp_path):
     assert run.data["shapes"] == [[30], [30]]
     again = fit(Regression(), Exact(), (x, y), **{**settings, "epochs": 2}, resume=True)
     assert [row["epoch"] for row in again.history] == [1, 2]
-    with pytest.raises(RunError, match="data: was"):
+    with pytest.raises(RunError, match=r"data\.content_hash: was"):
         fit(Regression(), Exact(), (x, y + 1), **{**settings, "epochs": 2}, resume=True)
     loaded = load_run(tmp_path, trust=True)
     found = log_likelihood(loaded.model, loaded.guide, (x, y), 5)
