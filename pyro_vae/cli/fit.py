@@ -172,9 +172,9 @@ def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
     Raises:
         RunError: it does.
     """
-    if (out / GRID).is_file():
-        raise RunError(f"{out} is the folder of a comparison: choose another --out for the run.")
     if not (out / CONFIG).is_file():
+        if (out / GRID).is_file():
+            raise RunError(f"{out} is the folder of a comparison: choose another --out for the run.")
         if resume:
             raise RunError(
                 f"there is no run to go on with in {out}: name its folder with --out, or leave out --resume to start "

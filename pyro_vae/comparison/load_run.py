@@ -45,7 +45,9 @@ def load_run(
     """
     path = Path(path)
     config = read_config(path)
-    check_results(path)
+    if config.get("recipe"):
+        # Other folders' results are the caller's, in a form of their own.
+        check_results(path)
     if isinstance(data, str | Path):
         kept = {name: config["data"].get(name) for name in ("binarization", "seed", "valid_size")}
         if kept["binarization"] is None:
