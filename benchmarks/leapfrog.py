@@ -18,9 +18,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from benchmarks.importance import DECODER_MULTIPLICATIONS, LATENT_DIM, LOG_2PI, images, pair
 from benchmarks.timing import Side, Spread, interleaved, ratios
-from pyro_vae.evaluation.hmc import start, transition
-from pyro_vae.evaluation.path import Path
-from pyro_vae.evaluation.term_draws import TermDraws
+from pyro_vae.evaluation.annealing.density_path import Path
+from pyro_vae.evaluation.annealing.hmc import start, transition
+from pyro_vae.graphs.levels import TermDraws
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 

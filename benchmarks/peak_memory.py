@@ -33,8 +33,8 @@ def _measure(images: int, num_samples: int, level: str) -> float:
     import torch
 
     from benchmarks import importance
-    from pyro_vae.graph import capture
-    from pyro_vae.native_draws import native_draws
+    from pyro_vae.graphs.capture import capture
+    from pyro_vae.graphs.compiled_draws import native_draws
 
     model, guide = importance.pair()
     x = importance.images(images)

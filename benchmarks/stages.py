@@ -37,8 +37,8 @@ OF_THE_LIBRARY = {
     "pyro_vae:elbo_terms": "evaluation: ELBO",
     "pyro_vae:active_units": "evaluation: active units",
     "pyro_vae:log_likelihood": "evaluation: log-likelihood",
-    "pyro_vae.evaluation.term_draws:capture": "evaluation: capture",
-    "pyro_vae.evaluation.term_draws:native_draws": "evaluation: compile",
+    "pyro_vae.graphs.levels:capture": "evaluation: capture",
+    "pyro_vae.graphs.levels:native_draws": "evaluation: compile",
 }
 """Functions of the library, and their stages."""
 

@@ -10,15 +10,15 @@ from benchmarks.batches import NumberedBatches
 from benchmarks.pyro_example import ExampleVAE
 from benchmarks.raw_vae import RawVAE
 from benchmarks.timing import Side
-from pyro_vae.fit.gradients import BatchLoss
-from pyro_vae.fit.levels import make_step
 from pyro_vae.fit.parameters import Parameters
+from pyro_vae.fit.steps.gradients import BatchLoss
+from pyro_vae.fit.steps.levels import make_step
+from pyro_vae.fit.steps.watch import Watch
 from pyro_vae.fit.training import Training
-from pyro_vae.fit.watch import Watch
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
-from pyro_vae.pair import Pair
-from pyro_vae.programs import modules_of
+from pyro_vae.programs.modules import modules_of
+from pyro_vae.programs.pair import Pair
 from pyro_vae.protocols import Objective, Program
 
 X_DIM = 784

@@ -17,7 +17,7 @@ from torch import Tensor
 import pyro_vae
 from pyro_vae.cli.scripts import RUNS, SMOKE, run_script
 from pyro_vae.comparison import CellResult, Comparison, Grid, load_cell
-from pyro_vae.comparison.report import write_report
+from pyro_vae.report.page import write_report
 
 NAME = "compare_posteriors"
 GRIDS = Path(__file__).parent / "grids"

@@ -22,9 +22,9 @@ import pyro_vae
 from pyro_vae import plots
 from pyro_vae.cli.scripts import add_out, choose_out, run_script
 from pyro_vae.data import ImageData
-from pyro_vae.files import write_bytes
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.parts import make_objective, make_pair, parse_part, part_names
+from pyro_vae.runtime.files import write_bytes
 
 # The coarser the scale, the fewer nats a face is worth, and the fewer and plainer the things that units stand for: good
 # for pictures. Bits per dimension want the finest scale that pays. GELU is worth 0.4 of them over tanh in 150 epochs.

@@ -16,11 +16,11 @@ from matplotlib.figure import Figure
 import pyro_vae
 from pyro_vae.cli.scripts import add_out, choose_out, run_script
 from pyro_vae.evaluation import LogLikelihood
-from pyro_vae.evaluation.pareto import MIN_SAMPLES
-from pyro_vae.files import write_bytes
+from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES
 from pyro_vae.fit import EPOCHS, LEARNING_RATE
 from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.parts import make_pair, part_names
+from pyro_vae.runtime.files import write_bytes
 
 
 def parse_args() -> argparse.Namespace:

@@ -17,9 +17,9 @@ from pyro_vae.cli.scripts import add_out, choose_out, run_script
 from pyro_vae.data import DataNotFoundError, ImageData
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation import InferenceGaps, inference_gaps
-from pyro_vae.files import write_bytes
 from pyro_vae.models import VAE
 from pyro_vae.parts import make_part, part_names
+from pyro_vae.runtime.files import write_bytes
 
 GUIDES = ["mean_field", "full_rank", "iaf", "auxiliary"]
 COLUMNS = ["log_evidence", "best_elbo", "elbo", "approximation_gap", "amortization_gap", "inference_gap"]

@@ -15,10 +15,10 @@ import pyro_vae
 from pyro_vae import plots
 from pyro_vae.cli.scripts import add_out, choose_out, run_script
 from pyro_vae.data import ImageData, is_available
-from pyro_vae.files import write_bytes
 from pyro_vae.fit import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.parts import make_objective, make_pair, part_names
+from pyro_vae.runtime.files import write_bytes
 
 
 def parse_args() -> argparse.Namespace:

@@ -8,9 +8,9 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.checks import check_count
 from pyro_vae.nn import MLP, flatten_event
-from pyro_vae.sites import LATENT, PLATE
+from pyro_vae.programs.sites import LATENT, PLATE
+from pyro_vae.runtime.checks import check_count
 
 
 class AmortizedGuide(PyroModule):

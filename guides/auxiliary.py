@@ -7,10 +7,10 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-from pyro_vae.checks import check_count
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.nn import MLP
-from pyro_vae.sites import AUXILIARY, LATENT, PLATE, REVERSE
+from pyro_vae.programs.sites import AUXILIARY, LATENT, PLATE, REVERSE
+from pyro_vae.runtime.checks import check_count
 
 START = 0.1
 """What multiplies Glorot's weights where z takes v in, and where r takes z in.

@@ -9,9 +9,9 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.checks import check_count
+from pyro_vae.distributions.drawn import Drawn
 from pyro_vae.guides.amortized import AmortizedGuide
-from pyro_vae.guides.drawn import Drawn
+from pyro_vae.runtime.checks import check_count
 
 
 class CholeskyNormal(dist.MultivariateNormal):

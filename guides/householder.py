@@ -8,8 +8,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, Normal, constraints
 
-from pyro_vae.checks import check_count
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.runtime.checks import check_count
 
 
 class ReflectedNormal(TorchDistribution):

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid
 
-from pyro_vae.checks import check_count
+from pyro_vae.distributions.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.amortized import AmortizedGuide
-from pyro_vae.guides.flow import FlowDistribution, FlowStep
-from pyro_vae.guides.made import MADE
+from pyro_vae.nn.made import MADE
+from pyro_vae.runtime.checks import check_count
 
 GATE_BIAS = 2.0
 """Where the gates start: s = sigmoid(2) = 0.88 keeps most of z, as the paper advises."""

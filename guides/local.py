@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from pyro_vae.arguments import argument
-from pyro_vae.checks import check_count
 from pyro_vae.nn import flatten_event
+from pyro_vae.programs.sites import LATENT, PLATE
 from pyro_vae.protocols import PosteriorGuide
-from pyro_vae.sites import LATENT, PLATE
+from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.checks import check_count
 
 BLOCK = 1000
 """Data looked up at a time when the guide is made."""

@@ -6,8 +6,8 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.checks import check_count, check_whole
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.runtime.checks import check_count, check_whole
 
 
 class LowRankGuide(AmortizedGuide):

@@ -9,8 +9,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from pyro_vae.checks import check_count
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.runtime.checks import check_count
 
 LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
 

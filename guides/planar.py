@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import logsigmoid
 
-from pyro_vae.checks import check_count
+from pyro_vae.distributions.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.amortized import AmortizedGuide
-from pyro_vae.guides.flow import FlowDistribution, FlowStep
+from pyro_vae.runtime.checks import check_count
 
 SHIFT = math.log(math.e - 1)
 """Where softplus is 1."""

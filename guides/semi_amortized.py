@@ -11,11 +11,11 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.checks import check_count, check_number, check_whole
 from pyro_vae.guides.amortized import AmortizedGuide
-from pyro_vae.programs import local_params
+from pyro_vae.programs.modules import local_params
+from pyro_vae.programs.sites import LATENT, PLATE
 from pyro_vae.protocols import Program
-from pyro_vae.sites import LATENT, PLATE
+from pyro_vae.runtime.checks import check_count, check_number, check_whole
 
 ROUNDINGS = 100
 """Of an ELBO, by which a step may seem to lower it: near its top, up and down are told apart by rounding alone."""

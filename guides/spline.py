@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae.checks import check_count
+from pyro_vae.distributions.flow import FlowDistribution, FlowStep
+from pyro_vae.distributions.rational_quadratic import RationalQuadraticSpline
 from pyro_vae.guides.amortized import AmortizedGuide
-from pyro_vae.guides.flow import FlowDistribution, FlowStep
-from pyro_vae.guides.rational_quadratic import RationalQuadraticSpline
 from pyro_vae.nn.mlp import ACTIVATIONS, MLP
+from pyro_vae.runtime.checks import check_count
 
 
 class SplineCoupling(nn.Module):

@@ -8,10 +8,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.nn.functional import pad
 
-from pyro_vae.checks import check_count, check_whole
+from pyro_vae.distributions.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.amortized import AmortizedGuide
-from pyro_vae.guides.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.householder import reflect
+from pyro_vae.runtime.checks import check_count, check_whole
 
 
 def sylvester(z: Tensor, vectors: Tensor, triangles: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

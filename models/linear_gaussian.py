@@ -6,9 +6,9 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from pyro_vae.checks import check_count, check_number
 from pyro_vae.nn import flatten_event
-from pyro_vae.sites import LATENT, OBSERVED, PLATE
+from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
+from pyro_vae.runtime.checks import check_count, check_number
 
 
 class LinearGaussian(PyroModule):

@@ -7,11 +7,11 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.checks import check_count
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.nn import flatten_event
-from pyro_vae.sites import LATENT, OBSERVED, PLATE
+from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
+from pyro_vae.runtime.checks import check_count
 
 
 class VAE(PyroModule):

@@ -18,7 +18,7 @@ from pyro_vae.evaluation import (
     to_inference_data,
 )
 from pyro_vae.fit import Run, fit
-from pyro_vae.log_weights import log_weights
+from pyro_vae.programs.log_weights import log_weights
 
 __version__ = "0.1.0"
 

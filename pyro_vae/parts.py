@@ -16,10 +16,10 @@ from typing import Any
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vae.arguments import are_flags, argument, named_as, with_flags
-from pyro_vae.memory import is_out_of_memory
-from pyro_vae.trust import require_trusted
-from pyro_vae.user_code import place_of, plainly, told
+from pyro_vae.runtime.arguments import are_flags, argument, named_as, with_flags
+from pyro_vae.runtime.memory import is_out_of_memory
+from pyro_vae.runtime.trust import require_trusted
+from pyro_vae.runtime.user_code import place_of, plainly, told
 
 MOST_CHARACTERS = 10_000
 """Of a part's name with its options."""

@@ -1,6 +1,6 @@
 """Programs that refuse one layout of samples or another, and the layout that is left for them."""
 
-from pyro_vae.layouts import OneByOne, OuterPlate, RepeatedRows
+from pyro_vae.programs.layouts import OneByOne, OuterPlate, RepeatedRows
 
 LAYOUTS = [OuterPlate, RepeatedRows, OneByOne]
 

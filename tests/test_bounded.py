@@ -184,7 +184,7 @@ def test_training_stops_with_a_line_that_says_so(name, compile, loc):
 
 
 def test_a_guide_of_the_same_support_is_trained_and_costs_no_check():
-    from pyro_vae.pair import Pair
+    from pyro_vae.programs.pair import Pair
 
     class Positive(nn.Module):
         def __init__(self, law):

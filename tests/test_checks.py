@@ -8,13 +8,13 @@ import torch
 from pyro.infer import ELBO
 
 import pyro_vae
-from pyro_vae.checks import check_count, check_number
 from pyro_vae.evaluation import bdmc, guide_error, linear_probe
-from pyro_vae.evaluation.latent_statistics import latent_statistics
+from pyro_vae.evaluation.latents.latent_statistics import latent_statistics
 from pyro_vae.fit import iwae_schedule
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.parts import find_part, part_names
+from pyro_vae.runtime.checks import check_count, check_number
 
 X_SHAPE = (3,)
 NOT_FINITE = [math.nan, math.inf, -math.inf, True, "3", None]

@@ -8,10 +8,10 @@ import torch
 from pyro import distributions as dist
 from torch.distributions import AffineTransform, ExpTransform, SigmoidTransform
 
-from pyro_vae.coordinates import onto_support
 from pyro_vae.errors import PairError
 from pyro_vae.evaluation import ais, inference_gaps, log_likelihood
-from pyro_vae.joint import Joint
+from pyro_vae.programs.coordinates import onto_support
+from pyro_vae.programs.joint import Joint
 
 
 def real(value):

@@ -16,9 +16,9 @@ from pyro_vae import fit, load_run
 from pyro_vae.cli import main
 from pyro_vae.comparison import Comparison
 from pyro_vae.errors import CheckpointError, FolderBusyError, RunError
-from pyro_vae.files import alone_in, write_bytes
 from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT, METRICS
+from pyro_vae.runtime.files import alone_in, write_bytes
 
 PATIENCE_S = 120
 """No process here should need this long, also on a busy machine."""

@@ -7,7 +7,7 @@ from torch._dynamo.utils import counters
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from pyro_vae.inductor import NotCompilable, lift, native
+from pyro_vae.graphs.inductor import NotCompilable, lift, native
 
 
 @pytest.fixture(autouse=True)

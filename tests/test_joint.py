@@ -10,10 +10,10 @@ from refusals import LAYOUTS, leave
 from torch.testing import assert_close
 
 from pyro_vae.errors import PairError
-from pyro_vae.graph import capture
-from pyro_vae.joint import Joint
-from pyro_vae.layouts import OneByOne
+from pyro_vae.graphs.capture import capture
 from pyro_vae.parts import make_pair, part_names
+from pyro_vae.programs.joint import Joint
+from pyro_vae.programs.layouts import OneByOne
 
 
 def several_sites(x):

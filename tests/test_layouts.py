@@ -16,10 +16,10 @@ from torch.testing import assert_close
 import pyro_vae
 from pyro_vae import evaluation, objectives
 from pyro_vae.errors import PairError
-from pyro_vae.layouts import OneByOne, OuterPlate, RepeatedRows
-from pyro_vae.log_weights import log_weights
-from pyro_vae.pair import Pair
-from pyro_vae.programs import in_mode
+from pyro_vae.programs.layouts import OneByOne, OuterPlate, RepeatedRows
+from pyro_vae.programs.log_weights import log_weights
+from pyro_vae.programs.modules import in_mode
+from pyro_vae.programs.pair import Pair
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 """Of float64 numbers that differ by the order of sums, and by what a few steps of a sampler make of it."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pyro_vae.errors import OutOfMemoryError
-from pyro_vae.memory import is_out_of_memory
+from pyro_vae.runtime.memory import is_out_of_memory
 
 
 def test_what_torch_raises_when_the_system_refuses_memory():
@@ -31,7 +31,7 @@ def test_other_errors_are_other_errors(error):
 
 FAULTS = """
 import resource, torch
-from pyro_vae.memory import keep_freed_memory
+from pyro_vae.runtime.memory import keep_freed_memory
 keep_freed_memory()
 def call():
     kept = [torch.ones(1_000_000) for _ in range(5)]

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from pyro_vae import native_draws as module
-from pyro_vae.graph import capture
-from pyro_vae.inductor import NotCompilable
-from pyro_vae.native_draws import AGAIN_SECONDS, FIRST_SECONDS, NEXT_SECONDS, expected_seconds, native_draws
+from pyro_vae.graphs import compiled_draws as module
+from pyro_vae.graphs.capture import capture
+from pyro_vae.graphs.compiled_draws import AGAIN_SECONDS, FIRST_SECONDS, NEXT_SECONDS, expected_seconds, native_draws
+from pyro_vae.graphs.inductor import NotCompilable
 
 A, B = torch.randn(4, 3), torch.randn(4, 3)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import distributions as dist
 
-from pyro_vae.noise import RecordedNoise, ReplayedNoise
+from pyro_vae.runtime.noise import RecordedNoise, ReplayedNoise
 
 
 @pytest.mark.parametrize(

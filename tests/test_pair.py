@@ -14,11 +14,11 @@ from torch.testing import assert_close
 from pyro_vae import log_weights
 from pyro_vae.errors import PairError
 from pyro_vae.guides import MeanFieldGuide
-from pyro_vae.layouts import OuterPlate
 from pyro_vae.models import VAE
-from pyro_vae.noise import RecordedNoise, ReplayedNoise
-from pyro_vae.pair import Pair
-from pyro_vae.programs import in_mode, local_params, modules_of
+from pyro_vae.programs.layouts import OuterPlate
+from pyro_vae.programs.modules import in_mode, local_params, modules_of
+from pyro_vae.programs.pair import Pair
+from pyro_vae.runtime.noise import RecordedNoise, ReplayedNoise
 
 
 def one(name="z", plate="data", dim=None):

@@ -7,8 +7,8 @@ from pyro import distributions as dist
 from pyro import poutine
 from torch.testing import assert_close
 
-from pyro_vae.pair import Pair
-from pyro_vae.particles import LogTerms, Particles
+from pyro_vae.programs.pair import Pair
+from pyro_vae.programs.particles import LogTerms, Particles
 
 X = torch.tensor([[1.0, 2.0, 0.5], [-1.0, 0.5, 0.0], [0.0, 3.0, 1.0], [2.0, -2.0, 1.5]], dtype=torch.float64)
 ZERO = torch.zeros((), dtype=torch.float64)

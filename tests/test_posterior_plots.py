@@ -6,7 +6,7 @@ import torch
 from matplotlib.path import Path
 
 from pyro_vae.evaluation import SBC
-from pyro_vae.posterior_plots import pairwise_marginals, rank_ecdfs
+from pyro_vae.plots.posterior import pairwise_marginals, rank_ecdfs
 
 
 def correlated(n, correlation=0.8):

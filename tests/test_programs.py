@@ -11,8 +11,8 @@ from pyro.nn import PyroModule, PyroParam
 from torch.testing import assert_close
 
 import pyro_vae
-from pyro_vae.pair import Pair
-from pyro_vae.programs import Undo, local_params, undone_on_failure
+from pyro_vae.programs.modules import Undo, local_params, undone_on_failure
+from pyro_vae.programs.pair import Pair
 
 
 def model(x):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_likelihood, log_weights
-from pyro_vae.evaluation import stream
+from pyro_vae.evaluation.over_data import stream
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 

@@ -5,7 +5,7 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.testing import assert_close
 
-from pyro_vae.reuse import IN_PLACE, reuse_memory
+from pyro_vae.graphs.in_place import IN_PLACE, reuse_memory
 
 aten = torch.ops.aten
 X, Y = torch.linspace(-2, 2, 12).reshape(3, 4), torch.arange(12.0).reshape(3, 4) + 1

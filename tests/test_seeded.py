@@ -2,7 +2,7 @@
 
 import torch
 
-from pyro_vae.seeded import seeded, unmoved_generators
+from pyro_vae.runtime.random_state import seeded, unmoved_generators
 
 
 def test_a_seed_gives_the_same_numbers_and_moves_nothing():

@@ -5,7 +5,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn import functional
 from torch.testing import assert_close
 
-from pyro_vae.softplus import expand_softplus, softplus
+from pyro_vae.graphs.softplus import expand_softplus, softplus
 
 aten = torch.ops.aten
 

@@ -7,8 +7,8 @@ from pyro import distributions as dist
 from pyro import poutine
 
 from pyro_vae.errors import PairError
-from pyro_vae.particles import BatchPlate
-from pyro_vae.structure import check_sites, find_plate
+from pyro_vae.programs.batch_plate import check_sites, find_plate
+from pyro_vae.programs.particles import BatchPlate
 
 
 def model(rows=7, full_size=7):

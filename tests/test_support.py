@@ -16,12 +16,12 @@ from pyro_vae import (
     reference_posterior,
     to_inference_data,
 )
-from pyro_vae.arguments import named_as
 from pyro_vae.errors import SupportError
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
-from pyro_vae.support import BLOCK, check_support
+from pyro_vae.programs.support import BLOCK, check_support
+from pyro_vae.runtime.arguments import named_as
 
 
 def binary(n=BLOCK + 500):
@@ -50,7 +50,7 @@ def test_grey_pixels_get_the_two_ways_out():
 
 def test_grey_pixels_beyond_the_first_block_are_not_averaged_in(monkeypatch):
     """Pyro's validation sees the head only; behind it validation is off for speed."""
-    from pyro_vae.evaluation import stream
+    from pyro_vae.evaluation.over_data import stream
 
     monkeypatch.setattr(stream, "ROWS", 10)
     x = binary(40)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.tidy import tidy
+from pyro_vae.graphs.simplify import tidy
 
 aten = torch.ops.aten
 

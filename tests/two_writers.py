@@ -9,9 +9,9 @@ import torch
 
 from pyro_vae import compare, fit
 from pyro_vae.errors import CheckpointError, RunError
-from pyro_vae.files import alone_in, write_bytes
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
+from pyro_vae.runtime.files import alone_in, write_bytes
 
 SIZE = 40_000
 """Bytes of a content: many pages, so that a torn one would be seen."""

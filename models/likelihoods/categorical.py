@@ -8,9 +8,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Categorical, Distribution, constraints
 
-from pyro_vae.models.likelihoods.bisection import invert_increasing
+from pyro_vae.distributions.bisection import invert_increasing
+from pyro_vae.distributions.grey_levels import GreyLevels, check_levels, level_of
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
-from pyro_vae.models.likelihoods.grey_levels import GreyLevels, check_levels, level_of
 
 
 class GreyCategorical(TorchDistribution):

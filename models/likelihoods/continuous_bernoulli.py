@@ -8,7 +8,7 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from pyro_vae.models.likelihoods.bisection import invert_increasing
+from pyro_vae.distributions.bisection import invert_increasing
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
 
 SERIES_BELOW = 0.5

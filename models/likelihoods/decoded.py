@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.checks import check_count
 from pyro_vae.nn import MLP
+from pyro_vae.runtime.checks import check_count
 
 
 class DecodedLikelihood(nn.Module):

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
 
-from pyro_vae.checks import is_positive
-from pyro_vae.models.likelihoods.bisection import invert_increasing
+from pyro_vae.distributions.bisection import invert_increasing
+from pyro_vae.distributions.grey_levels import GreyLevels, check_levels, level_of
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
-from pyro_vae.models.likelihoods.grey_levels import GreyLevels, check_levels, level_of
+from pyro_vae.runtime.checks import is_positive
 
 START = 0.1
 """A learned scale before training, in units of x: a standard deviation of 0.18, below that of most pixels."""

@@ -7,8 +7,8 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae.checks import is_positive
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
+from pyro_vae.runtime.checks import is_positive
 
 
 class GaussianLikelihood(DecodedLikelihood):

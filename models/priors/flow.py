@@ -8,8 +8,8 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal, constraints
 
-from pyro_vae.checks import check_count, check_whole
 from pyro_vae.nn import MLP
+from pyro_vae.runtime.checks import check_count, check_whole
 
 LOG_SCALE_BOUND = 3.0
 """One layer stretches by at most e^3: enough with a few layers, and none can overflow."""

@@ -5,7 +5,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae.checks import check_count
+from pyro_vae.runtime.checks import check_count
 
 
 class StandardNormalPrior(nn.Module):

@@ -7,7 +7,7 @@ from pyro import distributions as dist
 from torch import nn
 from torch.distributions import Distribution
 
-from pyro_vae.checks import check_count, check_number
+from pyro_vae.runtime.checks import check_count, check_number
 
 
 class StudentTPrior(nn.Module):

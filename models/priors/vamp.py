@@ -7,9 +7,9 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae.checks import check_count, check_number, check_whole
 from pyro_vae.parts import part_names
 from pyro_vae.protocols import PosteriorGuide
+from pyro_vae.runtime.checks import check_count, check_number, check_whole
 
 
 class InwardClamp(torch.autograd.Function):

@@ -7,10 +7,10 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 
-from pyro_vae.arguments import named_as
 from pyro_vae.cli.output import HelpWanted, Output, standard_output
 from pyro_vae.cli.wording import nearest
-from pyro_vae.user_code import place_of, told, with_place
+from pyro_vae.runtime.arguments import named_as
+from pyro_vae.runtime.user_code import place_of, told, with_place
 
 COMMANDS = {
     "fit": ("fit", "fit a model and a guide to data, and measure them"),
@@ -134,7 +134,7 @@ def _users(error: Exception, *, with_places: bool = True) -> str | None:
 
 def _is_out_of_memory(error: Exception) -> bool:
     # Imports torch, which a help text does without.
-    from pyro_vae.memory import is_out_of_memory
+    from pyro_vae.runtime.memory import is_out_of_memory
 
     return is_out_of_memory(error)
 

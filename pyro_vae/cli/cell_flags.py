@@ -14,8 +14,8 @@ from pyro_vae.comparison.results import read_cell
 from pyro_vae.errors import RunError
 from pyro_vae.fit.run import CONFIG
 from pyro_vae.parts import PACKAGES, parse_part, part_names
-from pyro_vae.reading import read_yaml, shown
-from pyro_vae.trust import names_from
+from pyro_vae.runtime.reading import read_yaml, shown
+from pyro_vae.runtime.trust import names_from
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Cell)}
 

@@ -27,11 +27,11 @@ from pyro_vae.comparison.results import EVALUATION, is_finished, read_cell, read
 from pyro_vae.comparison.run_cell import images_hash, load_data_of_run, measure_cell, run_cell
 from pyro_vae.errors import RunError
 from pyro_vae.evaluation import ais
-from pyro_vae.files import alone_in, write_bytes
 from pyro_vae.fit.options import as_device
 from pyro_vae.fit.parameters import owners_of
 from pyro_vae.fit.run import read_config
 from pyro_vae.fit.same_data import require_same_data
+from pyro_vae.runtime.files import alone_in, write_bytes
 
 MEASURED = ("num_test", "num_samples", "elbo_samples", "num_gaps", "seed", "device")
 """Settings of a cell that another measurement may have otherwise."""

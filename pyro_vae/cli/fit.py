@@ -19,12 +19,12 @@ from pyro_vae.comparison.results import epochs_done, is_finished, read_cell
 from pyro_vae.comparison.run_cell import fit_cell, load_data_of, load_data_of_run, rehearse, run_cell
 from pyro_vae.data import BINARIZATIONS, DATASETS, ImageData
 from pyro_vae.errors import PairError, RunError, SupportError
-from pyro_vae.evaluation.wording import count
-from pyro_vae.files import LOCK, alone_in
-from pyro_vae.fit.levels import LEVELS
 from pyro_vae.fit.run import CONFIG
+from pyro_vae.fit.steps.levels import LEVELS
 from pyro_vae.nn.mlp import ACTIVATIONS
 from pyro_vae.parts import PACKAGES, part_names
+from pyro_vae.runtime.files import LOCK, alone_in
+from pyro_vae.runtime.wording import count
 
 RUNS = Path("runs")
 

@@ -12,7 +12,7 @@ from pyro_vae.cli.usage import Parser, a_path
 from pyro_vae.comparison import CellResult, Comparison
 
 TABLES = {"latex": "report.tex", "markdown": "report.md"}
-"""By flag: what :func:`pyro_vae.comparison.report.write_report` writes of the main table."""
+"""By flag: what :func:`pyro_vae.report.page.write_report` writes of the main table."""
 
 
 def run(argv: Sequence[str], output: Output) -> int:
@@ -50,7 +50,7 @@ def write_reports(
 ) -> None:
     """Write the report and the tables that were asked for into a folder; say what was found, and where it is."""
     # Here, as it brings matplotlib, which no help text needs.
-    from pyro_vae.comparison.report import write_report
+    from pyro_vae.report.page import write_report
 
     output.say(str(comparison))
     tables = {name: str(out / file) for name, file in TABLES.items() if name in args}

@@ -11,12 +11,12 @@ from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import CellResult, epochs_done, is_finished, is_fitted, read_cell
 from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
 from pyro_vae.data import ImageData
-from pyro_vae.differences import differences, listed
 from pyro_vae.errors import RunError
-from pyro_vae.evaluation.wording import count
 from pyro_vae.fit import Run, load_run
 from pyro_vae.fit.run import CONFIG, bounds
 from pyro_vae.parts import PACKAGES, parse_part
+from pyro_vae.runtime.differences import differences, listed
+from pyro_vae.runtime.wording import count
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from pyro_vae.cli import INTERRUPTED, USAGE, _short_warnings, _users
 from pyro_vae.cli.usage import a_path
 from pyro_vae.errors import RunError
-from pyro_vae.files import LOCK, alone_in
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, METRICS
+from pyro_vae.runtime.files import LOCK, alone_in
 
 RUNS, SMOKE = Path("runs"), Path("runs/smoke")
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from pyro_vae.checks import check_path
 from pyro_vae.cli import SWITCHES
 from pyro_vae.cli.output import HelpWanted
 from pyro_vae.cli.wording import nearest
+from pyro_vae.runtime.checks import check_path
 
 NEGATIVE = re.compile(r"-(\d|\.\d|\.?inf$)")
 """What starts like a flag and is a number."""

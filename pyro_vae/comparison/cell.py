@@ -14,13 +14,13 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from pyro_vae.arguments import argument
 from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
 from pyro_vae.data.errors import DataNotFoundError
-from pyro_vae.fit.levels import LEVELS
 from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
+from pyro_vae.fit.steps.levels import LEVELS
 from pyro_vae.parts import PACKAGES, check_options, find_part, parse_part
-from pyro_vae.reading import shown
+from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.reading import shown
 
 FORMAT = 2
 """Of a cell's settings and results. Cells of another format have other hashes, so that nothing old is taken for new."""

@@ -9,9 +9,6 @@ from typing import Any
 
 import yaml
 
-from pyro_vae.arguments import argument
-from pyro_vae.checks import check_count, check_path, check_whole
-from pyro_vae.comparison.cautions import seed_outlook
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import GRID, Comparison
 from pyro_vae.comparison.executors import LOCAL, check_options, run_tasks
@@ -22,11 +19,14 @@ from pyro_vae.comparison.run_cell import load_data_of
 from pyro_vae.comparison.task import Task, folder_of
 from pyro_vae.data import DATASETS, ImageData, is_available
 from pyro_vae.errors import CheckpointError, FolderBusyError, RunError
-from pyro_vae.evaluation.wording import count
-from pyro_vae.files import alone_in, write_bytes
 from pyro_vae.fit.run import CONFIG, read_config
 from pyro_vae.fit.same_data import require_same_data
-from pyro_vae.reading import read_yaml, require_inside
+from pyro_vae.report.cautions import seed_outlook
+from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.checks import check_count, check_path, check_whole
+from pyro_vae.runtime.files import alone_in, write_bytes
+from pyro_vae.runtime.reading import read_yaml, require_inside
+from pyro_vae.runtime.wording import count
 
 LOOK_FOR = 2.0
 """Seconds after which a process that holds a comparison's folder has written its grid there."""

@@ -13,12 +13,12 @@ import numpy as np
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.grid import FOLDERS, SETTINGS, Grid
 from pyro_vae.comparison.results import EVALUATION, UNFINISHED, CellResult, read_result
-from pyro_vae.comparison.statistics import PairedDifference, Ranking, compare_all, paired_difference
 from pyro_vae.comparison.task import CELLS
 from pyro_vae.errors import RunError
-from pyro_vae.files import write_bytes
-from pyro_vae.reading import Fields, read_yaml, require_inside, shown
-from pyro_vae.trust import names_from
+from pyro_vae.runtime.files import write_bytes
+from pyro_vae.runtime.reading import Fields, read_yaml, require_inside, shown
+from pyro_vae.runtime.trust import names_from
+from pyro_vae.statistics.ranking import PairedDifference, Ranking, compare_all, paired_difference
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyro_vae.errors import RunError
-from pyro_vae.reading import Fields
+from pyro_vae.runtime.reading import Fields
 
 Check = Callable[[Fields, str], object]
 

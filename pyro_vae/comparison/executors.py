@@ -8,10 +8,10 @@ from functools import partial
 
 import torch
 
-from pyro_vae.arguments import argument
 from pyro_vae.comparison.clusters import Runner, on_dask, on_ray
 from pyro_vae.comparison.results import write_error
 from pyro_vae.comparison.task import Outcome, Task, Worker, work
+from pyro_vae.runtime.arguments import argument
 
 LOCAL = ("serial", "loky")
 """Backends that run on this machine and see what it sees."""

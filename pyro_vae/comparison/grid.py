@@ -10,8 +10,8 @@ from typing import Any
 
 from pyro_vae.comparison.cell import MEASUREMENT, MODEL_SETTINGS, Cell
 from pyro_vae.errors import RunError
-from pyro_vae.reading import Place, read_yaml_with_lines, shown
-from pyro_vae.trust import names_from
+from pyro_vae.runtime.reading import Place, read_yaml_with_lines, shown
+from pyro_vae.runtime.trust import names_from
 
 DESIGNS = ("joint", "frozen")
 KEYS = ("design", "common", "grid", "cells", "decoder")

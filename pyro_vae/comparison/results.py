@@ -11,16 +11,16 @@ from typing import Any
 from safetensors.torch import save
 from torch import Tensor
 
-from pyro_vae.arguments import argument
 from pyro_vae.comparison.cell import FORMAT, Cell
 from pyro_vae.comparison.evaluation_file import check_evaluation
-from pyro_vae.differences import differences, listed
 from pyro_vae.errors import RunError
-from pyro_vae.files import write_bytes
 from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
 from pyro_vae.parts import PACKAGES
-from pyro_vae.reading import Fields, read_json, read_tensors, read_text, shown
-from pyro_vae.trust import names_from
+from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.differences import differences, listed
+from pyro_vae.runtime.files import write_bytes
+from pyro_vae.runtime.reading import Fields, read_json, read_tensors, read_text, shown
+from pyro_vae.runtime.trust import names_from
 
 TOLD_TWICE = ("batch_size", "seed", "compile", "kl_warmup", "clip_grad_norm", "patience")
 """Settings that the configuration of a cell's run has beside its recipe."""

@@ -16,8 +16,6 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.arguments import argument
-from pyro_vae.bounded import bounded, require_sizes
 from pyro_vae.comparison.cell import Cell, naming_data
 from pyro_vae.comparison.results import (
     CellResult,
@@ -39,9 +37,11 @@ from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted
 from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.parts import PACKAGES, make_guide, make_objective, make_pair, parse_part
-from pyro_vae.programs import local_params
-from pyro_vae.seeded import seeded
-from pyro_vae.trust import is_declared
+from pyro_vae.programs.modules import local_params
+from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.bounded import bounded, require_sizes
+from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.trust import is_declared
 
 FEW = 8
 """Images that a pair is measured on before it is fitted."""
@@ -305,7 +305,7 @@ def run_cell(
 ) -> CellResult:  # fmt: skip
     """Fit and measure a cell in its run folder, as far as that is not done yet.
 
-    Only one process at a time may work in the folder: :func:`pyro_vae.files.alone_in` sees to that.
+    Only one process at a time may work in the folder: :func:`pyro_vae.runtime.files.alone_in` sees to that.
 
     Args:
         cell: what to run.

@@ -14,12 +14,12 @@ from pathlib import Path
 import pyro
 import torch
 
-from pyro_vae.arguments import named_as
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import ERROR, epochs_done, is_finished, write_error
 from pyro_vae.comparison.run_cell import fit_cell, run_cell
-from pyro_vae.files import alone_in
-from pyro_vae.user_code import with_place
+from pyro_vae.runtime.arguments import named_as
+from pyro_vae.runtime.files import alone_in
+from pyro_vae.runtime.user_code import with_place
 
 CELLS, LOG = "cells", "log.jsonl"
 

@@ -8,10 +8,10 @@ from typing import IO, BinaryIO
 import numpy as np
 import torch
 
-from pyro_vae.arguments import argument
 from pyro_vae.data.errors import DataCorruptError, quoted
 from pyro_vae.data.pixels import as_pixels
 from pyro_vae.data.source import Request, Source, Split, Splits, default_order, hold_out, split_three_ways
+from pyro_vae.runtime.arguments import argument
 
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 """First bytes of a zip archive, which a ``.npz`` is; the second of one without members."""

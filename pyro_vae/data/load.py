@@ -9,7 +9,6 @@ from pathlib import Path
 
 import platformdirs
 
-from pyro_vae.arguments import argument
 from pyro_vae.data.array_file import ArrayFile
 from pyro_vae.data.binarization import BINARIZATIONS, split_generator
 from pyro_vae.data.errors import DataNotFoundError
@@ -20,6 +19,7 @@ from pyro_vae.data.mnist import FASHION_MNIST, MNIST
 from pyro_vae.data.mnist_5k import MNIST5K
 from pyro_vae.data.mnist_static import StaticMNIST
 from pyro_vae.data.source import Request, Source, Split, Splits
+from pyro_vae.runtime.arguments import argument
 
 #: Every data set that `load_data` knows by name. A new one costs a file and a line here.
 DATASETS: dict[str, Source] = {

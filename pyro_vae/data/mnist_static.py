@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments import argument
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.data.known_file import KnownFile, missing, ways_out
 from pyro_vae.data.source import Request, Source, Split, Splits
+from pyro_vae.runtime.arguments import argument
 
 _PIXELS = 28 * 28
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments import argument
 from pyro_vae.data.binarization import BINARIZATIONS
+from pyro_vae.runtime.arguments import argument
 
 # Which images are held out must never change, for any user's seed and any version of a library.
 # RandomState's stream is frozen (NumPy's NEP 19); torch.randperm's is not. The number itself is arbitrary.

@@ -1,22 +1,22 @@
 """How good a fitted pair is; each function returns a result object with its uncertainty."""
 
-from pyro_vae.evaluation.active_units import ActiveUnits, active_units
-from pyro_vae.evaluation.ais import AIS, ais
-from pyro_vae.evaluation.bdmc import BDMC, bdmc
+from pyro_vae.evaluation.annealing.ais import AIS, ais
+from pyro_vae.evaluation.annealing.bdmc import BDMC, bdmc
 from pyro_vae.evaluation.bits_per_dim import BitsPerDim
-from pyro_vae.evaluation.elbo import ElboTerms, elbo_terms
-from pyro_vae.evaluation.evidence_budget import EvidenceBudget, evidence_budget
-from pyro_vae.evaluation.guide_error import GuideError, guide_error
+from pyro_vae.evaluation.evidence.elbo import ElboTerms, elbo_terms
+from pyro_vae.evaluation.evidence.evidence_budget import EvidenceBudget, evidence_budget
+from pyro_vae.evaluation.evidence.log_likelihood import LogLikelihood, log_likelihood
+from pyro_vae.evaluation.gaps.inference_gaps import InferenceGaps, inference_gaps
 from pyro_vae.evaluation.inference_data import to_inference_data
-from pyro_vae.evaluation.inference_gaps import InferenceGaps, inference_gaps
-from pyro_vae.evaluation.latent_statistics import LatentStatistics, latent_statistics
-from pyro_vae.evaluation.linear_probe import LinearProbe, linear_probe
-from pyro_vae.evaluation.log_likelihood import LogLikelihood, log_likelihood
+from pyro_vae.evaluation.latents.active_units import ActiveUnits, active_units
+from pyro_vae.evaluation.latents.latent_statistics import LatentStatistics, latent_statistics
+from pyro_vae.evaluation.latents.linear_probe import LinearProbe, linear_probe
 from pyro_vae.evaluation.monte_carlo_mean import MonteCarloMean
-from pyro_vae.evaluation.reference_posterior import ReferencePosterior, reference_posterior
+from pyro_vae.evaluation.reference.guide_error import GuideError, guide_error
+from pyro_vae.evaluation.reference.reference_posterior import ReferencePosterior, reference_posterior
+from pyro_vae.evaluation.reference.two_sample import TwoSample, two_sample_test
 from pyro_vae.evaluation.sbc import SBC, sbc
 from pyro_vae.evaluation.sharpness import SharpnessRatio, sharpness, sharpness_ratio
-from pyro_vae.evaluation.two_sample import TwoSample, two_sample_test
 
 __all__ = [
     "AIS",

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from pyro_vae.caches import a_cache
+from pyro_vae.runtime.caches import a_cache
 
 
 def as_inference_data(groups: Mapping[str, Any]) -> Any:

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pyro_vae.checks import check_count
 from pyro_vae.evaluation.arviz_groups import as_inference_data
-from pyro_vae.evaluation.latent_draws import Draws, LatentDraws, by_datum, inner_plates
-from pyro_vae.evaluation.pareto import pareto_k, tail_length
-from pyro_vae.masks import element_mask
-from pyro_vae.pair import SOFT_TARGETS
-from pyro_vae.particles import Particles, Site, samples
-from pyro_vae.precision import UNRESOLVED, Rounding
+from pyro_vae.evaluation.evidence.pareto import pareto_k, tail_length
+from pyro_vae.evaluation.over_data.latent_draws import Draws, LatentDraws, by_datum, inner_plates
+from pyro_vae.programs.masks import element_mask
+from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.programs.particles import Particles, Site, samples
+from pyro_vae.programs.redrawn import Redrawn, is_factor, refuse_factors
+from pyro_vae.programs.values import FixedValues, observed_value
 from pyro_vae.protocols import Program
-from pyro_vae.redrawn import Redrawn, is_factor, refuse_factors
-from pyro_vae.seeded import seeded
-from pyro_vae.values import FixedValues, observed_value
+from pyro_vae.runtime.checks import check_count
+from pyro_vae.runtime.precision import UNRESOLVED, Rounding
+from pyro_vae.runtime.random_state import seeded
 
 if TYPE_CHECKING:
     from xarray import Dataset

@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_vae.checks import check_whole
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation.guide_draws import GuideDraws
-from pyro_vae.evaluation.rows import Rows
-from pyro_vae.evaluation.stream import ROWS
-from pyro_vae.evaluation.uniformity import holm, uniformity_band, uniformity_p_value
-from pyro_vae.evaluation.wording import count
-from pyro_vae.joint import Joint
-from pyro_vae.precision import MOST_ROUNDING, UNRESOLVED
-from pyro_vae.programs import in_mode
+from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
+from pyro_vae.evaluation.over_data.rows import Rows
+from pyro_vae.evaluation.over_data.stream import ROWS
+from pyro_vae.programs.joint import Joint
+from pyro_vae.programs.modules import in_mode
 from pyro_vae.protocols import Program
-from pyro_vae.seeded import seeded
+from pyro_vae.runtime.checks import check_whole
+from pyro_vae.runtime.precision import MOST_ROUNDING, UNRESOLVED
+from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.wording import count
+from pyro_vae.statistics.uniformity import holm, uniformity_band, uniformity_p_value
 
 LEVEL = 0.05
 """Of the test over all dims together."""
@@ -130,7 +130,7 @@ def sbc(
 
     If q is the posterior, each r_d is uniform on 0, ..., L. Ranks that gather at both ends tell of a guide that is
     too narrow, in the middle of one that is too wide, at one end of one that is off. The test of each dim is exact
-    (:func:`pyro_vae.evaluation.uniformity.uniformity_p_value`), and they are adjusted for their number by Holm's
+    (:func:`pyro_vae.statistics.uniformity.uniformity_p_value`), and they are adjusted for their number by Holm's
     method. Ranks are of the unconstrained coordinates; equal values are ordered at random.
 
     Uniform ranks do not make a guide right. They are averages over data and look at one dim at a time: a guide that

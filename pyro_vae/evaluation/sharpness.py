@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.evaluation.wording import count
+from pyro_vae.runtime.wording import count
 
 SMALLEST = 3
 """Pixels along each side of the Laplacian."""

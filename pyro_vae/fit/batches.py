@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
-from pyro_vae.arguments import argument
-from pyro_vae.checks import check_count, check_dense, in_short
 from pyro_vae.data import ImageData
-from pyro_vae.missing import all_finite, check_finite_rows, check_not_empty
-from pyro_vae.seeded import unmoved_generators
+from pyro_vae.programs.missing import all_finite, check_finite_rows, check_not_empty
+from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.checks import check_count, check_dense, in_short
+from pyro_vae.runtime.random_state import unmoved_generators
 
 
 class Batches(Protocol):

@@ -4,8 +4,8 @@ from typing import Any
 
 from pyro_vae.errors import PairError
 from pyro_vae.fit.batches import Batches
-from pyro_vae.held import data_held, makes_for_each, other_data
-from pyro_vae.programs import as_args, first_rows
+from pyro_vae.programs.held import data_held, makes_for_each, other_data
+from pyro_vae.programs.modules import as_args, first_rows
 from pyro_vae.protocols import Program
 
 

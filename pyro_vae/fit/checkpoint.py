@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae.errors import RunError
-from pyro_vae.files import write_bytes
-from pyro_vae.reading import Fields, parse_json, read_tensors, require_inside
+from pyro_vae.runtime.files import write_bytes
+from pyro_vae.runtime.reading import Fields, parse_json, read_tensors, require_inside
 
 FORMAT = 2
 """Raised when a run folder's layout changes so that older ones cannot be read."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from pyro_vae.errors import RunError
-from pyro_vae.reading import shown
-from pyro_vae.trust import trusted_class
+from pyro_vae.runtime.reading import shown
+from pyro_vae.runtime.trust import trusted_class
 
 STATE = {"last_epoch", "max_plate_nesting"}
 """Constructor arguments that torch's schedulers and Pyro's objectives overwrite while they run."""

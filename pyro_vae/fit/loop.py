@@ -17,11 +17,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from pyro_vae.arguments import are_flags, argument
-from pyro_vae.checks import check_path, in_short
 from pyro_vae.data import ImageData
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.files import alone_in
 from pyro_vae.fit.batches import (
     Batches,
     LoaderBatches,
@@ -33,8 +30,6 @@ from pyro_vae.fit.batches import (
 )
 from pyro_vae.fit.by_place import check_places
 from pyro_vae.fit.describe import describe, describe_settings, structure
-from pyro_vae.fit.gradients import BatchLoss
-from pyro_vae.fit.levels import LEVELS, make_step
 from pyro_vae.fit.options import (
     BATCH_SIZE,
     EPOCHS,
@@ -51,19 +46,24 @@ from pyro_vae.fit.run import Run, bounds, environment
 from pyro_vae.fit.schedules import kl_weight_at
 from pyro_vae.fit.shared_params import say_what_is_shared
 from pyro_vae.fit.snapshot import open_folder, restore, save
+from pyro_vae.fit.steps.gradients import BatchLoss
+from pyro_vae.fit.steps.levels import LEVELS, make_step
+from pyro_vae.fit.steps.watch import Watch
 from pyro_vae.fit.summed import trained_pair
 from pyro_vae.fit.training import Training
 from pyro_vae.fit.vectorized import takes_particles
-from pyro_vae.fit.watch import Watch
-from pyro_vae.graph import no_side_effects
-from pyro_vae.missing import all_finite, check_finite_rows
-from pyro_vae.nonfinite import find_outside
+from pyro_vae.graphs.capture import no_side_effects
 from pyro_vae.objectives.analytic_kl import AnalyticKL
-from pyro_vae.pair import SOFT_TARGETS, Pair
-from pyro_vae.programs import as_args, check_programs, in_mode, local_params, plain_errors
+from pyro_vae.programs.missing import all_finite, check_finite_rows
+from pyro_vae.programs.modules import as_args, check_programs, in_mode, local_params, plain_errors
+from pyro_vae.programs.nonfinite import find_outside
+from pyro_vae.programs.pair import SOFT_TARGETS, Pair
+from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Objective, Program, ScheduledObjective
-from pyro_vae.seeded import seeded
-from pyro_vae.support import check_support
+from pyro_vae.runtime.arguments import are_flags, argument
+from pyro_vae.runtime.checks import check_path, in_short
+from pyro_vae.runtime.files import alone_in
+from pyro_vae.runtime.random_state import seeded
 
 logger = logging.getLogger("pyro_vae")
 

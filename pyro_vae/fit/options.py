@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler
 
-from pyro_vae.arguments import argument
-from pyro_vae.checks import check_count, check_number, check_seed, in_short
 from pyro_vae.fit.schedules import SCHEDULES
-from pyro_vae.memory import is_out_of_memory
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.protocols import Objective
-from pyro_vae.user_code import told
+from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.checks import check_count, check_number, check_seed, in_short
+from pyro_vae.runtime.memory import is_out_of_memory
+from pyro_vae.runtime.user_code import told
 
 Made = TypeVar("Made")
 

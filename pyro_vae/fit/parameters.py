@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_vae.errors import RunError
-from pyro_vae.programs import as_args, local_params, modules_of
+from pyro_vae.programs.modules import as_args, local_params, modules_of
 from pyro_vae.protocols import Program
 
 

@@ -15,14 +15,14 @@ import torch
 import yaml
 from torch import Tensor
 
-from pyro_vae.bounded import bounded, require_sizes
 from pyro_vae.errors import RunError
-from pyro_vae.files import write_bytes
 from pyro_vae.fit.checkpoint import FORMAT, read_checkpoint
 from pyro_vae.fit.describe import build, structure
 from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.protocols import Program
-from pyro_vae.reading import Fields, read_table, read_yaml, shown
+from pyro_vae.runtime.bounded import bounded, require_sizes
+from pyro_vae.runtime.files import write_bytes
+from pyro_vae.runtime.reading import Fields, read_table, read_yaml, shown
 
 CONFIG_BYTES = 2**18
 """Of a configuration, which has some thousands; a YAML text takes ten seconds a megabyte."""

@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.arguments import argument
 from pyro_vae.data import ImageData
-from pyro_vae.differences import differences, listed
 from pyro_vae.errors import RunError
 from pyro_vae.fit.batches import describe_tensors
+from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.differences import differences, listed
 
 COMPARED = ("content_hash", "binarization", "seed", "sizes", "shape", "shapes")
 """Of two descriptions; a name and a source say only where the data lay."""

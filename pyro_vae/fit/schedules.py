@@ -6,7 +6,7 @@ from itertools import accumulate
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from pyro_vae.checks import check_count
+from pyro_vae.runtime.checks import check_count
 
 IWAE_STAGES = 8
 """Stage i = 0..7 lasts 3^i epochs at 10^(-i/7) of the learning rate: 3280 epochs in all."""

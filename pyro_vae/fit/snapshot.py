@@ -6,10 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.arguments import argument
-from pyro_vae.differences import differences, listed
 from pyro_vae.errors import RunError
-from pyro_vae.fit.auto_step import AutoStep
 from pyro_vae.fit.checkpoint import (
     load_optimizer_state,
     optimizer_state,
@@ -19,7 +16,10 @@ from pyro_vae.fit.checkpoint import (
 )
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted, read_history, write_config, write_history
 from pyro_vae.fit.same_data import differing_data
+from pyro_vae.fit.steps.auto_step import AutoStep
 from pyro_vae.fit.training import Training
+from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.differences import differences, listed
 
 FREE_ON_RESUME = ("epochs", "environment")
 """Settings that may differ when a run is resumed; a longer run goes on where the shorter one ended."""

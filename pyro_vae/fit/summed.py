@@ -14,14 +14,14 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import PairError
-from pyro_vae.graph import no_side_effects
+from pyro_vae.graphs.capture import no_side_effects
 from pyro_vae.objectives.particle_bound import ParticleBound
-from pyro_vae.pair import Pair
-from pyro_vae.particles import BatchPlate, samples
-from pyro_vae.programs import as_args, first_rows, local_params, modules_of
+from pyro_vae.programs.batch_plate import check_sites
+from pyro_vae.programs.modules import as_args, first_rows, local_params, modules_of
+from pyro_vae.programs.pair import Pair
+from pyro_vae.programs.particles import BatchPlate, samples
+from pyro_vae.programs.values import FilledMask
 from pyro_vae.protocols import Objective, Program
-from pyro_vae.structure import check_sites
-from pyro_vae.values import FilledMask
 
 logger = logging.getLogger("pyro_vae")
 
@@ -41,7 +41,7 @@ class Summed:
     """Latent sites whose draws may lie outside their support; of such a pair none are known."""
 
     def guarded(self) -> AbstractContextManager[Any]:
-        """Return what a loss of the pair is computed in, as :meth:`pyro_vae.pair.Pair.guarded`."""
+        """Return what a loss of the pair is computed in, as :meth:`pyro_vae.programs.pair.Pair.guarded`."""
         return FilledMask() if self.hides_data else nullcontext()
 
 

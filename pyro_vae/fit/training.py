@@ -11,19 +11,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pyro_vae.arguments import argument
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.fit.batches import Batches
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.fit.run import CHECKPOINT, Row
-from pyro_vae.fit.step import Step
+from pyro_vae.fit.steps.step import Step
+from pyro_vae.fit.steps.watch import EVERY, Watch
 from pyro_vae.fit.summed import Summed
-from pyro_vae.fit.watch import EVERY, Watch
-from pyro_vae.nonfinite import nonfinite_site
-from pyro_vae.pair import Pair
-from pyro_vae.programs import as_args, in_mode, local_params
+from pyro_vae.programs.modules import as_args, in_mode, local_params
+from pyro_vae.programs.nonfinite import nonfinite_site
+from pyro_vae.programs.pair import Pair
 from pyro_vae.protocols import Objective, ScheduledObjective
-from pyro_vae.seeded import seeded
+from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.random_state import seeded
 
 LOSSES_TOGETHER = 50
 """Steps whose losses are read at once from a device that works on its own."""

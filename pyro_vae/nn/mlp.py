@@ -6,7 +6,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from pyro_vae.checks import check_count
+from pyro_vae.runtime.checks import check_count
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,

@@ -8,10 +8,10 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from pyro_vae.checks import check_count
 from pyro_vae.objectives.tensor_loss import tensor_loss
-from pyro_vae.particles import same_order, samples
+from pyro_vae.programs.particles import same_order, samples
 from pyro_vae.protocols import Program
+from pyro_vae.runtime.checks import check_count
 
 logger = logging.getLogger("pyro_vae")
 

@@ -16,8 +16,8 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.objectives.particle_bound import ParticleBound, Sampled
-from pyro_vae.pair import Pair, Revision
-from pyro_vae.particles import Particles, Site, samples
+from pyro_vae.programs.pair import Pair, Revision
+from pyro_vae.programs.particles import Particles, Site, samples
 
 
 def leaves_of(trace: Trace) -> Trace:

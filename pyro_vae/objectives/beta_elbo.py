@@ -6,10 +6,10 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from pyro_vae.checks import check_count, check_number
 from pyro_vae.objectives.kl_weight import KLWeight
 from pyro_vae.objectives.tensor_loss import tensor_loss
 from pyro_vae.protocols import Program
+from pyro_vae.runtime.checks import check_count, check_number
 
 
 class BetaELBO(Trace_ELBO):

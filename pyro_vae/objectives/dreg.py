@@ -4,7 +4,7 @@ from torch import Tensor
 
 from pyro_vae.objectives.at_leaves import LeafBound
 from pyro_vae.objectives.particle_bound import Sampled, log_mean_exp
-from pyro_vae.particles import LogTerms
+from pyro_vae.programs.particles import LogTerms
 
 
 class DReG(LeafBound):

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from pyro_vae.checks import check_number
 from pyro_vae.objectives.particle_bound import ParticleBound, Sampled
-from pyro_vae.particles import Particles, Site
+from pyro_vae.programs.particles import Particles, Site
+from pyro_vae.runtime.checks import check_number
 
 GROUPS = ("dim", "site")
 

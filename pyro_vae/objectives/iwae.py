@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from pyro_vae.objectives.particle_bound import ParticleBound, log_mean_exp
-from pyro_vae.particles import LogTerms
+from pyro_vae.programs.particles import LogTerms
 
 
 class IWAE(ParticleBound):

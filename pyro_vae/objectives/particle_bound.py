@@ -8,11 +8,11 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from pyro_vae.checks import check_count
-from pyro_vae.pair import Pair, Revision, unchanged
-from pyro_vae.particles import LogTerms, Particles
-from pyro_vae.programs import WithKeywords, modules_of
+from pyro_vae.programs.modules import WithKeywords, modules_of
+from pyro_vae.programs.pair import Pair, Revision, unchanged
+from pyro_vae.programs.particles import LogTerms, Particles
 from pyro_vae.protocols import Program
+from pyro_vae.runtime.checks import check_count
 
 
 @dataclass(frozen=True)

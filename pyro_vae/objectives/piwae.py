@@ -6,7 +6,7 @@ from torch import Tensor
 from pyro_vae.objectives.at_leaves import LeafBound, through_samples, weighted
 from pyro_vae.objectives.miwae import MIWAE
 from pyro_vae.objectives.particle_bound import Sampled, log_mean_exp
-from pyro_vae.particles import LogTerms
+from pyro_vae.programs.particles import LogTerms
 
 
 class PIWAE(MIWAE, LeafBound):

@@ -2,9 +2,9 @@
 
 from torch import Tensor
 
-from pyro_vae.checks import check_number
 from pyro_vae.objectives.particle_bound import ParticleBound, log_mean_exp
-from pyro_vae.particles import LogTerms
+from pyro_vae.programs.particles import LogTerms
+from pyro_vae.runtime.checks import check_number
 
 
 class RenyiBound(ParticleBound):

@@ -6,12 +6,12 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.checks import check_number
 from pyro_vae.objectives.at_leaves import LeafBound, scoring, weighted, with_guide_at_leaves
 from pyro_vae.objectives.particle_bound import Sampled, log_mean_exp
-from pyro_vae.particles import LogTerms, Particles, samples
-from pyro_vae.redrawn import Redrawn, is_factor, refuse_factors
-from pyro_vae.values import observed_value
+from pyro_vae.programs.particles import LogTerms, Particles, samples
+from pyro_vae.programs.redrawn import Redrawn, is_factor, refuse_factors
+from pyro_vae.programs.values import observed_value
+from pyro_vae.runtime.checks import check_number
 
 
 class ReweightedWakeSleep(LeafBound):

@@ -9,7 +9,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae.graph import NotTraceable
+from pyro_vae.graphs.capture import NotTraceable
 from pyro_vae.protocols import Program, TensorObjective
 
 LossFunction = Callable[..., Tensor]

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from benchmarks import leapfrog
 from benchmarks.importance import images, pair
-from pyro_vae.evaluation.path import Path
+from pyro_vae.evaluation.annealing.density_path import Path
 
 SMALL = ["--images", "3", "--chains", "2", "--steps", "2", "--rounds", "1", "--no-compile"]
 

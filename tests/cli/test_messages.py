@@ -11,11 +11,11 @@ import pytest
 import torch
 from small_folders import settings, write_images, write_run
 
-from pyro_vae.arguments import named_as
 from pyro_vae.cli import main
 from pyro_vae.cli.part_flags import Part
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.parts import PACKAGES, make_objective, make_pair, part_names
+from pyro_vae.runtime.arguments import named_as
 
 OWN = '''
 import pyro

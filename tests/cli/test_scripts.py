@@ -9,8 +9,8 @@ import pytest
 from pyro_vae.cli.scripts import add_out, choose_out, run_script
 from pyro_vae.comparison import Cell
 from pyro_vae.errors import FolderBusyError, RunError
-from pyro_vae.files import alone_in
 from pyro_vae.fit import BATCH_SIZE, EPOCHS, LEARNING_RATE, fit
+from pyro_vae.runtime.files import alone_in
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from tiny_grids import COMMON, events, numbers, start
 from pyro_vae.comparison import Comparison, Grid, compare
 from pyro_vae.comparison.results import epochs_done
 from pyro_vae.comparison.task import folder_of
-from pyro_vae.files import alone_in
+from pyro_vae.runtime.files import alone_in
 
 GRID = {
     "common": {**COMMON, "epochs": 12},

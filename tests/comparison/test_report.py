@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 from made_up import FITTED, LARGE, TWO_BY_TWO, fit_some, made_up_comparison
 
-from pyro_vae.comparison.report import to_html, to_latex, to_markdown, write_report
+from pyro_vae.report.page import to_html, to_latex, to_markdown, write_report
 
 VOID = {"meta", "link", "img", "br", "input"}
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from pyro_vae import plots
 from pyro_vae.comparison import Cell
-from pyro_vae.comparison.report_images import _picture, draw_cells
 from pyro_vae.comparison.run_cell import fit_cell, load_data_of
+from pyro_vae.report.images import _picture, draw_cells
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_guide_that_fails_leaves_the_samples(fitted, monkeypatch):
 
 
 def test_a_model_without_a_decoder_is_named(fitted, monkeypatch):
-    from pyro_vae.comparison import report_images
+    from pyro_vae.report import images as report_images
 
     monkeypatch.setattr(report_images, "load_pair", lambda *_: (print, print))
     (cell,) = draw_cells([fitted.results[0]], fitted.path)

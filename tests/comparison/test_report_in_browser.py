@@ -6,7 +6,7 @@ import subprocess
 import pytest
 from made_up import FITTED, LARGE, fit_some, made_up_comparison
 
-from pyro_vae.comparison.report import write_report
+from pyro_vae.report.page import write_report
 
 BINARY, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 

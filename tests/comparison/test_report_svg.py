@@ -7,7 +7,7 @@ import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
-from pyro_vae.comparison.report_svg import FOREGROUND, STYLE, to_svg
+from pyro_vae.report.svg import FOREGROUND, STYLE, to_svg
 
 
 def small_figure(title: str = "title", colour: str = "#3b7dd8") -> Figure:

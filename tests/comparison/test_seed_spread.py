@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from pyro_vae.comparison.seed_spread import seed_spread
+from pyro_vae.statistics.seed_spread import seed_spread
 
 
 def test_of_two_configurations_it_is_half_the_variance_of_their_difference():

@@ -8,9 +8,9 @@ import pytest
 import torch
 from scipy import stats
 
-from pyro_vae.comparison.crossed_effects import CrossedEffects
-from pyro_vae.comparison.seed_spread import seed_spread
-from pyro_vae.comparison.statistics import PairedDifference, compare_all, paired_difference
+from pyro_vae.statistics.crossed_effects import CrossedEffects
+from pyro_vae.statistics.ranking import PairedDifference, compare_all, paired_difference
+from pyro_vae.statistics.seed_spread import seed_spread
 
 LEVEL = 0.95
 

@@ -5,7 +5,7 @@ import warnings
 import numpy as np
 import torch
 
-from pyro_vae.evaluation.pareto import tail_length
+from pyro_vae.evaluation.evidence.pareto import tail_length
 
 
 def khat_of_all(log_weights):

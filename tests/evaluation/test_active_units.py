@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from pyro_vae import active_units
 from pyro_vae.evaluation import ActiveUnits
-from pyro_vae.evaluation.posterior_means import BLOCK
+from pyro_vae.evaluation.over_data.posterior_means import BLOCK
 from pyro_vae.guides import MeanFieldGuide
 
 GAIN = torch.tensor([2.0, 0.0, 0.5, 0.05], dtype=torch.float64)

@@ -9,11 +9,12 @@ from pyro import distributions as dist
 from torch.testing import assert_close
 
 from pyro_vae import log_likelihood, log_weights
-from pyro_vae.evaluation import stream, term_draws
-from pyro_vae.evaluation.adaptive import deciding_samples, samples_needed
-from pyro_vae.layouts import OneByOne
-from pyro_vae.pair import Pair
+from pyro_vae.evaluation.evidence.adaptive import deciding_samples, samples_needed
+from pyro_vae.evaluation.over_data import stream
+from pyro_vae.graphs import levels as term_draws
 from pyro_vae.parts import make_pair
+from pyro_vae.programs.layouts import OneByOne
+from pyro_vae.programs.pair import Pair
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 

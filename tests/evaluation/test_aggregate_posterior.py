@@ -10,12 +10,12 @@ from pyro import poutine
 from refusals import LAYOUTS, leave
 from torch.testing import assert_close
 
-from pyro_vae.evaluation import aggregate_posterior
-from pyro_vae.evaluation.aggregate_posterior import ForeignDensityError, log_aggregate
-from pyro_vae.evaluation.latent_draws import LatentDraws, by_datum
+from pyro_vae.evaluation.latents import aggregate_posterior
+from pyro_vae.evaluation.latents.aggregate_posterior import ForeignDensityError, log_aggregate
+from pyro_vae.evaluation.over_data.latent_draws import LatentDraws, by_datum
 from pyro_vae.guides import AuxiliaryGuide, InverseAutoregressiveGuide, PlanarGuide
-from pyro_vae.layouts import OuterPlate
 from pyro_vae.models import VAE
+from pyro_vae.programs.layouts import OuterPlate
 
 
 def by_hand(posteriors, z, members):

@@ -10,11 +10,11 @@ from torch.testing import assert_close
 
 from pyro_vae import log_likelihood
 from pyro_vae.errors import PairError
-from pyro_vae.evaluation.ais import AIS, LogMean, ais
+from pyro_vae.evaluation.annealing.ais import AIS, LogMean, ais
 from pyro_vae.guides import MeanFieldGuide, PlanarGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
-from pyro_vae.precision import UNRESOLVED
+from pyro_vae.runtime.precision import UNRESOLVED
 
 QUICK = {"num_temperatures": 30, "num_chains": 16, "num_leapfrog": 5, "burn_in": 30, "seed": 0, "progress": False}
 

@@ -7,12 +7,12 @@ import torch
 from torch.testing import assert_close
 
 from pyro_vae.errors import OutOfMemoryError, RunError, SupportError
-from pyro_vae.evaluation import annealer as annealer_module
-from pyro_vae.evaluation import term_draws
-from pyro_vae.evaluation.annealer import Annealer
-from pyro_vae.evaluation.annealing import Annealing
-from pyro_vae.evaluation.path import Path
-from pyro_vae.evaluation.pieces import Record
+from pyro_vae.evaluation.annealing import annealer as annealer_module
+from pyro_vae.evaluation.annealing.annealer import Annealer
+from pyro_vae.evaluation.annealing.chains import Annealing
+from pyro_vae.evaluation.annealing.density_path import Path
+from pyro_vae.evaluation.annealing.pieces import Record
+from pyro_vae.graphs import levels as term_draws
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 

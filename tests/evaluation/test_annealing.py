@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.evaluation import annealing as annealing_module
-from pyro_vae.evaluation.annealing import Annealing, shortened
-from pyro_vae.evaluation.hmc import Chains, Move, Terms
-from pyro_vae.evaluation.temperatures import temperatures
+from pyro_vae.evaluation.annealing import chains as annealing_module
+from pyro_vae.evaluation.annealing.chains import Annealing, shortened
+from pyro_vae.evaluation.annealing.hmc import Chains, Move, Terms
+from pyro_vae.evaluation.annealing.temperatures import temperatures
 
 SETTINGS = {
     "num_temperatures": 5, "num_chains": 4, "num_leapfrog": 3, "schedule": "sigmoid", "step_size": 0.2,

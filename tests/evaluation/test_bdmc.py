@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.bdmc import BDMC, bdmc
+from pyro_vae.evaluation.annealing.bdmc import BDMC, bdmc
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.best_evidence import EvidenceCandidate, best_evidence, over_the_limit, without_khat
-from pyro_vae.evaluation.log_mean import LogMean
-from pyro_vae.evaluation.pareto import largest, pareto_k
+from pyro_vae.evaluation.evidence.log_mean import LogMean
+from pyro_vae.evaluation.evidence.pareto import largest, pareto_k
+from pyro_vae.evaluation.gaps.best_evidence import EvidenceCandidate, best_evidence, over_the_limit, without_khat
 
 
 def candidate(name, values, error=0.1, unusable=None, heavy=None):

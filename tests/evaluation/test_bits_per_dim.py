@@ -17,7 +17,7 @@ from pyro_vae.models.likelihoods import (
     DiscretizedLogisticLikelihood,
     GaussianLikelihood,
 )
-from pyro_vae.pair import Pair
+from pyro_vae.programs.pair import Pair
 
 X_SHAPE = (1, 3, 2)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from pyro_vae.evaluation.bridge import bridge
+from pyro_vae.evaluation.reference.bridge import bridge
 
 LOG_EVIDENCE = -1234.5
 

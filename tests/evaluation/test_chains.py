@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy.stats import norm, rankdata
 
-from pyro_vae.evaluation.chains import ess, mean_and_variance, r_hat
+from pyro_vae.evaluation.reference.chain_diagnostics import ess, mean_and_variance, r_hat
 
 
 def autoregressive(correlation, *shape):

@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_weights
 from pyro_vae.errors import PairError
-from pyro_vae.evaluation import stream
-from pyro_vae.pair import Pair
+from pyro_vae.evaluation.over_data import stream
+from pyro_vae.programs.pair import Pair
 
 
 def closed_forms(case, x):

@@ -10,10 +10,10 @@ from refusals import LAYOUTS, leave
 from torch.testing import assert_close
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation.frozen_pair import FrozenPair
+from pyro_vae.evaluation.over_data.frozen_pair import FrozenPair
 from pyro_vae.guides import AuxiliaryGuide, MeanFieldGuide
-from pyro_vae.layouts import OneByOne
 from pyro_vae.models import VAE
+from pyro_vae.programs.layouts import OneByOne
 
 
 def gamma_model(x):

@@ -5,10 +5,10 @@ import torch
 from pyro import distributions as dist
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.guide_draws import GuideDraws
+from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
 from pyro_vae.guides import AuxiliaryGuide, InverseAutoregressiveGuide, PlanarGuide
-from pyro_vae.joint import Joint
 from pyro_vae.models import VAE
+from pyro_vae.programs.joint import Joint
 
 
 def two_sites(x):

@@ -12,11 +12,11 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation import ReferencePosterior, guide_error
-from pyro_vae.evaluation.chains import ess, r_hat
-from pyro_vae.evaluation.nuts import log_joint_at
+from pyro_vae.evaluation.reference.chain_diagnostics import ess, r_hat
+from pyro_vae.evaluation.reference.nuts import log_joint_at
 from pyro_vae.guides import AuxiliaryGuide
-from pyro_vae.joint import Joint
 from pyro_vae.models import VAE
+from pyro_vae.programs.joint import Joint
 
 SHIFT, STRETCH = 0.4, 1.3
 

@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from torch.distributions import AffineTransform, ExpTransform, SigmoidTransform
 
 from pyro_vae.evaluation import inference_gaps
-from pyro_vae.evaluation.frozen_pair import FrozenPair
+from pyro_vae.evaluation.over_data.frozen_pair import FrozenPair
 from pyro_vae.models import LinearGaussian
 from pyro_vae.parts import make_pair, part_names
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.hmc import Chains, Terms, adapted, leapfrog, start, transition
+from pyro_vae.evaluation.annealing.hmc import Chains, Terms, adapted, leapfrog, start, transition
 
 PRECISION = torch.tensor([[2.0, 0.6], [0.6, 1.0]], dtype=torch.float64)
 CENTER = torch.tensor([0.5, -1.0], dtype=torch.float64)

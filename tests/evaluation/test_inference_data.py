@@ -14,8 +14,9 @@ from scipy import stats
 from torch.testing import assert_close
 
 from pyro_vae.errors import PairError
-from pyro_vae.evaluation import latent_draws, to_inference_data
+from pyro_vae.evaluation import to_inference_data
 from pyro_vae.evaluation.arviz_groups import read_inference_data
+from pyro_vae.evaluation.over_data import latent_draws
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood

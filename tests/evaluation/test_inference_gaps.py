@@ -12,13 +12,14 @@ from refusals import leave
 from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
-from pyro_vae.evaluation import inference_gaps, local_posterior, log_likelihood
-from pyro_vae.evaluation.inference_gaps import QUANTITIES
+from pyro_vae.evaluation import inference_gaps, log_likelihood
+from pyro_vae.evaluation.gaps import local_posterior
+from pyro_vae.evaluation.gaps.inference_gaps import QUANTITIES
 from pyro_vae.guides import AuxiliaryGuide, InverseAutoregressiveGuide, MeanFieldGuide, PlanarGuide
-from pyro_vae.layouts import OneByOne, RepeatedRows
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.parts import make_pair, part_names
+from pyro_vae.programs.layouts import OneByOne, RepeatedRows
 
 
 def closed_gaps(case, x):

@@ -7,8 +7,8 @@ from pyro import distributions as dist
 from torch.testing import assert_close
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation import latent_draws
-from pyro_vae.evaluation.latent_draws import LatentDraws, by_datum, inner_plates
+from pyro_vae.evaluation.over_data import latent_draws
+from pyro_vae.evaluation.over_data.latent_draws import LatentDraws, by_datum, inner_plates
 
 
 def pair_of(model, guide, x, num_samples=3):

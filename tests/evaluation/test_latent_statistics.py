@@ -13,7 +13,8 @@ from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation import elbo_terms, latent_draws, latent_statistics
+from pyro_vae.evaluation import elbo_terms, latent_statistics
+from pyro_vae.evaluation.over_data import latent_draws
 from pyro_vae.guides import AuxiliaryGuide, FullRankGuide, MeanFieldGuide, PlanarGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.priors import GaussianMixturePrior, StudentTPrior

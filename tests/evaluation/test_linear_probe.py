@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae.evaluation import linear_probe
-from pyro_vae.evaluation.linear_probe import _fit
+from pyro_vae.evaluation.latents.linear_probe import _fit
 from pyro_vae.guides import MeanFieldGuide
 
 

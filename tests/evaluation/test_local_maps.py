@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.local_maps import FAMILIES, FlowMap
+from pyro_vae.evaluation.gaps.local_maps import FAMILIES, FlowMap
 
 
 def some(family, dim, count=4, num_samples=3):

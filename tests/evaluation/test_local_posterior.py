@@ -9,10 +9,10 @@ from pyro import distributions as dist
 from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
-from pyro_vae.evaluation import local_posterior
-from pyro_vae.evaluation.frozen_pair import FrozenPair
-from pyro_vae.evaluation.local_maps import FAMILIES
-from pyro_vae.evaluation.local_posterior import Fitted, LocalPosteriors
+from pyro_vae.evaluation.gaps import local_posterior
+from pyro_vae.evaluation.gaps.local_maps import FAMILIES
+from pyro_vae.evaluation.gaps.local_posterior import Fitted, LocalPosteriors
+from pyro_vae.evaluation.over_data.frozen_pair import FrozenPair
 
 
 def fit(pair, family="diagonal", **options):

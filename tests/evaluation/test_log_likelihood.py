@@ -15,11 +15,12 @@ from torch.testing import assert_close
 
 from pyro_vae import log_likelihood, log_weights
 from pyro_vae.errors import NonFiniteError, OutOfMemoryError, PairError
-from pyro_vae.evaluation import stream, term_draws
+from pyro_vae.evaluation.over_data import stream
+from pyro_vae.graphs import levels as term_draws
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
-from pyro_vae.pair import Pair
 from pyro_vae.parts import make_pair
+from pyro_vae.programs.pair import Pair
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 
@@ -583,7 +584,7 @@ def test_no_call_sees_more_rows_than_fit(linear_gaussian, monkeypatch):
 MEMORY = """
 import resource, torch, pyro_vae
 from pyro_vae.models import VAE
-from pyro_vae.pair import Pair
+from pyro_vae.programs.pair import Pair
 from pyro_vae.parts import make_pair
 from pyro_vae.guides import MeanFieldGuide
 torch.manual_seed(0)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.log_mean import LogMean
+from pyro_vae.evaluation.evidence.log_mean import LogMean
 
 
 @pytest.mark.parametrize("level", [0.0, -900.0, 900.0])

@@ -12,7 +12,7 @@ from pyro import poutine
 from pyro_vae import log_weights
 from pyro_vae.errors import PairError
 from pyro_vae.evaluation import ais, bdmc, elbo_terms, inference_gaps, latent_statistics, log_likelihood
-from pyro_vae.joint import Joint
+from pyro_vae.programs.joint import Joint
 
 
 @pytest.fixture(params=PAIRS)

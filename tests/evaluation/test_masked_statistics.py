@@ -18,7 +18,7 @@ from pyro_vae.evaluation import (
     sbc,
     to_inference_data,
 )
-from pyro_vae.evaluation.bridge import LEAST_OVERLAP
+from pyro_vae.evaluation.reference.bridge import LEAST_OVERLAP
 
 
 @pytest.fixture(params=PAIRS)

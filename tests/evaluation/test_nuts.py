@@ -9,11 +9,11 @@ import torch
 from pyro import distributions as dist
 from torch.testing import assert_close
 
-from pyro_vae.evaluation import nuts
-from pyro_vae.evaluation.nuts import DatumDensity, log_joint_at, run_chain, starts_of
-from pyro_vae.evaluation.rows import Rows
-from pyro_vae.graph import NotTraceable
-from pyro_vae.joint import Joint
+from pyro_vae.evaluation.over_data.rows import Rows
+from pyro_vae.evaluation.reference import nuts
+from pyro_vae.evaluation.reference.nuts import DatumDensity, log_joint_at, run_chain, starts_of
+from pyro_vae.graphs.capture import NotTraceable
+from pyro_vae.programs.joint import Joint
 
 
 def density_of(model, x):

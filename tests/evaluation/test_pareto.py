@@ -7,7 +7,7 @@ import torch
 from arviz_psis import khat_of_all
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.pareto import khat_threshold, pareto_k, tail_length
+from pyro_vae.evaluation.evidence.pareto import khat_threshold, pareto_k, tail_length
 
 TAILS = {
     "heavy": lambda n: 2.0 * torch.distributions.Exponential(1.0).sample((4, n)),  # Pareto weights, k = 2
@@ -107,7 +107,7 @@ def test_roundings_as_wide_as_allowed_leave_khat_as_it_is():
 
 
 def test_unknown_khats_are_never_good():
-    from pyro_vae.evaluation.pareto import khat_in_words, share_above
+    from pyro_vae.evaluation.evidence.pareto import khat_in_words, share_above
 
     khat = torch.tensor([math.nan, 0.9, -math.inf, math.nan])
     assert share_above(khat, 0.7) == 0.5

@@ -7,12 +7,12 @@ from pyro import distributions as dist
 from refusals import LAYOUTS, leave
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.path import Path
-from pyro_vae.graph import capture
+from pyro_vae.evaluation.annealing.density_path import Path
+from pyro_vae.graphs.capture import capture
 from pyro_vae.guides import AuxiliaryGuide, InverseAutoregressiveGuide, MeanFieldGuide, PlanarGuide, SplineGuide
-from pyro_vae.layouts import OneByOne
 from pyro_vae.models import VAE
-from pyro_vae.pair import Pair
+from pyro_vae.programs.layouts import OneByOne
+from pyro_vae.programs.pair import Pair
 
 
 def check_slopes(path, x, u):

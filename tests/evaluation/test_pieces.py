@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae.errors import CheckpointError, RunError
-from pyro_vae.evaluation.pieces import Pieces, Record, fingerprint
+from pyro_vae.evaluation.annealing.pieces import Pieces, Record, fingerprint
 
 
 @pytest.mark.parametrize("num_chains", [1, 7, 16, 100])

@@ -7,7 +7,7 @@ from pyro import distributions as dist
 from pyro import poutine
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.posterior_means import posterior_means
+from pyro_vae.evaluation.over_data.posterior_means import posterior_means
 from pyro_vae.guides import MeanFieldGuide
 
 

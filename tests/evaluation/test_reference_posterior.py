@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from pyro_vae.errors import PairError, SupportError
 from pyro_vae.evaluation import ReferencePosterior, guide_error, reference_posterior
-from pyro_vae.evaluation.chains import ess, r_hat
+from pyro_vae.evaluation.reference.chain_diagnostics import ess, r_hat
 from pyro_vae.models import VAE
 
 SMALL = {"num_chains": 2, "num_samples": 10, "warmup": 10, "seed": 0, "progress": False}

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import pyro_vae
 from pyro_vae import evaluation
 from pyro_vae.errors import PairError
-from pyro_vae.evaluation.rows import Rows
+from pyro_vae.evaluation.over_data.rows import Rows
 from pyro_vae.fit.describe import describe
 
 

@@ -10,7 +10,7 @@ from scipy.stats import kstest
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation import SBC, sbc
-from pyro_vae.evaluation.uniformity import uniformity_p_value
+from pyro_vae.statistics.uniformity import uniformity_p_value
 
 
 def off(case, x, shift=0.0, stretch=1.0):

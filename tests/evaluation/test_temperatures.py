@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.temperatures import SCHEDULES, check_schedule, temperatures
+from pyro_vae.evaluation.annealing.temperatures import SCHEDULES, check_schedule, temperatures
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.evaluation import term_draws
-from pyro_vae.evaluation.term_draws import LEVELS, TermDraws, check_level
-from pyro_vae.inductor import NotCompilable
+from pyro_vae.graphs import levels as term_draws
+from pyro_vae.graphs.inductor import NotCompilable
+from pyro_vae.graphs.levels import LEVELS, TermDraws, check_level
 
 A, B = torch.randn(4, 3), torch.randn(4, 3)
 

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from pyro_vae.evaluation.uniformity import holm, uniformity_band, uniformity_p_value
+from pyro_vae.statistics.uniformity import holm, uniformity_band, uniformity_p_value
 
 
 @pytest.mark.parametrize(("n", "num_ranks"), [(4, 4), (7, 2), (3, 6), (1, 5)])

@@ -7,8 +7,8 @@ from pyro import distributions as dist
 from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.unit_kl import UnitKLError, unit_kl
-from pyro_vae.pair import Pair
+from pyro_vae.evaluation.latents.unit_kl import UnitKLError, unit_kl
+from pyro_vae.programs.pair import Pair
 
 
 def program(z, seen=True, mask=None):

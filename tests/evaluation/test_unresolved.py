@@ -26,15 +26,15 @@ from pyro_vae import (
     to_inference_data,
 )
 from pyro_vae.evaluation import guide_error
-from pyro_vae.evaluation.annealer import Annealer
-from pyro_vae.evaluation.annealing import Annealing
-from pyro_vae.evaluation.chains import ess
-from pyro_vae.evaluation.frozen_pair import FrozenPair
-from pyro_vae.evaluation.nuts import log_joint_at
-from pyro_vae.evaluation.reference_posterior import ReferencePosterior
-from pyro_vae.joint import Joint
+from pyro_vae.evaluation.annealing.annealer import Annealer
+from pyro_vae.evaluation.annealing.chains import Annealing
+from pyro_vae.evaluation.over_data.frozen_pair import FrozenPair
+from pyro_vae.evaluation.reference.chain_diagnostics import ess
+from pyro_vae.evaluation.reference.nuts import log_joint_at
+from pyro_vae.evaluation.reference.reference_posterior import ReferencePosterior
 from pyro_vae.models import LinearGaussian
-from pyro_vae.precision import UNRESOLVED
+from pyro_vae.programs.joint import Joint
+from pyro_vae.runtime.precision import UNRESOLVED
 
 DIMS, N = 30, 3
 STRETCH = 1.1

@@ -7,8 +7,8 @@ import torch
 from arviz_psis import khat_of_all
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.stream import Chunk
-from pyro_vae.evaluation.weight_sums import WeightSums
+from pyro_vae.evaluation.evidence.weight_sums import WeightSums
+from pyro_vae.evaluation.over_data.stream import Chunk
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 

@@ -2,7 +2,7 @@
 
 import math
 
-from pyro_vae.evaluation.wording import count, rounded_error
+from pyro_vae.runtime.wording import count, rounded_error
 
 
 def test_counts_in_words():

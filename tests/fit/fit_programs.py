@@ -14,7 +14,7 @@ from torch.distributions import constraints
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
-from pyro_vae.programs import modules_of
+from pyro_vae.programs.modules import modules_of
 
 X_DIM, LATENT_DIM, HIDDEN = 6, 3, 8
 

@@ -32,7 +32,7 @@ from pyro_vae.fit.batches import LoaderBatches, TensorBatches
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import LinearGaussian
-from pyro_vae.programs import local_params, modules_of
+from pyro_vae.programs.modules import local_params, modules_of
 
 CPU = torch.device("cpu")
 

@@ -18,12 +18,12 @@ from pyro.infer import Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
 from pyro_vae.data.binarization import BINARIZATIONS
-from pyro_vae.fit.gradients import MAX_GRAPHS, BatchLoss, TracedGradients
 from pyro_vae.fit.parameters import Parameters
-from pyro_vae.graph import no_side_effects
+from pyro_vae.fit.steps.gradients import MAX_GRAPHS, BatchLoss, TracedGradients
+from pyro_vae.graphs.capture import no_side_effects
 from pyro_vae.models import VAE
 from pyro_vae.objectives.kl_weight import KLWeight
-from pyro_vae.programs import modules_of
+from pyro_vae.programs.modules import modules_of
 
 ONE = torch.ones(())
 

@@ -9,8 +9,8 @@ from torch.optim import SGD, Adam, Adamax, AdamW, NAdam
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from pyro_vae.fit.updates import Update
-from pyro_vae.inductor import NotCompilable
+from pyro_vae.fit.steps.updates import Update
+from pyro_vae.graphs.inductor import NotCompilable
 
 STEPS = 200
 

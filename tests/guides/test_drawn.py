@@ -2,7 +2,7 @@
 
 import torch
 
-from pyro_vae.guides.drawn import Drawn
+from pyro_vae.distributions.drawn import Drawn
 
 
 def test_only_the_very_tensor_is_the_draw():

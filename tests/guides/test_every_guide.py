@@ -11,14 +11,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae import guides, log_likelihood, log_weights
-from pyro_vae.graph import capture
+from pyro_vae.graphs.capture import capture
 from pyro_vae.guides.amortized import AmortizedGuide
-from pyro_vae.layouts import OuterPlate
 from pyro_vae.models import VAE
-from pyro_vae.noise import RecordedNoise, ReplayedNoise
-from pyro_vae.pair import Pair
-from pyro_vae.particles import PARTICLES
+from pyro_vae.programs.layouts import OuterPlate
+from pyro_vae.programs.pair import Pair
+from pyro_vae.programs.particles import PARTICLES
 from pyro_vae.protocols import PosteriorGuide
+from pyro_vae.runtime.noise import RecordedNoise, ReplayedNoise
 
 X_SHAPE, LATENT_DIM = (1, 3, 2), 4
 EVERY_IMAGE = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6).reshape(-1, *X_SHAPE)

@@ -10,7 +10,7 @@ from pyro import poutine
 from torch.distributions import AffineTransform, Normal, TanhTransform, TransformedDistribution
 from torch.testing import assert_close
 
-from pyro_vae.guides.flow import FlowDistribution, FlowStep
+from pyro_vae.distributions.flow import FlowDistribution, FlowStep
 
 
 def sinh(z):

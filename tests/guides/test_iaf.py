@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from pyro_vae.guides import InverseAutoregressiveGuide
 from pyro_vae.guides.iaf import gated, ungated
-from pyro_vae.guides.made import MADE
+from pyro_vae.nn.made import MADE
 
 
 def stirred(guide, size=1.0):

@@ -12,7 +12,7 @@ import pyro_vae
 from pyro_vae import log_likelihood, log_weights
 from pyro_vae.data import ImageData
 from pyro_vae.fit.batches import TensorBatches
-from pyro_vae.graph import capture
+from pyro_vae.graphs.capture import capture
 from pyro_vae.guides import LocalGuide, MeanFieldGuide
 from pyro_vae.models import VAE
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from pyro_vae.guides.made import MADE, MaskedLinear
+from pyro_vae.nn.made import MADE, MaskedLinear
 
 
 @pytest.mark.parametrize("hidden_dims", [(), (4,), (9,), (11, 7), (4, 4, 4)])

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import softmax, softplus
 from torch.testing import assert_close
 
-from pyro_vae.guides.rational_quadratic import BOUND, LEAST, SLOPE_ONE, RationalQuadraticSpline
+from pyro_vae.distributions.rational_quadratic import BOUND, LEAST, SLOPE_ONE, RationalQuadraticSpline
 
 
 def found(num_bins=5, size=1.0):

@@ -8,10 +8,10 @@ from pyro import poutine
 from torch.testing import assert_close
 
 from pyro_vae import log_weights, models
-from pyro_vae.graph import capture
-from pyro_vae.layouts import OuterPlate
-from pyro_vae.pair import Pair
-from pyro_vae.particles import PARTICLES
+from pyro_vae.graphs.capture import capture
+from pyro_vae.programs.layouts import OuterPlate
+from pyro_vae.programs.pair import Pair
+from pyro_vae.programs.particles import PARTICLES
 
 LATENT_DIM = 3
 

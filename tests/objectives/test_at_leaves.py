@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from pyro_vae.objectives import DReG, ReweightedWakeSleep, StickingTheLanding
 from pyro_vae.objectives.at_leaves import leaves_of, through_samples, weighted
-from pyro_vae.pair import Pair
+from pyro_vae.programs.pair import Pair
 
 
 def test_through_samples_is_the_chain_rule_through_z():

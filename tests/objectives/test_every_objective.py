@@ -9,13 +9,13 @@ from pyro.infer import ELBO, SVI
 from torch.testing import assert_close
 
 from pyro_vae import fit, objectives
-from pyro_vae.fit.gradients import BatchLoss, TracedGradients
+from pyro_vae.fit.steps.gradients import BatchLoss, TracedGradients
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import LinearGaussian
 from pyro_vae.objectives.kl_weight import KLWeight
 from pyro_vae.objectives.tensor_loss import tensor_loss
 from pyro_vae.parts import part_names
-from pyro_vae.programs import local_params
+from pyro_vae.programs.modules import local_params
 
 MAKE = {
     "AnalyticKL": lambda: objectives.AnalyticKL(),

@@ -5,9 +5,9 @@ from pyro import distributions as dist
 from pyro.infer import JitTrace_ELBO, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from torch import Tensor, nn
 
-from pyro_vae.graph import NotTraceable
+from pyro_vae.graphs.capture import NotTraceable
 from pyro_vae.objectives.tensor_loss import tensor_loss
-from pyro_vae.programs import local_params
+from pyro_vae.programs.modules import local_params
 
 D = 3
 

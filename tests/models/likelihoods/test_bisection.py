@@ -3,7 +3,7 @@
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.models.likelihoods.bisection import invert_increasing
+from pyro_vae.distributions.bisection import invert_increasing
 
 
 def test_the_inverse_is_exact_to_rounding_at_every_size():

@@ -5,11 +5,11 @@ import torch
 from torch.distributions import Distribution
 from torch.testing import assert_close
 
-from pyro_vae.graph import capture
+from pyro_vae.graphs.capture import capture
 from pyro_vae.guides import MeanFieldGuide
-from pyro_vae.layouts import OuterPlate
 from pyro_vae.models import VAE, likelihoods
-from pyro_vae.pair import Pair
+from pyro_vae.programs.layouts import OuterPlate
+from pyro_vae.programs.pair import Pair
 from pyro_vae.protocols import Likelihood
 
 X_SHAPE, LATENT_DIM = (1, 3, 2), 4

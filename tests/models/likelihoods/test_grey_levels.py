@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from pyro_vae.data.binarization import to_grey
+from pyro_vae.distributions.grey_levels import GreyLevels, level_of
 from pyro_vae.errors import SupportError
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import CategoricalLikelihood, DiscretizedLogisticLikelihood
-from pyro_vae.models.likelihoods.grey_levels import GreyLevels, level_of
-from pyro_vae.support import check_support
+from pyro_vae.programs.support import check_support
 
 BYTES = torch.arange(256, dtype=torch.uint8)
 LIKELIHOODS = [CategoricalLikelihood, DiscretizedLogisticLikelihood]

@@ -1,0 +1,1 @@
+"""Laws and transforms that guides, priors and likelihoods share."""

@@ -1,0 +1,240 @@
+"""Annealed importance sampling: the evidence without a guide, or with one as the start."""
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.annealing.annealer import Annealer
+from pyro_vae.evaluation.annealing.chains import Annealing
+from pyro_vae.evaluation.data_error import standard_error_of_mean
+from pyro_vae.evaluation.evidence.log_mean import LogMean
+from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.protocols import Program
+from pyro_vae.runtime.precision import UNRESOLVED
+from pyro_vae.runtime.wording import count, rounded_error
+
+DIVERGED = 0.05
+"""Share of divergent transitions above which a datum is flagged: its chains hardly move where they diverge."""
+
+
+@dataclass(frozen=True, eq=False)
+class AIS:
+    """What :func:`ais` returns; everything in nats, float64, on the CPU."""
+
+    log_weights: Tensor = field(repr=False)
+    """Log w of each chain of each datum, ``(num_chains, N)``."""
+    acceptance: Tensor = field(repr=False)
+    """Mean probability of acceptance of each datum's transitions, ``(N,)``; NaN for one temperature, which has none."""
+    diverged: Tensor = field(repr=False)
+    """Share of each datum's transitions whose trajectory diverged and was rejected, ``(N,)``."""
+    num_temperatures: int
+    num_leapfrog: int
+    schedule: str
+    start: str = "prior"
+    """What the chains start from: "prior" or "guide"."""
+    bound: bool = True
+    """False where the numbers are no lower bound on a log-likelihood: see :attr:`caveat`."""
+    unit: str = "datum"
+    caveat: str = SOFT_TARGETS
+    """Why there is no bound, where there is none."""
+    unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have a chain at whose end roundings may move log p(x, u) by more than 0.1 nats, ``(N,)``: its weight
+    is NaN, and the datum flagged."""
+
+    @property
+    def num_chains(self) -> int:
+        """C, chains of each datum."""
+        return len(self.log_weights)
+
+    @property
+    def per_datum(self) -> Tensor:
+        """Log p^(x), ``(N,)``: the log of the mean weight, a lower bound on log p(x) in expectation."""
+        return LogMean.of(self.log_weights).value
+
+    @property
+    def standard_errors(self) -> Tensor:
+        """Monte Carlo standard error of each, ``(N,)``, over chains, to first order; NaN for one chain."""
+        return LogMean.of(self.log_weights).standard_error
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective number of chains (sum w)^2 / sum w^2 of each datum, ``(N,)``."""
+        return LogMean.of(self.log_weights).ess
+
+    @property
+    def flagged(self) -> Tensor:
+        """Which data are left out of the means, ``(N,)``: no finite estimate, or too many divergent trajectories."""
+        return ~self.per_datum.isfinite() | (self.diverged > DIVERGED)
+
+    @property
+    def mean(self) -> float:
+        """Mean over the data that are not flagged."""
+        return self.per_datum[~self.flagged].mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Monte Carlo standard error of the mean: what another seed would change."""
+        errors = self.standard_errors[~self.flagged]
+        return (errors.square().sum().sqrt() / len(errors)).item() if len(errors) else math.nan
+
+    @property
+    def data_standard_error(self) -> float:
+        """Standard error of the mean over data: what another test set would change."""
+        return standard_error_of_mean(self.per_datum[~self.flagged])
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers of ``str(self)``, for a file."""
+        return {
+            "ais_nats": self.mean,
+            "standard_error": self.standard_error,
+            "data_standard_error": self.data_standard_error,
+            "num_temperatures": self.num_temperatures,
+            "num_chains": self.num_chains,
+            "num_leapfrog": self.num_leapfrog,
+            "schedule": self.schedule,
+            "start": self.start,
+            "acceptance": self.acceptance[~self.flagged].mean().item(),
+            "median_ess": self.ess[~self.flagged].median().item() if not self.flagged.all() else math.nan,
+            "num_data": len(self.diverged),
+            "num_flagged": int(self.flagged.sum()),
+            "num_unresolved": int(self.unresolved.sum()),
+            "bound": self.bound,
+        }
+
+    def __str__(self) -> str:
+        kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
+        errors = f"Monte Carlo s.e. {rounded_error(self.standard_error)}, data s.e. "
+        errors += rounded_error(self.data_standard_error)
+        size = f"{count(self.num_chains, 'chain')} x {count(self.num_temperatures, 'temperature')}"
+        text = (
+            f"{kind} {self.mean:.2f} nats/{self.unit} (AIS from the {self.start}: {size}; {errors}; "
+            f"{acceptance_and_data(self.acceptance, self.flagged, self.unit)})"
+        )
+        return f"{text}; {UNRESOLVED}" if self.unresolved.any() else text
+
+
+def acceptance_and_data(acceptance: Tensor, flagged: Tensor, unit: str) -> str:
+    """Say which share of the proposals was accepted, and how many data a mean is over."""
+    share = acceptance[~flagged].mean().item()
+    parts = [] if math.isnan(share) else [f"acceptance {share:.2f}"]
+    parts.append(count(len(flagged), unit))
+    if flagged.any():
+        parts[-1] += f", {int(flagged.sum())} flagged and left out"
+    return "; ".join(parts)
+
+
+def ais(
+    model: Program,
+    x: Any,
+    *,
+    guide: Program | None = None,
+    num_temperatures: int = 1000,
+    num_chains: int = 16,
+    num_leapfrog: int = 10,
+    schedule: str = "sigmoid",
+    step_size: float = 0.1,
+    step_size_bounds: tuple[float, float] = (1e-4, 0.5),
+    burn_in: int = 100,
+    plate: str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    out: str | Path | None = None,
+    max_rows: int | None = None,
+    compile: str = "auto",
+) -> AIS:
+    r"""Log p(x) of each datum by annealed importance sampling, from the prior or a guide to the posterior.
+
+    .. math::
+        \log \hat p(x) = \log \frac{1}{C} \sum_{c=1}^C w_c, \qquad
+        \log w = \sum_{t=1}^T (b_t - b_{t-1}) \log \frac{p(x, u_{t-1})}{q_0(u_{t-1})}
+
+    in unconstrained coordinates u (:class:`pyro_vae.programs.joint.Joint`). u_0 is drawn from q_0, the prior or the
+    guide; u_t follows from u_{t-1} by one transition of Hamiltonian Monte Carlo that leaves q_0^{1 - b_t} p(x, .)^{b_t}
+    invariant. The mean of w is p(x) for any number of temperatures, so that log p^(x) is a lower bound on log p(x) in
+    expectation, tight where there are many.
+
+    **Step sizes** are each chain's and datum's own. A pilot, with draws of its own, anneals as many chains in
+    ``burn_in`` transitions, moves the logarithm of each step size by 0.2 (acceptance - 0.65) after each, and notes it.
+    The run that is weighed takes at b_t what the pilot had come to at the same part of the schedule, and adapts
+    nothing: its kernels depend on the pilot alone, which is independent of it, and so the mean of w is p(x) exactly.
+    Each transition takes a share of its step size, drawn anew from 0.4 to 1: trajectories of one length would come back
+    to where they started in some directions.
+
+    **Divergent trajectories**, whose energy error is not finite or above 1000 nats, are rejected and counted. A datum
+    with more than 5 % of them, or with a weight that is NaN or infinite, is flagged and left out of the means. A weight
+    is NaN where roundings may move log p(x, u) at the chain's end by more than 0.1 nats (:attr:`AIS.unresolved`).
+
+    **Cost**: (num_temperatures - 1 + burn_in) x num_leapfrog x num_chains decoder passes, forward and backward, for
+    each image: 176 000 by default. Doubling the temperatures halves what is missing to log p(x), roughly.
+
+    Chains x data are worked on ``max_rows`` at a time: besides the result, memory grows neither with N nor with chains
+    or temperatures. Modules run in evaluation mode and come back as they were.
+
+    Args:
+        model: p(x, z), any Pyro program with one vectorized batch plate and continuous latent sites.
+        x: data ``(N, ...)``, or a tuple of all positional arguments, of which tensors of length N are cut along
+            their first dim. On any device; the parameters' is used.
+        guide: q(z | x) to start from, which must have a density for any z; None starts from the prior.
+        num_temperatures: T; 1 is importance sampling from q_0.
+        num_chains: C; of a single one the standard errors are unknown.
+        num_leapfrog: leapfrog steps of a transition.
+        schedule: "sigmoid", with its smallest steps at both ends, or "linear".
+        step_size: where the pilot starts.
+        step_size_bounds: between which it moves.
+        burn_in: the pilot's transitions; 0 for none, and ``step_size`` throughout.
+        plate: the batch plate's name, needed only where several would do.
+        seed: of the chains; None draws it from the global generator.
+        progress: show a bar; None shows it on a terminal only.
+        out: a file that finished pieces are written to; called again with equal arguments, what is finished is taken
+            from there. The result does not depend on whether it was interrupted, on the same machine and threads.
+        max_rows: chains x data of one evaluation, at most; None for a cacheful. Another number is another result.
+        compile: how log-densities and slopes are computed: "off", "trace", "inductor" or "auto", as for
+            :func:`pyro_vae.log_likelihood`; "auto" decides before the first piece. The levels differ in rounding, which
+            chains amplify: a seed gives each of them other numbers.
+
+    Returns:
+        :class:`AIS`; ``print`` it for one line.
+
+    Raises:
+        ValueError: a number is too small; there is no such schedule or level; x is empty or not finite; a latent site
+            is discrete; or the guide has no density for a z that it did not draw (flows without an inverse, auxiliary
+            variables).
+        PairError: the model has no batch plate, or does not fit the guide.
+        SupportError: x lies outside the likelihood's support.
+        NonFiniteError: Pyro's validation finds a NaN among the first data; the message names the site. One that it does
+            not see, or that comes later, flags its datum.
+        OutOfMemoryError: ``max_rows`` is too large.
+        RunError: ``out`` is of other settings, other data or other parameters, or damaged.
+        CheckpointError: ``out`` could not be written.
+
+    References:
+        R. Neal (2001), *Annealed importance sampling*, arXiv physics/9803008.
+        Y. Wu, Y. Burda, R. Salakhutdinov, R. Grosse (2017), *On the quantitative analysis of decoder-based generative
+        models*, arXiv 1611.04273.
+
+    >>> import torch
+    >>> from pyro_vae.models import LinearGaussian
+    >>> found = ais(LinearGaussian(x_dim=4, latent_dim=2), torch.zeros(7, 4), num_temperatures=3, num_chains=5)
+    >>> found.per_datum.shape, found.log_weights.shape
+    (torch.Size([7]), torch.Size([5, 7]))
+    """
+    annealing = Annealing(num_temperatures, num_chains, num_leapfrog, schedule, step_size, step_size_bounds, burn_in)
+    annealer = Annealer("ais", model, guide, x, annealing, plate, max_rows, compile)
+    found, _ = annealer.run(seed, progress, out)
+    return AIS(
+        found["log_weight"],
+        found["acceptance"].mean(0),
+        found["diverged"].mean(0),
+        num_temperatures,
+        num_leapfrog,
+        schedule,
+        annealer.path.start,
+        annealer.path.joint.normalized,
+        annealer.unit,
+        annealer.path.joint.caveat or SOFT_TARGETS,
+        found["lost"].bool().any(0),
+    )

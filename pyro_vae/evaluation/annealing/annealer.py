@@ -1,0 +1,232 @@
+"""All data annealed, a piece at a time: what annealed importance sampling and its check in reverse share."""
+
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path as FilePath
+from time import perf_counter
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae.errors import OutOfMemoryError
+from pyro_vae.evaluation.annealing.chains import Annealed, Annealing
+from pyro_vae.evaluation.annealing.density_path import Path
+from pyro_vae.evaluation.annealing.hmc import At
+from pyro_vae.evaluation.annealing.pieces import Piece, Pieces, Record, fingerprint
+from pyro_vae.evaluation.over_data.rows import HEAD, Rows
+from pyro_vae.evaluation.over_data.stream import ROWS, VALUES
+from pyro_vae.graphs.capture import in_one_line, unlike
+from pyro_vae.graphs.levels import TermDraws, check_level
+from pyro_vae.programs.modules import in_mode
+from pyro_vae.programs.support import check_support
+from pyro_vae.protocols import Program
+from pyro_vae.runtime.checks import check_count, check_seed
+from pyro_vae.runtime.memory import is_out_of_memory, keep_freed_memory
+from pyro_vae.runtime.precision import MOST_ROUNDING
+from pyro_vae.runtime.random_state import unmoved_generators
+
+FORWARD = ("log_weight", "acceptance", "diverged", "lost")
+REVERSE = ("reverse_log_weight", "reverse_acceptance", "reverse_diverged", "reverse_lost")
+
+TRIALS = 3
+"""Evaluations by which "auto" learns the pace, of which the fastest counts; there are two such trials."""
+
+
+class Annealer:
+    """Anneals chains of all data of a model.
+
+    Args:
+        who: the caller, for messages.
+        model: p(x, z).
+        guide: what chains start from; None for the prior.
+        x: data, or a tuple of all arguments, of which tensors as long as the first are cut into blocks.
+        annealing: how.
+        plate: the batch plate's name, where several would do.
+        max_rows: chains times data of one evaluation, at most; None for a cacheful.
+        compile: at which level, one of :data:`pyro_vae.graphs.levels.LEVELS`.
+        simulated: anneal data drawn from the model, of x's shape, and in reverse too, from the coordinates that they
+            were drawn with.
+    """
+
+    def __init__(
+        self, who: str, model: Program, guide: Program | None, x: Any, annealing: Annealing, plate: str | None,
+        max_rows: int | None, compile: str, simulated: bool = False,
+    ) -> None:  # fmt: skip
+        annealing.check(who)
+        check_level(who, compile)
+        if max_rows is not None:
+            check_count(who, "max_rows", max_rows)
+        self._who, self._annealing, self._level, self._simulated = who, annealing, compile, simulated
+        self._rows = Rows(who, x, model, guide, plate)
+        self._modules, self.size, self.unit = self._rows.modules, self._rows.size, self._rows.unit
+        self._make_path = partial(Path, who, model, guide, plate=plate)
+        with in_mode(self._modules, training=False):
+            head = self._head()
+            if len(head) == 1 and not simulated:
+                check_support(model, self._rows.take(slice(None))[0], head[0])
+            self.path = self._path_of(head)
+            self._rows.check_masks(*self.path.masked_parts)
+        rows = max_rows or min(ROWS, max(1, VALUES // max(1, self.path.joint.outputs)))
+        self._pieces = Pieces(annealing.num_chains, self.size, rows, self._rows.why_whole is not None)
+
+    def run(
+        self, seed: int | None, progress: bool | None, out: str | FilePath | None
+    ) -> tuple[Mapping[str, Tensor], Tensor]:
+        """Anneal what is not finished yet.
+
+        Returns:
+            The numbers by name, each ``(num_chains, N)``, float64; and the data.
+        """
+        if seed is not None:
+            check_seed(self._who, seed)
+        keep_freed_memory()
+        shape = (self._annealing.num_chains, self.size)
+        record = Record(
+            self._who, out, self._settings(), seed, FORWARD + REVERSE * self._simulated, shape, len(self._pieces)
+        )
+        with ExitStack() as stack:
+            stack.enter_context(unmoved_generators())
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(in_mode(self._modules, training=False))
+            stack.enter_context(pyro.validation_enabled(False))
+            try:
+                exact = self._simulate(record.piece_seed(-1)) if self._simulated else None
+                if not record.done.all():
+                    self._run(record, exact, progress)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                rows = self._pieces.chains * self._pieces.width
+                raise OutOfMemoryError(
+                    f"{self._who}: out of memory with {rows} rows (chains x data) an evaluation. Pass a smaller "
+                    f"max_rows. It said: {in_one_line(error)}"
+                ) from error
+        return record.values, self._rows.args[0]
+
+    def _run(self, record: Record, exact: Tensor | None, progress: bool | None) -> None:
+        draws = self._draws(record)
+        record.level = draws.level
+        annealing = self._annealing
+        each = annealing.num_pilot_transitions + annealing.num_transitions * (1 + self._simulated)
+        bar = tqdm(
+            total=each * len(record.done),
+            initial=each * int(record.done.sum()),
+            unit=" transitions",
+            desc=self._who,
+            disable=None if progress is None else not progress,
+            dynamic_ncols=True,
+        )
+        with bar:
+            for piece in self._pieces:
+                if not record.done[piece.index]:
+                    torch.manual_seed(record.piece_seed(piece.index))
+                    record.put(piece, self._anneal(draws, piece, exact, bar))
+                    bar.refresh()
+
+    def _anneal(self, draws: TermDraws, piece: Piece, exact: Tensor | None, bar: "tqdm[Any]") -> dict[str, Tensor]:
+        block = self._block(piece.first, self._pieces.width)
+        at: At = draws.on(*block)
+        chains, counted = self._pieces.chains, self.path.joint.counted(block)
+
+        def held(u: Tensor) -> tuple[At, Tensor]:
+            return (at if counted is None else _held(at, counted, u)), u
+
+        # The pilot has draws of its own: what it finds is independent of the chains that count.
+        sizes = self._annealing.step_sizes(*held(self.path.draw(block, chains)), bar.update)
+        runs = [self._annealing.run(*held(self.path.draw(block, chains)), sizes, bar.update)]
+        if exact is not None:
+            u = exact[:, piece.first : piece.first + self._pieces.width].to(self._rows.device)
+            runs.append(self._annealing.run(*held(u.repeat(chains, 1, 1)), sizes, bar.update, reverse=True))
+        numbers = [number for run in runs for number in self._numbers(block, run)]
+        return dict(zip(FORWARD + REVERSE * (exact is not None), numbers, strict=True))
+
+    def _numbers(self, block: tuple[Any, ...], run: Annealed) -> list[Tensor]:
+        """Return what :data:`FORWARD` names; weights are NaN where log p(x, u) at the chain's end is lost.
+
+        That is where roundings may move it by more than 0.1 nats.
+        """
+        lost = (self.path.joint.rounding(block, run.u) > MOST_ROUNDING).to(run.log_weight.device)
+        return [run.log_weight.masked_fill(lost, math.nan), run.acceptance, run.diverged, lost]
+
+    def _draws(self, record: Record) -> TermDraws:
+        """Return how log-densities and slopes are evaluated: as before, where some pieces are finished.
+
+        The level is settled before the first piece: it changes roundings, and with them the chains' paths.
+        """
+        width, chains = self._pieces.width, self._pieces.chains
+        block, last = self._block(0, width), self._block(self.size - width, width)
+        other = tuple(unlike(arg) if isinstance(arg, Tensor) and arg.ndim else arg for arg in last)
+        blocks = [(*args, self.path.draw(args, chains)) for args in (block, other)]
+        annealing = self._annealing
+        transitions = annealing.num_pilot_transitions + annealing.num_transitions * (1 + self._simulated)
+        calls = len(self._pieces) * (transitions * annealing.num_leapfrog + 2)
+        draws = TermDraws(
+            self._who, lambda *values: self.path.at(values[:-1], values[-1]), blocks, self._modules,
+            record.level or self._level, calls, self.path.vectorizes, varying=1,
+        )  # fmt: skip
+        at, u = draws.on(*block), blocks[0][-1]
+        for _ in range(2 if self._level == "auto" and record.level is None else 0):
+            took = []
+            for _ in range(TRIALS):
+                begin = perf_counter()
+                # Reading a number waits for a device that works on its own.
+                at(u)[0].sum().item()
+                took.append(perf_counter() - begin)
+            draws.spent(min(took), calls)
+        return draws
+
+    def _simulate(self, seed: int) -> Tensor:
+        """Put data drawn from the model in the place of x, and return their exact coordinates ``(1, N, dim)``."""
+        torch.manual_seed(seed)
+        rows = self._pieces.chains * self._pieces.width
+        data, found = [], []
+        for start in range(0, self.size, rows):
+            args, u = self.path.joint.simulate(self._block(start, min(rows, self.size - start)))
+            data.append(args[0].to(self._rows.args[0].device))
+            found.append(u.cpu())
+        self._rows.args = (torch.cat(data), *self._rows.args[1:])
+        # The sizes of log-densities are those of these data.
+        self.path = self._path_of(self._head())
+        return torch.cat(found, 1)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "what": self._who,
+            **asdict(self._annealing),
+            "step_size_bounds": list(self._annealing.step_size_bounds),
+            "start": self.path.start,
+            "rows": [self._pieces.chains, self._pieces.width],
+            "compile": self._level,
+            "numbers": list(FORWARD),
+            **fingerprint(self._rows.args, self._modules),
+        }
+
+    def _path_of(self, head: tuple[Any, ...]) -> Path:
+        """Make the path with the first data, and have it look at those that are far from them."""
+        path = self._make_path(head)
+        self._rows.widen(slice(0, len(head[0])), path)
+        return path
+
+    def _head(self) -> tuple[Any, ...]:
+        """Return the first data, or all of them for programs that take no other number."""
+        return self._block(0, self.size if self._rows.why_whole is not None else min(self.size, HEAD))
+
+    def _block(self, start: int, width: int) -> tuple[Any, ...]:
+        """Return the arguments with ``width`` data from ``start`` on, on the parameters' device."""
+        return self._rows.take(slice(start, start + width))
+
+
+def _held(at: At, counted: Tensor, start: Tensor) -> At:
+    """Return log-densities that masked coordinates stay out of: they are read where they start, whatever u says."""
+
+    def held(u: Tensor) -> list[Tensor]:
+        base, ratio, *slopes = at(torch.where(counted, u, start))
+        return [base, ratio, *(torch.where(counted, slope, torch.zeros_like(slope)) for slope in slopes)]
+
+    return held

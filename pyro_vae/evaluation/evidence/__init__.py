@@ -1,0 +1,1 @@
+"""Lower bounds on log p(x) from importance weights."""

@@ -1,0 +1,290 @@
+"""The importance-weighted log-likelihood, with what is needed to doubt it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation.bits_per_dim import BitsPerDim
+from pyro_vae.evaluation.data_error import standard_error_of_mean
+from pyro_vae.evaluation.evidence.adaptive import weigh_to_target
+from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES, khat_in_words, khat_threshold, share_above
+from pyro_vae.evaluation.evidence.weight_sums import WeightSums
+from pyro_vae.evaluation.over_data.stream import Stream
+from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.protocols import Program
+from pyro_vae.runtime.checks import is_positive
+from pyro_vae.runtime.precision import UNRESOLVED
+from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.wording import count, rounded_error
+
+
+@dataclass(frozen=True, eq=False)
+class LogLikelihood:
+    """What :func:`log_likelihood` returns; everything in nats, float64, on the CPU."""
+
+    per_datum: Tensor = field(repr=False)
+    """log p^(x), ``(N,)``: the log of the mean weight, a lower bound on log p(x) in expectation."""
+    standard_errors: Tensor = field(repr=False)
+    """Monte Carlo standard error of each, ``(N,)``, to first order (delta method); NaN for one sample."""
+    ess: Tensor = field(repr=False)
+    """Effective sample size (sum w)^2 / sum w^2 of each, ``(N,)``."""
+    pareto_k: Tensor = field(repr=False)
+    """Pareto k-hat of each, ``(N,)``: above :attr:`khat_thresholds` the estimate and its error are not dependable.
+
+    -inf where the weights are as good as equal; NaN where nothing is known, as
+    :func:`pyro_vae.evaluation.evidence.pareto.pareto_k` says.
+    """
+    num_samples: int
+    """K; under a target the budget, the most that a datum may take."""
+    bound: bool = True
+    """False where the numbers are no lower bound on a log-likelihood: see :attr:`caveat`."""
+    unit: str = "datum"
+    num_dims: int | None = None
+    """Elements of a datum, where x is discrete with more than two values; else None."""
+    target_se: float | None = None
+    """The Monte Carlo standard error that each datum was to have; None where K was fixed."""
+    num_deciding: int = 0
+    """Samples of each datum that chose its K under a target, and are not in its estimate."""
+    chosen_samples: Tensor | None = field(default=None, repr=False)
+    """K of each under a target, ``(N,)``, integers; else None."""
+    caveat: str = SOFT_TARGETS
+    """Why there is no bound, where there is none."""
+    lost: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have weights that roundings may move by more than 0.1 nats, ``(N,)``, whatever K is."""
+
+    @property
+    def samples_per_datum(self) -> Tensor:
+        """K of each: how many samples its estimate is made of, ``(N,)``, integers."""
+        return (
+            torch.full((len(self.per_datum),), self.num_samples) if self.chosen_samples is None else self.chosen_samples
+        )
+
+    @property
+    def reached(self) -> Tensor:
+        """Which data have a standard error of at most :attr:`target_se`, ``(N,)``."""
+        return self.standard_errors <= (math.inf if self.target_se is None else self.target_se)
+
+    @property
+    def bias(self) -> Tensor:
+        """Expected log p^(x) - log p(x), about -Var / 2K = -standard_error^2 / 2, ``(N,)``; larger where flagged."""
+        return -self.standard_errors.square() / 2
+
+    @property
+    def mean(self) -> float:
+        """Mean over the data."""
+        return self.per_datum.mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Monte Carlo standard error of the mean: what another seed would change."""
+        return (self.standard_errors.square().sum().sqrt() / len(self.per_datum)).item()
+
+    @property
+    def data_standard_error(self) -> float:
+        """Standard error of the mean over data: what another test set would change."""
+        return standard_error_of_mean(self.per_datum)
+
+    @property
+    def khat_threshold(self) -> float:
+        """min(1 - 1 / log10 K, 0.7), of the K that a datum has at most."""
+        return khat_threshold(self.num_samples)
+
+    @property
+    def khat_thresholds(self) -> Tensor:
+        """min(1 - 1 / log10 K, 0.7) for the K of each, ``(N,)``."""
+        return torch.tensor([khat_threshold(k) for k in self.samples_per_datum.tolist()], dtype=torch.float64)
+
+    @property
+    def flagged(self) -> Tensor:
+        """Which data have a k-hat above the threshold, or none, or no weight above 0, ``(N,)``.
+
+        With fewer than 26 samples no datum has a k-hat, and that alone flags none; roundings above 0.1 nats do.
+        """
+        return (self.pareto_k > self.khat_thresholds) | self.unresolved | self.without_mass
+
+    @property
+    def without_mass(self) -> Tensor:
+        """Which data have no weight above 0, so that log p^(x) is -inf, ``(N,)``."""
+        return self.per_datum == -math.inf
+
+    @property
+    def unresolved(self) -> Tensor:
+        """Which data have weights that are lost in rounding, or differ by no more than roundings may, ``(N,)``."""
+        unknown = self.pareto_k.isnan() & ~self.without_mass & (self.samples_per_datum >= MIN_SAMPLES)
+        return unknown | self.lost if len(self.lost) else unknown
+
+    @property
+    def bits_per_dim(self) -> BitsPerDim | None:
+        """Minus the mean in bits for each element, where x is discrete with more than two values; else None."""
+        return BitsPerDim.of_nats(self.mean, self.standard_error, self.data_standard_error, self.num_dims)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers of ``str(self)``, for a file."""
+        return {
+            "log_likelihood_nats": self.mean,
+            "standard_error": self.standard_error,
+            "data_standard_error": self.data_standard_error,
+            "num_samples": self.num_samples,
+            "num_data": len(self.per_datum),
+            "khat_threshold": self.khat_threshold,
+            "share_above_threshold": self._share_above,
+            "num_unresolved": int(self.unresolved.sum()),
+            "num_without_mass": int(self.without_mass.sum()),
+            "median_ess": self.ess.median().item(),
+            "bound": self.bound,
+            **self._summary_of_target(),
+            **(self.bits_per_dim.summary() if self.bits_per_dim else {}),
+        }
+
+    @property
+    def _share_above(self) -> float | None:
+        """Of the data that have a k-hat, the share above the threshold; None where none has."""
+        return share_above(self.pareto_k, self.khat_thresholds)
+
+    def _summary_of_target(self) -> dict[str, Any]:
+        if self.target_se is None:
+            return {}
+        samples = self.samples_per_datum.double()
+        return {
+            "target_se": self.target_se,
+            "share_reached": self.reached.double().mean().item(),
+            "least_samples": int(samples.min()),
+            "most_samples": int(samples.max()),
+            "mean_samples": samples.mean().item(),
+            "num_deciding": self.num_deciding,
+            "bias": self.bias.mean().item(),
+        }
+
+    def __str__(self) -> str:
+        n = len(self.per_datum)
+        if self.num_samples < MIN_SAMPLES:
+            khat = f"k-hat needs K >= {MIN_SAMPLES}; {count(n, self.unit)}"
+        else:
+            threshold = f"{self.khat_threshold:.2f}" if self.target_se is None else "its threshold"
+            khat = khat_in_words(self.pareto_k, self.khat_thresholds, threshold, self.unit)
+        kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
+        text = (
+            f"{kind} {self.mean:.2f} nats/{self.unit} (Monte Carlo s.e. {rounded_error(self.standard_error)}, "
+            f"data s.e. {rounded_error(self.data_standard_error)}; {self._samples()}; {khat})"
+        )
+        if self.bits_per_dim:
+            text += f"; {self.bits_per_dim}"
+        if self.unresolved.any():
+            text += f"; {UNRESOLVED}"
+        if self.without_mass.any():
+            text += f"; {int(self.without_mass.sum())} of {count(n, self.unit)} have no weight above 0: log p^ is -inf"
+        if (self._share_above or 0) > 0.5:
+            text += (
+                "; most weights have too heavy a tail: the bound is loose and its Monte Carlo error understated. "
+                "Use more samples or a better guide"
+            )
+        return text
+
+    def _samples(self) -> str:
+        if self.target_se is None:
+            return f"K = {self.num_samples}"
+        samples = self.samples_per_datum
+        deciding = f" after {self.num_deciding} that chose it" if self.num_deciding else ""
+        return (
+            f"K = {samples.min()} to {samples.max()}, {samples.double().mean():.0f} on average{deciding}; target s.e. "
+            f"{self.target_se:g} reached for {100 * self.reached.double().mean():.1f} %, bias about "
+            f"{self.bias.mean():.2g}"
+        )
+
+
+def log_likelihood(
+    model: Program,
+    guide: Program,
+    x: Any,
+    num_samples: int = 5000,
+    *,
+    target_se: float | None = None,
+    plate: str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    compile: str = "auto",
+) -> LogLikelihood:
+    r"""Importance-weighted log-likelihood of each datum.
+
+    .. math::
+        \log \hat p(x) = \log \frac{1}{K} \sum_{k=1}^K \frac{p(x, z_k)}{q(z_k | x)}, \qquad z_k \sim q(z | x)
+
+    Its expectation is below log p(x) and rises with K. Weights are drawn and forgotten a few thousand at a
+    time: memory grows neither with K nor with N. Modules run in evaluation mode and come back as they were.
+
+    With ``target_se`` each datum has a K of its own, which
+    :func:`pyro_vae.evaluation.evidence.adaptive.weigh_to_target` chooses from samples that do not enter its estimate:
+    stopping does not add to the bias, about -Var / 2K = -s.e.^2 / 2.
+
+    Args:
+        model: p(x, z), any Pyro program with one vectorized batch plate.
+        guide: q(z | x).
+        x: data ``(N, ...)``, or a tuple of all positional arguments, of which tensors of length N are cut along
+            their first dim. On any device; the parameters' is used.
+        num_samples: K; with ``target_se`` the budget, the most samples that are drawn for a datum.
+        target_se: Monte Carlo standard error in nats to bring each datum's estimate below, with as few samples as the
+            first few hundred call for, and all where their k-hat says that they do not tell. A datum can still miss it:
+            :attr:`LogLikelihood.reached`. None gives each datum ``num_samples``.
+        plate: the batch plate's name, needed only where several plates would do.
+        seed: of the samples; None draws from the global generator.
+        progress: show a bar; None shows it on a terminal only.
+        compile: how the weights are computed: "off" by Pyro; "trace" by a graph that is captured once, where there
+            are calls enough to repay that; "inductor" by that graph in native code, which takes seconds to compile
+            and a fifth or more off the rest; "auto" by the graph, and in native code where the first calls' pace
+            says that this pays, so that the level can differ from run to run. A seed gives the same noise at every
+            level, and numbers that differ by rounding only. What cannot be captured or compiled runs a level below,
+            and says so.
+
+    Returns:
+        :class:`LogLikelihood`; ``print`` it for one line.
+
+    Raises:
+        ValueError: ``num_samples`` is below 1, there is no such level, x is empty or not finite, or ``target_se`` is
+            not positive, or given where the batch plate draws a subsample of its own.
+        PairError: model and guide do not fit each other, or have no batch plate.
+        SupportError: x lies outside the likelihood's support.
+        NonFiniteError: a weight is NaN or +inf; the message names the site.
+        OutOfMemoryError: memory does not do for half of the rows a call that are tried first either.
+
+    References:
+        Y. Burda, R. Grosse, R. Salakhutdinov (2015), *Importance weighted autoencoders*, equation 8,
+        arXiv 1509.00519.
+        A. Vehtari et al. (2024), *Pareto smoothed importance sampling*, arXiv 1507.02646.
+    """
+    if target_se is not None and not is_positive(target_se):
+        raise ValueError(
+            f"log_likelihood: target_se must be a positive number of nats, such as 0.05, or None; got {target_se}."
+        )
+    stream = Stream("log_likelihood", model, guide, x, num_samples, plate, progress, compile)
+    if target_se is not None:
+        stream.refuse_whole("samples are added to some data only. With target_se=None none are")
+    if target_se is not None and stream.picks_rows:
+        raise ValueError(
+            f"log_likelihood: target_se must be None where the batch plate {stream.pair.plate.name!r} draws a "
+            f"subsample of its own, here of {stream.pair.plate.size} of {stream.size} data: samples cannot be added to "
+            "some data only. Give the plate no subsample_size, and cut x instead."
+        )
+    deciding = 0
+    with seeded(seed):
+        if target_se is None:
+            sums = WeightSums(stream, stream.size, num_samples, stream.rounding)
+        else:
+            sums, deciding = weigh_to_target(stream, target_se, num_samples)
+    return LogLikelihood(
+        sums.log_mean,
+        sums.standard_errors,
+        sums.ess,
+        sums.pareto_k,
+        num_samples,
+        stream.pair.normalized,
+        stream.unit,
+        stream.pair.discrete_dims,
+        target_se,
+        deciding,
+        None if target_se is None else sums.num_samples,
+        stream.caveat,
+        sums.lost,
+    )

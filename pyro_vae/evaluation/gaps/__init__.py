@@ -1,0 +1,1 @@
+"""What family and encoder of a guide cost, datum by datum."""

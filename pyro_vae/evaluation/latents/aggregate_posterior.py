@@ -1,0 +1,185 @@
+r"""The aggregate posterior q(z) = 1/N sum_n q(z | x_n) of N data: the finite mixture, scored at any z."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import Independent, Normal
+
+from pyro_vae.evaluation.over_data.latent_draws import LatentDraws, plates_of
+from pyro_vae.graphs.capture import in_one_line
+from pyro_vae.programs.layouts import OuterPlate
+from pyro_vae.programs.modules import in_mode, local_params
+from pyro_vae.programs.particles import Particles, Site, samples
+from pyro_vae.programs.values import FixedValues
+
+COMPONENTS = 256
+"""Posteriors that a block of the mixture holds."""
+
+LATENTS = 2_000_000
+"""Numbers of z scored at once: draws times posteriors times units."""
+
+PAIRS = 250_000
+"""Draws times Gaussian posteriors at once, 2 MB of densities."""
+
+ROWS = 20_000
+"""Rows of a guide that is run again at other values, whose networks are wider than z."""
+
+PRECISION = 1e-8
+"""Nats that the squares of a Gaussian's exponent, taken apart for a matrix product, may lose to cancellation."""
+
+LOG_2_PI = math.log(2 * math.pi)
+
+Values = Mapping[str, Tensor]
+
+Score = Callable[[Values], Tensor]
+"""From values ``(draws, *rest)`` of each site to log q(z | x) ``(draws, components)``."""
+
+
+class ForeignDensityError(ValueError):
+    """The guide cannot score a z that it did not draw; the message says why."""
+
+
+def log_aggregate(draws: LatentDraws, values: Values, members: Tensor, there: Tensor | None = None) -> Tensor:
+    r"""Return log q(z) of every draw, ``(num_samples, N)``, in float64.
+
+    .. math:: \log q(z) = \log \sum_{m \in M} q(z | x_m) - \log |M|
+
+    N^2 densities for each sample, of which a block is held at a time. A guide with one latent site is run once on each
+    block, and the law at that site scores all draws; one with several is run again at the draws' values.
+
+    Args:
+        draws: the pair and its data.
+        values: of each latent site, ``(num_samples, N, *rest)``.
+        members: which data are in M, ``(N,)``.
+        there: which elements of z are not masked, ``(N, units)``; None where all are there. What all of M mask is no
+            variable of any.
+
+    Raises:
+        ForeignDensityError: the guide has variables of its own beside z, gives another density when it is run again,
+            or cannot score foreign values; or the data mask different elements of z.
+    """
+    if there is not None and (there[members] != there[members][:1]).any():
+        raise ForeignDensityError(
+            "the data mask different latent elements, so that their posteriors are laws of different variables, of "
+            "which there is no mixture. Give the data that share a mask by themselves"
+        )
+    flat = {name: value.flatten(0, 1) for name, value in values.items()}
+    count = len(next(iter(flat.values())))
+    total = torch.full((count,), -torch.inf, dtype=torch.float64)
+    with (
+        torch.no_grad(),
+        in_mode(draws.modules, training=False),
+        pyro.validation_enabled(False),
+        draws.bar(draws.size, " posteriors") as bar,
+    ):
+        width = draws.size if draws.takes_all else COMPONENTS
+        for start in range(0, draws.size, width):
+            stop = min(start + width, draws.size)
+            chosen = members[start:stop]
+            score, pairs = _scorer(draws, draws.block(start, stop), flat, there is not None)
+            step = max(1, pairs // (stop - start))
+            for first in range(0, count if chosen.any() else 0, step):
+                rows = slice(first, first + step)
+                log_q = _scored(score, {name: value[rows] for name, value in flat.items()})
+                if not chosen.all():
+                    log_q = log_q[:, chosen.to(log_q.device)]
+                total[rows] = torch.logaddexp(total[rows], log_q.logsumexp(1).cpu())
+            bar.update(stop - start)
+    return (total - members.sum().double().log()).unflatten(0, next(iter(values.values())).shape[:2])
+
+
+def _scored(score: Score, values: Values) -> Tensor:
+    try:
+        return score(values).double()
+    except (ValueError, NotImplementedError) as error:
+        raise ForeignDensityError(in_one_line(error)) from error
+
+
+def _scorer(draws: LatentDraws, block: tuple[Any, ...], values: Values, masked: bool) -> tuple[Score, int]:
+    """Return what scores values under the posteriors of a block, and at how many pairs of the two at once."""
+    with local_params(draws.model, draws.guide):
+        trace = poutine.trace(draws.guide).get_trace(*block)
+    latent = _latent_sites(trace)
+    size = _run(draws, trace).shape[1]
+    if masked or len(latent) > 1 or latent[0]["fn"].batch_shape != (size,):
+        if not draws.pair.guide_repeats:
+            raise ForeignDensityError("the guide, run again at the values it drew, gives them another density")
+        return lambda chosen: _rerun(draws, block, latent, chosen), ROWS
+    name, fn = latent[0]["name"], latent[0]["fn"]
+    if _separates(fn, values[name]):
+        gaussian = _gaussian(fn.base_dist)
+        return lambda chosen: gaussian(chosen[name]), PAIRS
+
+    def direct(chosen: Values) -> Tensor:
+        value = chosen[name].to(latent[0]["value"].device)
+        return fn.log_prob(value.unsqueeze(1).expand(-1, size, *fn.event_shape))
+
+    return direct, LATENTS // max(1, fn.event_shape.numel())
+
+
+def _latent_sites(trace: poutine.Trace) -> list[Site]:
+    """Return the guide's sites, all of them latent sites of the model."""
+    found = list(samples(trace))
+    own = [site["name"] for site in found if site["is_observed"] or site["infer"].get("is_auxiliary")]
+    if own:
+        raise ForeignDensityError(
+            f"the guide has sites of its own ({', '.join(own)}), and q(z | x) is an integral over them"
+        )
+    return found
+
+
+def _rerun(draws: LatentDraws, block: tuple[Any, ...], latent: list[Site], values: Values) -> Tensor:
+    """Run the guide at each draw's values, the same ones for all data of a block."""
+    found, layout = [], draws.pair.layout
+    for chunk, count in layout.chunks(len(next(iter(values.values())))):
+        chosen = {site["name"]: _spread(draws, site, values[site["name"]][chunk]) for site in latent}
+        run = draws.pair.run_alone(draws.guide, block, count, FixedValues(chosen, layout))
+        sites = list(samples(run.guide_trace))
+        found.append(run.log_prob(sites, [1.0 for _ in sites]))
+    return torch.cat(found)
+
+
+def _spread(draws: LatentDraws, site: Site, value: Tensor) -> Tensor:
+    """Return values ``(draws, *rest)`` of a site as a run with a plate of draws has them, the same for all data."""
+    fn, pair, plates = site["fn"], draws.pair, plates_of(site)
+    batch = range(-len(fn.batch_shape), 0)
+    same = [fn.batch_shape[dim] if dim in plates and dim != pair.plate.dim else 1 for dim in batch]
+    value = value.to(site["value"]).reshape(len(value), *same, *fn.event_shape)
+    value = value.expand(-1, *fn.batch_shape, *fn.event_shape)
+    # Between the draws and the site's own plates, the plates of other sites.
+    gap = (1,) * (-pair.particle_dim - 1 - len(fn.batch_shape)) if isinstance(pair.layout, OuterPlate) else ()
+    return value.reshape(len(value), *gap, *fn.batch_shape, *fn.event_shape)
+
+
+def _run(draws: LatentDraws, trace: poutine.Trace) -> Particles:
+    return Particles(trace, trace, trace, draws.pair.plate, draws.pair.particle_dim, wide=draws.pair.wide)
+
+
+def _separates(fn: Any, value: Tensor) -> bool:
+    """Whether the law is a diagonal Gaussian whose exponent can be taken apart without loss."""
+    if not (isinstance(fn, Independent) and isinstance(fn.base_dist, Normal) and fn.base_dist.loc.ndim == 2):
+        return False
+    base = fn.base_dist
+    reach = max(part.double().abs().nan_to_num(0, 0).amax().item() for part in (value, base.loc))
+    narrowest = base.scale.double().nan_to_num(1).amin().item()
+    lost = base.loc.shape[-1] * torch.finfo(torch.float64).eps * reach**2
+    return lost < PRECISION * narrowest**2
+
+
+def _gaussian(base: Normal) -> Callable[[Tensor], Tensor]:
+    """Return log q of draws under all posteriors by one matrix product: -(z - m)^2 / 2 s^2, taken apart."""
+    loc, scale = base.loc.double(), base.scale.double()
+    precision = scale.square().reciprocal()
+    factors = torch.cat([loc * precision, -0.5 * precision], -1).mT
+    constant = -0.5 * (loc.square() * precision).sum(-1) - scale.log().sum(-1) - 0.5 * loc.shape[-1] * LOG_2_PI
+
+    def score(value: Tensor) -> Tensor:
+        z = value.to(loc.device).double()
+        return torch.addmm(constant, torch.cat([z, z.square()], -1), factors)
+
+    return score

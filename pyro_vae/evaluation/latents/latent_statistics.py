@@ -1,0 +1,329 @@
+"""What the latent space carries: active units, KL by unit, mutual information, and the rate-distortion point."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.errors import NonFiniteError
+from pyro_vae.evaluation.latents.active_units import ActiveUnits
+from pyro_vae.evaluation.latents.aggregate_posterior import ForeignDensityError, log_aggregate
+from pyro_vae.evaluation.latents.unit_kl import UnitKLError, unit_kl
+from pyro_vae.evaluation.monte_carlo_mean import MonteCarloMean
+from pyro_vae.evaluation.over_data.latent_draws import Draws, LatentDraws, by_datum
+from pyro_vae.evaluation.over_data.posterior_means import PosteriorMeans, mean_of_law
+from pyro_vae.programs.masks import element_mask
+from pyro_vae.programs.particles import Particles, Site
+from pyro_vae.protocols import Program
+from pyro_vae.runtime.checks import check_count, check_number
+from pyro_vae.runtime.precision import UNRESOLVED
+from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.wording import count
+
+COLLAPSED = 0.01
+"""Nats from the prior, on average over data, below which a unit says nothing of x."""
+
+
+@dataclass(frozen=True, eq=False)
+class LatentStatistics:
+    """What :func:`latent_statistics` returns; everything in nats, float64, on the CPU."""
+
+    rate: MonteCarloMean
+    """KL(q(z | x) || p(z)) of each datum."""
+    distortion: MonteCarloMean
+    """-E_q[log p(x | z)] of each datum."""
+    mutual_information: MonteCarloMean | None
+    """KL(q(z | x_n) || q(z)) of each datum, whose mean is I_q(x; z); None where :attr:`why_not` says why."""
+    marginal_kl: MonteCarloMean | None
+    """E_{q(z | x_n)}[log q(z) - log p(z)] of each datum, whose mean is KL(q(z) || p(z)); None likewise."""
+    active_units: ActiveUnits
+    """Var_x(E_q[z | x]) of each unit, and which are active."""
+    kl_per_unit: Tensor | None = field(repr=False)
+    """Mean KL of each unit over the data, ``(latent_dim,)``, which add up to the rate; None likewise. A datum without
+    the unit, as a mask hides it, counts as 0 there."""
+    kl_per_unit_errors: Tensor | None = field(repr=False)
+    """Monte Carlo standard error of each, ``(latent_dim,)``; 0 but for rounding where the KL is closed."""
+    flagged: Tensor = field(repr=False)
+    """Data with a NaN or infinite log-weight, ``(N,)``: in no mean, and no member of the aggregate posterior."""
+    units: tuple[str, ...] = field(repr=False)
+    """What the units are called: the site, and the number in it."""
+    why_not: dict[str, str] = field(repr=False)
+    """Why something is None, by its name."""
+    num_samples: int
+    unit: str = "datum"
+    shares: Tensor | None = field(default=None, repr=False)
+    """Share of the data that have each unit, ``(latent_dim,)``; None where no unit is masked."""
+    unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have log-weights that roundings may move by more than 0.1 nats, ``(N,)``: their terms are off by as
+    much, and no standard error says so."""
+
+    @property
+    def num_data(self) -> int:
+        """N, the data that are not flagged: log N is the most that the mutual information can be."""
+        return int((~self.flagged).sum())
+
+    @property
+    def collapsed(self) -> Tensor:
+        """Which units have collapsed onto the prior, ``(latent_dim,)``.
+
+        Their mean KL is below 0.01 nats, over the data that have them; where units have no KL of their own, they are
+        inactive, and the rate is below 0.01 nats for each of them. A unit that all data mask is none that could
+        collapse.
+        """
+        if self.kl_per_unit is None:
+            # At a larger rate some have not, and nobody knows which.
+            return self.active_units.inactive & (self.rate.mean < COLLAPSED * len(self.units))
+        return (self.kl_per_unit if self.shares is None else self.kl_per_unit / self.shares) < COLLAPSED
+
+    @property
+    def all_collapsed(self) -> bool:
+        """Whether all units have: z says nothing of x."""
+        return bool((self.collapsed if self.shares is None else self.collapsed | (self.shares == 0)).all())
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers of ``str(self)``, for a file."""
+        found: dict[str, Any] = {}
+        for name in ("rate", "distortion", "mutual_information", "marginal_kl"):
+            value = getattr(self, name)
+            found[f"{name}_nats"] = None if value is None else value.mean
+            found[f"{name}_standard_error"] = None if value is None else value.standard_error
+        return found | {
+            "rate_data_standard_error": self.rate.data_standard_error,
+            "distortion_data_standard_error": self.distortion.data_standard_error,
+            "active_units": self.active_units.count,
+            "collapsed_units": [name for name, gone in zip(self.units, self.collapsed, strict=True) if gone],
+            "all_collapsed": self.all_collapsed,
+            "kl_per_unit_nats": None if self.kl_per_unit is None else self.kl_per_unit.tolist(),
+            "latent_dim": len(self.units),
+            "num_samples": self.num_samples,
+            "num_data": self.num_data,
+            "flagged": int(self.flagged.sum()),
+            "num_unresolved": int(self.unresolved.sum()),
+            "why_not": dict(self.why_not),
+        }
+
+    def __str__(self) -> str:
+        text = f"rate {self.rate}"
+        if self.mutual_information is not None and self.marginal_kl is not None:
+            text += (
+                f" = mutual information {self.mutual_information} of at most log N = {math.log(self.num_data):.2f} "
+                f"+ marginal KL {self.marginal_kl}"
+            )
+        text += (
+            f", distortion {self.distortion} nats/{self.unit} ({count(self.num_data, self.unit)}, "
+            f"{count(self.num_samples, 'sample')} each); {self.active_units.in_words}, "
+        )
+        text += "all collapsed onto the prior" if self.all_collapsed else f"{int(self.collapsed.sum())} collapsed"
+        if self.flagged.any():
+            text += f"; {count(int(self.flagged.sum()), self.unit)} with a NaN or infinite weight left out"
+        for name, reason in self.why_not.items():
+            text += f"; no {name.replace('_', ' ')}: {reason}"
+        return f"{text}; {UNRESOLVED}" if self.unresolved.any() else text
+
+
+def latent_statistics(
+    model: Program,
+    guide: Program,
+    x: Any,
+    *,
+    num_samples: int = 10,
+    threshold: float = 0.01,
+    plate: str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> LatentStatistics:
+    r"""What z carries about x, and how far q is from the prior, by unit and in all.
+
+    With the aggregate posterior :math:`q(z) = \frac1N \sum_n q(z | x_n)`, the rate is two things:
+
+    .. math::
+        \frac1N \sum_n \mathrm{KL}(q(z | x_n) \| p(z)) = I_q(n; z) + \mathrm{KL}(q(z) \| p(z)), \qquad
+        I_q(n; z) = \frac1N \sum_n E_{q(z | x_n)} \Big[\log \frac{q(z | x_n)}{q(z)}\Big] \le \log N
+
+    q(z) is the mixture over exactly the N data given, scored in full. So both parts are plain Monte Carlo means over
+    z, unbiased, with standard errors that are exact in expectation. What is estimated is the information on *which of
+    these N* data z came from: near log N it is a matter of N, and a larger sample of the same data would show more.
+    The cost is N^2 ``num_samples`` densities, cheap for diagonal Gaussians (two matrix products) and not for flows
+    that are inverted dim by dim: give fewer data then.
+
+    A unit is one number of one latent site. Where q and p are products over units, each has a KL of its own (closed
+    where torch knows it, else sampled): its mean over x, and for several sites over the sites before it.
+
+    Args:
+        model: p(x, z), any Pyro program with one vectorized batch plate.
+        guide: q(z | x).
+        x: data ``(N, ...)``, or a tuple of all positional arguments, of which tensors of length N are cut along
+            their first dim.
+        num_samples: draws of z for each datum, at least 2.
+        threshold: of the variance of the posterior mean, above which a unit is active.
+        plate: the batch plate's name, needed only where several would do.
+        seed: of the samples; None draws from the global generator.
+        progress: show a bar; None shows it on a terminal only.
+
+    Returns:
+        :class:`LatentStatistics`; ``print`` it for one line. Mutual information and marginal KL are None where the
+        guide cannot score a z that it did not draw, or the data mask different elements of z; the KLs of units where q
+        or p is no product over them; ``why_not`` says so.
+
+    Raises:
+        ValueError: ``num_samples`` is below 2, x is empty or not finite, or the batch plate subsamples.
+        PairError: model and guide do not fit each other, or have no batch plate.
+        NonFiniteError: there is no datum with finite log-weights.
+
+    References:
+        M. Hoffman, M. Johnson (2016), *ELBO surgery: yet another way to carve up the variational evidence lower
+        bound*, NIPS workshop on advances in approximate Bayesian inference.
+        Y. Burda, R. Grosse, R. Salakhutdinov (2015), *Importance weighted autoencoders*, section 5, arXiv 1509.00519.
+        J. Lucas, G. Tucker, R. Grosse, M. Norouzi (2019), *Don't blame the ELBO! A linear VAE perspective on posterior
+        collapse*, arXiv 1911.02469: a unit is collapsed where its KL is below some nats for nearly all data, which by
+        Markov's inequality a small mean grants.
+        A. Alemi et al. (2018), *Fixing a broken ELBO*, arXiv 1711.00464.
+    """
+    check_number("latent_statistics", "threshold", threshold)
+    check_count("latent_statistics", "num_samples", num_samples, 2, ", for there to be a standard error")
+    with seeded(seed):
+        draws = LatentDraws("latent_statistics", model, guide, x, num_samples, plate, progress)
+        draws.pair.require_density(draws.who)
+        drawn, rounding = _Drawn(draws), draws.rounding
+        members = ~drawn.flagged
+        if not members.any():
+            raise NonFiniteError(
+                f"latent_statistics: a log-weight is NaN or infinite for each of the {draws.size} data."
+            )
+        why_not = {}
+        aggregate: Tensor | None = None
+        if drawn.repeats:
+            try:
+                aggregate = log_aggregate(draws, drawn.values, members, drawn.there)
+            except ForeignDensityError as reason:
+                why_not["mutual_information"] = why_not["marginal_kl"] = str(reason)
+        else:
+            why_not["mutual_information"] = why_not["marginal_kl"] = drawn.why_no_kl = (
+                "the guide, run again with the values it drew, gives them another density"
+            )
+    if drawn.why_no_kl is not None:
+        why_not["kl_per_unit"] = drawn.why_no_kl
+
+    def mean(values: Tensor) -> MonteCarloMean:
+        return MonteCarloMean.of_draws(torch.where(members, values, math.nan))
+
+    kl = kl_errors = None
+    if drawn.why_no_kl is None:
+        kl = drawn.kl[members].mean(0)
+        kl_errors = (drawn.kl_variance[members].sum(0) / num_samples).sqrt() / members.sum()
+    there = None if drawn.there is None else drawn.there[members]
+    means = PosteriorMeans(drawn.mean[members], drawn.noise[members], drawn.units, num_samples, there)
+    return LatentStatistics(
+        rate=mean(drawn.log_guide - drawn.log_prior),
+        distortion=mean(-drawn.reconstruction),
+        mutual_information=None if aggregate is None else mean(drawn.log_guide - aggregate),
+        marginal_kl=None if aggregate is None else mean(aggregate - drawn.log_prior),
+        active_units=ActiveUnits.of(means, threshold),
+        kl_per_unit=kl,
+        kl_per_unit_errors=kl_errors,
+        flagged=drawn.flagged,
+        units=drawn.units,
+        why_not=why_not,
+        num_samples=num_samples,
+        unit=draws.unit,
+        shares=None if there is None else there.double().mean(0),
+        unresolved=rounding.lost(drawn.weight.abs().amax(0), slice(None)) & members,
+    )
+
+
+class _Drawn:
+    """All draws of all data, and what the pair says of them."""
+
+    def __init__(self, draws: LatentDraws) -> None:
+        count, size = draws.num_samples, draws.size
+        self.reconstruction, self.log_prior, self.log_guide = torch.empty(3, count, size, dtype=torch.float64)
+        self.values: dict[str, Tensor] = {}
+        """Of each latent site of the model, in the guide's order, ``(num_samples, N, *rest)``."""
+        self.why_no_kl: str | None = None
+        try:
+            self.repeats = draws.pair.guide_repeats
+        except (ValueError, KeyError, NotImplementedError):
+            # Nor can it score the draws of other data, which is said in its place.
+            self.repeats = True
+        """Whether the guide's laws are the same in each run."""
+        self._closed_mean: Tensor | None = None
+        self.there: Tensor | None = None
+        """Which units of which data are not masked, ``(N, units)``; None where no latent site has a mask."""
+        for drawn in draws:
+            if not self.values:
+                self._make_room(draws, drawn.run)
+            self._keep(draws, drawn)
+        flat = torch.cat([value.reshape(count, size, -1).double() for value in self.values.values()], -1)
+        exact = self._closed_mean
+        self.mean = flat.mean(0) if exact is None else exact
+        if not self.repeats:
+            # Samples of one run share what is drawn beside them, so that their mean is not q's.
+            self.mean = torch.full_like(self.mean, math.nan)
+        self.noise = flat.var(0) / count if exact is None else torch.zeros_like(exact)
+        """E_q[z | x] of each unit, ``(N, units)``, and the Monte Carlo variance of that."""
+        self.kl, squares = self._kl_sums / count
+        self.kl_variance = (squares - self.kl.square()).clamp(min=0) * count / (count - 1)
+        """KL of each unit, ``(N, units)``, and the variance of one draw of it."""
+        self.weight = self.reconstruction + self.log_prior - self.log_guide
+        self.flagged = (self.weight.isnan() | (self.weight == math.inf)).any(0)
+
+    def _make_room(self, draws: LatentDraws, run: Particles) -> None:
+        sizes = {}
+        for site in run.latents:
+            name = site["name"]
+            if name in run.model_trace.nodes:
+                value = by_datum(run, site, site["value"])
+                self.values[name] = torch.empty(draws.num_samples, draws.size, *value.shape[2:], dtype=value.dtype)
+                sizes[name] = math.prod(value.shape[2:])
+        self.units = tuple(f"{name}[{index}]" for name, size in sizes.items() for index in range(size))
+        if draws.pair.masked:
+            self.there = torch.ones(draws.size, len(self.units), dtype=torch.bool)
+        self._kl_sums = torch.zeros(2, draws.size, len(self.units), dtype=torch.float64)
+        if len(run.latents) == 1 and self.repeats and _mean_of(run) is not None:
+            self._closed_mean = torch.empty(draws.size, len(self.units), dtype=torch.float64)
+
+    def _keep(self, draws: LatentDraws, drawn: Draws) -> None:
+        run, data, rows = drawn.run, drawn.data, drawn.samples
+        terms = run.terms()
+        for kept, found in (
+            (self.reconstruction, terms.reconstruction),
+            (self.log_prior, terms.log_prior),
+            (self.log_guide, terms.log_guide),
+        ):
+            kept[rows, data] = found.double().cpu()
+        for name, kept in self.values.items():
+            site = run.guide_trace.nodes[name]
+            kept[rows, data] = by_datum(run, site, site["value"]).cpu()
+        if self.there is not None:
+            sites = [run.guide_trace.nodes[name] for name in self.values]
+            self.there[data] = torch.cat([_there(run, site) for site in sites], -1).cpu()
+        if self._closed_mean is not None:
+            mean = _mean_of(run)
+            assert mean is not None
+            self._closed_mean[data] = mean.double().cpu()
+        if self.why_no_kl is None and self.repeats:
+            try:
+                kl = unit_kl(draws.pair, run, list(self.values)).double().cpu()
+            except UnitKLError as reason:
+                self.why_no_kl = str(reason)
+            else:
+                self._kl_sums[:, data] += torch.stack([kl.sum(0), kl.square().sum(0)])
+
+
+def _there(run: Particles, site: Site) -> Tensor:
+    """Return which elements of a site are not masked, ``(batch, units)``."""
+    mask = element_mask(site)
+    there = by_datum(run, site, torch.ones_like(site["value"], dtype=torch.bool) if mask is None else mask)[0]
+    return there.reshape(len(there), -1)
+
+
+def _mean_of(run: Particles) -> Tensor | None:
+    """Return the mean of the guide's only site, ``(batch, units)``, where its law knows it; NaN of a law without."""
+    site = run.latents[0]
+    mean = mean_of_law(site)
+    if mean is None:
+        return None
+    mean = by_datum(run, site, mean)[0]
+    return mean.reshape(len(mean), -1)

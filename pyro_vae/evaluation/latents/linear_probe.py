@@ -1,0 +1,178 @@
+"""How well a linear classifier reads labels off the latent means."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from pyro_vae.evaluation.over_data.posterior_means import posterior_means
+from pyro_vae.programs.modules import data_args, num_rows
+from pyro_vae.protocols import Program
+from pyro_vae.runtime.checks import check_number, in_short
+from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.wording import count
+
+MOST_STEPS = 1000
+"""LBFGS steps: tens to a few hundred are needed for ten classes and fifty units."""
+
+SMALLEST_GRADIENT = 1e-7
+"""The largest element of the gradient, in nats, at which the optimum is reached."""
+
+
+@dataclass(frozen=True, eq=False)
+class LinearProbe:
+    """What :func:`linear_probe` returns."""
+
+    correct: Tensor = field(repr=False)
+    """Which test labels are predicted, ``(num_test,)``."""
+    majority: float
+    """Accuracy on the test data of the training data's most frequent class."""
+    num_classes: int
+    num_train: int
+    latent_dim: int
+    l2: float
+    converged: bool
+    """Whether the gradient fell below 1e-7: the optimum, which is unique, is reached."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of test labels that are predicted."""
+        return self.correct.double().mean().item()
+
+    @property
+    def standard_error(self) -> float:
+        """Binomial standard error of the accuracy: what another test set would change, with the probe as it is."""
+        return math.sqrt(self.accuracy * (1 - self.accuracy) / len(self.correct))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers of ``str(self)``, for a file."""
+        return {
+            "accuracy": self.accuracy,
+            "standard_error": self.standard_error,
+            "majority_accuracy": self.majority,
+            "num_classes": self.num_classes,
+            "num_train": self.num_train,
+            "num_test": len(self.correct),
+            "l2": self.l2,
+            "converged": self.converged,
+        }
+
+    def __str__(self) -> str:
+        text = (
+            f"linear probe {100 * self.accuracy:.2f} % (s.e. {100 * self.standard_error:.2g}; {len(self.correct)} "
+            f"test labels of {self.num_classes} classes, {self.num_train} to learn from, "
+            f"{count(self.latent_dim, 'latent unit')}; the majority class {100 * self.majority:.2f} %)"
+        )
+        return text if self.converged else f"{text}; not converged: raise l2"
+
+
+def linear_probe(
+    guide: Program,
+    train_x: Tensor,
+    train_labels: Tensor,
+    test_x: Tensor,
+    test_labels: Tensor,
+    *,
+    site: str | None = None,
+    l2: float = 1e-3,
+    num_samples: int = 50,
+    seed: int | None = None,
+) -> LinearProbe:
+    r"""Accuracy of multinomial logistic regression from the means of q(z | x) to labels.
+
+    .. math::
+        \min_{W, b} \; -\frac1N \sum_n \log \mathrm{softmax}(W m_n + b)_{y_n} + \frac{\lambda}{2} \|W\|^2
+
+    m_n is the posterior mean of datum n, each unit shifted and scaled to mean 0 and variance 1 over the training data
+    that have it; a unit that a mask hides from a datum counts as 0 there.
+    The problem is strictly convex in W and solved to its optimum in float64 by LBFGS from 0: nothing is drawn, except
+    by a guide without ``posterior(x)``, whose means are taken over samples.
+
+    Args:
+        guide: q(z | x).
+        train_x: data ``(num_train, ...)``.
+        train_labels: integers ``(num_train,)``, of two classes or more, under any numbers.
+        test_x: data ``(num_test, ...)`` that the probe has not seen.
+        test_labels: ``(num_test,)``; a class that is not in training counts as missed.
+        site: a latent site; None for all of them, whose means are put beside one another.
+        l2: :math:`\lambda`, above 0.
+        num_samples: samples for each datum, where the mean is not closed.
+        seed: of these samples; None draws from the global generator.
+
+    Raises:
+        ValueError: labels are no integers or do not fit the data, there is one class, ``l2`` is not positive, x is
+            empty or not finite, or the guide has no such site.
+
+    References:
+        G. Alain, Y. Bengio (2016), *Understanding intermediate layers using linear classifier probes*,
+        arXiv 1610.01644.
+    """
+    check_number("linear_probe", "l2", l2)
+    if not l2 > 0:
+        raise ValueError(f"linear_probe: l2 must be positive; got {l2}. Without it, separable classes have no optimum.")
+    for name, x, labels in (("train", train_x, train_labels), ("test", test_x, test_labels)):
+        size = num_rows(data_args("linear_probe", x, guide)[0])
+        if not isinstance(labels, Tensor):
+            raise ValueError(f"linear_probe: {name}_labels must be a tensor of integers; got {in_short(labels)}.")
+        if labels.is_floating_point() or labels.is_complex() or labels.shape != (size,):
+            raise ValueError(
+                f"linear_probe: {name}_labels must be integers of shape ({size},), one for each datum of {name}_x; "
+                f"got {labels.dtype} of shape {tuple(labels.shape)}."
+            )
+    classes, targets = train_labels.cpu().unique(return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(
+            f"linear_probe: train_labels must have at least 2 classes; got {classes.tolist()}. "
+            f"Draw the training data from all of them."
+        )
+    with seeded(seed):
+        means, test_means = (posterior_means("linear_probe", guide, x, site, num_samples) for x in (train_x, test_x))
+    loc = means.over_data(means.mean)
+    scale = means.over_data((means.mean - loc).square()).sqrt()
+    # A masked unit stands at the mean of the data that have it, where it says nothing.
+    loc = loc.nan_to_num()
+    train, test = (
+        part.mean if part.there is None else torch.where(part.there, part.mean, loc) for part in (means, test_means)
+    )
+    # What varies by rounding only is no feature.
+    scale = torch.where(scale > 1e-6 * train.abs().amax(0), scale, math.inf)
+    weight, converged = _fit((train - loc) / scale, targets, len(classes), l2)
+    scores = (test - loc) / scale @ weight[:-1] + weight[-1]
+    truth = test_labels.cpu()
+    return LinearProbe(
+        correct=classes[scores.argmax(1)] == truth,
+        majority=(truth == classes[targets.bincount().argmax()]).double().mean().item(),
+        num_classes=len(classes),
+        num_train=len(train),
+        latent_dim=train.shape[1],
+        l2=l2,
+        converged=converged,
+    )
+
+
+def _fit(features: Tensor, targets: Tensor, num_classes: int, l2: float) -> tuple[Tensor, bool]:
+    """Return W over b, ``(latent_dim + 1, num_classes)``, at the optimum, and whether it was reached."""
+    weight = features.new_zeros(features.shape[1] + 1, num_classes).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [weight],
+        max_iter=MOST_STEPS,
+        tolerance_grad=SMALLEST_GRADIENT,
+        tolerance_change=0,
+        history_size=20,
+        line_search_fn="strong_wolfe",
+    )
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        value = cross_entropy(features @ weight[:-1] + weight[-1], targets) + 0.5 * l2 * weight[:-1].square().sum()
+        value.backward()
+        return value
+
+    with torch.enable_grad():
+        optimizer.step(loss)
+        loss()
+    assert weight.grad is not None
+    return weight.detach(), bool(weight.grad.abs().amax() <= SMALLEST_GRADIENT)

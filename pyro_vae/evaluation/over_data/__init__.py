@@ -1,0 +1,1 @@
+"""A pair run over data, a block at a time."""

@@ -1,0 +1,253 @@
+"""The posterior of a few data by Markov chains: what a guide can be held against."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pyro_vae.evaluation.over_data.rows import Rows
+from pyro_vae.evaluation.over_data.stream import ROWS
+from pyro_vae.evaluation.reference.chain_diagnostics import ess, mean_and_variance, r_hat
+from pyro_vae.evaluation.reference.nuts import DatumDensity, log_joint_at, run_chain, starts_of
+from pyro_vae.programs.joint import Joint
+from pyro_vae.programs.modules import in_mode
+from pyro_vae.programs.support import check_support
+from pyro_vae.protocols import Program
+from pyro_vae.runtime.checks import check_whole
+from pyro_vae.runtime.precision import MOST_ROUNDING, UNRESOLVED
+from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.wording import count
+
+R_HAT = 1.01
+"""The largest R-hat of a reference (Vehtari et al. 2021)."""
+
+DIVERGENT_SHARE = 0.001
+"""The largest share of divergent transitions of a reference. A region that chains cannot enter makes many more; single
+ones also come of a step size that is a little large."""
+
+
+@dataclass(frozen=True, eq=False)
+class ReferencePosterior:
+    """What :func:`reference_posterior` returns; float64, on the CPU."""
+
+    draws: Tensor = field(repr=False)
+    """Unconstrained u, ``(num_chains, num_samples, N, dim)``; NaN for a datum without a finite density to start at, and
+    where a mask hides a latent element."""
+    values: dict[str, Tensor] = field(repr=False)
+    """The latent sites' values at these draws, each ``(num_chains, num_samples, *its own shape)``."""
+    log_joint: Tensor = field(repr=False)
+    """log p(x, u) in nats, ``(num_chains, num_samples, N)``."""
+    r_hat: Tensor = field(repr=False)
+    """Rank-normalized split R-hat, ``(N, dim)``."""
+    ess_bulk: Tensor = field(repr=False)
+    """Effective sample size of the bulk, ``(N, dim)``."""
+    ess_tail: Tensor = field(repr=False)
+    """Effective sample size of the 5 % and 95 % quantiles, the smaller one, ``(N, dim)``."""
+    divergences: Tensor = field(repr=False)
+    """Divergent transitions after warmup, all chains, ``(N,)``, int64."""
+    warmup: int
+    unit: str = "datum"
+    counted: Tensor | None = field(default=None, repr=False)
+    """Which coordinates are not masked, ``(N, dim)``; None where all count."""
+    unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
+    """Which data have a log p(x, u) that roundings may move by more than 0.1 nats at the last draws, ``(N,)``."""
+
+    @property
+    def trusted(self) -> Tensor:
+        """Which data this is a reference for, ``(N,)``.
+
+        R-hat is at most 1.01 in all dims, at most 1 in 1000 transitions divergent, and log p(x, u) no matter of
+        roundings.
+        """
+        num_draws = self.draws.shape[0] * self.draws.shape[1]
+        mixed = self.r_hat <= R_HAT
+        if self.counted is not None:
+            mixed = (mixed | ~self.counted) & self.counted.any(-1, keepdim=True)
+        trusted = mixed.all(-1) & (self.divergences <= DIVERGENT_SHARE * num_draws)
+        return trusted & ~self.unresolved if len(self.unresolved) else trusted
+
+    def of_counted(self, values: Tensor) -> Tensor:
+        """Return values ``(N, dim)`` of the coordinates that count, as one vector; NaN where there are none."""
+        found = values.flatten() if self.counted is None else values[self.counted]
+        return found if len(found) else values.new_full((1,), math.nan)
+
+    @property
+    def mean(self) -> Tensor:
+        """Posterior mean of u, ``(N, dim)``."""
+        return self.draws.flatten(0, 1).mean(0)
+
+    @property
+    def mean_standard_error(self) -> Tensor:
+        """Monte Carlo standard error of the mean, from its effective sample size, ``(N, dim)``."""
+        return mean_and_variance(self.draws)[1].sqrt()
+
+    @property
+    def sd(self) -> Tensor:
+        """Posterior standard deviation of u, ``(N, dim)``."""
+        return self.draws.flatten(0, 1).std(0)
+
+    @property
+    def sd_standard_error(self) -> Tensor:
+        """Monte Carlo standard error of the standard deviation, to first order, ``(N, dim)``."""
+        return mean_and_variance((self.draws - self.mean).square())[1].sqrt() / (2 * self.sd)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the numbers of ``str(self)``, for a file."""
+        num_chains, num_samples, num_data, dim = self.draws.shape
+        return {
+            "num_data": num_data,
+            "dim": dim,
+            "num_trusted": int(self.trusted.sum()),
+            "largest_r_hat": self.of_counted(self.r_hat).max().item(),
+            "smallest_ess_bulk": self.of_counted(self.ess_bulk).min().item(),
+            "smallest_ess_tail": self.of_counted(self.ess_tail).min().item(),
+            "divergences": int(self.divergences.sum()),
+            "num_unresolved": int(self.unresolved.sum()),
+            "num_chains": num_chains,
+            "num_samples": num_samples,
+            "warmup": self.warmup,
+        }
+
+    def __str__(self) -> str:
+        found = self.summary()
+        text = (
+            f"posterior of {count(found['num_data'], self.unit)} in {count(found['dim'], 'dim')} by NUTS "
+            f"({found['num_chains']} chains x {count(found['num_samples'], 'draw')}): {found['num_trusted']} of "
+            f"{found['num_data']} trusted, largest R-hat {found['largest_r_hat']:.4f}, ESS >= "
+            f"{found['smallest_ess_bulk']:.0f} (bulk) and {found['smallest_ess_tail']:.0f} (tail), "
+            f"{count(found['divergences'], 'divergence')}"
+        )
+        if self.unresolved.any():
+            text += f"; {UNRESOLVED}"
+        if found["num_trusted"] + found["num_unresolved"] < found["num_data"]:
+            text += (
+                f"; the others (R-hat > {R_HAT}, or more than {100 * DIVERGENT_SHARE:g} % divergent) are no "
+                f"reference. Use more draws and a longer warmup, or look for several modes"
+            )
+        return text
+
+
+def reference_posterior(
+    model: Program,
+    x: Any,
+    *,
+    num_chains: int = 4,
+    num_samples: int = 1000,
+    warmup: int = 500,
+    plate: str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+) -> ReferencePosterior:
+    r"""Draw from p(z | x) of a few chosen data by the no-U-turn sampler, and say whether the draws can be trusted.
+
+    Chains follow the gradient of log p(x, u), u the latent values without their constraints
+    (:class:`pyro_vae.programs.joint.Joint`). Each datum has chains of its own, with step size and diagonal mass matrix
+    of their own; they run one after the other, and start at draws from the prior, which is wider than the posterior.
+    Modules run in evaluation mode and come back as they were.
+
+    Args:
+        model: p(x, z), any Pyro program with one vectorized batch plate and continuous latent sites, that takes one
+            datum as well as many.
+        x: data ``(N, ...)``, or a tuple of all positional arguments, of which tensors of length N are cut along their
+            first dim. A datum takes about as long as ``num_chains * (num_samples + warmup)`` times 3 to 15 gradients.
+        num_chains: at least 2: R-hat compares chains.
+        num_samples: draws kept of each chain, at least 4.
+        warmup: steps of each chain before, in which step size and mass matrix are adapted.
+        plate: the batch plate's name, needed only where several plates would do.
+        seed: of the chains; None draws from the global generator.
+        progress: show a bar; None shows it on a terminal only.
+
+    Returns:
+        :class:`ReferencePosterior`; ``print`` it for one line. R-hat tells of modes that chains do not leave, and not
+        of one that no chain ever saw: more chains find more. Look at :attr:`ReferencePosterior.trusted`: a datum
+        whose chains disagree stays in it, and is left out by :func:`pyro_vae.evaluation.guide_error`.
+
+    Raises:
+        ValueError: too few chains or draws, x is empty or not finite, a latent site is discrete, or the density of a
+            datum depends on the data beside it.
+        PairError: the model has no batch plate.
+        SupportError: x lies outside the likelihood's support.
+
+    References:
+        M. Hoffman, A. Gelman (2014), *The no-U-turn sampler*, JMLR 15, arXiv 1111.4246.
+        A. Vehtari, A. Gelman, D. Simpson, B. Carpenter, P.-C. Buerkner (2021), *Rank-normalization, folding, and
+        localization: an improved R-hat*, arXiv 1903.08008.
+
+    >>> from pyro_vae.models import LinearGaussian
+    >>> model = LinearGaussian(x_dim=4, latent_dim=2)
+    >>> reference = reference_posterior(model, torch.zeros(1, 4), num_chains=2, num_samples=10, warmup=10, seed=0)
+    >>> reference.draws.shape, reference.values["z"].shape, reference.r_hat.shape
+    (torch.Size([2, 10, 1, 2]), torch.Size([2, 10, 1, 2]), torch.Size([1, 2]))
+    """
+    for name, number in (("num_chains", num_chains), ("num_samples", num_samples), ("warmup", warmup)):
+        check_whole("reference_posterior", name, number)
+    if num_chains < 2 or num_samples < 4 or warmup < 1:
+        raise ValueError(
+            f"reference_posterior: R-hat compares chains: num_chains must be at least 2, num_samples at least 4 and "
+            f"warmup at least 1; got {num_chains}, {num_samples} and {warmup}. Four chains are usual."
+        )
+    rows = Rows("reference_posterior", x, model, None, plate)
+    rows.refuse_whole("its chains run datum by datum")
+    everything = rows.take(slice(None))
+    with (
+        in_mode(rows.modules, training=False),
+        pyro.validation_enabled(False),
+        seeded(seed),
+    ):
+        joint = Joint("reference_posterior", model, everything, plate)
+        if len(everything) == 1:
+            check_support(model, everything[0], everything[0])
+        rows.check_masks(joint)
+        counted = joint.counted(everything)
+        starts = starts_of(joint, everything, num_chains)
+        density = DatumDensity("reference_posterior", joint, rows, starts)
+        draws = torch.full((num_chains, num_samples, rows.size, joint.dim), math.nan, dtype=starts.dtype)
+        divergences = torch.zeros(rows.size, dtype=torch.int64)
+        steps = warmup + num_samples
+        with tqdm(
+            total=rows.size * num_chains * steps,
+            unit=" steps",
+            desc="reference_posterior",
+            disable=None if progress is None else not progress,
+            dynamic_ncols=True,
+        ) as bar:
+            for i in range(rows.size):
+                here = None if counted is None else counted[i]
+                if not starts[:, i].isfinite().all() or (here is not None and not here.any()):
+                    bar.update(num_chains * steps)
+                    continue
+                for chain in range(num_chains):
+                    start = starts[chain, i]
+                    potential, moving = density.of(i, here, start), start if here is None else start[here]
+                    moving = moving.double() if joint.wide else moving
+                    found, divergent = run_chain(potential, moving, num_samples, warmup, bar.update)
+                    if here is None:
+                        draws[chain, :, i] = found.cpu()
+                    else:
+                        draws[chain, :, i, here.cpu()] = found.cpu()
+                    divergences[i] += divergent
+        at = draws.to(rows.device)
+        if counted is not None:
+            at = torch.where(counted, at, starts[0])
+        values, log_joint = _at_draws(joint, everything, at)
+        unresolved = (joint.rounding(everything, at[:, -1]) > MOST_ROUNDING).any(0)
+        for name, mask in joint.shown(everything).items() if counted is not None else ():
+            values[name] = values[name].masked_fill(~mask.cpu(), math.nan)
+    return ReferencePosterior(
+        draws.double(), values, log_joint, r_hat(draws), ess(draws, "bulk"), ess(draws, "tail"), divergences, warmup,
+        rows.unit, None if counted is None else counted.cpu(), unresolved,
+    )  # fmt: skip
+
+
+def _at_draws(joint: Joint, args: tuple[Any, ...], draws: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the latent sites' values, and log p(x, u), at draws ``(num_chains, num_samples, N, dim)``."""
+    lead = draws.shape[:2]
+    flat = draws.flatten(0, 1)
+    with torch.no_grad():
+        parts = [joint.values(args, part) for part in flat.split(max(1, ROWS // flat.shape[1]))]
+    values = {name: torch.cat([part[name] for part in parts]).double().cpu().unflatten(0, lead) for name in parts[0]}
+    return values, log_joint_at(joint, args, flat).double().cpu().unflatten(0, lead)

@@ -1,0 +1,134 @@
+"""The loss of one batch and its gradient: run by Pyro as it is, or captured once as a graph."""
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.graphs.capture import NotTraceable, capture, unlike
+from pyro_vae.graphs.draws import Draws
+from pyro_vae.objectives.kl_weight import KLWeight
+from pyro_vae.objectives.tensor_loss import tensor_loss
+from pyro_vae.programs.modules import as_args, local_params
+from pyro_vae.protocols import Objective, Program
+
+logger = logging.getLogger("pyro_vae")
+
+LossAndGradients = Callable[[Tensor, Tensor], list[Tensor]]
+"""From a batch and the KL weight to [loss, gradient of each parameter]."""
+
+MAX_GRAPHS = 4
+"""Batch shapes that are worth a graph each; any further shape runs as it is."""
+
+
+@dataclass(frozen=True, eq=False)
+class BatchLoss:
+    """What a step descends: the loss of a pair on a batch, and the parameters that the gradient is taken of."""
+
+    model: Program
+    """p(x, z)."""
+    guide: Program
+    """q(z | x)."""
+    objective: Objective
+    """A ``pyro.infer.ELBO``."""
+    observe: Callable[[Tensor], Any]
+    """From a batch to the model's input; where rows are gathered and binarized."""
+    parameters: Sequence[Tensor]
+    modules: Sequence[nn.Module] = field(default=(), repr=False)
+    """Those behind the pair, whose buffers a step may change."""
+    warmup: bool = False
+    """Whether the KL weight enters."""
+    guarded: Callable[[], AbstractContextManager[Any]] = nullcontext
+    """What the loss is computed in, as :meth:`pyro_vae.programs.pair.Pair.guarded`."""
+
+    def eager(self) -> LossAndGradients:
+        """Return loss and gradients as Pyro computes them."""
+        if hasattr(self.objective, "differentiable_loss"):
+            return self._differentiated(self.objective.differentiable_loss)
+        return self._by_svi
+
+    def recordable(self) -> LossAndGradients:
+        """Return the same for a graph: nothing leaves torch on the way.
+
+        Raises:
+            NotTraceable: the objective's loss does.
+        """
+        return self._differentiated(tensor_loss(self.objective))
+
+    def _weighted(self, beta: Tensor) -> AbstractContextManager[Any]:
+        return KLWeight(beta) if self.warmup else nullcontext()
+
+    def _differentiated(self, loss_function: Callable[..., Tensor]) -> LossAndGradients:
+        def loss_and_gradients(batch: Tensor, beta: Tensor) -> list[Tensor]:
+            with local_params(self.model, self.guide), self._weighted(beta), self.guarded():
+                loss = loss_function(self.model, self.guide, *as_args(self.observe(batch)))
+            gradients = torch.autograd.grad(loss, list(self.parameters), allow_unused=True, materialize_grads=True)
+            return [loss.detach(), *(gradient.contiguous() for gradient in gradients)]
+
+        return loss_and_gradients
+
+    def _by_svi(self, batch: Tensor, beta: Tensor) -> list[Tensor]:
+        # RenyiELBO, TraceGraph_ELBO and others have only what SVI calls: it leaves the gradients in `.grad`.
+        for parameter in self.parameters:
+            parameter.grad = None
+        with local_params(self.model, self.guide), self._weighted(beta), self.guarded():
+            loss = self.objective.loss_and_grads(  # type: ignore[attr-defined]
+                self.model, self.guide, *as_args(self.observe(batch))
+            )
+        if all(parameter.grad is None for parameter in self.parameters):
+            raise ValueError(
+                f"fit: {type(self.objective).__name__} gave no gradient: it trains only what a `pyro.param` or "
+                f"`pyro.module` statement of the pair names, or a PyroModule that is called itself."
+            )
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        return [beta.new_tensor(loss), *gradients]
+
+
+class TracedGradients:
+    """The same as a graph for each batch shape, with the same noise, loss and gradients under a seed.
+
+    What cannot be captured is run by Pyro, which is said in one line.
+    """
+
+    def __init__(self, loss: BatchLoss) -> None:
+        self._eager = loss.eager()
+        self._modules = loss.modules
+        self._graphs: dict[Any, LossAndGradients] = {}
+        self.level = "trace"
+        try:
+            self._source = loss.recordable()
+        except NotTraceable as reason:
+            self._fall_back(str(reason))
+
+    def __call__(self, batch: Tensor, beta: Tensor) -> list[Tensor]:
+        """Return [loss, gradient of each parameter] of one batch."""
+        if self.level == "off":
+            return self._eager(batch, beta)
+        key = (batch.shape, batch.dtype)
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(batch, beta)
+        with torch.no_grad():
+            return self._graphs[key](batch, beta)
+
+    def has_graph(self, batch: Tensor) -> bool:
+        """Whether batches of this shape run as a graph."""
+        return self.level == "trace" and isinstance(self._graphs.get((batch.shape, batch.dtype)), Draws)
+
+    def _capture(self, batch: Tensor, beta: Tensor) -> LossAndGradients:
+        if len(self._graphs) == MAX_GRAPHS:
+            logger.warning("fit: more than %d batch shapes; the others run without a graph", MAX_GRAPHS)
+        if len(self._graphs) >= MAX_GRAPHS:
+            return torch.enable_grad()(self._eager)
+        try:
+            return capture(self._source, [batch, beta], [unlike(batch), 0.5 * beta], self._modules)
+        except NotTraceable as reason:
+            self._fall_back(str(reason))
+            return torch.enable_grad()(self._eager)
+
+    def _fall_back(self, reason: str) -> None:
+        logger.warning("fit: compile='trace' is not possible here, the step runs eagerly: %s", reason)
+        self.level = "off"

@@ -1,0 +1,83 @@
+"""Whether a recorded graph still does what the pair does: a Python program may change while its graph runs on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.errors import StaleGraphError
+from pyro_vae.fit.steps.gradients import BatchLoss
+from pyro_vae.fit.steps.step import Step
+from pyro_vae.graphs.capture import VERIFICATION_SEED, agree, no_side_effects
+from pyro_vae.programs.modules import as_args, local_params
+
+EVERY = 1000
+"""Steps between two looks: one was measured at three to five traced steps, less than a hundredth of those between."""
+
+REMEDY = (
+    f"Steps since the last look, at most {EVERY}, followed the graph, not the pair. Keep what changes in a tensor that "
+    "is written in place, change it between two calls of fit, or pass compile='off'."
+)
+
+
+class Watch:
+    """Compares the pair with the graph that runs in its place, now and then.
+
+    Args:
+        loss: the pair, its objective and its data.
+        batch: some batch.
+    """
+
+    def __init__(self, loss: BatchLoss, batch: Tensor) -> None:
+        self._loss, self._batch = loss, batch
+        self._sites = self._structure()
+
+    def look(self, step: Step, batch: Tensor, beta: Tensor) -> None:
+        """Compare sites, then loss and gradients under the same noise; leaves no trace.
+
+        Raises:
+            StaleGraphError: they differ; says in what.
+        """
+        with self._aside():
+            by_graph = step.replay(batch, beta)
+        if by_graph is None:
+            return
+        sites = self._structure()
+        changed = sorted({name for name, _ in sites.items() ^ self._sites.items()})
+        if changed:
+            was = [f"{name} was {self._sites.get(name, 'absent')}, is {sites.get(name, 'absent')}" for name in changed]
+            raise StaleGraphError(f"fit: the pair is not the one whose graph is run: {'; '.join(was)}. {REMEDY}")
+        with self._aside():
+            by_pyro = self._loss.eager()(batch, beta)
+        same = [agree(ours, now, roundings=1000) for ours, now in zip(by_graph, by_pyro, strict=True)]
+        # A loss near zero, or a gradient that cancels, may round worse than that; not both.
+        if not same[0] and not all(same[1:]):
+            raise StaleGraphError(
+                f"fit: the loss of the pair is {by_pyro[0].item():.6g}, that of the graph in its place "
+                f"{by_graph[0].item():.6g}, with the same noise: a Python number of the pair has changed. "
+                f"{REMEDY}"
+            )
+
+    def _structure(self) -> dict[str, str]:
+        """Return kind and shape of each site of the guide and the model."""
+        model, guide = self._loss.model, self._loss.guide
+        with self._aside(), torch.no_grad(), local_params(model, guide):
+            x = as_args(self._loss.observe(self._batch))
+            of_guide = poutine.trace(guide).get_trace(*x)
+            of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(*x)
+        found = {}
+        for where, trace in (("guide", of_guide), ("model", of_model)):
+            for name, site in trace.nodes.items():
+                if site["type"] == "sample" and isinstance(site["value"], Tensor):
+                    shape = tuple(site["value"].shape)
+                    found[f"{where} site {name!r}"] = f"{type(site['fn']).__name__} of shape {shape}"
+        return found
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        """The same noise for both sides, and no trace of either."""
+        with no_side_effects(self._loss.modules):
+            torch.manual_seed(VERIFICATION_SEED)
+            yield

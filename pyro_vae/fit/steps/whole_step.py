@@ -1,0 +1,253 @@
+"""A step of training as one compiled graph: gather, binarize, loss, gradient, clipping, and the optimizer's move."""
+
+import logging
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.optim import Optimizer
+
+from pyro_vae.fit.steps.gradients import BatchLoss, TracedGradients
+from pyro_vae.fit.steps.step import SeparateStep, clipped
+from pyro_vae.fit.steps.updates import Update
+from pyro_vae.graphs.capture import VERIFICATION_SEED, NotTraceable, agree, no_side_effects, record, unlike
+from pyro_vae.graphs.inductor import NotCompilable, as_not_compilable, launched_once, lift, native
+
+logger = logging.getLogger("pyro_vae")
+
+NOISES = tuple(range(VERIFICATION_SEED, VERIFICATION_SEED + 3))
+"""Seeds of the draws that a compiled step is tried on."""
+
+
+class WholeStep:
+    """Steps by native code for the first batch shape; other shapes (a loader's last batch) are traced.
+
+    Noise, and up to rounding loss and move, are those of the gradient by Pyro and a step by torch's optimizer: one
+    step is taken both ways beforehand, on copies, and compared. What cannot be compiled is traced, which is said in one
+    line.
+
+    Args:
+        loss: what the step descends.
+        optimizer: one that :class:`~pyro_vae.fit.steps.updates.Update` knows; its state is kept up to date.
+        clip_grad_norm: bound on the norm of the gradient of all parameters together.
+    """
+
+    def __init__(self, loss: BatchLoss, optimizer: Optimizer, clip_grad_norm: float | None = None) -> None:
+        self._loss, self._optimizer, self._clip_grad_norm = loss, optimizer, clip_grad_norm
+        self._traced = SeparateStep(TracedGradients(loss), loss, optimizer, clip_grad_norm)
+        self._update: Update | None = None
+        self._run: Callable[..., list[Tensor]] | None = None
+        self._takes: tuple[Any, ...] | None = None
+        self._recorded: GraphModule | None = None
+        self._falls_back = False
+
+    @property
+    def level(self) -> str:
+        """How it really runs: "inductor", or what the traced step does."""
+        return self._traced.level if self._falls_back else "inductor"
+
+    def __call__(self, batch: Tensor, beta: Tensor) -> Tensor:
+        """Take a step on a batch and return the loss; one that is not finite moves nothing."""
+        if not self._falls_back and (self._run is None or self._update is None or not self._update.is_current):
+            self._prepare(batch, beta)
+        if self._run is None or self._update is None or self._takes != (batch.shape, batch.dtype):
+            return self._by_the_optimizer(batch, beta)
+        numbers = self._update.numbers().to(batch.device, non_blocking=True)
+        with torch.no_grad():
+            loss = self._run(batch, beta, numbers)[0]
+        self._count(loss)
+        return loss
+
+    def replay(self, batch: Tensor, beta: Tensor) -> list[Tensor] | None:
+        """Return loss and gradients by the graph, or None where none runs."""
+        if self._recorded is None or self._takes != (batch.shape, batch.dtype):
+            return None if self._update is None and not self._falls_back else self._traced.replay(batch, beta)
+        with torch.no_grad():
+            return self._recorded(batch, beta)
+
+    def settle(self) -> None:
+        """Write the number of steps into the optimizer's state."""
+        self._traced.settle()
+        if self._update is not None:
+            self._update.write_steps()
+
+    def _by_the_optimizer(self, batch: Tensor, beta: Tensor) -> Tensor:
+        self.settle()
+        loss = self._traced(batch, beta)
+        self._count(loss)
+        return loss
+
+    def _count(self, loss: Tensor) -> None:
+        # One that moved nothing is none; other devices are not waited for.
+        if self._update is not None and (loss.device.type != "cpu" or loss.isfinite()):
+            self._update.advance()
+
+    def _prepare(self, batch: Tensor, beta: Tensor) -> None:
+        self.settle()
+        self._run, self._update, self._recorded = None, None, None
+        update = None
+        try:
+            with as_not_compilable():
+                twin = deepcopy(self._optimizer)
+                update = Update(self._optimizer, self._loss.parameters)
+            self._run = self._compiled(update, twin, batch, beta)
+            self._takes, self._update = (batch.shape, batch.dtype), update
+        except NotTraceable:
+            # The traced step finds the same, and says so.
+            pass
+        except NotCompilable as reason:
+            logger.warning("fit: compile='inductor' is not possible here, the step is traced instead: %s", reason)
+        finally:
+            # Also where the user has interrupted the compiler.
+            if self._run is None and update is not None:
+                update.forget()
+        self._falls_back = self._run is None
+
+    def _compiled(self, update: Update, twin: Optimizer, batch: Tensor, beta: Tensor) -> Callable[..., list[Tensor]]:
+        """Return the step as native code that takes batch, KL weight and the update's numbers.
+
+        Raises:
+            NotTraceable: the gradient cannot be recorded.
+            NotCompilable: the step cannot be compiled, or does not do what it should.
+        """
+        recorded = record(self._loss.recordable(), [batch, beta], [unlike(batch), 0.5 * beta], self._loss.modules)
+        gradients, held = lift(recorded)
+        read = len(held)
+        # What the graph reads, then parameters that it does not read, then the optimizer's state.
+        places = [_place(p, held) for p in self._loss.parameters]
+        state = [tensor for own in update.tensors for tensor in own]
+        tensors = [tensor.detach() for tensor in [*held, *state]]
+
+        def step(batch: Tensor, beta: Tensor, numbers: Tensor, *tensors: Tensor) -> list[Tensor]:
+            before, rest = list(tensors[: len(held)]), iter(tensors[len(held) :])
+            loss, *found = gradients(*before[:read], batch, beta)
+            if self._clip_grad_norm is not None:
+                found = clipped(found, self._clip_grad_norm)
+            parameters = [before[place] for place in places]
+            own = [[next(rest) for _ in names] for names in update.tensors]
+            finite = loss.isfinite()
+            for place, kept, moved in zip(update.places, own, update(parameters, found, own, numbers), strict=True):
+                for tensor, value in zip([parameters[place], *kept], moved, strict=True):
+                    tensor.copy_(torch.where(finite, value, tensor))
+            return [loss]
+
+        written = {*(places[place] for place in update.places), *range(len(held), len(tensors))}
+        if _overlap(tensors, written):
+            raise NotCompilable("parameters share their memory with other tensors")
+        inputs = [batch, beta, update.numbers().to(batch.device), *tensors]
+
+        def in_place(batch: Tensor, beta: Tensor, numbers: Tensor) -> list[Tensor]:
+            return run(batch, beta, numbers, *tensors)
+
+        with as_not_compilable():
+            whole = make_fx(step, tracing_mode="fake")(*inputs)
+            run = native(whole, inputs)
+            twins = (deepcopy(twin) for _ in NOISES)
+            both = (recorded, run, update, batch, beta, tensors, places, written)
+            # Where a spline's knot or a clamp is met within a rounding, one draw may differ; a wrong graph always does.
+            if not any(self._same_step(*both, twin=twin, seed=seed) for twin, seed in zip(twins, NOISES, strict=True)):
+                raise NotCompilable("the compiled step rounds too differently")
+            # A number on the CPU (an objective's own weight) is read at the launch, which must then be each step's own.
+            on_gpu = all(tensor.device.type == "cuda" for tensor in inputs)
+            found = launched_once(in_place, inputs[:3]) if on_gpu else in_place
+        self._recorded = recorded
+        return found
+
+    def _same_step(
+        self, recorded: GraphModule, run: Callable[..., list[Tensor]], update: Update, batch: Tensor, beta: Tensor,
+        tensors: Sequence[Tensor], places: Sequence[int], written: set[int], *, twin: Optimizer, seed: int,
+    ) -> bool:  # fmt: skip
+        """Whether a step by native code and one by torch's optimizer, on copies and with the same noise, are one."""
+        parameters = self._loss.parameters
+        twins = {id(p): q for p, q in zip(_held(self._optimizer), _held(twin), strict=True)}
+        with no_side_effects(self._loss.modules), torch.no_grad():
+            torch.manual_seed(seed)
+            loss, *gradients = recorded(batch, beta)
+            gradients = [gradient.clone() for gradient in gradients]
+        if self._clip_grad_norm is not None:
+            gradients = clipped(gradients, self._clip_grad_norm)
+        for p, gradient in zip(parameters, gradients, strict=True):
+            if id(p) in twins:
+                twins[id(p)].grad = gradient
+        # The class's own step: a scheduler wraps that of the object.
+        type(twin).step(twin)
+        copies = [tensor.clone() if place in written else tensor for place, tensor in enumerate(tensors)]
+        with no_side_effects(self._loss.modules), torch.no_grad():
+            torch.manual_seed(seed)
+            found = run(batch, beta, update.numbers().to(batch.device), *copies)[0]
+        alike = agree(loss, found, roundings=1000)
+        before = [p.detach() for p in parameters]
+        expected = [twins.get(id(p), p).detach() for p in parameters]
+        largest, furthest = _largest(gradients), _largest([q - p for p, q in zip(before, expected, strict=True)])
+        ours = [copies[place] for place in places]
+        every = zip(before, expected, ours, gradients, strict=True)
+        return alike and all(_moved_alike(*one, largest, furthest) for one in every)
+
+
+def _place(parameter: Tensor, held: list[Tensor]) -> int:
+    """Return where a parameter is among the tensors that a graph holds; one that it does not hold is added."""
+    for place, tensor in enumerate(held):
+        same_memory = tensor.data_ptr() == parameter.data_ptr() and tensor.numel() > 0
+        same_layout = tensor.shape == parameter.shape and tensor.stride() == parameter.stride()
+        if tensor is parameter or (same_memory and same_layout):
+            return place
+    held.append(parameter)
+    return len(held) - 1
+
+
+def _overlap(tensors: Sequence[Tensor], written: set[int]) -> bool:
+    """Whether one that is written may be part of another: in which order they are read, nobody promises."""
+    spans = []
+    for place, tensor in enumerate(tensors):
+        extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+        start = tensor.data_ptr()
+        if tensor.numel() > 0:
+            spans.append((start, start + extent * tensor.element_size(), place in written))
+    read_until, written_until = 0, 0
+    for start, end, is_written in sorted(spans):
+        if start < written_until or (is_written and start < read_until):
+            return True
+        read_until = max(read_until, end)
+        written_until = max(written_until, end) if is_written else written_until
+    return False
+
+
+def _held(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _largest(tensors: Sequence[Tensor]) -> float:
+    return max((tensor.abs().max().item() for tensor in tensors if tensor.numel() > 0), default=0.0)
+
+
+def _moved_alike(
+    before: Tensor, expected: Tensor, found: Tensor, gradient: Tensor, largest: float, furthest: float
+) -> bool:
+    """Whether two moves are one but for rounding, where the gradient is more than rounding.
+
+    Adam divides a gradient by its own size: where all of it is rounding, so is the sign of the move. That of a bias
+    in front of batch normalization is: what it adds is taken away again.
+
+    Args:
+        before: a parameter.
+        expected: where torch's optimizer moved it.
+        found: where the compiled step did.
+        gradient: of the parameter.
+        largest: element, in size, of the gradients of all parameters.
+        furthest: move of all parameters.
+    """
+    if before.numel() == 0:
+        return True
+    eps = torch.finfo(before.dtype).eps
+    sizes = gradient.abs()
+    if not sizes.isfinite().all():
+        return False
+    # A parameter that nothing reads has no gradient, and no rounding either.
+    clear = (sizes >= 1e-3 * sizes.max()) & (sizes >= 1000 * eps * largest) | (sizes.max() == 0)
+    move, ours = expected - before, found - before
+    off = torch.where(clear, (ours - move).abs() - 1e-2 * move.abs().max(), ours.abs() - 1.01 * furthest)
+    return bool(off.max() <= 10 * eps * before.abs().max())

@@ -1,0 +1,161 @@
+"""Capture what a Pyro program computes as one graph of tensor operations, without the messengers.
+
+A Pyro trace costs Python time at every site; its arithmetic does not change from call to call. So it is recorded
+once, and the recorded graph is run. The training step and the importance weights both stand on this.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import pyro
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae.graphs.draws import Draws, Tensors
+from pyro_vae.graphs.in_place import reuse_memory
+from pyro_vae.graphs.simplify import tidy
+from pyro_vae.programs.modules import undone_on_failure
+from pyro_vae.runtime.random_state import unmoved_generators
+
+VERIFICATION_SEED = 1913
+"""Any will do that is not the one a graph was recorded under."""
+
+
+class NotTraceable(Exception):  # noqa: N818 (a finding about a function, not a fault)
+    """The function cannot be captured as a graph; the message is the reason, in one line."""
+
+
+@contextlib.contextmanager
+def no_side_effects(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put buffers (running means) and random number generators back as they were, and all else where it fails."""
+    owners = [owner for module in modules for owner in module.modules()]
+    saved = [(o, name, b, b.clone()) for o in owners for name, b in o._buffers.items() if b is not None]
+    try:
+        with unmoved_generators(), undone_on_failure(*modules):
+            yield
+    finally:
+        with torch.no_grad():
+            for owner, name, buffer, value in saved:
+                owner._buffers[name] = buffer
+                # Writing to one that autograd holds on to would spoil a backward pass to come.
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def record(
+    function: Callable[..., Tensors], inputs: Tensors, other_inputs: Tensors, modules: Sequence[nn.Module] = ()
+) -> GraphModule:
+    """Record ``function`` on ``inputs`` and return the graph as it is, which draws fresh noise at each call.
+
+    Parameters that the function closes over are read where they live: an in-place update is seen by the next
+    call. The graph is then run twice on ``other_inputs`` beside the function itself, under another seed than it was
+    recorded with, and refused unless results and buffers agree: a Python number or branch that depends on the data,
+    on noise or on earlier calls, which recording would freeze, is found there.
+
+    Args:
+        function: from tensors to a list of tensors; may call ``torch.autograd.grad``.
+        inputs: tensors to record with; the graph takes the same shapes, dtypes and devices.
+        other_inputs: different values of the same shapes.
+        modules: whose buffers the function may change.
+
+    Raises:
+        NotTraceable: the function cannot be recorded, or the graph does not agree with it.
+    """
+    return _record(function, inputs, other_inputs, modules)[0]
+
+
+def capture(
+    function: Callable[..., Tensors],
+    inputs: Tensors,
+    other_inputs: Tensors,
+    modules: Sequence[nn.Module] = (),
+    varying: int = 0,
+) -> Draws:
+    """Record as :func:`record` does, and return a simpler graph for Python to run, with the same draws.
+
+    Args: as for :func:`record`; ``varying`` as for :class:`pyro_vae.graphs.draws.Draws`.
+
+    Raises:
+        NotTraceable: as there, or the simpler graph rounds differently.
+    """
+    recorded, frozen = _record(function, inputs, other_inputs, modules)
+    with _as_a_finding(), torch.no_grad():
+        found = Draws(tidy(recorded), reuse_memory, varying)
+        results = two_draws(partial(found, *other_inputs), modules)
+    eps = coarsest(recorded)
+    if not all(agree(a, b, roundings=1000, eps=eps) for a, b in zip(frozen, results, strict=True)):
+        raise NotTraceable("the simplified graph rounds too differently")
+    return found
+
+
+def _record(
+    function: Callable[..., Tensors], inputs: Tensors, other_inputs: Tensors, modules: Sequence[nn.Module]
+) -> tuple[GraphModule, list[Tensor]]:
+    """Return the graph, and two draws of it on the other inputs."""
+    with pyro.validation_enabled(False), _as_a_finding():
+        with no_side_effects(modules):
+            recorded = make_fx(function)(*inputs)
+        expected = two_draws(partial(function, *other_inputs), modules)
+        with torch.no_grad():
+            frozen = two_draws(partial(recorded, *other_inputs), modules)
+    # The same kernels: some roundings, where a threaded reduction takes another order.
+    eps = coarsest(recorded)
+    if not all(agree(a, b, roundings=30, eps=eps) for a, b in zip(expected, frozen, strict=True)):
+        raise NotTraceable("its arithmetic depends on Python values that change from call to call")
+    return recorded, frozen
+
+
+@contextlib.contextmanager
+def _as_a_finding() -> Iterator[None]:
+    """Any failure of a user's program under the tracer means the same: run it as it is."""
+    try:
+        yield
+    except Exception as error:
+        raise NotTraceable(in_one_line(error)) from error
+
+
+def in_one_line(error: Exception) -> str:
+    """Return an exception's class and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def unlike(rows: Tensor) -> Tensor:
+    """Return other data of the same kind: in reverse order, half of them twice, so that no mean stays the same."""
+    return rows.flip(0)[torch.arange(len(rows), device=rows.device) // 2]
+
+
+def two_draws(draw: Callable[[], Tensors], modules: Sequence[nn.Module]) -> list[Tensor]:
+    """Return the results of two draws, under a seed of their own, and the buffers after them."""
+    with no_side_effects(modules):
+        torch.manual_seed(VERIFICATION_SEED)
+        results = [result.detach().clone() for _ in range(2) for result in draw()]
+        return results + [buffer.clone() for module in modules for buffer in module.buffers()]
+
+
+def coarsest(graph: GraphModule) -> float:
+    """Return the largest relative rounding of the dtypes that a graph computes in: its results may have a finer one."""
+    values = (node.meta.get("val") for node in graph.graph.nodes)
+    dtypes = {value.dtype for value in values if isinstance(value, Tensor)}
+    return max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
+
+
+def agree(expected: Tensor, found: Tensor, roundings: float, eps: float = 0.0) -> bool:
+    """Whether two results are equal up to some roundings of the largest element.
+
+    Args:
+        expected: a tensor.
+        found: one of its shape and dtype, or they do not agree.
+        roundings: how many.
+        eps: how large a rounding is, relatively; never less than the results' dtype has it.
+    """
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return False
+    if not expected.is_floating_point():
+        return bool((expected == found).all())
+    tolerance = min(roundings * max(eps, torch.finfo(expected.dtype).eps), 0.01)
+    scale = expected.abs().nan_to_num(0.0, 0.0, 0.0).max().item() if expected.numel() else 0.0
+    return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

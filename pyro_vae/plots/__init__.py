@@ -1,0 +1,26 @@
+"""Figures: a run's curves and images, draws of a posterior, budgets of evidence."""
+
+from pyro_vae.plots.budget import evidence_budgets
+from pyro_vae.plots.posterior import pairwise_marginals, rank_ecdfs
+from pyro_vae.plots.run import (
+    QUANTILES,
+    image_grid,
+    latent_traversal,
+    learning_curves,
+    manifold,
+    prior_samples,
+    reconstructions,
+)
+
+__all__ = [
+    "QUANTILES",
+    "evidence_budgets",
+    "image_grid",
+    "latent_traversal",
+    "learning_curves",
+    "manifold",
+    "pairwise_marginals",
+    "prior_samples",
+    "rank_ecdfs",
+    "reconstructions",
+]

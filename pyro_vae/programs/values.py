@@ -1,0 +1,206 @@
+"""Values of sample sites: which of them a law can have, which a mask hides, and what is put in their place."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import torch
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.torch_distribution import ExpandedDistribution
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Distribution, Independent, biject_to, constraints
+from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
+
+WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
+"""Laws whose values are those of their ``base_dist``."""
+
+OBSERVED_VALUE = "pyro_vae_observed_value"
+"""Where, in a site's ``infer``, :class:`FilledMask` keeps what the program observed."""
+
+
+class Inside(Protocol):
+    """Puts values ``(num_samples, *rest)`` into the shape of a run: a :class:`pyro_vae.programs.layouts.Layout`."""
+
+    def inside(self, values: Tensor, event_dim: int) -> Tensor:
+        """Return a site's values as a run has them."""
+
+
+class FixedValues(Messenger):
+    """Gives latent sites the values of a table: as a run has them, or ``(num_samples, *rest)`` for a layout."""
+
+    def __init__(self, values: Mapping[str, Tensor], layout: Inside | None = None) -> None:
+        super().__init__()
+        self._values, self._layout = values, layout
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._values and not msg["is_observed"]:
+            value = self._values[msg["name"]]
+            inside = value if self._layout is None else self._layout.inside(value, msg["fn"].event_dim)
+            msg["value"], msg["done"] = inside, True
+
+
+class FilledMask(Messenger):
+    """Fills masked elements of observed sites that are NaN, huge or outside the support with a harmless value.
+
+    A mask makes their log-probability 0; the gradient would still be 0 times NaN, and validation looks at them. Put it
+    around the whole program, so that it sees the whole mask.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masked = False
+        """Whether an observed site had a mask."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        value = msg["value"]
+        if not msg["is_observed"] or not isinstance(value, Tensor) or msg["infer"].get("_deterministic"):
+            return
+        seen = seen_elements(msg["fn"], msg["mask"])
+        support = support_of(msg["fn"])
+        if seen is None or support is None or value.numel() == 0:
+            return
+        self.masked = True
+        filler = harmless(support, value)
+        if filler is not None:
+            msg["infer"][OBSERVED_VALUE] = value
+            usable = elements_inside(support, value)
+            if value.is_floating_point():
+                # Squares and products of larger ones overflow.
+                usable = usable & (value.abs() < torch.finfo(value.dtype).max ** 0.25)
+            msg["value"] = torch.where(seen | usable, value, filler)
+
+
+class InsideSupport(Messenger):
+    """Gives a program, run to learn its structure, no latent value outside the support of its site."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["done"] and not msg["is_observed"] and isinstance(msg["fn"], Distribution):
+            inside = is_inside(msg["fn"], msg["value"], msg["mask"])
+            if not inside.all():
+                msg["value"] = at_inside(msg["fn"], msg["value"], inside)
+
+
+class OutsideIsNaN(Messenger):
+    """Makes latent values outside the support of the model's site NaN, and with them the loss, which is infinite.
+
+    Without validation, which is off in a training step, some laws give values outside their support a density.
+
+    Args:
+        names: of the sites that may be given such values.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        super().__init__()
+        self._names = frozenset(names)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._names and msg["done"] and not msg["is_observed"] and msg["value"].is_floating_point():
+            inside = spread(is_inside(msg["fn"], msg["value"], msg["mask"]), msg["fn"].event_dim)
+            msg["value"] = torch.where(inside, msg["value"], torch.nan)
+
+
+def observed_value(site: Any) -> Tensor:
+    """Return what a program observed at a site, where a mask's elements may have been filled since."""
+    return site["infer"].get(OBSERVED_VALUE, site["value"])
+
+
+def support_of(fn: Any) -> Any:
+    """Return the support of a law, element by element where it has one of elements, or None where it names none."""
+    while isinstance(fn, WRAPPERS):
+        fn = fn.base_dist
+    try:
+        support = fn.support
+    except (AttributeError, NotImplementedError):
+        return None
+    if isinstance(support, MixtureSameFamilyConstraint):
+        support = support.base_constraint
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
+
+
+def seen_elements(fn: Any, mask: Any) -> Tensor | None:
+    """Return which elements of a site's value count, of a shape that goes with the value's; None where all do.
+
+    Args:
+        fn: the site's law, which may have a mask of its own.
+        mask: the site's mask.
+    """
+    found = [(mask, fn.event_dim)]
+    while isinstance(fn, WRAPPERS):
+        if isinstance(fn, MaskedDistribution):
+            found.append((fn._mask, fn.event_dim))
+        fn = fn.base_dist
+    seen = [spread(torch.as_tensor(m), event_dim) for m, event_dim in found if m is not None and m is not True]
+    return torch.stack(torch.broadcast_tensors(*seen)).all(0) if seen else None
+
+
+def elements_inside(support: Any, value: Tensor) -> Tensor:
+    """Return which elements are finite and inside a support, of a shape that goes with the value's."""
+    return value.isfinite() & spread(support.check(value), support.event_dim)
+
+
+def is_inside(fn: Any, value: Tensor, mask: Any = None) -> Tensor:
+    """Return which values of a batch lie in the law's support, ``(*batch)``; what a mask hides is not looked at.
+
+    A NaN counts as inside: it is no matter of the support.
+    """
+    support, event_dims = support_of(fn), tuple(range(-fn.event_dim, 0))
+    if support is None:
+        inside = torch.ones_like(value, dtype=torch.bool)
+    else:
+        inside = spread(support.check(value), support.event_dim) | value.isnan()
+        seen = seen_elements(fn, mask)
+        inside = inside if seen is None else inside | ~seen
+        # A mask may have more rows than a value that they share.
+        inside = inside.expand(torch.broadcast_shapes(inside.shape, value.shape))
+    return inside.all(event_dims) if event_dims else inside
+
+
+def at_inside(fn: Any, value: Tensor, inside: Tensor) -> Tensor:
+    """Return the values, with a harmless one in the place of each that is not inside."""
+    support = support_of(fn)
+    filler = None if support is None else harmless(support, value)
+    return value if filler is None else torch.where(spread(inside, fn.event_dim), value, filler)
+
+
+def may_leave(fn: Any, other: Any) -> bool:
+    """Whether a draw of ``other`` may lie outside the support of ``fn``, as far as their supports say."""
+    support, drawn = support_of(fn), support_of(other)
+    if support is None or support is constraints.real or support is drawn:
+        return False
+    if drawn is None or type(support) is not type(drawn):
+        half_lines = (constraints.greater_than, constraints.greater_than_eq)
+        if not isinstance(support, half_lines) or not isinstance(drawn, half_lines):
+            return True
+        return not _same(support.lower_bound, drawn.lower_bound)
+    return not all(_same(value, vars(drawn).get(name)) for name, value in vars(support).items())
+
+
+def harmless(support: Any, value: Tensor) -> Tensor | None:
+    """Return something of a value's shape inside a support, with no gradient, or None where none is known."""
+    with torch.no_grad():
+        if support.is_discrete:
+            found = torch.zeros_like(value)
+            if support.event_dim == 0:
+                return found + torch.as_tensor(getattr(support, "lower_bound", 0), dtype=value.dtype)
+            # One-hot, or counts that add up: all in the first element.
+            found[..., 0] = torch.as_tensor(getattr(support, "upper_bound", 1), dtype=value.dtype)
+            return found
+        try:
+            transform = biject_to(support)
+            return transform(value.new_zeros(transform.inverse_shape(value.shape))).to(value.dtype)
+        except (NotImplementedError, ValueError, RuntimeError):
+            return None
+
+
+def spread(values: Tensor, event_dim: int) -> Tensor:
+    """Append dims of size 1, so that what is said of events goes with their elements."""
+    return values.reshape(values.shape + (1,) * event_dim)
+
+
+def _same(one: Any, other: Any) -> bool:
+    numbers = [value for value in (one, other) if isinstance(value, Tensor | int | float)]
+    if len(numbers) < 2:
+        return bool(one == other)
+    return torch.equal(*(torch.as_tensor(number).double().cpu() for number in numbers))

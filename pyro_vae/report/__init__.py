@@ -1,0 +1,1 @@
+"""A comparison as tables, figures and one page of HTML."""

@@ -1,0 +1,141 @@
+"""What fitted cells of a comparison draw: samples, reconstructions and traversals, as images for a page."""
+
+import base64
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae import plots
+from pyro_vae.comparison.results import CellResult
+from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
+from pyro_vae.comparison.task import folder_of
+from pyro_vae.data import ImageData
+from pyro_vae.evaluation.over_data.posterior_means import draw_latent, posterior_means
+from pyro_vae.programs.modules import local_params
+from pyro_vae.runtime.random_state import seeded
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SAMPLES, COLUMNS, ROWS = 64, 10, 3
+"""Images drawn from the prior; columns and rows of test images, each with its reconstruction below it."""
+
+UNITS = 8
+"""Latent units that are traversed, at most."""
+
+MEAN_SAMPLES = 100
+"""Draws that the posterior mean of a traversal's centre is taken over, where the guide does not say it."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image as a page shows it."""
+
+    title: str
+    uri: str = field(repr=False)
+    """The PNG itself, as a ``data:`` URI."""
+    width: int
+    height: int
+    caption: str
+
+
+@dataclass(frozen=True)
+class CellPictures:
+    """What could be drawn of a cell."""
+
+    result: CellResult
+    pictures: Sequence[Picture]
+    failures: Sequence[str]
+    """What could not, and why."""
+
+
+def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | None = None) -> list[CellPictures]:
+    """Draw what finished cells have learnt, from their run folders.
+
+    A cell that cannot be read or drawn does not keep the others from it: it says why.
+
+    Args:
+        results: of the cells to draw.
+        out: folder of the comparison.
+        moved: where the data are now, if not where the cells found them.
+    """
+    loaded: dict[tuple[Any, ...], ImageData] = {}
+    found = []
+    for result in results:
+        cell = result.cell
+        key = cell.data, cell.binarization, cell.data_seed, cell.valid_size
+        try:
+            if key not in loaded:
+                loaded[key] = load_data_of_run(result.path, cell, moved)
+            found.append(_draw_cell(result, out, loaded[key]))
+        except Exception as error:
+            # A class of the user's own may raise anything, and a report of what is there is worth more than none.
+            found.append(CellPictures(result, [], [_reason("nothing can be drawn", error)]))
+    return found
+
+
+def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
+    cell = result.cell
+    model, guide = load_pair(result.path, cell, data, None if cell.decoder is None else folder_of(out, cell.decoder))
+    missing = [part for part in ("prior", "likelihood") if not callable(getattr(model, part, None))]
+    if missing:
+        raise ValueError(f"model {cell.model} has no {' and no '.join(missing)} to draw from")
+    drawers: dict[str, Callable[[], tuple[Any, str]]] = {
+        "samples": lambda: _samples(model),
+        "reconstructions": lambda: _reconstructions(model, guide, data.test[: cell.num_test]),
+        "traversal": lambda: _traversal(model, guide, data.test[:1], result.evaluation["most_active"][:UNITS]),
+    }
+    pictures, failures = [], []
+    with seeded(cell.seed), torch.no_grad(), local_params(model, guide):
+        for title, draw in drawers.items():
+            try:
+                pictures.append(_picture(title, *draw()))
+            except Exception as error:
+                # As above: a guide of the training images alone cannot reconstruct, and its model still has samples.
+                failures.append(_reason(title, error))
+    return CellPictures(result, pictures, failures)
+
+
+def _samples(model: Any) -> "tuple[Figure, str]":
+    return plots.prior_samples(model.prior, model.likelihood, SAMPLES), "Means of p(x | z), z drawn from the prior."
+
+
+def _reconstructions(model: Any, guide: Any, test: Tensor) -> "tuple[Figure, str]":
+    x = test[: COLUMNS * ROWS]
+    z = draw_latent("reconstructions", guide, x)
+    shown = plots.reconstructions(x, model.likelihood(z).mean, COLUMNS)
+    return shown, "Test images, and below each row the means of p(x | z), z drawn from q(z | x)."
+
+
+def _traversal(model: Any, guide: Any, first: Tensor, units: Sequence[int]) -> "tuple[Figure, str]":
+    center = posterior_means("traversal", guide, first, None, MEAN_SAMPLES).mean[0].to(first.dtype)
+    low, high = (round(100 * share.item()) for share in plots.QUANTILES[[0, -1]])
+    caption = (
+        f"Each row: one latent unit from the {low} % to the {high} % quantile of its prior, the others at the first "
+        f"test image's posterior mean. From the top: {', '.join(f'z[{unit}]' for unit in units)}."
+    )
+    return plots.latent_traversal(model.prior, model.likelihood, center, units), caption
+
+
+def _picture(title: str, figure: "Figure", caption: str) -> Picture:
+    """Return the pixels of a grid of images, without the frame and the title around them."""
+    from PIL import Image
+
+    (axes,) = figure.axes
+    (grid,) = axes.images
+    pixels = np.rint(255 * np.asarray(grid.get_array())).astype(np.uint8)
+    grey = bool((pixels == pixels[..., :1]).all())
+    written = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if grey else pixels).save(written, "PNG", optimize=True)
+    uri = "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
+    return Picture(title, uri, pixels.shape[1], pixels.shape[0], caption)
+
+
+def _reason(what: str, error: Exception) -> str:
+    return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"

@@ -1,0 +1,172 @@
+"""The report of a comparison: one page that needs no network, and its main table for a paper."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pyro_vae.comparison.comparison import QUANTITIES, Comparison, Configuration
+from pyro_vae.report import figures as report_figures
+from pyro_vae.report.cautions import cautions
+from pyro_vae.report.figures import khat_shares, which_curve, which_gap
+from pyro_vae.report.images import CellPictures, draw_cells
+from pyro_vae.report.series import Series, series_of
+from pyro_vae.report.svg import to_svg
+from pyro_vae.report.table import in_order, main_table, rankings_of, short, to_latex, to_markdown
+from pyro_vae.report.text import (
+    best_of,
+    commands,
+    common_settings,
+    distinct,
+    headline,
+    shown_ranking,
+    subject,
+    varying_settings,
+)
+from pyro_vae.runtime.files import write_bytes
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
+
+__all__ = ["to_html", "to_latex", "to_markdown", "write_report"]
+
+HTML, LATEX, MARKDOWN = "report.html", "report.tex", "report.md"
+
+MAX_DRAWN = 6
+"""Configurations whose images are shown unless more are asked for: some 60 kB each, for images of 28 x 28."""
+
+
+def write_report(
+    comparison: Comparison, *, latex: bool = False, markdown: bool = False, max_drawn: int = MAX_DRAWN,
+    out: Path | None = None, data: str | Path | None = None,
+) -> Path:  # fmt: skip
+    """Write ``report.html`` into a comparison's folder: all there is to see, in one file that needs no network.
+
+    Cells that failed are listed with their error, and what cannot be drawn with the reason.
+
+    Args:
+        comparison: finished or not.
+        latex: write the main table to ``report.tex`` as well.
+        markdown: write it to ``report.md`` as well.
+        max_drawn: of how many configurations to show samples, reconstructions and traversals, the best
+            log-likelihoods first.
+        out: folder to write to, that of the comparison unless given.
+        data: where the data are now, if not where the cells found them.
+
+    Returns:
+        The path of ``report.html``.
+
+    Raises:
+        ValueError: ``max_drawn`` is negative.
+        CheckpointError: the disk refuses.
+    """
+    out = comparison.path if out is None else out
+    path = out / HTML
+    write_bytes(path, to_html(comparison, max_drawn, data).encode())
+    if latex:
+        write_bytes(out / LATEX, to_latex(comparison).encode())
+    if markdown:
+        write_bytes(out / MARKDOWN, to_markdown(comparison).encode())
+    return path
+
+
+def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path | None = None) -> str:
+    """Return the page of :func:`write_report`, whose args and errors it has."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    if max_drawn < 0:
+        raise ValueError(f"write_report: max_drawn must be at least 0; got {max_drawn}.")
+    environment = Environment(
+        loader=PackageLoader("pyro_vae.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters |= {"minus": lambda text: text.replace("-", "−"), "short": short}
+    rankings, configurations = rankings_of(comparison), in_order(comparison)
+    series = series_of(configurations)
+    each = [(result.cell.label(comparison.varying), result) for one in configurations for result in one.results]
+    again, fits = commands(comparison)
+    return environment.get_template("report.html.j2").render(
+        comparison=comparison,
+        subject=subject(comparison),
+        headline=headline(comparison),
+        best=best_of(rankings, configurations),
+        cautions=cautions(comparison),
+        table=main_table(comparison, rankings, configurations),
+        cells=main_table(comparison, {}, [Configuration(name, [result]) for name, result in each]),
+        better={name: "more" if more else "less" for name, more in QUANTITIES.items()},
+        rankings=[shown_ranking(quantity, ranking) for quantity, ranking in rankings.items()],
+        series={one.configuration.name: one for one in series},
+        figures=_figures(series) if series else [],
+        khats=_khats(series),
+        drawn=_drawn(series[:max_drawn], comparison.path, data),
+        varying=varying_settings(comparison),
+        common=common_settings(comparison),
+        data=distinct(result.evaluation["data"] for result in comparison.finished),
+        environments=distinct(result.evaluation["environment"] for result in comparison.finished),
+        again=again,
+        fits=fits,
+    )
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """A figure as the page shows it."""
+
+    name: str
+    title: str
+    svg: "Markup" = field(repr=False)
+    caption: str
+    legend: bool
+    """Whether it tells configurations apart by numbers and colours alone."""
+
+
+def _figures(series: Sequence[Series]) -> list[_Drawing]:
+    several = any(len(one.configuration.results) > 1 for one in series)
+    curve, split = which_curve(series), which_gap(series) == "inference_gap"
+    gap = (
+        f"Low and left is better. The gap is {'that of the' if split else 'log p(x) − ELBO, of all'} test images"
+        f"{' whose gap was split' if split else ''}; whiskers are a standard error over images and seeds."
+    )
+    found = [
+        ("budget", "Evidence budget", report_figures.budgets(series), False,
+         "−ELBO is the reconstruction cost plus the rate, the nats that z carries. The line across each bar is "
+         "−log p(x), at most: what the bar has beyond it is the inference gap. Means over seeds and all test images."),
+        ("gaps", "What the bound lacks", report_figures.gaps(series), False,
+         "log p(x) − ELBO. The approximation gap is what the family of the guide costs, the amortization gap what it "
+         "costs that an encoder has to find its member. Whiskers are a standard error of the sum, over images and "
+         "seeds."),
+        ("curves", "Learning curves", report_figures.learning_curves(series, curve), True,
+         f"The bound on {'validation' if curve == 'valid' else 'training'} images, "
+         f"{'each seed a line' if several else 'one seed each'}. A curve that still rises at its end asks for more "
+         f"epochs{'; one that falls has begun to fit its training images only' if curve == 'valid' else ''}."),
+        ("plane", "Rate and distortion", report_figures.rate_distortion(series), True,
+         "Down and left is better; along a dashed line the ELBO is the same. A small rate at a large cost says that "
+         "little is encoded. Arms are standard deviations over seeds, dots the seeds; with one seed, arms are standard "
+         "errors over test images, which configurations share: rankings know differences better."),
+        ("parameters", "Gap and size of the guide", report_figures.gap_against(series, "guide_parameters"), True, gap),
+        ("seconds", "Gap and time to fit", report_figures.gap_against(series, "fit_seconds"), True,
+         f"{gap} Seconds depend on the machine, its threads and what else it did."),
+    ]  # fmt: skip
+    return [
+        _Drawing(name, title, _markup(to_svg(figure, f"{title}. {caption}", name)), caption, legend)
+        for name, title, figure, legend, caption in found
+    ]
+
+
+def _khats(series: Sequence[Series]) -> "list[tuple[Series, Markup]]":
+    top = max((khat_shares(one).max() for one in series), default=0.0)
+    return [
+        (one, _markup(to_svg(report_figures.khats([one], top), f"k-hats of {one.name}", f"khat-{one.number}")))
+        for one in series
+    ]
+
+
+def _drawn(series: Sequence[Series], out: Path, data: str | Path | None) -> list[tuple[Series, CellPictures]]:
+    return list(zip(series, draw_cells([one.configuration.results[0] for one in series], out, data), strict=True))
+
+
+def _markup(svg: str) -> "Markup":
+    """Mark an element, whose text is escaped already, as no text to escape."""
+    from markupsafe import Markup
+
+    return Markup(svg)

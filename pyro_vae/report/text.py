@@ -1,0 +1,178 @@
+"""What a report says in words and small tables: what was compared, which is best, how to repeat it."""
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyro_vae.comparison.comparison import GRID as GRID_FILE
+from pyro_vae.comparison.comparison import Comparison, Configuration
+from pyro_vae.comparison.grid import SETTINGS
+from pyro_vae.comparison.task import CELLS
+from pyro_vae.fit.run import CONFIG
+from pyro_vae.report.estimates import decimals, estimate
+from pyro_vae.report.table import TITLES, Rankings, errors_of
+from pyro_vae.runtime.wording import count
+from pyro_vae.statistics.ranking import Ranking
+
+AGAIN = "again"
+"""The folder that the commands of the report write to."""
+
+LEAST_P = 1e-4
+"""Smaller p-values are said to be smaller."""
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best configuration by a quantity."""
+
+    title: str
+    name: str
+    text: str
+    """Its mean."""
+    errors: str
+    tied: Sequence[str]
+    """Others that are not told apart from it."""
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """A row of a ranking in words, and where its difference to the best lies in a drawing that is 100 wide."""
+
+    rank: int
+    name: str
+    mean: str
+    to_best: str
+    interval: str
+    of_these_runs: str
+    p: str
+    places: tuple[float, float, float, float]
+    """Of the interval's ends, the difference, and 0."""
+
+
+@dataclass(frozen=True)
+class ShownRanking:
+    """A ranking in words, or why there is none."""
+
+    quantity: str
+    title: str
+    problem: str | None = None
+    rows: Sequence[ShownRow] = field(default_factory=list, repr=False)
+    level: str = ""
+    note: str = ""
+    """What its intervals and p-values hold over."""
+
+
+def subject(comparison: Comparison) -> str:
+    """Return by what cells are compared, in words; nothing where there is one."""
+    names = [name.replace("_", " ") for name in comparison.varying if name != "seed"] or list(comparison.varying)
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def headline(comparison: Comparison) -> str:
+    """Return how many cells have finished, of how many configurations and seeds, and on which images."""
+    done = comparison.finished
+    seeds = sorted({result.cell.seed for result in comparison.results})
+    named = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    configurations = count(len(comparison.configurations), "configuration")
+    text = f"{len(done)} of {count(len(comparison.results), 'cell')} finished: {configurations}, {named}"
+    images = sorted({(len(r.per_datum["elbo"]), r.evaluation["data"]["name"]) for r in done})
+    measured = " and ".join(f"{count(number, 'test image')} of {Path(data).name}" for number, data in images)
+    return f"{text}; measured on {measured}." if images else f"{text}."
+
+
+def best_of(rankings: Rankings, configurations: Sequence[Configuration]) -> list[Best]:
+    """Return the best by each of the two bounds, where there is a ranking."""
+    by_name = {one.name: one for one in configurations}
+    found = []
+    for quantity in ("log_likelihood", "elbo"):
+        ranking = rankings.get(quantity)
+        if isinstance(ranking, Ranking):
+            first, *tied = ranking.best
+            mean = estimate(by_name[first], quantity)
+            assert mean is not None
+            errors = ", ".join(f"{name} {size}" for name, size in errors_of(mean).items())
+            found.append(Best(_title(quantity), first, f"{mean.mean:.{mean.decimals}f}", errors, tied))
+    return found
+
+
+def shown_ranking(quantity: str, ranking: Ranking | str) -> ShownRanking:
+    """Return a ranking in words."""
+    if isinstance(ranking, str):
+        return ShownRanking(quantity, _title(quantity), ranking)
+    digits = max(decimals(pair.difference.standard_error) for pair in ranking.comparisons)
+    ends = [0.0, *(end for row in ranking.rows for end in row.interval)]
+    low, width = min(ends), (max(ends) - min(ends)) or 1.0
+    rows = []
+    for at, row in enumerate(ranking.rows):
+        (start, end), p = row.interval, row.p_value
+        first, second, middle, zero = (round(100 * (nats - low) / width, 1) for nats in (start, end, row.to_best, 0.0))
+        low_here, high_here = row.image_interval
+        differs = (f"{row.to_best:+.{digits}f}", f"{start:.{digits}f} to {end:.{digits}f}",
+                   f"{low_here:.{digits}f} to {high_here:.{digits}f}",
+                   f"< {LEAST_P:g}" if p < LEAST_P else f"{p:.2g}") if at else ("", "", "", "")  # fmt: skip
+        rows.append(
+            ShownRow(row.rank, row.name, f"{row.mean:.{digits}f}", *differs, places=(first, second, middle, zero))
+        )
+    over = f"new seeds and images ({ranking.seeds_in_words}" if ranking.num_seeds > 1 else "new images (one seed"
+    left_out = f", {ranking.num_left_out} left out as not finite" if ranking.num_left_out else ""
+    images, pairs = count(ranking.num_images, "image"), count(len(ranking.comparisons), "pair")
+    note = f"over {over}, {images}{left_out}), corrected for {pairs} (Bonferroni, Holm)"
+    return ShownRanking(quantity, _title(quantity), None, rows, f"{100 * ranking.level:g} %", note)
+
+
+def varying_settings(comparison: Comparison) -> dict[str, list[str]]:
+    """Return the values of settings by which cells differ."""
+    return _values(comparison, comparison.varying)
+
+
+def common_settings(comparison: Comparison) -> dict[str, list[str]]:
+    """Return the settings that all cells share and that are not left open, and what models were taken over."""
+    found = _values(comparison, [name for name in SETTINGS if name not in comparison.varying])
+    decoders = dict.fromkeys(result.cell.decoder for result in comparison.results if result.cell.decoder is not None)
+    said = [decoder.label(["guide", "objective", "epochs", "seed"]) for decoder in decoders]
+    return found | ({"model taken over from": said} if said else {})
+
+
+def distinct(found: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, str], int]]:
+    """Return descriptions that differ, each with the number of cells that it is of."""
+    return [(dict(items), number) for items, number in Counter(tuple(_flat(one).items()) for one in found).items()]
+
+
+def commands(comparison: Comparison) -> tuple[str, dict[str, str]]:
+    """Return what to type in the comparison's folder for all cells again, and for each, by its hash."""
+    fits = {}
+    for result in comparison.results:
+        name = result.cell.hash
+        words = ["pyro-vae", "fit", "--config", f"{CELLS}/{name}/{CONFIG}", "--out", f"{AGAIN}/{name}"]
+        fits[name] = shlex.join(words)
+    return shlex.join(["pyro-vae", "compare", GRID_FILE, "--out", AGAIN]), fits
+
+
+def _title(quantity: str) -> str:
+    return TITLES[quantity].removesuffix(" ≥")
+
+
+def _values(comparison: Comparison, names: Iterable[str]) -> dict[str, list[str]]:
+    values = {name: dict.fromkeys(getattr(result.cell, name) for result in comparison.results) for name in names}
+    return {name: [_in_words(value) for value in found] for name, found in values.items() if list(found) != [None]}
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple | list):
+        return " × ".join(map(str, value)) or "none"
+    return "not given" if value is None else str(value)
+
+
+def _flat(found: Mapping[str, Any]) -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in found.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name}, {inner}": _in_words(number) for inner, number in value.items()}
+        else:
+            flat[name] = _in_words(value)
+    return flat

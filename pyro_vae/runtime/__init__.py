@@ -1,0 +1,1 @@
+"""What any program needs of its machine and its user: random state, memory, files, checks, messages."""

@@ -1,0 +1,42 @@
+"""A seed for what is drawn within, and nothing changed outside."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pyro_vae.runtime.checks import check_seed
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw from a seed, and leave the generators of the CPU and of all CUDA devices as they were.
+
+    None draws from the generators as they are, and moves them.
+
+    >>> _ = torch.manual_seed(0)
+    >>> with seeded(1):
+    ...     first = torch.rand(3)
+    >>> rest = torch.rand(3)
+    >>> with seeded(1):
+    ...     torch.equal(torch.rand(3), first)
+    True
+    >>> _ = torch.manual_seed(0)
+    >>> torch.equal(torch.rand(3), rest)
+    True
+    """
+    if seed is not None:
+        check_seed("noise", seed)
+    with unmoved_generators(enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def unmoved_generators(*, enabled: bool = True) -> Iterator[None]:
+    """Put the generators of the CPU and of all CUDA devices back as they were."""
+    # All of them: the model may be on another device than the current one. Only CUDA's: torch's default takes those of
+    # any accelerator, of which not each keeps a state for each device.
+    with torch.random.fork_rng(range(torch.cuda.device_count()), enabled=enabled, device_type="cuda"):
+        yield

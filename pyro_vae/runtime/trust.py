@@ -1,0 +1,115 @@
+"""Which classes a file may name: declared parts, and others only where the user has said that the file is trusted."""
+
+import importlib
+import inspect
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from pyro.infer import ELBO
+from torch import nn
+
+from pyro_vae.errors import RunError
+from pyro_vae.runtime.arguments import are_flags, argument, named_as
+
+NAMESPACES = (
+    "pyro_vae.guides", "pyro_vae.models", "pyro_vae.nn", "pyro_vae.objectives",
+    "pyro.distributions.transforms", "pyro.infer", "pyro.nn", "torch.nn.modules",
+)  # fmt: skip
+"""Packages whose modules do nothing when they are imported, and whose networks and objectives only compute."""
+
+_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+
+
+@dataclass(frozen=True)
+class _Source:
+    where: str
+    named: Collection[str]
+    how: str
+    """A class is trusted, for the message."""
+
+
+_source: ContextVar[_Source | None] = ContextVar("source", default=None)
+
+
+@contextmanager
+def names_from(where: object, *, trust: bool, named: Collection[str] = ()) -> Iterator[None]:
+    """Within, classes are named by a file, and not by the user.
+
+    Args:
+        where: the file, for messages.
+        trust: the user has said that it may name any class.
+        named: classes that the user has named as well.
+    """
+    token = _source.set(None if trust else _Source(str(where), named, _how_to_trust()))
+    try:
+        with named_as("settings"):
+            yield
+    finally:
+        _source.reset(token)
+
+
+def require_trusted(name: str) -> None:
+    """Refuse to import a class that only a file names, and that is no declared part.
+
+    Args:
+        name: ``path/to/file.py:ClassName`` or ``package.module:ClassName``.
+
+    Raises:
+        RunError: it is one; the message says how it is allowed.
+    """
+    source = _source.get()
+    if source is None or is_declared(name.rpartition(":")[0]) or name in source.named:
+        return
+    raise _refusal(source.where, name, source.how)
+
+
+def _how_to_trust() -> str:
+    return f"{'add' if are_flags() else 'pass'} {argument('trust', True)}"
+
+
+def _refusal(where: str, name: str, how: str) -> RunError:
+    """Return an error that says of a class why it is not imported, and how it would be."""
+    return RunError(
+        f"{where} names the class {name}, which is no part of pyro-vae, Pyro or torch; it was not loaded, because "
+        f"loading it runs its code: if you trust that code, {how}."
+    )
+
+
+def is_declared(module: str) -> bool:
+    """Whether a module is one of those that only define parts.
+
+    >>> is_declared("pyro_vae.guides.iaf"), is_declared("os"), is_declared("torch.nn.modules.activation")
+    (True, False, True)
+    """
+    inside = any(module == name or module.startswith(f"{name}.") for name in NAMESPACES)
+    return inside and _PATH.fullmatch(module) is not None and "__main__" not in module
+
+
+def is_part(value: Any) -> bool:
+    """Whether it is a class of networks or objectives."""
+    return inspect.isclass(value) and issubclass(value, nn.Module | ELBO)
+
+
+def trusted_class(path: str, where: str, trust: bool) -> type:
+    """Return a class that a file names, ``package.module:ClassName``, once it is known to be a part.
+
+    Raises:
+        RunError: it is none, or of a package that the user has not trusted.
+        ImportError: there is no such module.
+        AttributeError: there is no such class in it.
+    """
+    module, _, name = path.partition(":")
+    if not (trust or is_declared(module)):
+        raise _refusal(where, path, _how_to_trust())
+    if not (_PATH.fullmatch(module) and _PATH.fullmatch(name.replace("<locals>", "locals"))):
+        raise RunError(f"{where}: {path!r:.60} is no name of a class.")
+    found: Any = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    if not is_part(found) or not (trust or is_declared(found.__module__)):
+        raise RunError(f"{where}: {path} is no network and no objective: only such classes are built from a folder.")
+    return found

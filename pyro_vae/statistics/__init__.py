@@ -1,0 +1,1 @@
+"""Comparisons of configurations and tests of uniformity: numbers in, numbers out."""
