@@ -19,11 +19,11 @@ from pyro_vae.evaluation import (
 )
 from pyro_vae.fit import Run, fit
 from pyro_vae.programs.log_weights import log_weights
-
-__version__ = "0.1.0"
+from pyro_vae.version import __version__
 
 __all__ = [
     "Run",
+    "__version__",
     "active_units",
     "ais",
     "bdmc",

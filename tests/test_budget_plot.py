@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pyro_vae.evaluation.evidence.evidence_budget import EvidenceBudget, Term
+from pyro_vae.evaluation.evidence_budget import EvidenceBudget, Term
 from pyro_vae.plots.budget import best_evidence, evidence_budgets
 
 EXACT = {"reconstruction": -70.0, "rate": 25.0, "ELBO": -95.0, "IWAE-1": -95.0, "IWAE-5000": -91.0}

@@ -16,8 +16,8 @@ from pyro_vae import fit, load_run
 from pyro_vae.cli import main
 from pyro_vae.comparison import Comparison
 from pyro_vae.errors import CheckpointError, FolderBusyError, RunError
-from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT, METRICS
+from pyro_vae.runtime.checkpoint import read_checkpoint
 from pyro_vae.runtime.files import alone_in, write_bytes
 
 PATIENCE_S = 120

@@ -22,7 +22,7 @@ from pyro_vae.comparison import Cell, Comparison, Grid, load_cell
 from pyro_vae.comparison.results import is_finished
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.errors import RunError
-from pyro_vae.fit.checkpoint import read_checkpoint, write_checkpoint
+from pyro_vae.runtime.checkpoint import read_checkpoint, write_checkpoint
 
 EVIL = """
 from pathlib import Path

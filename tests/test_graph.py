@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from pyro_vae.graphs.capture import NotTraceable, capture, no_side_effects, unlike
+from pyro_vae.graphs.capture import NotTraceable, capture, unlike
+from pyro_vae.programs.undo import no_side_effects
 
 A, B = torch.arange(6.0).reshape(2, 3), torch.ones(2, 3)
 

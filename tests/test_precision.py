@@ -14,7 +14,7 @@ from pyro_vae.guides import MeanFieldGuide, PlanarGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import CategoricalLikelihood, GaussianLikelihood
 from pyro_vae.programs.pair import Pair
-from pyro_vae.runtime.precision import Rounding, log_prob_in_float64
+from pyro_vae.programs.precision import Rounding, log_prob_in_float64
 
 LOC, SCALE = 100 * torch.randn(3, 400, generator=torch.Generator().manual_seed(1)), torch.linspace(0.1, 2, 400)
 POSITIVE = LOC.abs() + 0.1

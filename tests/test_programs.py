@@ -11,8 +11,9 @@ from pyro.nn import PyroModule, PyroParam
 from torch.testing import assert_close
 
 import pyro_vae
-from pyro_vae.programs.modules import Undo, local_params, undone_on_failure
+from pyro_vae.programs.modules import local_params
 from pyro_vae.programs.pair import Pair
+from pyro_vae.programs.undo import Undo, undone_on_failure
 
 
 def model(x):

@@ -7,7 +7,6 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae.parts import part_names
 from pyro_vae.protocols import PosteriorGuide
 from pyro_vae.runtime.checks import check_count, check_number, check_whole
 
@@ -78,10 +77,9 @@ class VampPrior(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(guide, PosteriorGuide):
-            able = [name for name, cls in part_names("guide").items() if hasattr(cls, "posterior")]
             raise ValueError(
                 f"VampPrior: the guide must have posterior(x), its density for given x; {type(guide).__name__} has "
-                f"none. Of the package's, {', '.join(sorted(able))} have it."
+                f"none. MeanFieldGuide has it, for one."
             )
         check_count("VampPrior", "latent_dim", latent_dim)
         check_whole("VampPrior", "num_components", num_components)

@@ -81,7 +81,7 @@ def _run(words: list[str], output: Output) -> int:
     if command in ("-h", "--help"):
         raise HelpWanted(_help())
     if command == "--version":
-        from pyro_vae import __version__
+        from pyro_vae.version import __version__
 
         raise HelpWanted(f"pyro-vae {__version__}")
     if command not in COMMANDS:

@@ -12,11 +12,11 @@ from pyro_vae.cli.runs import Fitted, add_moved_data, add_run, add_trust, open_r
 from pyro_vae.cli.usage import Parser, a_path
 from pyro_vae.evaluation import active_units
 from pyro_vae.evaluation.over_data.posterior_means import draw_latent, posterior_means
-from pyro_vae.graphs.capture import in_one_line
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.objectives import Trace_ELBO
 from pyro_vae.parts import find_part, parse_part
 from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.wording import in_one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

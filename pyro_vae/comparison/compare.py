@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pyro_vae.comparison.cautions import seed_outlook
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import GRID, Comparison
 from pyro_vae.comparison.executors import LOCAL, check_options, run_tasks
@@ -21,7 +22,6 @@ from pyro_vae.data import DATASETS, ImageData, is_available
 from pyro_vae.errors import CheckpointError, FolderBusyError, RunError
 from pyro_vae.fit.run import CONFIG, read_config
 from pyro_vae.fit.same_data import require_same_data
-from pyro_vae.report.cautions import seed_outlook
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.checks import check_count, check_path, check_whole
 from pyro_vae.runtime.files import alone_in, write_bytes

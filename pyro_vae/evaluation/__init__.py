@@ -4,8 +4,8 @@ from pyro_vae.evaluation.annealing.ais import AIS, ais
 from pyro_vae.evaluation.annealing.bdmc import BDMC, bdmc
 from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.evidence.elbo import ElboTerms, elbo_terms
-from pyro_vae.evaluation.evidence.evidence_budget import EvidenceBudget, evidence_budget
 from pyro_vae.evaluation.evidence.log_likelihood import LogLikelihood, log_likelihood
+from pyro_vae.evaluation.evidence_budget import EvidenceBudget, evidence_budget
 from pyro_vae.evaluation.gaps.inference_gaps import InferenceGaps, inference_gaps
 from pyro_vae.evaluation.inference_data import to_inference_data
 from pyro_vae.evaluation.latents.active_units import ActiveUnits, active_units

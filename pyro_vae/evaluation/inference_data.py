@@ -14,11 +14,11 @@ from pyro_vae.evaluation.over_data.latent_draws import Draws, LatentDraws, by_da
 from pyro_vae.programs.masks import element_mask
 from pyro_vae.programs.pair import SOFT_TARGETS
 from pyro_vae.programs.particles import Particles, Site, samples
+from pyro_vae.programs.precision import UNRESOLVED, Rounding
 from pyro_vae.programs.redrawn import Redrawn, is_factor, refuse_factors
 from pyro_vae.programs.values import FixedValues, observed_value
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count
-from pyro_vae.runtime.precision import UNRESOLVED, Rounding
 from pyro_vae.runtime.random_state import seeded
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class _Groups:
         """Return the groups, draws dealt out to chains."""
         from xarray import Dataset
 
-        from pyro_vae import __version__
+        from pyro_vae.version import __version__
 
         found = {}
         attributes = {"inference_library": "pyro-vae", "inference_library_version": __version__}

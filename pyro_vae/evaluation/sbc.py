@@ -16,9 +16,9 @@ from pyro_vae.evaluation.over_data.rows import Rows
 from pyro_vae.evaluation.over_data.stream import ROWS
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.modules import in_mode
+from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_whole
-from pyro_vae.runtime.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 from pyro_vae.statistics.uniformity import holm, uniformity_band, uniformity_p_value

@@ -52,13 +52,13 @@ from pyro_vae.fit.steps.watch import Watch
 from pyro_vae.fit.summed import trained_pair
 from pyro_vae.fit.training import Training
 from pyro_vae.fit.vectorized import takes_particles
-from pyro_vae.graphs.capture import no_side_effects
 from pyro_vae.objectives.analytic_kl import AnalyticKL
 from pyro_vae.programs.missing import all_finite, check_finite_rows
 from pyro_vae.programs.modules import as_args, check_programs, in_mode, local_params, plain_errors
 from pyro_vae.programs.nonfinite import find_outside
 from pyro_vae.programs.pair import SOFT_TARGETS, Pair
 from pyro_vae.programs.support import check_support
+from pyro_vae.programs.undo import no_side_effects
 from pyro_vae.protocols import Objective, Program, ScheduledObjective
 from pyro_vae.runtime.arguments import are_flags, argument
 from pyro_vae.runtime.checks import check_path, in_short

@@ -16,11 +16,11 @@ import yaml
 from torch import Tensor
 
 from pyro_vae.errors import RunError
-from pyro_vae.fit.checkpoint import FORMAT, read_checkpoint
 from pyro_vae.fit.describe import build, structure
 from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.bounded import bounded, require_sizes
+from pyro_vae.runtime.checkpoint import FORMAT, read_checkpoint
 from pyro_vae.runtime.files import write_bytes
 from pyro_vae.runtime.reading import Fields, read_table, read_yaml, shown
 
@@ -85,7 +85,7 @@ def bounds(row: Row) -> str:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Return the versions and the machine that a result came from."""
-    from pyro_vae import __version__
+    from pyro_vae.version import __version__
 
     return {
         "pyro_vae": __version__,

@@ -7,18 +7,13 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import RunError
-from pyro_vae.fit.checkpoint import (
-    load_optimizer_state,
-    optimizer_state,
-    plain,
-    restored,
-    write_checkpoint,
-)
+from pyro_vae.fit.optimizer_state import load_optimizer_state, optimizer_state, plain, restored
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted, read_history, write_config, write_history
 from pyro_vae.fit.same_data import differing_data
 from pyro_vae.fit.steps.auto_step import AutoStep
 from pyro_vae.fit.training import Training
 from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.checkpoint import write_checkpoint
 from pyro_vae.runtime.differences import differences, listed
 
 FREE_ON_RESUME = ("epochs", "environment")

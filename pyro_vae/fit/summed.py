@@ -14,12 +14,12 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import PairError
-from pyro_vae.graphs.capture import no_side_effects
 from pyro_vae.objectives.particle_bound import ParticleBound
 from pyro_vae.programs.batch_plate import check_sites
 from pyro_vae.programs.modules import as_args, first_rows, local_params, modules_of
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import BatchPlate, samples
+from pyro_vae.programs.undo import no_side_effects
 from pyro_vae.programs.values import FilledMask
 from pyro_vae.protocols import Objective, Program
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.fit.steps.gradients import BatchLoss
 from pyro_vae.fit.summed import Summed
-from pyro_vae.graphs.capture import in_one_line
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import REMEDY, Pair
 from pyro_vae.runtime.memory import is_out_of_memory
+from pyro_vae.runtime.wording import in_one_line
 
 
 @contextmanager

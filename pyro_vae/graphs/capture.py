@@ -17,32 +17,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_vae.graphs.draws import Draws, Tensors
 from pyro_vae.graphs.in_place import reuse_memory
 from pyro_vae.graphs.simplify import tidy
-from pyro_vae.programs.modules import undone_on_failure
-from pyro_vae.runtime.random_state import unmoved_generators
-
-VERIFICATION_SEED = 1913
-"""Any will do that is not the one a graph was recorded under."""
+from pyro_vae.programs.undo import VERIFICATION_SEED, no_side_effects
+from pyro_vae.runtime.roundings import agree
+from pyro_vae.runtime.wording import in_one_line
 
 
 class NotTraceable(Exception):  # noqa: N818 (a finding about a function, not a fault)
     """The function cannot be captured as a graph; the message is the reason, in one line."""
-
-
-@contextlib.contextmanager
-def no_side_effects(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put buffers (running means) and random number generators back as they were, and all else where it fails."""
-    owners = [owner for module in modules for owner in module.modules()]
-    saved = [(o, name, b, b.clone()) for o in owners for name, b in o._buffers.items() if b is not None]
-    try:
-        with unmoved_generators(), undone_on_failure(*modules):
-            yield
-    finally:
-        with torch.no_grad():
-            for owner, name, buffer, value in saved:
-                owner._buffers[name] = buffer
-                # Writing to one that autograd holds on to would spoil a backward pass to come.
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
 
 
 def record(
@@ -117,12 +98,6 @@ def _as_a_finding() -> Iterator[None]:
         raise NotTraceable(in_one_line(error)) from error
 
 
-def in_one_line(error: Exception) -> str:
-    """Return an exception's class and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
-
-
 def unlike(rows: Tensor) -> Tensor:
     """Return other data of the same kind: in reverse order, half of them twice, so that no mean stays the same."""
     return rows.flip(0)[torch.arange(len(rows), device=rows.device) // 2]
@@ -141,21 +116,3 @@ def coarsest(graph: GraphModule) -> float:
     values = (node.meta.get("val") for node in graph.graph.nodes)
     dtypes = {value.dtype for value in values if isinstance(value, Tensor)}
     return max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
-
-
-def agree(expected: Tensor, found: Tensor, roundings: float, eps: float = 0.0) -> bool:
-    """Whether two results are equal up to some roundings of the largest element.
-
-    Args:
-        expected: a tensor.
-        found: one of its shape and dtype, or they do not agree.
-        roundings: how many.
-        eps: how large a rounding is, relatively; never less than the results' dtype has it.
-    """
-    if expected.shape != found.shape or expected.dtype != found.dtype:
-        return False
-    if not expected.is_floating_point():
-        return bool((expected == found).all())
-    tolerance = min(roundings * max(eps, torch.finfo(expected.dtype).eps), 0.01)
-    scale = expected.abs().nan_to_num(0.0, 0.0, 0.0).max().item() if expected.numel() else 0.0
-    return torch.allclose(found, expected, rtol=tolerance, atol=tolerance * scale, equal_nan=True)

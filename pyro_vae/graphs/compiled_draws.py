@@ -7,10 +7,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.graphs.capture import agree, coarsest, in_one_line, two_draws
+from pyro_vae.graphs.capture import coarsest, two_draws
 from pyro_vae.graphs.draws import Draws
 from pyro_vae.graphs.inductor import NotCompilable, native
 from pyro_vae.graphs.softplus import expand_softplus
+from pyro_vae.runtime.roundings import agree
+from pyro_vae.runtime.wording import in_one_line
 
 INDUCTOR = "torch._inductor.compile_fx"
 """The module whose import loads the compiler."""

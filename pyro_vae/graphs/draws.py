@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from pyro_vae.graphs.side_effects import is_safe_to_reorder, written
+from pyro_vae.graphs.writes import is_safe_to_reorder, written
 
 Tensors = list[Tensor]
 

@@ -7,8 +7,8 @@ graph without autograd, which would want the overwritten values.
 import torch
 from torch.fx import GraphModule, Node
 
-from pyro_vae.graphs.side_effects import is_safe_to_reorder, written
 from pyro_vae.graphs.simplify import same_layout
+from pyro_vae.graphs.writes import is_safe_to_reorder, written
 
 aten = torch.ops.aten
 

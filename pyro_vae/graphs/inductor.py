@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from pyro_vae.graphs.capture import in_one_line
+from pyro_vae.runtime.wording import in_one_line
 
 logger = logging.getLogger("pyro_vae")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from pyro_vae.graphs.side_effects import is_safe_to_reorder
+from pyro_vae.graphs.writes import is_safe_to_reorder
 
 aten = torch.ops.aten
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pyro_vae.evaluation.evidence.evidence_budget import EvidenceBudget, Term
+from pyro_vae.evaluation.evidence_budget import EvidenceBudget, Term
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

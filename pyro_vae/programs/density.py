@@ -14,10 +14,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.graphs.capture import in_one_line
 from pyro_vae.programs.coordinates import onto_support
 from pyro_vae.programs.particles import BatchPlate, Site, samples
 from pyro_vae.programs.values import FixedValues, support_of
+from pyro_vae.runtime.wording import in_one_line
 
 Run = Callable[[Messenger], Trace]
 """Runs the guide once under a messenger, with no outer plate."""

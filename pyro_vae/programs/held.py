@@ -12,9 +12,9 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, PairError, SupportError
-from pyro_vae.graphs.capture import VERIFICATION_SEED, no_side_effects
-from pyro_vae.programs.modules import Undo, as_args, first_rows, local_params, modules_of, num_rows, take_rows
+from pyro_vae.programs.modules import as_args, first_rows, local_params, modules_of, num_rows, take_rows
 from pyro_vae.programs.particles import samples
+from pyro_vae.programs.undo import VERIFICATION_SEED, Undo, no_side_effects
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
 

@@ -12,17 +12,18 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.graphs.capture import agree, no_side_effects
 from pyro_vae.programs.coordinates import ROUNDED, innermost, is_circular, onto_support
 from pyro_vae.programs.masks import coordinate_mask, element_mask, masked_log_volume, masks_of
 from pyro_vae.programs.modules import as_args, local_params, modules_of
 from pyro_vae.programs.pair import SOFT_TARGETS, Pair
 from pyro_vae.programs.particles import Particles, Site, samples
+from pyro_vae.programs.precision import roughened
 from pyro_vae.programs.redrawn import Redrawn, is_factor, refuse_factors
 from pyro_vae.programs.support import says_its_support
+from pyro_vae.programs.undo import no_side_effects
 from pyro_vae.programs.values import FixedValues, observed_value
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.precision import roughened
+from pyro_vae.runtime.roundings import agree
 
 
 @dataclass(frozen=True)

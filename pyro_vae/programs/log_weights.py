@@ -11,9 +11,9 @@ from pyro_vae.programs.missing import check_not_empty
 from pyro_vae.programs.modules import data_args, modules_of, unmoved_buffers
 from pyro_vae.programs.nonfinite import check_finite
 from pyro_vae.programs.pair import SOFT_TARGETS, Pair
+from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count
-from pyro_vae.runtime.precision import MOST_ROUNDING, UNRESOLVED
 
 logger = logging.getLogger("pyro_vae")
 

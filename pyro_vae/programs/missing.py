@@ -6,10 +6,11 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.graphs.capture import in_one_line, no_side_effects
 from pyro_vae.programs.modules import as_args, in_mode, modules_of
 from pyro_vae.programs.nonfinite import find_missing
+from pyro_vae.programs.undo import no_side_effects
 from pyro_vae.protocols import Program
+from pyro_vae.runtime.wording import in_one_line
 
 BLOCK = 1000
 """Data that are run at a time."""

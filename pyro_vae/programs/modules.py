@@ -4,7 +4,6 @@ import functools
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from copy import copy
 from dataclasses import dataclass
 from types import CellType, FunctionType, MethodType
 from typing import Any
@@ -247,60 +246,6 @@ def local_params(*programs: Program) -> Iterator[None]:
         finally:
             for context in opened:
                 context.__class__ = _Context
-
-
-class Undo:
-    """What takes programs and Pyro's store back to how they are now.
-
-    Some programs make their parameters on their first run, of the size of the data that they are run on.
-    """
-
-    def __init__(self, *programs: Program) -> None:
-        self._owners = modules_of(*programs)
-        self._names = set(pyro.get_param_store())
-        modules = [vars(part) for owner in self._owners for part in owner.modules()]
-        self._saved = [(part, {key: (value, _copied(value)) for key, value in part.items()}) for part in modules]
-        self._parameters = {id(parameter) for owner in self._owners for parameter in owner.parameters()}
-        contexts = {id(part["_pyro_context"]): part["_pyro_context"] for part in modules if "_pyro_context" in part}
-        self._used = [(context, context.used) for context in contexts.values()]
-
-    @property
-    def made(self) -> list[Tensor]:
-        """The parameters that were made since."""
-        store = pyro.get_param_store()
-        stored = [store._params[name] for name in store if name not in self._names]
-        return stored + [p for owner in self._owners for p in owner.parameters() if id(p) not in self._parameters]
-
-    def __call__(self) -> None:
-        """Take everything back."""
-        store = pyro.get_param_store()
-        for name in set(store) - self._names:
-            del store[name]
-        for attributes, before in self._saved:
-            attributes.clear()
-            for key, (value, copied) in before.items():
-                attributes[key] = value
-                if copied is not None:
-                    value.clear()
-                    value.extend(copied) if isinstance(value, list) else value.update(copied)
-        for context, was_used in self._used:
-            context.used = was_used
-
-
-@contextmanager
-def undone_on_failure(*programs: Program) -> Iterator[None]:
-    """Leave programs as they were where an exception comes out."""
-    undo = Undo(*programs)
-    try:
-        yield
-    except BaseException:
-        undo()
-        raise
-
-
-def _copied(value: Any) -> Any:
-    """Return a copy of a container that a program may write to, or None of anything else."""
-    return copy(value) if isinstance(value, dict | list | set) else None
 
 
 @contextmanager

@@ -20,22 +20,13 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, PairError, SupportError
-from pyro_vae.graphs.capture import VERIFICATION_SEED, in_one_line, no_side_effects
 from pyro_vae.programs.batch_plate import check_sites, find_plate
 from pyro_vae.programs.coordinates import innermost, is_circular, stays_on_circle
 from pyro_vae.programs.density import why_no_density
 from pyro_vae.programs.held import of_these_data
 from pyro_vae.programs.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
 from pyro_vae.programs.masks import check_same_masks, has_masked_latents, with_other_masked_values
-from pyro_vae.programs.modules import (
-    as_args,
-    check_arguments,
-    first_rows,
-    local_params,
-    modules_of,
-    num_rows,
-    undone_on_failure,
-)
+from pyro_vae.programs.modules import as_args, check_arguments, first_rows, local_params, modules_of, num_rows
 from pyro_vae.programs.nonfinite import find_nonfinite
 from pyro_vae.programs.particles import (
     PARTICLES,
@@ -48,13 +39,15 @@ from pyro_vae.programs.particles import (
     samples,
     subsamples,
 )
+from pyro_vae.programs.precision import TOLERATED, nudged, roughened
 from pyro_vae.programs.support import check_observed, discrete_dims
+from pyro_vae.programs.undo import VERIFICATION_SEED, no_side_effects, undone_on_failure
 from pyro_vae.programs.values import FilledMask, InsideSupport, OutsideIsNaN, may_leave
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.noise import RecordedNoise, ReplayedNoise
-from pyro_vae.runtime.precision import TOLERATED, nudged, roughened
 from pyro_vae.runtime.user_code import plainly, told, with_place
+from pyro_vae.runtime.wording import in_one_line
 
 logger = logging.getLogger("pyro_vae")
 

@@ -11,8 +11,8 @@ from pyro.poutine import Trace
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+from pyro_vae.programs.precision import log_prob_in_float64
 from pyro_vae.programs.values import at_inside, is_inside
-from pyro_vae.runtime.precision import log_prob_in_float64
 
 PARTICLES = "pyro_vae_particles"
 """Name of the outer plate that holds the samples of one vectorized run."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import numpy as np
 
-from pyro_vae.report.estimates import BOUND_GAP, Estimate, estimate, numbers
+from pyro_vae.comparison.estimates import BOUND_GAP, Estimate, estimate, numbers
 from pyro_vae.report.series import COLOURS, OTHERS, Series
 from pyro_vae.report.svg import FOREGROUND, STYLE
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pyro_vae.comparison.cautions import cautions
 from pyro_vae.comparison.comparison import QUANTITIES, Comparison, Configuration
 from pyro_vae.report import figures as report_figures
-from pyro_vae.report.cautions import cautions
 from pyro_vae.report.figures import khat_shares, which_curve, which_gap
 from pyro_vae.report.images import CellPictures, draw_cells
 from pyro_vae.report.series import Series, series_of

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyro_vae.comparison.comparison import QUANTITIES, Comparison, Configuration
-from pyro_vae.report.estimates import KHAT_ABOVE, Estimate, estimate, numbers
+from pyro_vae.comparison.estimates import KHAT_ABOVE, Estimate, estimate, numbers
 from pyro_vae.runtime.wording import rounded_error
 from pyro_vae.statistics.ranking import Ranking
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from pyro_vae.comparison.comparison import GRID as GRID_FILE
 from pyro_vae.comparison.comparison import Comparison, Configuration
+from pyro_vae.comparison.estimates import decimals, estimate
 from pyro_vae.comparison.grid import SETTINGS
 from pyro_vae.comparison.task import CELLS
 from pyro_vae.fit.run import CONFIG
-from pyro_vae.report.estimates import decimals, estimate
 from pyro_vae.report.table import TITLES, Rankings, errors_of
 from pyro_vae.runtime.wording import count
 from pyro_vae.statistics.ranking import Ranking

@@ -1,4 +1,4 @@
-"""How results say numbers."""
+"""How results say numbers, and messages say errors."""
 
 import math
 
@@ -22,3 +22,9 @@ def count(number: int, unit: str) -> str:
     """
     plural = f"{unit.removesuffix('datum')}data" if unit.endswith("datum") else f"{unit}s"
     return f"{number} {unit if number == 1 else plural}"
+
+
+def in_one_line(error: Exception) -> str:
+    """Return an exception's class and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

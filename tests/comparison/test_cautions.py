@@ -7,7 +7,7 @@ from made_up import TWO_BY_TWO, made_up_comparison
 from scipy import stats
 
 from pyro_vae.comparison import Comparison, Grid, compare
-from pyro_vae.report.cautions import cautions, seed_outlook
+from pyro_vae.comparison.cautions import cautions, seed_outlook
 
 
 def said(comparison: Comparison, words: str) -> bool:

@@ -8,7 +8,7 @@ import torch
 from made_up import made_up_result
 
 from pyro_vae.comparison import Cell, Configuration
-from pyro_vae.report.estimates import BOUND_GAP, KHAT_ABOVE, decimals, estimate, numbers
+from pyro_vae.comparison.estimates import BOUND_GAP, KHAT_ABOVE, decimals, estimate, numbers
 
 
 def configuration(tmp_path, **values: list[list[float]]) -> Configuration:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from made_up import LARGE, TWO_BY_TWO, made_up_comparison
 
+from pyro_vae.comparison.estimates import BOUND_GAP, estimate
 from pyro_vae.report import figures as report_figures
-from pyro_vae.report.estimates import BOUND_GAP, estimate
 from pyro_vae.report.figures import BINS, khat_shares, which_curve, which_gap
 from pyro_vae.report.series import COLOURS, OTHERS, series_of
 from pyro_vae.report.svg import to_svg

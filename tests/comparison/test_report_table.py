@@ -7,7 +7,7 @@ import pytest
 from made_up import TWO_BY_TWO, made_up_comparison
 
 from pyro_vae.comparison import Configuration
-from pyro_vae.report.estimates import estimate
+from pyro_vae.comparison.estimates import estimate
 from pyro_vae.report.table import (
     NO_BOUND,
     Entry,

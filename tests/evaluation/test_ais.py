@@ -14,7 +14,7 @@ from pyro_vae.evaluation.annealing.ais import AIS, LogMean, ais
 from pyro_vae.guides import MeanFieldGuide, PlanarGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
-from pyro_vae.runtime.precision import UNRESOLVED
+from pyro_vae.programs.precision import UNRESOLVED
 
 QUICK = {"num_temperatures": 30, "num_chains": 16, "num_leapfrog": 5, "burn_in": 30, "seed": 0, "progress": False}
 

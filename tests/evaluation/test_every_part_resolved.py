@@ -10,7 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_weights
-from pyro_vae.runtime.precision import UNRESOLVED
+from pyro_vae.programs.precision import UNRESOLVED
 
 N = 5
 

@@ -11,7 +11,7 @@ from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
 import pyro_vae
-from pyro_vae.evaluation.evidence.evidence_budget import evidence_budget
+from pyro_vae.evaluation.evidence_budget import evidence_budget
 
 
 @dataclass

@@ -34,7 +34,7 @@ from pyro_vae.evaluation.reference.nuts import log_joint_at
 from pyro_vae.evaluation.reference.reference_posterior import ReferencePosterior
 from pyro_vae.models import LinearGaussian
 from pyro_vae.programs.joint import Joint
-from pyro_vae.runtime.precision import UNRESOLVED
+from pyro_vae.programs.precision import UNRESOLVED
 
 DIMS, N = 30, 3
 STRETCH = 1.1

@@ -9,7 +9,7 @@ from matplotlib import image
 from run_an_example import EXAMPLES, run_from_scratch
 
 from pyro_vae.comparison import Grid
-from pyro_vae.report.cautions import seed_outlook
+from pyro_vae.comparison.cautions import seed_outlook
 
 
 @pytest.fixture(scope="module")

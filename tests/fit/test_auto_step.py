@@ -7,9 +7,9 @@ import torch
 from fit_programs import bernoulli_latent, binary_rows, lines, mean_field, state
 
 from pyro_vae import fit
-from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT
 from pyro_vae.fit.steps import auto_step
+from pyro_vae.runtime.checkpoint import read_checkpoint
 
 
 @pytest.fixture(autouse=True)

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from pyro_vae.data.binarization import BINARIZATIONS
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.fit.steps.gradients import MAX_GRAPHS, BatchLoss, TracedGradients
-from pyro_vae.graphs.capture import no_side_effects
 from pyro_vae.models import VAE
 from pyro_vae.objectives.kl_weight import KLWeight
 from pyro_vae.programs.modules import modules_of
+from pyro_vae.programs.undo import no_side_effects
 
 ONE = torch.ones(())
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 from killed_run import EPOCHS
 
-from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT, METRICS, read_history
+from pyro_vae.runtime.checkpoint import read_checkpoint
 
 PATIENCE_S = 120
 """No process here should need this long, also on a busy machine."""

@@ -60,8 +60,8 @@ def test_a_changed_optimizer_is_no_resumption(changed, tmp_path):
 
 
 def optimizer_of(path):
-    from pyro_vae.fit.checkpoint import read_checkpoint
     from pyro_vae.fit.run import CHECKPOINT
+    from pyro_vae.runtime.checkpoint import read_checkpoint
 
     return read_checkpoint(path / CHECKPOINT)[1]["optimizer"]["groups"]
 

@@ -18,12 +18,12 @@ from torch.optim import lr_scheduler as schedulers
 from pyro_vae import fit, load_run, log_weights
 from pyro_vae.data import ImageData
 from pyro_vae.errors import RunError
-from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, METRICS
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.nn import MLP
+from pyro_vae.runtime.checkpoint import read_checkpoint
 
 SETTINGS = {"batch_size": 20, "compile": "off"}
 

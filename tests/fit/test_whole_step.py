@@ -34,12 +34,12 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from pyro_vae import fit
 from pyro_vae.data import ImageData
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.fit.checkpoint import read_checkpoint
 from pyro_vae.fit.run import CHECKPOINT
 from pyro_vae.fit.steps import whole_step
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.programs.modules import modules_of
+from pyro_vae.runtime.checkpoint import read_checkpoint
 
 
 def grey() -> ImageData:

@@ -21,15 +21,16 @@ from pyro_vae.evaluation.annealing.hmc import At
 from pyro_vae.evaluation.annealing.pieces import Piece, Pieces, Record, fingerprint
 from pyro_vae.evaluation.over_data.rows import HEAD, Rows
 from pyro_vae.evaluation.over_data.stream import ROWS, VALUES
-from pyro_vae.graphs.capture import in_one_line, unlike
+from pyro_vae.graphs.capture import unlike
 from pyro_vae.graphs.levels import TermDraws, check_level
 from pyro_vae.programs.modules import in_mode
+from pyro_vae.programs.precision import MOST_ROUNDING
 from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_seed
 from pyro_vae.runtime.memory import is_out_of_memory, keep_freed_memory
-from pyro_vae.runtime.precision import MOST_ROUNDING
 from pyro_vae.runtime.random_state import unmoved_generators
+from pyro_vae.runtime.wording import in_one_line
 
 FORWARD = ("log_weight", "acceptance", "diverged", "lost")
 REVERSE = ("reverse_log_weight", "reverse_acceptance", "reverse_diverged", "reverse_lost")

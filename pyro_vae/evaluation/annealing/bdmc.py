@@ -12,8 +12,8 @@ from pyro_vae.evaluation.annealing.annealer import Annealer
 from pyro_vae.evaluation.annealing.chains import Annealing
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.evidence.log_mean import LogMean
+from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.precision import UNRESOLVED
 from pyro_vae.runtime.wording import rounded_error
 
 

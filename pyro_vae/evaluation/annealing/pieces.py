@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae.errors import CheckpointError, RunError
 from pyro_vae.evaluation.over_data.stream import _evenly
-from pyro_vae.fit.checkpoint import read_checkpoint, write_checkpoint
+from pyro_vae.runtime.checkpoint import read_checkpoint, write_checkpoint
 from pyro_vae.runtime.checks import check_path
 from pyro_vae.runtime.differences import differences, listed
 from pyro_vae.runtime.files import remedy

@@ -11,8 +11,8 @@ from pyro_vae.evaluation.bits_per_dim import BitsPerDim
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.over_data.stream import Stream
 from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.precision import UNRESOLVED
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 

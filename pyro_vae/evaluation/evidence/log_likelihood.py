@@ -14,9 +14,9 @@ from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES, khat_in_words, khat
 from pyro_vae.evaluation.evidence.weight_sums import WeightSums
 from pyro_vae.evaluation.over_data.stream import Stream
 from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import is_positive
-from pyro_vae.runtime.precision import UNRESOLVED
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count, rounded_error
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.programs.precision import MOST_ROUNDING
 from pyro_vae.runtime.caches import a_cache
-from pyro_vae.runtime.precision import MOST_ROUNDING
 from pyro_vae.runtime.wording import count
 
 CLEARLY = 5
@@ -72,7 +72,7 @@ def pareto_k(tail_weights: Tensor, num_samples: int, rounding: Tensor | None = N
         tail_weights: the ``tail_length(num_samples) + 1`` largest log-weights of each datum, ``(batch, tail + 1)``.
         num_samples: K, how many weights there were.
         rounding: nats by which roundings may move a log-weight of each datum, ``(batch,)``, as
-            :meth:`pyro_vae.runtime.precision.Rounding.of` has it; None takes some of the weights' own dtype.
+            :meth:`pyro_vae.programs.precision.Rounding.of` has it; None takes some of the weights' own dtype.
 
     Returns:
         Tensor ``(batch,)``, float64. NaN where K < 26, too few for a tail; where all weights are 0; and where

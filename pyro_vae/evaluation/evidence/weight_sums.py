@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_vae.evaluation.evidence.log_mean import LogMean
 from pyro_vae.evaluation.evidence.pareto import largest, pareto_k, tail_length
 from pyro_vae.evaluation.over_data.stream import Chunk
-from pyro_vae.runtime.precision import MOST_ROUNDING, Rounding
+from pyro_vae.programs.precision import MOST_ROUNDING, Rounding
 
 
 class WeightSums:

@@ -15,16 +15,16 @@ from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.evidence.log_mean import LogMean
 from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES, largest, pareto_k
 from pyro_vae.evaluation.gaps.best_evidence import EvidenceCandidate, best_evidence, over_the_limit, without_khat
-from pyro_vae.evaluation.gaps.guide_family import is_larger
+from pyro_vae.evaluation.gaps.guide_family import family_of, is_larger
 from pyro_vae.evaluation.gaps.local_maps import FAMILIES
 from pyro_vae.evaluation.gaps.local_posterior import Fitted, LocalPosteriors
 from pyro_vae.evaluation.over_data.frozen_pair import FrozenPair
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.programs.precision import UNRESOLVED, Rounding
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_number
 from pyro_vae.runtime.memory import keep_freed_memory
-from pyro_vae.runtime.precision import UNRESOLVED, Rounding
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 
@@ -279,7 +279,7 @@ def inference_gaps(
         )
     pair = FrozenPair(WHO, model, guide, x, plate)
     _check_evidence(evidence, pair.size)
-    own = pair.own_family()
+    own = family_of(guide, *pair.two_runs())
     chosen = family if family != "own" else "flow" if own is None else own.name
     keep_freed_memory()
     with _at_rest(pair, seed):

@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from pyro_vae.evaluation.over_data.latent_draws import LatentDraws, plates_of
-from pyro_vae.graphs.capture import in_one_line
 from pyro_vae.programs.layouts import OuterPlate
 from pyro_vae.programs.modules import in_mode, local_params
 from pyro_vae.programs.particles import Particles, Site, samples
 from pyro_vae.programs.values import FixedValues
+from pyro_vae.runtime.wording import in_one_line
 
 COMPONENTS = 256
 """Posteriors that a block of the mixture holds."""

@@ -16,9 +16,9 @@ from pyro_vae.evaluation.over_data.latent_draws import Draws, LatentDraws, by_da
 from pyro_vae.evaluation.over_data.posterior_means import PosteriorMeans, mean_of_law
 from pyro_vae.programs.masks import element_mask
 from pyro_vae.programs.particles import Particles, Site
+from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_number
-from pyro_vae.runtime.precision import UNRESOLVED
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 

@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation.gaps.guide_family import Family, family_of
 from pyro_vae.evaluation.over_data.rows import HEAD, Rows
-from pyro_vae.graphs.capture import no_side_effects
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import Pair
-from pyro_vae.programs.particles import LogTerms
+from pyro_vae.programs.particles import LogTerms, Particles
+from pyro_vae.programs.precision import Rounding
 from pyro_vae.programs.support import check_support
+from pyro_vae.programs.undo import no_side_effects
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.precision import Rounding
 
 TRIES = 16
 """Data that are tried one by one where the guide is not finite on one of the first."""
@@ -91,12 +90,11 @@ class FrozenPair:
         """Return log p(x, u), ``(num_samples, batch)``."""
         return self.joint.terms(block, u).log_joint
 
-    def own_family(self) -> Family | None:
-        """Return the family that q is of, in unconstrained coordinates; None where that is not known."""
+    def two_runs(self) -> list[Particles]:
+        """Run the pair twice on the first data, each time with a sample, and leave nothing of it."""
         quiet = no_side_effects(self.modules)
         with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False), quiet:
-            runs = [self._pair.run(self._head, 1)[0] for _ in range(2)]
-        return family_of(self._guide, *runs)
+            return [self._pair.run(self._head, 1)[0] for _ in range(2)]
 
     def _first_that_is_finite(self, model: Program, plate: str | None) -> tuple[Any, ...]:
         for index in self._heads():

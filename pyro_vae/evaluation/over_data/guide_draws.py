@@ -7,15 +7,16 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.graphs.capture import in_one_line, no_side_effects
 from pyro_vae.programs.coordinates import is_circular
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.modules import modules_of
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import LogTerms, Particles, samples
+from pyro_vae.programs.undo import no_side_effects
 from pyro_vae.programs.values import FixedValues
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
+from pyro_vae.runtime.wording import in_one_line
 
 
 class GuideDraws:

@@ -16,9 +16,9 @@ from pyro_vae.programs.log_weights import check_num_samples
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import Particles, Site
+from pyro_vae.programs.precision import Rounding
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import keep_freed_memory
-from pyro_vae.runtime.precision import Rounding
 
 
 @dataclass(frozen=True)

@@ -9,24 +9,16 @@ from pyro import poutine
 from torch import Tensor, device
 
 from pyro_vae.errors import NonFiniteError, PairError
-from pyro_vae.graphs.capture import in_one_line, no_side_effects
 from pyro_vae.programs.held import of_these_data
 from pyro_vae.programs.missing import all_finite, check_finite_rows, check_not_empty
-from pyro_vae.programs.modules import (
-    Undo,
-    data_args,
-    in_mode,
-    local_params,
-    modules_of,
-    num_rows,
-    plain_errors,
-    take_rows,
-)
+from pyro_vae.programs.modules import data_args, in_mode, local_params, modules_of, num_rows, plain_errors, take_rows
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import samples
+from pyro_vae.programs.precision import Rounding
+from pyro_vae.programs.undo import Undo, no_side_effects
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
-from pyro_vae.runtime.precision import Rounding
+from pyro_vae.runtime.wording import in_one_line
 
 FEW = (3, 4, 5)
 """Rows on which the programs are tried, to see what follows the number of data: the first two that are not N."""

@@ -15,17 +15,18 @@ from tqdm import tqdm
 
 from pyro_vae.errors import NonFiniteError, OutOfMemoryError
 from pyro_vae.evaluation.over_data.rows import HEAD, Rows
-from pyro_vae.graphs.capture import in_one_line, unlike
+from pyro_vae.graphs.capture import unlike
 from pyro_vae.graphs.levels import TermDraws, check_level
 from pyro_vae.programs.log_weights import check_num_samples, subsample_blocks
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.nonfinite import check_finite
 from pyro_vae.programs.pair import SOFT_TARGETS, Pair
 from pyro_vae.programs.particles import LogTerms
+from pyro_vae.programs.precision import Rounding
 from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory, keep_freed_memory
-from pyro_vae.runtime.precision import Rounding
+from pyro_vae.runtime.wording import in_one_line
 
 logger = logging.getLogger("pyro_vae")
 

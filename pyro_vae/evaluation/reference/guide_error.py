@@ -18,13 +18,13 @@ from pyro_vae.evaluation.reference.chain_diagnostics import mean_and_variance
 from pyro_vae.evaluation.reference.nuts import log_joint_at
 from pyro_vae.evaluation.reference.reference_posterior import R_HAT, ReferencePosterior
 from pyro_vae.evaluation.reference.two_sample import two_sample_test
-from pyro_vae.graphs.capture import agree
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.modules import in_mode
+from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_seed, in_short
-from pyro_vae.runtime.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.roundings import agree
 from pyro_vae.runtime.wording import count
 
 POINTS = 500

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from pyro_vae.evaluation.over_data.rows import Rows
 from pyro_vae.evaluation.over_data.stream import ROWS
-from pyro_vae.graphs.capture import NotTraceable, agree, capture, in_one_line
+from pyro_vae.graphs.capture import NotTraceable, capture
 from pyro_vae.programs.joint import Joint
+from pyro_vae.runtime.roundings import agree
+from pyro_vae.runtime.wording import in_one_line
 
 logger = logging.getLogger("pyro_vae")
 

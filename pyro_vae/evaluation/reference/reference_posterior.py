@@ -15,10 +15,10 @@ from pyro_vae.evaluation.reference.chain_diagnostics import ess, mean_and_varian
 from pyro_vae.evaluation.reference.nuts import DatumDensity, log_joint_at, run_chain, starts_of
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.modules import in_mode
+from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_whole
-from pyro_vae.runtime.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 

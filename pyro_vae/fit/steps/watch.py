@@ -10,8 +10,9 @@ from torch import Tensor
 from pyro_vae.errors import StaleGraphError
 from pyro_vae.fit.steps.gradients import BatchLoss
 from pyro_vae.fit.steps.step import Step
-from pyro_vae.graphs.capture import VERIFICATION_SEED, agree, no_side_effects
 from pyro_vae.programs.modules import as_args, local_params
+from pyro_vae.programs.undo import VERIFICATION_SEED, no_side_effects
+from pyro_vae.runtime.roundings import agree
 
 EVERY = 1000
 """Steps between two looks: one was measured at three to five traced steps, less than a hundredth of those between."""

@@ -14,8 +14,10 @@ from torch.optim import Optimizer
 from pyro_vae.fit.steps.gradients import BatchLoss, TracedGradients
 from pyro_vae.fit.steps.step import SeparateStep, clipped
 from pyro_vae.fit.steps.updates import Update
-from pyro_vae.graphs.capture import VERIFICATION_SEED, NotTraceable, agree, no_side_effects, record, unlike
+from pyro_vae.graphs.capture import NotTraceable, record, unlike
 from pyro_vae.graphs.inductor import NotCompilable, as_not_compilable, launched_once, lift, native
+from pyro_vae.programs.undo import VERIFICATION_SEED, no_side_effects
+from pyro_vae.runtime.roundings import agree
 
 logger = logging.getLogger("pyro_vae")
 

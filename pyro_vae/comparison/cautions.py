@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import Comparison, Configuration
+from pyro_vae.comparison.estimates import KHAT_ABOVE, estimate
 from pyro_vae.comparison.grid import Grid
 from pyro_vae.comparison.results import UNFINISHED, CellResult
 from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES
-from pyro_vae.report.estimates import KHAT_ABOVE, estimate
-from pyro_vae.runtime.precision import UNRESOLVED
+from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.runtime.wording import count
 
 FEW_SEEDS = 2

@@ -22,9 +22,9 @@ from pyro_vae.evaluation.evidence.pareto import (
 from pyro_vae.evaluation.gaps.inference_gaps import InferenceGaps
 from pyro_vae.evaluation.over_data.stream import Stream
 from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, in_short
-from pyro_vae.runtime.precision import UNRESOLVED
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count, rounded_error
 
