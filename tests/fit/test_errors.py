@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from pyro_vae import fit, load_run
 from pyro_vae.errors import CheckpointError, NonFiniteError, RunError
-from pyro_vae.fit import checkpoint
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, METRICS
+from pyro_vae.runtime import checkpoint
 from pyro_vae.runtime.checkpoint import read_checkpoint, write_checkpoint
 from pyro_vae.runtime.files import write_bytes
 
