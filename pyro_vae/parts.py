@@ -1,13 +1,12 @@
 """Parts by name: the package's own or a user's class, found, and made into a pair."""
 
 import ast
-import difflib
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +19,7 @@ from pyro_vae.runtime.arguments import are_flags, argument, named_as, with_flags
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.trust import require_trusted
 from pyro_vae.runtime.user_code import place_of, plainly, told
+from pyro_vae.runtime.wording import did_you_mean
 
 MOST_CHARACTERS = 10_000
 """Of a part's name with its options."""
@@ -68,8 +68,8 @@ def find_part(kind: str, name: str) -> type:
     known = part_names(kind)
     if name not in known:
         raise ValueError(
-            f"{argument(kind)}: unknown name {name!r}.{_nearest(name, known)} There are {', '.join(sorted(known))}; "
-            f"your own is path/to/file.py:ClassName or package.module:ClassName."
+            f"{argument(kind)}: unknown name {name!r}.{did_you_mean(name, known)} There are "
+            f"{', '.join(sorted(known))}; your own is path/to/file.py:ClassName or package.module:ClassName."
         )
     return known[name]
 
@@ -194,7 +194,7 @@ def check_options(kind: str, text: str) -> None:
         if option not in parameters:
             own = part_options(kind, name)
             has = f"It has {', '.join(own)}." if own else "It has none."
-            raise ValueError(f"{argument(kind)} {name}: has no option {option!r}.{_nearest(option, own)} {has}")
+            raise ValueError(f"{argument(kind)} {name}: has no option {option!r}.{did_you_mean(option, own)} {has}")
 
 
 def make_objective(text: str) -> Any:
@@ -306,11 +306,6 @@ def _arguments(kind: str, text: str) -> set[str]:
     return set(inspect.signature(find_part(kind, parse_part(kind, text)[0])).parameters)
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, known, n=1)
-    return f" Did you mean {nearest[0]!r}?" if nearest else ""
-
-
 def _own_class(kind: str, name: str) -> type:
     where, _, class_name = name.rpartition(":")
     module = _from_file(kind, Path(where)) if where.endswith(".py") else _from_module(kind, where)
@@ -331,7 +326,8 @@ def _own_class(kind: str, name: str) -> type:
             f"in Python; {there}"
         )
     raise ValueError(
-        f"{argument(kind)}: {where} does not define the class {class_name!r}; {there}{_nearest(class_name, classes)}"
+        f"{argument(kind)}: {where} does not define the class {class_name!r}; {there}"
+        f"{did_you_mean(class_name, classes)}"
     )
 
 

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 
 from pyro_vae.cli.output import HelpWanted, Output, standard_output
-from pyro_vae.cli.wording import nearest
 from pyro_vae.runtime.arguments import named_as
 from pyro_vae.runtime.user_code import place_of, told, with_place
+from pyro_vae.runtime.wording import did_you_mean
 
 COMMANDS = {
     "fit": ("fit", "fit a model and a guide to data, and measure them"),
@@ -87,7 +87,7 @@ def _run(words: list[str], output: Output) -> int:
     if command not in COMMANDS:
         what, known = ("flag", [*SWITCHES, "--help", "--version"]) if command[0:1] == "-" else ("command", [*COMMANDS])
         place = " before the command" if what == "flag" else ""
-        hint = nearest(command, known)
+        hint = did_you_mean(command, known, quoted=False)
         raise ValueError(f"there is no {what} {command!r}{place}.{hint} There are {', '.join(known)}.")
     code: int = importlib.import_module(f"pyro_vae.cli.{COMMANDS[command][0]}").run(rest, output)
     return code

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.usage import Parser, UsageError
-from pyro_vae.cli.wording import nearest, summary
+from pyro_vae.cli.wording import summary
 from pyro_vae.data import DATASETS
 from pyro_vae.parts import PACKAGES, part_names
+from pyro_vae.runtime.wording import did_you_mean
 
 LISTS = {f"{kind}s": kind for kind in PACKAGES} | {"data": "data"}
 
@@ -24,7 +25,8 @@ def run(argv: Sequence[str], output: Output) -> int:
     args = parser.read(argv)
     what = getattr(args, "what", None)
     if what is not None and what not in LISTS:
-        raise UsageError(f"there is no list of {what!r}.{nearest(what, LISTS)} There are {', '.join(LISTS)}.")
+        hint = did_you_mean(what, LISTS, quoted=False)
+        raise UsageError(f"there is no list of {what!r}.{hint} There are {', '.join(LISTS)}.")
     found = {name: _list(LISTS[name]) for name in (LISTS if what is None else [what])}
     for name, entries in found.items():
         if what is None:

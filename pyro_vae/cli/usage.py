@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 from pyro_vae.cli import SWITCHES
 from pyro_vae.cli.output import HelpWanted
-from pyro_vae.cli.wording import nearest
 from pyro_vae.runtime.checks import check_path
+from pyro_vae.runtime.wording import did_you_mean
 
 NEGATIVE = re.compile(r"-(\d|\.\d|\.?inf$)")
 """What starts like a flag and is a number."""
@@ -97,7 +97,8 @@ class Parser(argparse.ArgumentParser):
         flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
         for flag in flags:
             known = [name for name in self._option_string_actions if name.startswith("--")]
-            raise UsageError(explain(flag) or self._see(f"there is no flag {flag}.{nearest(flag, known)}"))
+            hint = did_you_mean(flag, known, quoted=False)
+            raise UsageError(explain(flag) or self._see(f"there is no flag {flag}.{hint}"))
         if unknown:
             meant = " or ".join(f"{flag} {unknown[0]}" for flag in flags_of(unknown[0]))
             hint = f" Did you mean {meant}?" if meant else ""

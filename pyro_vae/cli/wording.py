@@ -1,6 +1,5 @@
 """Docstrings and types in plain words, for help and errors."""
 
-import difflib
 import inspect
 import re
 from collections.abc import Iterable
@@ -72,13 +71,3 @@ def in_text(value: Any) -> str:
     if value is None:
         return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return a question that suggests what was meant, or nothing.
-
-    >>> nearest("--epcohs", ["--epochs", "--lr"])
-    ' Did you mean --epochs?'
-    """
-    found = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean {found[0]}?" if found else ""

@@ -1,7 +1,6 @@
 """A cell of a comparison: one model and one guide, how they are fitted, and how they are measured."""
 
 import contextlib
-import difflib
 import hashlib
 import inspect
 import json
@@ -21,6 +20,7 @@ from pyro_vae.fit.steps.levels import LEVELS
 from pyro_vae.parts import PACKAGES, check_options, find_part, parse_part
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.reading import shown
+from pyro_vae.runtime.wording import did_you_mean
 
 FORMAT = 2
 """Of a cell's settings and results. Cells of another format have other hashes, so that nothing old is taken for new."""
@@ -161,8 +161,7 @@ class Cell:
         known = [field.name for field in fields(cls)]
         for name in settings:
             if name not in known:
-                nearest = difflib.get_close_matches(str(name), known, n=1)
-                hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+                hint = did_you_mean(str(name), known)
                 raise ValueError(f"there is no setting {name!r}.{hint} There are {', '.join(known)}.")
         given = dict(settings)
         if isinstance(given.get("decoder"), Mapping):

@@ -1,6 +1,5 @@
 """A grid of cells: a product of settings, a list, or both, from Python or from YAML that is checked line by line."""
 
-import difflib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from pyro_vae.comparison.cell import MEASUREMENT, MODEL_SETTINGS, Cell
 from pyro_vae.errors import RunError
 from pyro_vae.runtime.reading import Place, read_yaml_with_lines, shown
 from pyro_vae.runtime.trust import names_from
+from pyro_vae.runtime.wording import did_you_mean
 
 DESIGNS = ("joint", "frozen")
 KEYS = ("design", "common", "grid", "cells", "decoder")
@@ -166,8 +166,7 @@ class _Reader:
             raise self.error(place, f"expected `key: value` lines, with {', '.join(known)}; got {shown(found)}.")
         for key in found:
             if key not in known:
-                nearest = difflib.get_close_matches(str(key), known, n=1)
-                hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+                hint = did_you_mean(str(key), known)
                 raise self.error((*place, key), f"there is no {what} {key!r}.{hint} There are {', '.join(known)}.")
 
     def settings(self, found: Any, place: Place, known: Sequence[str] = SETTINGS) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """`load_data`: one call from a name to tensors."""
 
-import difflib
 import hashlib
 import operator
 import os
@@ -20,6 +19,7 @@ from pyro_vae.data.mnist_5k import MNIST5K
 from pyro_vae.data.mnist_static import StaticMNIST
 from pyro_vae.data.source import Request, Source, Split, Splits
 from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.wording import did_you_mean
 
 #: Every data set that `load_data` knows by name. A new one costs a file and a line here.
 DATASETS: dict[str, Source] = {
@@ -141,7 +141,7 @@ def _find_source(name: str | os.PathLike[str]) -> tuple[str, Source]:
     if path.suffix.lower() in ARRAY_SUFFIXES or os.sep in text or not isinstance(name, str):
         raise DataNotFoundError(f"load_data: no such file or folder: {path} ({accepted})")
     raise ValueError(
-        f"load_data: unknown data set {text!r}{_nearest(text, list(DATASETS))} Known: "
+        f"load_data: unknown data set {text!r}.{did_you_mean(_spelled(text), DATASETS)} Known: "
         f"{', '.join(DATASETS)}; or {accepted}"
     )
 
@@ -152,7 +152,7 @@ def _choose_binarization(binarization: str | None, label: str, source: Source) -
     if binarization not in BINARIZATIONS:
         raise ValueError(
             "load_data: unknown binarization "
-            f"{binarization!r}{_nearest(str(binarization), list(BINARIZATIONS))} Known: "
+            f"{binarization!r}.{did_you_mean(_spelled(str(binarization)), BINARIZATIONS)} Known: "
             f"{', '.join(BINARIZATIONS)}"
         )
     if binarization not in source.binarizations:
@@ -161,11 +161,6 @@ def _choose_binarization(binarization: str | None, label: str, source: Source) -
             f"{' or '.join(map(repr, source.binarizations))}; got {binarization!r}. Use 'mnist' for any other"
         )
     return binarization
-
-
-def _nearest(text: str, known: list[str]) -> str:
-    matches = difflib.get_close_matches(text.lower().replace("_", "-"), known, n=1)
-    return f", did you mean {matches[0]!r}?" if matches else "."
 
 
 def _integer(what: str, value: int) -> int:
@@ -215,3 +210,8 @@ def _warn_of_copies(splits: Splits, label: str) -> None:
 
 def _digests(split: Split) -> list[bytes]:
     return [hashlib.sha256(image.numpy()).digest() for image in split.images.contiguous()]
+
+
+def _spelled(name: str) -> str:
+    """Return a name as those of data sets are spelled."""
+    return name.lower().replace("_", "-")

@@ -8,7 +8,6 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
@@ -19,6 +18,7 @@ from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_whole
+from pyro_vae.runtime.progress import progress_bar
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 from pyro_vae.statistics.uniformity import holm, uniformity_band, uniformity_p_value
@@ -171,13 +171,12 @@ def sbc(
     rows = Rows("sbc", x, model, guide, plate)
     rows.refuse_whole("it draws data of its own")
     width = min(num_data, max(2, ROWS // num_draws))
-    disabled = None if progress is None else not progress
     with (
         torch.no_grad(),
         in_mode(rows.modules, training=False),
         pyro.validation_enabled(False),
         seeded(seed),
-        tqdm(total=num_data, unit=" data", desc="sbc", disable=disabled, dynamic_ncols=True) as bar,
+        progress_bar(num_data, " data", "sbc", shown=progress) as bar,
     ):
         template = rows.take(torch.arange(width) % rows.size)
         joint = Joint("sbc", model, template, plate)

@@ -15,7 +15,6 @@ from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from pyro_vae.data import ImageData
 from pyro_vae.errors import NonFiniteError
@@ -63,6 +62,7 @@ from pyro_vae.protocols import Objective, Program, ScheduledObjective
 from pyro_vae.runtime.arguments import are_flags, argument
 from pyro_vae.runtime.checks import check_path, in_short
 from pyro_vae.runtime.files import alone_in
+from pyro_vae.runtime.progress import progress_bar
 from pyro_vae.runtime.random_state import seeded
 
 logger = logging.getLogger("pyro_vae")
@@ -264,13 +264,8 @@ def fit(
         if folder is not None and open_folder(folder, config, resume):
             restore(training, folder)
         history = training.history
-        bar = tqdm(
-            total=None if batches.steps is None else epochs * batches.steps,
-            initial=len(history) * (batches.steps or 0),
-            unit="step",
-            disable=None if progress is None else not progress,
-            dynamic_ncols=True,
-        )
+        total = None if batches.steps is None else epochs * batches.steps
+        bar = progress_bar(total, "step", shown=progress, initial=len(history) * (batches.steps or 0))
         with bar, modes[0](), modes[1]():
             while len(history) < epochs and not training.has_stalled(patience):
                 epoch, start = len(history), time.perf_counter()

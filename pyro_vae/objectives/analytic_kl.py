@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_vae.objectives.tensor_loss import tensor_loss
+from pyro_vae.programs.laws import unwrapped
 from pyro_vae.programs.particles import same_order, samples
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count
@@ -86,6 +87,4 @@ def without_closed_kl(model_trace: Trace, guide_trace: Trace) -> list[tuple[str,
 
 def base_name(law: Any) -> str:
     """Return the name of a law's class, less what makes events of it."""
-    while isinstance(law, Independent):
-        law = law.base_dist
-    return type(law).__name__
+    return type(unwrapped(law, Independent)).__name__

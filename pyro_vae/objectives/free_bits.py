@@ -2,9 +2,10 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Independent
 
 from pyro_vae.objectives.particle_bound import ParticleBound, Sampled
+from pyro_vae.programs.laws import kl_at, unwrapped
 from pyro_vae.programs.particles import Particles, Site
 from pyro_vae.runtime.checks import check_number
 
@@ -75,9 +76,9 @@ class FreeBits(ParticleBound):
             raise ValueError(f"FreeBits: the guide's site {name!r} is auxiliary; its KL has no meaning of its own.")
         q, p = run.guide_trace.nodes[name], run.model_trace.nodes[name]
         if self.per == "site":
-            kl = _kl(q["fn"], p["fn"], q["value"]).unsqueeze(-1)
+            kl = kl_at(q["fn"], p["fn"], q["value"]).unsqueeze(-1)
         else:
-            kl = _kl(_independent(q), _independent(p), q["value"])
+            kl = kl_at(_independent(q), _independent(p), q["value"])
             event_dim = q["fn"].event_dim
             kl = kl.flatten(-event_dim) if event_dim else kl.unsqueeze(-1)
         if q["mask"] is not None:
@@ -94,18 +95,9 @@ def _share_there(run: Particles, site: Site) -> Tensor:
     return (run.per_datum(mask.float())[0] > 0).float()
 
 
-def _kl(q: torch.distributions.Distribution, p: torch.distributions.Distribution, z: Tensor) -> Tensor:
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return q.log_prob(z) - p.log_prob(z)
-
-
 def _independent(site: Site) -> torch.distributions.Distribution:
     """Return the site's law of one element, where elements are independent."""
-    fn = site["fn"]
-    while isinstance(fn, Independent):
-        fn = fn.base_dist
+    fn = unwrapped(site["fn"], Independent)
     if fn.event_dim:
         raise ValueError(
             f"FreeBits: per='dim' needs independent dims at site {site['name']!r}; {type(fn).__name__} has none. "

@@ -5,10 +5,11 @@ from typing import Any
 
 import torch
 from pyro import distributions as dist
-from pyro.distributions import ExpandedDistribution, MaskedDistribution
-from torch.distributions import Independent, MixtureSameFamily, TransformedDistribution, biject_to, constraints
+from torch.distributions import MixtureSameFamily, TransformedDistribution, biject_to, constraints
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 from torch.distributions.transforms import ComposeTransform, IndependentTransform
+
+from pyro_vae.programs.laws import unwrapped
 
 CIRCULAR = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 """Laws of angles: declared on the reals, they repeat there, and are densities on an interval of 2 pi alone."""
@@ -22,13 +23,10 @@ CIRCLE = constraints.interval(-math.pi, math.pi)
 
 def innermost(fn: Any) -> Any:
     """Return a law without what only shapes or masks it; of a mixture, that of its components."""
-    while True:
-        if isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
-            fn = fn.base_dist
-        elif isinstance(fn, MixtureSameFamily):
-            fn = fn.component_distribution
-        else:
-            return fn
+    fn = unwrapped(fn)
+    while isinstance(fn, MixtureSameFamily):
+        fn = unwrapped(fn.component_distribution)
+    return fn
 
 
 def is_circular(fn: Any) -> bool:

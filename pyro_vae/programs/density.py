@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae.programs.coordinates import onto_support
+from pyro_vae.programs.laws import core
 from pyro_vae.programs.particles import BatchPlate, Site, samples
 from pyro_vae.programs.values import FixedValues, support_of
 from pyro_vae.runtime.wording import in_one_line
@@ -39,17 +40,17 @@ def why_no_density(model_trace: Trace, guide_trace: Trace, plate: BatchPlate, ru
     sites = list(samples(guide_trace))
     drawn = {site["name"]: site for site in sites if not site["is_observed"]}
     factors = [site for site in sites if site["is_observed"]]
-    own = {name: site for name, site in drawn.items() if name not in latent and not isinstance(_core(site), Delta)}
+    own = {name: site for name, site in drawn.items() if name not in latent and not isinstance(core(site["fn"]), Delta)}
     points = {}
     for name, site in drawn.items():
         if name not in latent:
-            if isinstance(_core(site), Delta) and _log_prob(site).any():
+            if isinstance(core(site["fn"]), Delta) and _log_prob(site).any():
                 return f"its own site {name!r} is a point mass with a log_density. {_NO_POINT}"
             continue
         reason = _mismatch(name, latent[name], site)
         if reason is not None:
             return reason
-        if isinstance(_core(site), Delta) and not isinstance(_core(latent[name]), Delta):
+        if isinstance(core(site["fn"]), Delta) and not isinstance(core(latent[name]["fn"]), Delta):
             points[name] = site
     if points:
         try:
@@ -81,8 +82,8 @@ def _mismatch(name: str, of_model: Site, of_guide: Site) -> str | None:
         mixed = _with_atoms(fn)
         if mixed is not None:
             return f"site {name!r} of the {where} puts mass on single points ({mixed}), and has no density there"
-    if isinstance(_core(of_model), Delta):
-        if not isinstance(_core(of_guide), Delta):
+    if isinstance(core(of_model["fn"]), Delta):
+        if not isinstance(core(of_guide["fn"]), Delta):
             return (
                 f"site {name!r} is a point mass in the model, which no draw of the guide hits. Make it "
                 f"pyro.deterministic in the model, or the same Delta in the guide"
@@ -94,7 +95,7 @@ def _mismatch(name: str, of_model: Site, of_guide: Site) -> str | None:
             )
         return None
     supports = support_of(p), support_of(q)
-    if None in supports or isinstance(_core(of_guide), Delta):
+    if None in supports or isinstance(core(of_guide["fn"]), Delta):
         return None
     discrete = [support.is_discrete for support in supports]
     if discrete[0] != discrete[1]:
@@ -186,14 +187,6 @@ def _no_density(site: Site) -> str:
     return f"what it observes or adds as {site['name']!r} is no part of a density of z"
 
 
-def _core(site: Site) -> Any:
-    """Return the law under those that wrap it."""
-    fn = site["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return fn
-
-
 def _with_atoms(fn: Any) -> str | None:
     """Name the law within a law that has mass on single points beside, or in the place of, a density; not a Delta."""
     if isinstance(fn, Empirical):
@@ -205,9 +198,7 @@ def _with_atoms(fn: Any) -> str | None:
     parts = [part for value in vars(fn).values() for part in (value if isinstance(value, list | tuple) else [value])]
     for part in parts:
         if isinstance(part, Distribution):
-            inner: Any = part
-            while hasattr(inner, "base_dist"):
-                inner = inner.base_dist
+            inner = core(part)
             if isinstance(inner, Delta) or _with_atoms(part) is not None:
                 return f"{type(fn).__name__} of {type(inner).__name__}"
     return None

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions.transforms import IndependentTransform
 
 from pyro_vae.errors import PairError
+from pyro_vae.programs.laws import layers
 from pyro_vae.programs.particles import Particles, Site, samples
 
 
@@ -16,10 +17,7 @@ def masks_of(site: Site) -> list[tuple[Any, int]]:
     """Return the masks of a site and of its law that hide something, each with the event dims right of it."""
     fn = site["fn"]
     found = [(site["mask"], fn.event_dim)]
-    while fn is not None:
-        if isinstance(fn, MaskedDistribution):
-            found.append((fn._mask, fn.event_dim))
-        fn = getattr(fn, "base_dist", None)
+    found += [(law._mask, law.event_dim) for law in layers(fn) if isinstance(law, MaskedDistribution)]
     return [(mask, event_dim) for mask, event_dim in found if mask is not None and mask is not True]
 
 

@@ -11,6 +11,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError
+from pyro_vae.programs.laws import core
 from pyro_vae.programs.modules import as_args, local_params
 from pyro_vae.programs.particles import Site
 from pyro_vae.programs.values import FilledMask, at_inside, is_inside, seen_elements, support_of
@@ -77,9 +78,7 @@ def find_outside(model: Program, guide: Program, x: Any) -> str | None:
             and not site["is_observed"]
             and not is_inside(site["fn"], site["value"], site["mask"]).all()
         ):
-            fn = site["fn"]
-            while hasattr(fn, "base_dist"):
-                fn = fn.base_dist
+            fn = core(site["fn"])
             return (
                 f"The guide draws values of site {site['name']!r} outside the support of the model's "
                 f"{type(fn).__name__}, {support_of(fn)}: there p(z) = 0, the weight is 0 and the loss infinite. Give "

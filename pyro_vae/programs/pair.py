@@ -24,6 +24,7 @@ from pyro_vae.programs.batch_plate import check_sites, find_plate
 from pyro_vae.programs.coordinates import innermost, is_circular, stays_on_circle
 from pyro_vae.programs.density import why_no_density
 from pyro_vae.programs.held import of_these_data
+from pyro_vae.programs.laws import core
 from pyro_vae.programs.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
 from pyro_vae.programs.masks import check_same_masks, has_masked_latents, with_other_masked_values
 from pyro_vae.programs.modules import as_args, check_arguments, first_rows, local_params, modules_of, num_rows
@@ -641,18 +642,14 @@ def _mask(site: Site) -> Any:
 
 def _largest_parameter(site: Site) -> int:
     """Return how many numbers the largest tensor has that the site's distribution was given."""
-    fn = site["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
+    fn = core(site["fn"])
     given = [value for name, value in vars(fn).items() if name in fn.arg_constraints and isinstance(value, Tensor)]
     return max((value.numel() for value in given), default=0)
 
 
 def _unnormalised(model_trace: poutine.Trace) -> str | None:
     for site in samples(model_trace):
-        fn = site["fn"]
-        while hasattr(fn, "base_dist"):
-            fn = fn.base_dist
+        fn = core(site["fn"])
         if not getattr(fn, "normalized", True):
             return SOFT_TARGETS
         if isinstance(fn, Unit) and bool((fn.log_factor != 0).any()):

@@ -7,6 +7,7 @@ from pyro.distributions import Unit
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 
+from pyro_vae.programs.laws import core
 from pyro_vae.programs.particles import Site, samples
 
 
@@ -20,10 +21,7 @@ class Redrawn(Messenger):
 
 def is_factor(site: Site) -> bool:
     """Whether a site is a ``pyro.factor``."""
-    fn = site["fn"]
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(fn, Unit)
+    return isinstance(core(site["fn"]), Unit)
 
 
 def refuse_factors(who: str, trace: Trace) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import SupportError
+from pyro_vae.programs.laws import core, layers
 from pyro_vae.programs.modules import as_args, local_params, plain_errors
 from pyro_vae.programs.values import seen_elements, support_of
 from pyro_vae.protocols import Program
@@ -118,9 +119,8 @@ def discrete_dims(sites: Iterable[Any], rows: int) -> int | None:
     """
     total = 0
     for site in sites:
-        fn, masked = site["fn"], site["mask"] is not None
-        while hasattr(fn, "base_dist"):
-            fn, masked = fn.base_dist, masked or isinstance(fn, MaskedDistribution)
+        fn = core(site["fn"])
+        masked = site["mask"] is not None or any(isinstance(law, MaskedDistribution) for law in layers(site["fn"]))
         try:
             support = _elementwise(fn.support)
         except NotImplementedError:
@@ -168,19 +168,15 @@ def says_its_support(fn: Any) -> bool:
 
 
 def _depends_on_parameters(fn: Any) -> bool:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
-    return isinstance(getattr(type(fn), "support", None), constraints.dependent_property)
+    return isinstance(getattr(type(core(fn)), "support", None), constraints.dependent_property)
 
 
 def _message(name: str, fn: Any, support: Any, block: Tensor, inside: Tensor) -> str:
-    while hasattr(fn, "base_dist"):
-        fn = fn.base_dist
     while inside.ndim < block.ndim:
         inside = inside.unsqueeze(-1)
-    outside = block[~inside.expand(block.shape)]
+    outside, law = block[~inside.expand(block.shape)], type(core(fn)).__name__
     text = (
-        f"site {name!r}: {type(fn).__name__} has support {support}, and {outside.numel()} of {block.numel()} values "
+        f"site {name!r}: {law} has support {support}, and {outside.numel()} of {block.numel()} values "
         f"in the first data that were checked lie outside it (from {outside.min():.3g} to {outside.max():.3g})."
     )
     binarization, soft_targets, real_values = REMEDIES[reader()]

@@ -5,14 +5,12 @@ from typing import Any, Protocol
 
 import torch
 from pyro.distributions import MaskedDistribution
-from pyro.distributions.torch_distribution import ExpandedDistribution
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Distribution, Independent, biject_to, constraints
+from torch.distributions import Distribution, biject_to, constraints
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
-WRAPPERS = (Independent, MaskedDistribution, ExpandedDistribution)
-"""Laws whose values are those of their ``base_dist``."""
+from pyro_vae.programs.laws import WRAPPERS, layers, unwrapped
 
 OBSERVED_VALUE = "pyro_vae_observed_value"
 """Where, in a site's ``infer``, :class:`FilledMask` keeps what the program observed."""
@@ -106,10 +104,8 @@ def observed_value(site: Any) -> Tensor:
 
 def support_of(fn: Any) -> Any:
     """Return the support of a law, element by element where it has one of elements, or None where it names none."""
-    while isinstance(fn, WRAPPERS):
-        fn = fn.base_dist
     try:
-        support = fn.support
+        support = unwrapped(fn).support
     except (AttributeError, NotImplementedError):
         return None
     if isinstance(support, MixtureSameFamilyConstraint):
@@ -127,10 +123,7 @@ def seen_elements(fn: Any, mask: Any) -> Tensor | None:
         mask: the site's mask.
     """
     found = [(mask, fn.event_dim)]
-    while isinstance(fn, WRAPPERS):
-        if isinstance(fn, MaskedDistribution):
-            found.append((fn._mask, fn.event_dim))
-        fn = fn.base_dist
+    found += [(law._mask, law.event_dim) for law in layers(fn, WRAPPERS) if isinstance(law, MaskedDistribution)]
     seen = [spread(torch.as_tensor(m), event_dim) for m, event_dim in found if m is not None and m is not True]
     return torch.stack(torch.broadcast_tensors(*seen)).all(0) if seen else None
 

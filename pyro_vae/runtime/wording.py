@@ -1,6 +1,8 @@
 """How results say numbers, and messages say errors."""
 
+import difflib
 import math
+from collections.abc import Iterable
 
 
 def rounded_error(value: float) -> str:
@@ -28,3 +30,15 @@ def in_one_line(error: Exception) -> str:
     """Return an exception's class and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def did_you_mean(name: str, known: Iterable[str], *, quoted: bool = True) -> str:
+    """Return a question that suggests the nearest of what is known, with a space before it, or nothing.
+
+    >>> did_you_mean("iav", ["iaf", "planar"]), did_you_mean("--epcohs", ["--epochs", "--lr"], quoted=False)
+    (" Did you mean 'iaf'?", ' Did you mean --epochs?')
+    """
+    nearest = difflib.get_close_matches(name, list(known), n=1)
+    if not nearest:
+        return ""
+    return f" Did you mean {nearest[0]!r}?" if quoted else f" Did you mean {nearest[0]}?"

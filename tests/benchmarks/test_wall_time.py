@@ -38,7 +38,7 @@ def test_an_example_that_fails_fails_the_measurement(capfd):
         wall_time.main(["--", "--data", "mnits"])
     assert stopped.value.code == 1
     printed, said = capfd.readouterr()
-    assert "did you mean 'mnist'" in said
+    assert "Did you mean 'mnist'" in said
     assert "wall time" not in printed
 
 

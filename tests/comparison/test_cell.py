@@ -93,7 +93,7 @@ def test_cells_of_one_group_differ_by_their_seed():
         ({"schedule": "cosin"}, r"schedule must be one of cosine, iwae, constant; got 'cosin'"),
         ({"compile": "jit"}, r"compile must be one of off, trace, inductor, auto; got 'jit'"),
         ({"binarization": "half"}, r"binarization must be one of stochastic, .*; got 'half'"),
-        ({"data": "mnist5k"}, r"unknown data set 'mnist5k', did you mean 'mnist-5k'\?"),
+        ({"data": "mnist5k"}, r"unknown data set 'mnist5k'\. Did you mean 'mnist-5k'\?"),
         ({"decoder": {"latent_dim": 7}}, r"must have its .*; these differ: latent_dim"),
         ({"decoder": 3}, r"decoder must be the settings of a cell or nothing \(null\); got 3"),
     ],

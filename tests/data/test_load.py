@@ -20,11 +20,11 @@ from pyro_vae.data.source import default_order
 
 
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
-    with pytest.raises(ValueError, match=r"unknown data set 'fashion_mnst', did you mean 'fashion-mnist'\?") as error:
+    with pytest.raises(ValueError, match=r"unknown data set 'fashion_mnst'\. Did you mean 'fashion-mnist'\?") as error:
         load_data("fashion_mnst")
     for name in DATASETS:
         assert name in str(error.value)
-    with pytest.raises(ValueError, match="unknown data set 'mnits', did you mean 'mnist'"):
+    with pytest.raises(ValueError, match=r"unknown data set 'mnits'\. Did you mean 'mnist'"):
         is_available("mnits")
     with pytest.raises(
         ValueError, match=r"unknown data set 'qqq'\. Known: mnist, .*\.npy file, a \.npz file or a folder"
@@ -48,7 +48,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
 
 def test_an_unknown_binarization_lists_the_known_ones_and_the_nearest():
     with pytest.raises(
-        ValueError, match=r"unknown binarization 'statik', did you mean 'static'\?.*stochastic, static, thre"
+        ValueError, match=r"unknown binarization 'statik'\. Did you mean 'static'\?.*stochastic, static, thre"
     ):
         load_data("mnist-5k", binarization="statik")
 

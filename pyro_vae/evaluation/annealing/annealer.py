@@ -29,6 +29,7 @@ from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_seed
 from pyro_vae.runtime.memory import is_out_of_memory, keep_freed_memory
+from pyro_vae.runtime.progress import progress_bar
 from pyro_vae.runtime.random_state import unmoved_generators
 from pyro_vae.runtime.wording import in_one_line
 
@@ -115,15 +116,8 @@ class Annealer:
         record.level = draws.level
         annealing = self._annealing
         each = annealing.num_pilot_transitions + annealing.num_transitions * (1 + self._simulated)
-        bar = tqdm(
-            total=each * len(record.done),
-            initial=each * int(record.done.sum()),
-            unit=" transitions",
-            desc=self._who,
-            disable=None if progress is None else not progress,
-            dynamic_ncols=True,
-        )
-        with bar:
+        total, done = each * len(record.done), each * int(record.done.sum())
+        with progress_bar(total, " transitions", self._who, shown=progress, initial=done) as bar:
             for piece in self._pieces:
                 if not record.done[piece.index]:
                     torch.manual_seed(record.piece_seed(piece.index))

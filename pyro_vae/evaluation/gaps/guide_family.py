@@ -4,13 +4,13 @@ from typing import Any, NamedTuple
 
 import torch
 from pyro import distributions as dist
-from pyro.distributions import ExpandedDistribution, MaskedDistribution
 from torch import Tensor
-from torch.distributions import Independent, LowRankMultivariateNormal, MultivariateNormal, TransformedDistribution
+from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, TransformedDistribution
 from torch.distributions import transforms as maps
 
 from pyro_vae.evaluation.gaps.local_maps import FAMILIES
 from pyro_vae.programs.coordinates import onto_support
+from pyro_vae.programs.laws import WRAPPERS, layers, unwrapped
 from pyro_vae.programs.particles import Particles, Site, samples
 
 LOCATION_SCALE = (
@@ -91,13 +91,10 @@ def _same_law(site: Site, again: Site) -> bool:
 
 
 def _of_site(site: Site, in_model: Site, run: Particles) -> Family | None:
-    fn = site["fn"]
-    while True:
-        if (said := _said_by(fn)) is not None:
+    for law in layers(site["fn"], WRAPPERS):
+        if (said := _said_by(law)) is not None:
             return said
-        if not isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
-            break
-        fn = fn.base_dist
+    fn = unwrapped(site["fn"])
     onto = onto_support(in_model["fn"])
     if isinstance(fn, MultivariateNormal | LowRankMultivariateNormal | dist.MultivariateStudentT):
         if not _is_straight(fn.loc, torch.ones_like(fn.loc), [], onto):
@@ -108,9 +105,7 @@ def _of_site(site: Site, in_model: Site, run: Particles) -> Family | None:
         return Family("full_rank", alone and rank >= dim - 1)
     fixed: list[Any] = []
     if isinstance(fn, TransformedDistribution) and not isinstance(fn, LOCATION_SCALE):
-        fixed, fn = _simple(fn.transforms), fn.base_dist
-        while isinstance(fn, Independent | MaskedDistribution | ExpandedDistribution):
-            fn = fn.base_dist
+        fixed, fn = _simple(fn.transforms), unwrapped(fn.base_dist)
         if any(not isinstance(part, FIXED_MAPS) for part in fixed):
             return None
     if not isinstance(fn, LOCATION_SCALE):

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.evidence.log_mean import LogMean
@@ -25,6 +24,7 @@ from pyro_vae.programs.precision import UNRESOLVED, Rounding
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_number
 from pyro_vae.runtime.memory import keep_freed_memory
+from pyro_vae.runtime.progress import progress_bar
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 
@@ -289,11 +289,7 @@ def inference_gaps(
             learning_rate=learning_rate, check_every=check_every, patience=patience, max_steps=max_steps,
         )  # fmt: skip
         found = _Found(posteriors, pair.size, num_samples, evidence_samples, pair.rounding)
-        bar = tqdm(
-            total=pair.size, unit=" data", desc=WHO, disable=None if progress is None else not progress,
-            dynamic_ncols=True,
-        )  # fmt: skip
-        with bar:
+        with progress_bar(pair.size, " data", WHO, shown=progress) as bar:
             for fitted in posteriors:
                 found.add(fitted)
                 bar.update(len(fitted.index))

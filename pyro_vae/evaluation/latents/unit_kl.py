@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from pyro.distributions import MaskedDistribution
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Independent
 
 from pyro_vae.evaluation.over_data.latent_draws import by_datum
+from pyro_vae.programs.laws import kl_at, unwrapped
 from pyro_vae.programs.masks import element_mask
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import Particles, Site
@@ -41,7 +42,7 @@ def unit_kl(pair: Pair, run: Particles, names: list[str]) -> Tensor:
     found = []
     for name in names:
         q, p = run.guide_trace.nodes[name], run.model_trace.nodes[name]
-        kl = _kl(_of_one_unit(q, "q(z | x)"), _of_one_unit(p, "p(z)"), q["value"])
+        kl = kl_at(_of_one_unit(q, "q(z | x)"), _of_one_unit(p, "p(z)"), q["value"])
         mask = element_mask(q)
         if mask is not None:
             kl = torch.where(mask.to(kl.device), kl, torch.zeros_like(kl))
@@ -50,18 +51,9 @@ def unit_kl(pair: Pair, run: Particles, names: list[str]) -> Tensor:
     return torch.cat(found, -1)
 
 
-def _kl(q: Distribution, p: Distribution, value: Tensor) -> Tensor:
-    try:
-        return kl_divergence(q, p)
-    except NotImplementedError:
-        return q.log_prob(value) - p.log_prob(value)
-
-
 def _of_one_unit(site: Site, what: str) -> Any:
     """Return the site's law of one unit."""
-    fn = site["fn"]
-    while isinstance(fn, Independent | MaskedDistribution):
-        fn = fn.base_dist
+    fn = unwrapped(site["fn"], (Independent, MaskedDistribution))
     if fn.event_dim:
         raise UnitKLError(f"{what} is no product over the units of site {site['name']!r} ({type(fn).__name__})")
     return fn

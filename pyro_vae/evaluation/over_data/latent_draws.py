@@ -19,6 +19,7 @@ from pyro_vae.programs.particles import Particles, Site
 from pyro_vae.programs.precision import Rounding
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import keep_freed_memory
+from pyro_vae.runtime.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -97,8 +98,7 @@ class LatentDraws:
 
     def bar(self, total: int, unit: str) -> "tqdm[Any]":
         """Return a progress bar."""
-        disable = None if self._progress is None else not self._progress
-        return tqdm(total=total, unit=unit, desc=self.who, disable=disable, dynamic_ncols=True)
+        return progress_bar(total, unit, self.who, shown=self._progress)
 
     def __iter__(self) -> Iterator[Draws]:
         keep_freed_memory()

@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae.errors import NonFiniteError, OutOfMemoryError
 from pyro_vae.evaluation.over_data.rows import HEAD, Rows
@@ -26,6 +25,7 @@ from pyro_vae.programs.precision import Rounding
 from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory, keep_freed_memory
+from pyro_vae.runtime.progress import progress_bar
 from pyro_vae.runtime.wording import in_one_line
 
 logger = logging.getLogger("pyro_vae")
@@ -165,18 +165,13 @@ class Stream:
     def _shown(self, visits: Iterator[tuple[Chunk, int]]) -> Iterator[Chunk]:
         """Run the pair as it is evaluated, and show a bar of the data that are done."""
         keep_freed_memory()
-        with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False):
-            bar = tqdm(
-                total=self.size,
-                unit=" data",
-                desc=self.who,
-                disable=None if self._progress is None else not self._progress,
-                dynamic_ncols=True,
-            )
-            with bar:
-                for chunk, count in visits:
-                    yield chunk
-                    bar.update(count)
+        with (
+            torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False),
+            progress_bar(self.size, " data", self.who, shown=self._progress) as bar,
+        ):  # fmt: skip
+            for chunk, count in visits:
+                yield chunk
+                bar.update(count)
 
     def _blocks(self) -> Iterator[tuple[Chunk, int]]:
         """Visit the data in blocks of one size."""

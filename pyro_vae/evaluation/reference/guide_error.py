@@ -7,7 +7,6 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
@@ -23,6 +22,7 @@ from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_seed, in_short
+from pyro_vae.runtime.progress import progress_bar
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.roundings import agree
 from pyro_vae.runtime.wording import count
@@ -320,17 +320,17 @@ def _two_sample_tests(
     reference: ReferencePosterior, u: Tensor, num_permutations: int, progress: bool | None
 ) -> tuple[Tensor, Tensor]:
     mmd2, p_values = torch.full((2, u.shape[1]), math.nan, dtype=torch.float64)
-    disabled = None if progress is None else not progress
-    data = tqdm(range(u.shape[1]), unit=" data", desc="guide_error", disable=disabled, dynamic_ncols=True)
-    for i in data:
-        here = slice(None) if reference.counted is None else reference.counted[i]
-        draws, of_guide = reference.draws[:, :, i, here].flatten(0, 1), u[:, i, here]
-        if not (reference.trusted[i] and of_guide.isfinite().all()):
-            continue
-        points = int(min(reference.ess_bulk[i, here].min().item(), len(draws), len(u), POINTS))
-        if points < FEWEST_POINTS:
-            continue
-        rows = torch.linspace(0, len(draws) - 1, points).round().long()
-        test = two_sample_test(draws[rows], of_guide[:points], num_permutations)
-        mmd2[i], p_values[i] = test.mmd2, test.p_value
+    with progress_bar(u.shape[1], " data", "guide_error", shown=progress) as bar:
+        for i in range(u.shape[1]):
+            bar.update()
+            here = slice(None) if reference.counted is None else reference.counted[i]
+            draws, of_guide = reference.draws[:, :, i, here].flatten(0, 1), u[:, i, here]
+            if not (reference.trusted[i] and of_guide.isfinite().all()):
+                continue
+            points = int(min(reference.ess_bulk[i, here].min().item(), len(draws), len(u), POINTS))
+            if points < FEWEST_POINTS:
+                continue
+            rows = torch.linspace(0, len(draws) - 1, points).round().long()
+            test = two_sample_test(draws[rows], of_guide[:points], num_permutations)
+            mmd2[i], p_values[i] = test.mmd2, test.p_value
     return mmd2, p_values

@@ -7,7 +7,6 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae.evaluation.over_data.rows import Rows
 from pyro_vae.evaluation.over_data.stream import ROWS
@@ -19,6 +18,7 @@ from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_whole
+from pyro_vae.runtime.progress import progress_bar
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 
@@ -208,13 +208,8 @@ def reference_posterior(
         draws = torch.full((num_chains, num_samples, rows.size, joint.dim), math.nan, dtype=starts.dtype)
         divergences = torch.zeros(rows.size, dtype=torch.int64)
         steps = warmup + num_samples
-        with tqdm(
-            total=rows.size * num_chains * steps,
-            unit=" steps",
-            desc="reference_posterior",
-            disable=None if progress is None else not progress,
-            dynamic_ncols=True,
-        ) as bar:
+        total = rows.size * num_chains * steps
+        with progress_bar(total, " steps", "reference_posterior", shown=progress) as bar:
             for i in range(rows.size):
                 here = None if counted is None else counted[i]
                 if not starts[:, i].isfinite().all() or (here is not None and not here.any()):

@@ -1,0 +1,21 @@
+"""Progress bars."""
+
+from typing import Any
+
+from tqdm import tqdm
+
+
+def progress_bar(total: int | None, unit: str, who: str = "", *, shown: bool | None, initial: int = 0) -> "tqdm[Any]":
+    """Return a progress bar as wide as the terminal.
+
+    Args:
+        total: units at its end; None where that is not known.
+        unit: what is counted, with the space that stands before it.
+        who: at its left.
+        shown: whether there is one; None shows it on a terminal only.
+        initial: units that are done.
+    """
+    return tqdm(
+        total=total, initial=initial, unit=unit, desc=who or None, disable=None if shown is None else not shown,
+        dynamic_ncols=True,
+    )  # fmt: skip
