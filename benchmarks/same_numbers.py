@@ -293,7 +293,8 @@ def steps(level: str) -> Numbers:
     x = images().train[:320]
     run = pyro_vae.fit(model, guide, x, epochs=1, batch_size=32, seed=5, compile=level, progress=False)
     parameters = [p.flatten() for module in (model, guide) for p in module.parameters()]
-    return {"history": json.dumps(run.history, default=str), "parameters": torch.cat(parameters)}
+    history = [{name: value for name, value in row.items() if name != "seconds"} for row in run.history]
+    return {"history": json.dumps(history), "parameters": torch.cat(parameters)}
 
 
 GRID = """
@@ -318,7 +319,7 @@ def table() -> Numbers:
         result = pyro_vae.compare(str(grid), out=Path(folder) / "out", progress=False)
         frame = result.table
         numbers = frame.select_dtypes("number").drop(columns=[c for c in frame if "second" in c])
-        return {"table": numbers.to_csv(), "str": str(result)}
+        return {"table": numbers.to_csv(), "str": str(result).replace(folder, "")}
 
 
 def calls() -> Iterator[tuple[str, Callable[[], Numbers]]]:
