@@ -83,9 +83,7 @@ def test_a_guide_that_fails_leaves_the_samples(fitted, monkeypatch):
     monkeypatch.setattr(MeanFieldGuide, "forward", refuse)
     (cell,) = draw_cells([fitted.results[0]], fitted.path)
     assert [picture.title for picture in cell.pictures] == ["samples"]
-    said = (
-        r"the guide cannot be run on these data: RuntimeError: not these images \(.*test_images\.py, line \d+\)"
-    )
+    said = r"the guide cannot be run on these data: RuntimeError: not these images \(.*test_images\.py, line \d+\)"
     for failure, name in zip(cell.failures, ("reconstructions", "traversal"), strict=True):
         assert re.fullmatch(f"{name}: PairError: {name}: {said}", failure)
 
