@@ -89,7 +89,7 @@ def _makers() -> Mapping[str, Callable[[], Callable[[], object]]]:
     def evidence(level: str) -> Callable[[], object]:
         model, guide = VAE((X_DIM,), LATENT_DIM, (400,)), MeanFieldGuide((X_DIM,), LATENT_DIM, (400,))
         return lambda: pyro_vae.log_likelihood(
-            model, guide, pixels[:4], 5000, seed=0, progress=False, compile=level
+            model, guide, pixels[:100], 5000, seed=0, progress=False, compile=level
         )  # fmt: skip
 
     makers: dict[str, Callable[[], Callable[[], object]]] = {}
