@@ -41,7 +41,6 @@ HEAVY = [
     "matplotlib",
     "pandas",
     "pyarrow",
-    "rich",
     "scipy",
     "sympy",
     "torch._dynamo",

@@ -3,20 +3,18 @@
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, Any
 
 from pyro_vae.comparison.results import epochs_done
 from pyro_vae.comparison.task import Task
+from pyro_vae.runtime.progress import progress_bar
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from tqdm import tqdm
 
 LOOK_EVERY = 0.5
 """Seconds between two looks at the cells' metrics files, which is how cells on any machine are followed."""
-
-SPEED_OVER = 3600.0
-"""Seconds whose pace tells the time that is left: cells differ in length."""
 
 
 class Lines:
@@ -35,76 +33,84 @@ class Lines:
 class Bars:
     """Draws a bar for each cell at work and one for all epochs of all cells."""
 
-    def __init__(self, bars: "Progress", tasks: Sequence[Task], labels: Mapping[Task, str]) -> None:
-        self._bars, self._labels = bars, labels
+    def __init__(self, tasks: Sequence[Task], labels: Mapping[Task, str]) -> None:
+        # The terminal itself: what is printed later is led around the bars.
+        self._labels, self._terminal = labels, sys.stderr
         self._left = {task: epochs_done(task.path) for task in tasks}
-        self._shown: dict[Task, TaskID] = {}
-        self._over = threading.Event()
-        self._all = bars.add_task("all epochs", total=sum(task.cell.epochs for task in tasks))
         self._ended = 0
+        total = sum(task.cell.epochs for task in tasks)
+        # Cells differ in length: the time that is left is told from the mean pace since the start.
+        self._all = progress_bar(
+            total, " epochs", "all epochs", shown=True, initial=sum(self._left.values()), smoothing=0
+        )
+        self._shown: dict[Task, tqdm[Any]] = {}
+        # Held while bars change: one that is drawn after it was closed would stay on the screen.
+        self._change = threading.Lock()
+        self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
 
     def end(self, task: Task, error: str | None) -> None:
         """Take a cell's bar away, and leave a line where it failed."""
-        self._left.pop(task, None)
-        self._ended += task.cell.epochs
-        bar = self._shown.pop(task, None)
-        if bar is not None:
-            self._bars.remove_task(bar)
+        with self._change:
+            self._left.pop(task, None)
+            self._ended += task.cell.epochs
+            self._all.n = max(self._all.n, self._ended)
+            if task in self._shown:
+                self._shown.pop(task).close()
         if error is not None:
-            self._bars.console.print(f"{self._labels[task]} FAILED: {error}", markup=False, highlight=False)
+            print(f"{self._labels[task]} FAILED: {error}", file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop looking, and leave the bar of all epochs on the screen."""
         self._over.set()
         self._watch.join()
+        for bar in (*self._shown.values(), self._all):
+            bar.close()
 
     def _look(self) -> None:
         start = dict(self._left)
         while not self._over.wait(LOOK_EVERY):
-            going = {task: epochs_done(task.path) for task in list(self._left)}
-            for task, epochs in going.items():
-                if epochs > start.get(task, 0) and task not in self._shown and task in self._left:
-                    self._shown[task] = self._bars.add_task(self._labels[task], total=task.cell.epochs)
-                if task in self._shown:
-                    self._bars.update(self._shown[task], completed=epochs)
-            self._bars.update(self._all, completed=self._ended + sum(going.values()))
+            done = {task: epochs_done(task.path) for task in list(self._left)}
+            with self._change:
+                going = {task: epochs for task, epochs in done.items() if task in self._left}
+                for task, epochs in going.items():
+                    if epochs > start[task] and task not in self._shown:
+                        self._shown[task] = progress_bar(
+                            task.cell.epochs, " epochs", self._labels[task], shown=True, initial=epochs,
+                            leave=False, file=self._terminal,
+                        )  # fmt: skip
+                    if task in self._shown:
+                        self._shown[task].n = epochs
+                        self._shown[task].refresh()
+                self._all.n = self._ended + sum(going.values())
+                self._all.refresh()
 
 
 @contextmanager
 def shown(tasks: Sequence[Task], labels: Mapping[Task, str], progress: bool | None) -> Iterator["Lines | Bars | None"]:
     """Show how far tasks are, on the standard error stream.
 
+    Within, what is printed on a terminal stands above the bars.
+
     Args:
         tasks: all of them.
         labels: what to call each.
         progress: True draws bars on a terminal and prints a line a cell elsewhere; None only draws; False is silent.
     """
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    console = Console(stderr=True)
-    if progress is False or not tasks or (progress is None and not console.is_terminal):
+    is_terminal = sys.stderr.isatty()
+    if progress is False or not tasks or (progress is None and not is_terminal):
         yield None
         return
-    if not console.is_terminal:
+    if not is_terminal:
         yield Lines(len(tasks), labels)
         return
-    columns = (
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )  # fmt: skip
-    with Progress(*columns, console=console, speed_estimate_period=SPEED_OVER) as bars:
-        found = Bars(bars, tasks, labels)
-        try:
-            yield found
-        finally:
-            found.close()
+    from tqdm.contrib import DummyTqdmFile  # Slow to import, and seldom needed.
+
+    bars = Bars(tasks, labels)
+    above: Any = DummyTqdmFile(sys.stderr)
+    try:
+        with redirect_stderr(above), redirect_stdout(above):
+            yield bars
+    finally:
+        bars.close()

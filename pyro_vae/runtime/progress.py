@@ -5,7 +5,9 @@ from typing import Any
 from tqdm import tqdm
 
 
-def progress_bar(total: int | None, unit: str, who: str = "", *, shown: bool | None, initial: int = 0) -> "tqdm[Any]":
+def progress_bar(
+    total: int | None, unit: str, who: str = "", *, shown: bool | None, initial: int = 0, **options: Any
+) -> "tqdm[Any]":
     """Return a progress bar as wide as the terminal.
 
     Args:
@@ -14,8 +16,9 @@ def progress_bar(total: int | None, unit: str, who: str = "", *, shown: bool | N
         who: at its left.
         shown: whether there is one; None shows it on a terminal only.
         initial: units that are done.
+        options: of :class:`tqdm.tqdm`.
     """
     return tqdm(
         total=total, initial=initial, unit=unit, desc=who or None, disable=None if shown is None else not shown,
-        dynamic_ncols=True,
+        dynamic_ncols=True, **options,
     )  # fmt: skip

@@ -1,10 +1,11 @@
 """How far a comparison is, said in lines or drawn in bars, and never where it was not wanted."""
 
 import io
+import sys
 import time
+from contextlib import redirect_stderr
 
 import pytest
-import rich.console
 
 from pyro_vae.comparison import Cell
 from pyro_vae.comparison.progress import Bars, shown
@@ -35,11 +36,15 @@ def test_nothing_is_said_where_nothing_is_wanted(progress, tasks, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_bars_follow_the_metrics_files(tasks, monkeypatch):
-    screen = io.StringIO()
-    terminal = rich.console.Console(file=screen, force_terminal=True, width=100)
-    monkeypatch.setattr(rich.console, "Console", lambda **_: terminal)
-    with shown(tasks, labels(tasks), None) as display:
+class Terminal(io.StringIO):
+    """Keeps what a terminal shows."""
+
+    def isatty(self):
+        return True
+
+
+def test_bars_follow_the_metrics_files(tasks):
+    with redirect_stderr(Terminal()) as screen, shown(tasks, labels(tasks), None) as display:
         assert isinstance(display, Bars)
         tasks[0].path.mkdir(parents=True)
         write_history(tasks[0].path, [{"epoch": epoch} for epoch in (1, 2, 3)])
@@ -48,7 +53,32 @@ def test_bars_follow_the_metrics_files(tasks, monkeypatch):
             assert time.monotonic() < deadline, screen.getvalue()
             time.sleep(0.02)
         display.end(tasks[0], "RuntimeError: [no] luck")
+        display.end(tasks[1], None)
     said = screen.getvalue()
-    assert "seed 0" in said
-    assert "all epochs" in said
+    # One line below that of all epochs, and up again.
+    assert "\n\rseed 0: " in said
+    assert "3/4" in said[said.rindex("\n\rseed 0: ") :]
+    assert said.splitlines()[-1].startswith("all epochs: 100%")
     assert "seed 0 FAILED: RuntimeError: [no] luck" in said
+
+
+def test_what_is_printed_meanwhile_stands_on_lines_of_its_own(tasks):
+    """Each line starts where a bar was cleared, and the bar is drawn again below it."""
+    with redirect_stderr(Terminal()) as screen:
+        with shown(tasks, labels(tasks), None):
+            sys.stdout.write("from a program\n")
+            sys.stderr.write("a warning\n")
+        assert sys.stderr is screen
+    said = screen.getvalue()
+    assert "\rfrom a program\n" in said
+    assert "\ra warning\n" in said
+    assert said.rindex("all epochs") > said.index("a warning")
+
+
+def test_an_interrupt_ends_the_bars(tasks):
+    with redirect_stderr(Terminal()) as screen:
+        with pytest.raises(KeyboardInterrupt), shown(tasks, labels(tasks), None):
+            raise KeyboardInterrupt
+        assert sys.stderr is screen
+    assert "all epochs" in screen.getvalue()
+    assert screen.getvalue().endswith("\n")
