@@ -8,67 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.distributions.coupling import CouplingLayer, Halves
 from pyro_vae.distributions.flow import FlowDistribution, FlowStep
 from pyro_vae.distributions.rational_quadratic import RationalQuadraticSpline
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.nn.mlp import ACTIVATIONS, MLP
 from pyro_vae.runtime.checks import check_count
-
-
-class SplineCoupling(nn.Module):
-    """Moves half of the dimensions of z along splines, whose knots come from a context and from the other half.
-
-    Args:
-        fixed: the dimensions that stay where they are; may be empty.
-        moved: all others.
-        context_dim: size of the context.
-        hidden_dims: hidden layers of the network that finds the knots.
-        num_bins: pieces of each spline.
-        activation: one of ``pyro_vae.nn.mlp.ACTIVATIONS``.
-    """
-
-    fixed: Tensor
-    moved: Tensor
-    back: Tensor
-
-    def __init__(
-        self,
-        fixed: Sequence[int],
-        moved: Sequence[int],
-        context_dim: int,
-        hidden_dims: Sequence[int],
-        num_bins: int,
-        activation: str,
-    ) -> None:
-        super().__init__()
-        # Constants of the layout, which have no place in a checkpoint.
-        self.register_buffer("fixed", torch.tensor(fixed, dtype=torch.long), persistent=False)
-        self.register_buffer("moved", torch.tensor(moved, dtype=torch.long), persistent=False)
-        self.register_buffer("back", torch.tensor([*fixed, *moved]).argsort(), persistent=False)
-        self.network = MLP(len(fixed) + context_dim, hidden_dims, len(moved) * (3 * num_bins - 1), activation)
-
-    def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return z, moved, and the log|det| of that.
-
-        Args:
-            z: ``(*sample, *batch, d)``.
-            context: ``(*batch, context_dim)``.
-        """
-        fixed, moved = z[..., self.fixed], z[..., self.moved]
-        moved, log_slopes = self._splines(fixed, context)(moved)
-        return torch.cat([fixed, moved], -1)[..., self.back], log_slopes.sum(-1)
-
-    def inverse(self, z: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what :meth:`forward` takes to z, and its log|det| there."""
-        fixed, moved = z[..., self.fixed], z[..., self.moved]
-        splines = self._splines(fixed, context)
-        before = splines.inverse(moved)
-        log_slopes = splines(before)[1]
-        return torch.cat([fixed, before], -1)[..., self.back], log_slopes.sum(-1)
-
-    def _splines(self, fixed: Tensor, context: Tensor) -> RationalQuadraticSpline:
-        found = self.network(torch.cat([fixed, context.expand(*fixed.shape[:-1], -1)], -1))
-        return RationalQuadraticSpline(found.unflatten(-1, (-1, len(self.moved))))
 
 
 def stretch(z: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,30 +91,32 @@ class SplineGuide(AmortizedGuide):
         self.flow_hidden_dims = tuple(flow_hidden_dims)
         self.context_dim = context_dim
         self.num_bins = num_bins
-        self.layers = nn.ModuleList(
-            SplineCoupling(*_halves(latent_dim, t), context_dim, self.flow_hidden_dims, num_bins, activation)
-            for t in range(num_flows)
-        )
+        self.layers = nn.ModuleList(self._layer(_halves(latent_dim, t)) for t in range(num_flows))
 
     def posterior(self, x: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
         loc, log_scale, context = self.features(x)
         # Splines end at 5: they bend a standard normal, which is then stretched to where it belongs.
         place = {"loc": loc, "scale": log_scale.exp()}
-        steps = [
-            *(
-                FlowStep(partial(layer.forward, context=context), partial(layer.inverse, context=context))
-                for layer in cast(Iterable[SplineCoupling], self.layers)
-            ),
-            FlowStep(partial(stretch, **place), partial(unstretch, **place)),
-        ]
+        steps = [layer.step(context) for layer in cast(Iterable[CouplingLayer], self.layers)]
+        steps.append(FlowStep(partial(stretch, **place), partial(unstretch, **place)))
         return FlowDistribution(torch.zeros_like(loc), torch.ones_like(loc), steps, owner="SplineGuide")
 
+    def _layer(self, halves: Halves) -> CouplingLayer:
+        """Return a layer whose network finds the knots of the splines."""
+        num_moved, num_knots = len(halves.moved), 3 * self.num_bins - 1
+        network = MLP(
+            len(halves.fixed) + self.context_dim, self.flow_hidden_dims, num_moved * num_knots, self.activation
+        )
+        return CouplingLayer(halves, network, partial(_splines, num_moved=num_moved))
 
-def _halves(dim: int, layer: int) -> tuple[list[int], list[int]]:
+
+def _halves(dim: int, layer: int) -> Halves:
     """Return the dimensions that a layer leaves where they are, and those that it moves."""
-    dims = list(range(dim))
     if dim == 1:
-        return [], dims
-    first, second = (dims[: dim // 2], dims[dim // 2 :]) if layer % 4 < 2 else (dims[::2], dims[1::2])
-    return (first, second) if layer % 2 == 0 else (second, first)
+        return Halves(1)
+    return Halves(dim, swapped=layer % 2 == 1, interleaved=layer % 4 >= 2)
+
+
+def _splines(features: Tensor, num_moved: int) -> RationalQuadraticSpline:
+    return RationalQuadraticSpline(features.unflatten(-1, (-1, num_moved)))

@@ -1,4 +1,4 @@
-"""What guides with a normalizing flow share: a Gaussian pushed through invertible steps, which remembers its draw."""
+"""A Gaussian pushed through invertible steps: the law of every normalizing flow, of guides and of priors."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -41,6 +41,8 @@ class FlowDistribution(TorchDistribution):
         scale: ``(*batch, d)``.
         steps: first step first.
         owner: who is named in errors.
+        remembers: whether the last draw's log-density is kept; else a draw is scored as any other z is, also after the
+            steps' parameters have changed.
     """
 
     arg_constraints = {  # noqa: RUF012 (torch's protocol)
@@ -56,11 +58,13 @@ class FlowDistribution(TorchDistribution):
         scale: Tensor,
         steps: Sequence[FlowStep],
         owner: str = "FlowDistribution",
+        remembers: bool = True,
         validate_args: bool | None = None,
     ) -> None:
         self.loc, self.scale = loc, scale
         self.steps = tuple(steps)
         self.owner = owner
+        self.remembers = remembers
         self._drawn: Drawn | None = None
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
 
@@ -73,7 +77,9 @@ class FlowDistribution(TorchDistribution):
         """Return a view with another batch shape, which has drawn nothing yet."""
         shape = torch.Size(batch_shape) + self.event_shape
         loc, scale = self.loc.expand(shape), self.scale.expand(shape)
-        return FlowDistribution(loc, scale, self.steps, self.owner, validate_args=self._validate_args)
+        return FlowDistribution(
+            loc, scale, self.steps, self.owner, self.remembers, validate_args=self._validate_args
+        )  # fmt: skip
 
     def push(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Map standard normal noise ``(*sample, *batch, d)`` to z and log q(z) ``(*sample, *batch)``."""
@@ -88,7 +94,7 @@ class FlowDistribution(TorchDistribution):
         """Sample, with the gradient of all arguments and of the steps' parameters."""
         shape = self._extended_shape(torch.Size(sample_shape))
         value, log_prob = self.push(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
-        self._drawn = Drawn.of(value, log_prob)
+        self._drawn = Drawn.of(value, log_prob) if self.remembers else None
         return value
 
     def log_prob(self, value: Tensor) -> Tensor:

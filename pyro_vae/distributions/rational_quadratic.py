@@ -63,8 +63,8 @@ class RationalQuadraticSpline:
         inside = within == x
         return torch.where(inside, y, x), torch.where(inside, log_slope, torch.zeros_like(log_slope))
 
-    def inverse(self, y: Tensor) -> Tensor:
-        """Return what the splines take to y ``(*batch, d)``."""
+    def inverse(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the splines take to y ``(*batch, d)``, and log dy/dx there."""
         within = y.clamp(-BOUND, BOUND)
         x0, width, y0, height, slope0, slope1 = self._bin(within, self.bottom)
         slope, above = height / width, within - y0
@@ -72,7 +72,8 @@ class RationalQuadraticSpline:
         a, b, c = height * (slope - slope0) + curve, height * slope0 - curve, -slope * above
         # The root that does not cancel.
         xi = 2 * c / (-b - (b.square() - 4 * a * c).clamp(min=0).sqrt())
-        return torch.where(within == y, x0 + xi * width, y)
+        x = torch.where(within == y, x0 + xi * width, y)
+        return x, self(x)[1]
 
     def _bin(self, value: Tensor, starts: Sequence[Tensor]) -> list[Tensor]:
         """Return left, width, bottom, height and both slopes of the bin that each value is in."""

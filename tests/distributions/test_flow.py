@@ -186,3 +186,12 @@ def test_steps_are_taken_in_their_order_as_torch_composes_them():
     composed = TransformedDistribution(Normal(loc, scale), [TanhTransform(), AffineTransform(1.0, 2.0)])
     z = q.rsample((5,))
     assert_close(q.log_prob(z), composed.log_prob(z).sum(-1), rtol=1e-9, atol=1e-9)
+
+
+def test_a_flow_that_does_not_remember_scores_its_draw_by_the_inverses_also_after_a_change():
+    factor = torch.tensor(2.0)
+    double = FlowStep(lambda z: (z * factor, factor.log()), lambda z: (z / factor, factor.log()))
+    q = FlowDistribution(torch.zeros(1), torch.ones(1), [double], remembers=False).expand((3,))
+    z = q.rsample()
+    factor.fill_(4.0)
+    assert_close(q.log_prob(z), Normal(0.0, 4.0).log_prob(z).sum(-1))

@@ -44,8 +44,8 @@ def test_inverses_undo_their_steps_inside_and_outside_the_splines():
         z = 4 * torch.randn(50, 4).double()
         found, log_det = layer(z, context)
         assert_close(layer.inverse(found, context), (z, log_det), rtol=1e-8, atol=1e-8)
-        assert torch.equal(found[:, layer.fixed], z[:, layer.fixed])
-        before, after = z[:, layer.moved], found[:, layer.moved]
+        assert torch.equal(found[:, layer.halves.fixed], z[:, layer.halves.fixed])
+        before, after = z[:, layer.halves.moved], found[:, layer.halves.moved]
         outside = before.abs() > 5
         assert outside.any()
         assert torch.equal(after[outside], before[outside])
@@ -54,14 +54,14 @@ def test_inverses_undo_their_steps_inside_and_outside_the_splines():
 
 @pytest.mark.parametrize("latent_dim", [1, 2, 3, 6])
 def test_two_layers_move_each_dimension_once(latent_dim):
-    layers = stirred(latent_dim, num_flows=4).layers
+    layers = [layer.halves for layer in stirred(latent_dim, num_flows=4).layers]
     for one, other in (layers[:2], layers[2:]):
         assert sorted([*one.fixed, *one.moved]) == list(range(latent_dim))
         assert latent_dim == 1 or sorted([*one.moved, *other.moved]) == list(range(latent_dim))
 
 
 def test_a_single_dimension_is_moved_by_every_layer():
-    assert [layer.moved.tolist() for layer in stirred(1, num_flows=4).layers] == [[0]] * 4
+    assert [list(layer.halves.moved) for layer in stirred(1, num_flows=4).layers] == [[0]] * 4
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2])

@@ -3,9 +3,12 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
+
+from pyro_vae.distributions.coupling import Affine, Halves, couple
 
 
 class LocalMap(ABC):
@@ -115,9 +118,6 @@ class FlowMap(LocalMap):
         takes such a flow for a local posterior.
     """
 
-    LIMIT = 3.0
-    """|s| stays below this: e^3 is a stretch of 20 in one layer, and no step of the optimizer overflows."""
-
     def __init__(self, dim: int, num_flows: int = 4, hidden_dim: int = 32) -> None:
         self.num_flows = num_flows if dim > 1 else 0
         self.hidden_dim = hidden_dim
@@ -125,8 +125,9 @@ class FlowMap(LocalMap):
         self._roll = max(1, dim // 4)
         sizes: list[tuple[int, ...]] = []
         for layer in range(self.num_flows):
-            kept, moved = (dim // 2, dim - dim // 2)[:: -1 if layer % 2 else 1]
-            sizes += [(hidden_dim, kept), (hidden_dim,), (2 * moved, hidden_dim), (2 * moved,)]
+            halves = Halves(dim, swapped=layer % 2 == 1)
+            num_features = 2 * len(halves.moved)
+            sizes += [(hidden_dim, len(halves.fixed)), (hidden_dim,), (num_features, hidden_dim), (num_features,)]
         super().__init__(dim, sizes + self._affine.sizes)
 
     def start(self, count: int, like: Tensor) -> Tensor:
@@ -142,27 +143,33 @@ class FlowMap(LocalMap):
 
     def move(self, parameters: Sequence[Tensor], e: Tensor, counted: Tensor | None) -> tuple[Tensor, Tensor]:
         """Go through the coupling layers, then through the affine map."""
-        total, rolled, half, here = e.new_zeros(()), 0, self.dim // 2, counted
+        total, rolled, here = e.new_zeros(()), 0, counted
         for layer in range(self.num_flows):
-            first, first_bias, second, second_bias = parameters[4 * layer : 4 * layer + 4]
             if layer and layer % 2 == 0:
                 e, rolled = e.roll(self._roll, -1), rolled + self._roll
                 here = None if here is None else here.roll(self._roll, -1)
-            left, right = e[..., :half], e[..., half:]
-            given, other = (right, left) if layer % 2 else (left, right)
-            hidden = (torch.einsum("bij,sbj->sbi", first, given) + first_bias).tanh()
-            log_scale, shift = (torch.einsum("bij,sbj->sbi", second, hidden) + second_bias).chunk(2, -1)
-            log_scale = self.LIMIT * (log_scale / self.LIMIT).tanh()
-            if here is not None:
-                # What does not count stays 0, and says nothing to the next layer.
-                there = here[..., :half] if layer % 2 else here[..., half:]
-                log_scale, shift = _only(there, log_scale), _only(there, shift)
-            other = other * log_scale.exp() + shift
-            e = torch.cat([other, given] if layer % 2 else [given, other], -1)
-            total = total + log_scale.sum(-1)
+            halves = Halves(self.dim, swapped=layer % 2 == 1)
+            moved_here = None if here is None else halves.split(here)[1]
+            weights = parameters[4 * layer : 4 * layer + 4]
+            e, log_det = couple(halves, partial(_affine, weights=weights, counted=moved_here), e)
+            total = total + log_det
         e = e.roll(-rolled, -1)
         e, log_det = self._affine.move(parameters[4 * self.num_flows :], e, counted)
         return e, total + log_det
+
+
+def _affine(fixed: Tensor, weights: Sequence[Tensor], counted: Tensor | None) -> Affine:
+    """Return the affine functions that each datum's own network, with one hidden layer, finds in what stays.
+
+    Args:
+        fixed: ``(num_samples, batch, any)``.
+        weights: weights and biases of both layers, each ``(batch, ...)``.
+        counted: which moved elements count; the others stay 0, and say nothing to the next layer.
+    """
+    first, first_bias, second, second_bias = weights
+    hidden = (torch.einsum("bij,sbj->sbi", first, fixed) + first_bias).tanh()
+    functions = Affine.bounded(torch.einsum("bij,sbj->sbi", second, hidden) + second_bias)
+    return Affine(_only(counted, functions.log_scale), _only(counted, functions.shift))
 
 
 def _only(counted: Tensor | None, values: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def test_the_density_is_the_normals_times_the_jacobian_by_autograd(latent_dim):
 
     def transform(start):
         for layer in prior.layers:
-            start = layer(start)
+            start, _ = layer(start)
         return start
 
     jacobian = torch.func.vmap(torch.func.jacrev(transform))(base)
