@@ -221,6 +221,41 @@ class Pair:
             before, after = first.terms().log_guide, replace(first, guide_trace=again).terms().log_guide
         return _same_but_for_rounding(before, after)
 
+    @cached_property
+    def follows_later(self) -> frozenset[str]:
+        """Latent sites whose law in the model depends on sites that the guide samples after them.
+
+        The guide's draws before such a site do not fix its law in the model. Decided by doing it: the model is run at
+        other values of the later sites, drawn from the prior, and the site's density at the same value is compared.
+        """
+        if self.same_order:
+            return frozenset()
+        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+            run = self._run(self._args)
+            in_guide = [site["name"] for site in run.latents]
+            in_model = [site["name"] for site in samples(run.model_trace) if not site["is_observed"]]
+            follows = set()
+            for place, name in enumerate(in_model):
+                later = set(in_model[:place]) & set(in_guide[in_guide.index(name) :])
+                if later and self._law_moves(run, name, later):
+                    follows.add(name)
+        return frozenset(follows)
+
+    def _law_moves(self, run: Particles, name: str, others: set[str]) -> bool:
+        """Whether the model's law at a site depends on the values of other latent sites."""
+        with FixedRows(subsamples(run.model_trace) | subsamples(run.guide_trace)):
+            hidden = poutine.block(self.model, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
+            with self._local_params():
+                prior = poutine.trace(hidden).get_trace(*self._args)
+            moved = run.guide_trace.copy()
+            for other in others:
+                moved.nodes[other] = {**moved.nodes[other], "value": prior.nodes[other]["value"]}
+            densities = [
+                trace.nodes[name]["fn"].log_prob(run.guide_trace.nodes[name]["value"])
+                for trace in (self._model_at(self._args, run.guide_trace), self._model_at(self._args, moved))
+            ]
+        return not _same_but_for_rounding(*densities)
+
     def check_circles(self) -> None:
         """Refuse a guide that draws angles from the whole line, where the model's law repeats.
 

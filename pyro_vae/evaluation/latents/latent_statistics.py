@@ -42,7 +42,7 @@ class LatentStatistics:
     """Var_x(E_q[z | x]) of each unit, and which are active."""
     kl_per_unit: Tensor | None = field(repr=False)
     """Mean KL of each unit over the data, ``(latent_dim,)``, which add up to the rate; None likewise. A datum without
-    the unit, as a mask hides it, counts as 0 there."""
+    the unit, as a mask hides it, counts as 0 there. Units of :attr:`no_kl` have their part of the rate here."""
     kl_per_unit_errors: Tensor | None = field(repr=False)
     """Monte Carlo standard error of each, ``(latent_dim,)``; 0 but for rounding where the KL is closed."""
     flagged: Tensor = field(repr=False)
@@ -58,6 +58,12 @@ class LatentStatistics:
     unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """Which data have log-weights that roundings may move by more than 0.1 nats, ``(N,)``: their terms are off by as
     much, and no standard error says so."""
+    rate_by_site: dict[str, MonteCarloMean] = field(default_factory=dict, repr=False)
+    """E_q[log q(z_s | ...) - log p(z_s | ...)] of each datum, by the name of the latent site s: its part of the rate,
+    given the sites that the guide, and those that the model, samples before it."""
+    no_kl: tuple[str, ...] = field(default=(), repr=False)
+    """Sites whose law in the model follows sites that the guide samples later: their part of the rate, and that of
+    their units, is no divergence and may be negative."""
 
     @property
     def num_data(self) -> int:
@@ -72,10 +78,13 @@ class LatentStatistics:
         inactive, and the rate is below 0.01 nats for each of them. A unit that all data mask is none that could
         collapse.
         """
+        # At a larger rate some have not, and which is not known.
+        by_rate = self.active_units.inactive & (self.rate.mean < COLLAPSED * len(self.units))
         if self.kl_per_unit is None:
-            # At a larger rate some have not, and nobody knows which.
-            return self.active_units.inactive & (self.rate.mean < COLLAPSED * len(self.units))
-        return (self.kl_per_unit if self.shares is None else self.kl_per_unit / self.shares) < COLLAPSED
+            return by_rate
+        small = (self.kl_per_unit if self.shares is None else self.kl_per_unit / self.shares) < COLLAPSED
+        without_kl = torch.tensor([unit.rpartition("[")[0] in self.no_kl for unit in self.units])
+        return torch.where(without_kl, by_rate, small)
 
     @property
     def all_collapsed(self) -> bool:
@@ -96,6 +105,9 @@ class LatentStatistics:
             "collapsed_units": [name for name, gone in zip(self.units, self.collapsed, strict=True) if gone],
             "all_collapsed": self.all_collapsed,
             "kl_per_unit_nats": None if self.kl_per_unit is None else self.kl_per_unit.tolist(),
+            "rate_by_site_nats": {name: part.mean for name, part in self.rate_by_site.items()},
+            "rate_by_site_standard_errors": {name: part.standard_error for name, part in self.rate_by_site.items()},
+            "no_kl": list(self.no_kl),
             "latent_dim": len(self.units),
             "num_samples": self.num_samples,
             "num_data": self.num_data,
@@ -106,6 +118,8 @@ class LatentStatistics:
 
     def __str__(self) -> str:
         text = f"rate {self.rate}"
+        if len(self.rate_by_site) > 1:
+            text += f" ({', '.join(f'{part} in {name}' for name, part in self.rate_by_site.items())})"
         if self.mutual_information is not None and self.marginal_kl is not None:
             text += (
                 f" = mutual information {self.mutual_information} of at most log N = {math.log(self.num_data):.2f} "
@@ -149,7 +163,9 @@ def latent_statistics(
     that are inverted dim by dim: give fewer data then.
 
     A unit is one number of one latent site. Where q and p are products over units, each has a KL of its own (closed
-    where torch knows it, else sampled): its mean over x, and for several sites over the sites before it.
+    where torch knows it, else sampled): its mean over x, and for several sites over the sites before it. Where model
+    and guide sample their sites in different orders, :func:`pyro_vae.evaluation.latents.unit_kl.unit_kl` says what the
+    part of a unit in the rate is.
 
     Args:
         model: p(x, z), any Pyro program with one vectorized batch plate.
@@ -230,6 +246,8 @@ def latent_statistics(
         unit=draws.unit,
         shares=None if there is None else there.double().mean(0),
         unresolved=rounding.lost(drawn.weight.abs().amax(0), slice(None)) & members,
+        rate_by_site={name: mean(part) for name, part in drawn.log_ratios.items()},
+        no_kl=tuple(name for name in drawn.values if name in draws.pair.follows_later),
     )
 
 
@@ -241,6 +259,8 @@ class _Drawn:
         self.reconstruction, self.log_prior, self.log_guide = torch.empty(3, count, size, dtype=torch.float64)
         self.values: dict[str, Tensor] = {}
         """Of each latent site of the model, in the guide's order, ``(num_samples, N, *rest)``."""
+        self.log_ratios: dict[str, Tensor] = {}
+        """Of each of these sites, log q - log p given what comes before it in each, ``(num_samples, N)``."""
         self.why_no_kl: str | None = None
         try:
             self.repeats = draws.pair.guide_repeats
@@ -277,6 +297,7 @@ class _Drawn:
                 value = by_datum(run, site, site["value"])
                 self.values[name] = torch.empty(draws.num_samples, draws.size, *value.shape[2:], dtype=value.dtype)
                 sizes[name] = math.prod(value.shape[2:])
+                self.log_ratios[name] = torch.empty(draws.num_samples, draws.size, dtype=torch.float64)
         self.units = tuple(f"{name}[{index}]" for name, size in sizes.items() for index in range(size))
         if draws.pair.masked:
             self.there = torch.ones(draws.size, len(self.units), dtype=torch.bool)
@@ -296,6 +317,11 @@ class _Drawn:
         for name, kept in self.values.items():
             site = run.guide_trace.nodes[name]
             kept[rows, data] = by_datum(run, site, site["value"]).cpu()
+            # Of a single site without others beside it, the difference is the rate.
+            alone = len(run.latents) == 1 and run.guide_factors() is None
+            log_q = terms.log_guide if alone else run.log_prob([site], [1.0])
+            log_p = terms.log_prior if alone else run.log_prob([run.model_trace.nodes[name]], [1.0])
+            self.log_ratios[name][rows, data] = (log_q - log_p).double().cpu()
         if self.there is not None:
             sites = [run.guide_trace.nodes[name] for name in self.values]
             self.there[data] = torch.cat([_there(run, site) for site in sites], -1).cpu()

@@ -1,4 +1,4 @@
-"""The KL of each latent unit, where posterior and prior are products over units."""
+"""The KL of each latent unit, where the laws of posterior and prior are products over units."""
 
 from typing import Any
 
@@ -19,12 +19,19 @@ class UnitKLError(ValueError):
 
 
 def unit_kl(pair: Pair, run: Particles, names: list[str]) -> Tensor:
-    r"""Return the KL of each unit, or its log-ratio at each draw, ``(num_samples, batch, units)``.
+    r"""Return each unit's part of the rate at each draw, ``(num_samples, batch, units)``.
 
-    .. math:: \mathrm{KL}(q \| p) = \sum_i \mathrm{KL}(q_i \| p_i), \quad q = \prod_i q_i, \; p = \prod_i p_i
+    .. math:: \mathrm{KL}(q \| p) = \sum_s E_q\big[\log q(z_s | z_{<s}, x) - \log p(z_s | z_{\prec s})\big]
+        = \sum_s \sum_i E_q[r_{s,i}]
 
-    Closed where torch has a formula, else the log-ratio at the draw. Of several sites, each is conditional on those
-    before it (the chain rule).
+    The guide samples site s given the sites before it in the guide's order, and the model given those before it in
+    the model's order. Both laws are products over units i, so that each difference is a sum over units.
+
+    Where the guide's earlier draws fix the model's law at s, a unit's part is
+    :math:`\mathrm{KL}(q_{s,i} \| p_{s,i})` given these draws: closed where torch has a formula, else the log-ratio at
+    the draw. Where that law follows a site which the guide samples later (:attr:`Pair.follows_later`), the part is
+    always the log-ratio at the draw. Its mean is no divergence then, and may be negative; the sum over all units is
+    KL(q || p) either way.
 
     Args:
         pair: the pair.
@@ -32,23 +39,22 @@ def unit_kl(pair: Pair, run: Particles, names: list[str]) -> Tensor:
         names: the latent sites, in the guide's order.
 
     Raises:
-        UnitKLError: the guide has sites of its own, samples in another order than the model, or a law is no product.
+        UnitKLError: the guide has auxiliary sites or a factor, or a law is no product over units.
     """
-    own = [site["name"] for site in run.latents if site["name"] not in names]
-    if own or run.guide_factors() is not None:
+    auxiliary = [site["name"] for site in run.latents if site["name"] not in names]
+    if auxiliary or run.guide_factors() is not None:
         raise UnitKLError("the guide has sites of its own, over which q(z | x) is an integral")
-    if not pair.same_order:
-        raise UnitKLError("model and guide sample their latent sites in different orders")
-    found = []
+    parts = []
     for name in names:
-        q, p = run.guide_trace.nodes[name], run.model_trace.nodes[name]
-        kl = kl_at(_of_one_unit(q, "q(z | x)"), _of_one_unit(p, "p(z)"), q["value"])
-        mask = element_mask(q)
+        site, z = run.guide_trace.nodes[name], run.guide_trace.nodes[name]["value"]
+        q, p = _of_one_unit(site, "q(z | x)"), _of_one_unit(run.model_trace.nodes[name], "p(z)")
+        part = q.log_prob(z) - p.log_prob(z) if name in pair.follows_later else kl_at(q, p, z)
+        mask = element_mask(site)
         if mask is not None:
-            kl = torch.where(mask.to(kl.device), kl, torch.zeros_like(kl))
-        kl = by_datum(run, q, kl)
-        found.append(kl.reshape(*kl.shape[:2], -1))
-    return torch.cat(found, -1)
+            part = torch.where(mask.to(part.device), part, torch.zeros_like(part))
+        part = by_datum(run, site, part)
+        parts.append(part.reshape(*part.shape[:2], -1))
+    return torch.cat(parts, -1)
 
 
 def _of_one_unit(site: Site, what: str) -> Any:

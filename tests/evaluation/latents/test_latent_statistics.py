@@ -416,3 +416,65 @@ def test_units_without_a_kl_of_their_own_have_not_collapsed_at_a_large_rate():
     assert found.rate.mean == pytest.approx(math.log(10) + 0.005 - 0.5, abs=0.1)
     assert not found.collapsed.any()
     assert not found.all_collapsed
+
+
+@pytest.mark.parametrize("upwards", [False, True])
+def test_parts_of_two_layers_by_site_and_unit(upwards):
+    """Rates of a linear Gaussian program of two layers, sampled in the model's order and in the other one."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            top = pyro.sample("top", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+            bottom = pyro.sample("bottom", dist.Normal(0.8 * top, 0.6).to_event(1))
+            pyro.sample("x", dist.Normal(bottom, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            if upwards:
+                bottom = pyro.sample("bottom", dist.Normal(0.7 * x, 0.5).to_event(1))
+                pyro.sample("top", dist.Normal(0.4 * bottom, 0.9).to_event(1))
+            else:
+                top = pyro.sample("top", dist.Normal(0.3 * x, 0.9).to_event(1))
+                pyro.sample("bottom", dist.Normal(0.4 * x + 0.2 * top, 0.5).to_event(1))
+
+    found = latent_statistics(model, guide, X, num_samples=4000, seed=0)
+    # Under q, each of these is normal: the mean and the variance of the top, and of bottom - 0.8 top.
+    if upwards:
+        mean, variance = 0.28 * X, 0.4**2 * 0.25 + 0.81
+        residual, spread = 0.7 * X * (1 - 0.32), (1 - 0.32) ** 2 * 0.25 + 0.8**2 * 0.81
+    else:
+        mean, variance = 0.3 * X, 0.81
+        residual, spread = 0.4 * X + (0.2 - 0.8) * 0.3 * X, 0.25 + 0.6**2 * 0.81
+    of_top = 0.5 * (mean.square() + variance) - 0.5 - math.log(0.9)
+    of_bottom = 0.5 * (residual.square() + spread) / 0.36 + math.log(0.6) - 0.5 - math.log(0.5)
+    exact = {"top": of_top.mean().item(), "bottom": of_bottom.mean().item()}
+    for name, part in found.rate_by_site.items():
+        assert abs(part.mean - exact[name]) < 4 * part.standard_error, name
+    assert abs(found.rate.mean - sum(exact.values())) < 4 * found.rate.standard_error
+    kl = dict(zip(found.units, found.kl_per_unit.tolist(), strict=True))
+    errors = dict(zip(found.units, found.kl_per_unit_errors.tolist(), strict=True))
+    assert list(kl) == (["bottom[0]", "top[0]"] if upwards else ["top[0]", "bottom[0]"])
+    for name, value in exact.items():
+        assert abs(kl[f"{name}[0]"] - value) < 4 * errors[f"{name}[0]"] + 1e-9, name
+    assert found.no_kl == (("bottom",) if upwards else ())
+    assert found.why_not == {}
+    assert "in top" in str(found)
+
+
+def test_a_part_of_the_rate_that_is_no_kl_tells_of_no_collapse():
+    """The part of the bottom is negative, and its unit follows x all the same."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            top = pyro.sample("top", dist.Normal(torch.zeros(1).double(), 1.0).to_event(1))
+            bottom = pyro.sample("bottom", dist.Normal(top, 0.1).to_event(1))
+            pyro.sample("x", dist.Normal(bottom, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            bottom = pyro.sample("bottom", dist.Normal(0.5 * x, 0.7).to_event(1))
+            pyro.sample("top", dist.Normal(bottom, 0.1).to_event(1))
+
+    found = latent_statistics(model, guide, X, num_samples=200, seed=0)
+    assert found.rate_by_site["bottom"].mean < 0
+    assert not found.collapsed.any()
