@@ -1,20 +1,20 @@
 """`pyro-vae figures`: what a run looks like."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.cli.output import Output, where_to
 from pyro_vae.cli.runs import Fitted, add_moved_data, add_run, add_trust, open_run
 from pyro_vae.cli.usage import Parser, a_path
 from pyro_vae.evaluation import active_units
-from pyro_vae.evaluation.over_data.posterior_means import draw_latent, posterior_means
+from pyro_vae.models import VAE
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.objectives import Trace_ELBO
 from pyro_vae.parts import find_part, parse_part
+from pyro_vae.protocols import Likelihood
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import in_one_line
 
@@ -26,9 +26,6 @@ FIGURES = "figures"
 IMAGES = 30
 """Reconstructed."""
 
-CENTER_DRAWS = 100
-"""Whose mean is where a traversal starts from: a guide need not know its mean."""
-
 ROWS = 10
 """Latent units that are traversed, the most active ones."""
 
@@ -38,9 +35,9 @@ def run(argv: Sequence[str], output: Output) -> int:
     parser = Parser(
         "figures",
         "RUN [flags]",
-        f"Draw a run into RUN/{FIGURES}: its learning curves in nats a datum; and where its data are images and its "
-        "model has a prior and a likelihood, reconstructions, prior samples, a traversal of the most active latent "
-        "units, and for two of them under a standard normal prior the manifold.",
+        f"Draw a run into RUN/{FIGURES}: its learning curves in nats a datum; and where its data are images, "
+        "reconstructions, samples from the prior, a traversal of the most active latent units, and for a VAE with two "
+        "of them under a standard normal prior the manifold.",
     )
     add_run(parser)
     help = "run whose model was taken over, where it is not beside this one"
@@ -69,40 +66,37 @@ def run(argv: Sequence[str], output: Output) -> int:
 def _figures(opened: Fitted, output: Output) -> Iterator[tuple[str, "Figure"]]:
     run, data = opened.run, opened.data
     yield "learning_curves", plots.learning_curves(run.history, _bound(opened))
-    prior, likelihood = (getattr(run.model, name, None) for name in ("prior", "likelihood"))
-    if not callable(prior) or not callable(likelihood):
-        output.note(f"The model {opened.cell.model} has no prior and likelihood of its own: no images are drawn.")
-        return
     if len(data.x_shape) != 3 or data.x_shape[0] not in (1, 3):
         output.note(f"Data of shape {data.x_shape} are no images in grey or colour: none are drawn.")
         return
     x = data.test[:IMAGES]
     drawers: dict[str, Callable[[], Figure]] = {
-        "reconstructions": lambda: plots.reconstructions(x, likelihood(draw_latent("figures", run.guide, x)).mean),
-        "prior_samples": lambda: plots.prior_samples(prior, likelihood),
-        "traversal": lambda: _traversal(opened, prior, likelihood, _center(run.guide, x)),
+        "reconstructions": lambda: plots.pair_reconstructions(run.model, run.guide, x),
+        "prior_samples": lambda: plots.model_samples(run.model, x),
+        "traversal": lambda: _traversal(opened, output),
     }
-    if opened.cell.latent_dim == 2 and isinstance(prior, StandardNormalPrior):
-        drawers["manifold"] = lambda: plots.manifold(likelihood, like=_center(run.guide, x))
+    model = run.model
+    if isinstance(model, VAE) and opened.cell.latent_dim == 2 and isinstance(model.prior, StandardNormalPrior):
+        likelihood, like = cast(Likelihood, model.likelihood), next(model.parameters())
+        drawers["manifold"] = lambda: plots.manifold(likelihood, like)
     # Its own noise: the caller's is left as it was.
     with torch.no_grad(), seeded(opened.cell.seed):
         for name, draw in drawers.items():
             try:
                 yield name, draw()
             except Exception as reason:
-                # A pair of the user's own may have several latent sites, or a law without a mean: the rest is drawn.
+                # A pair of the user's own may have a law without a mean: the rest is drawn.
                 output.note(f"{name} cannot be drawn: {in_one_line(reason)}")
 
 
-def _traversal(opened: Fitted, prior: Any, likelihood: Any, center: Tensor) -> "Figure":
-    dims = active_units(opened.run.guide, opened.data.test).most_active[:ROWS]
-    return plots.latent_traversal(prior, likelihood, center, dims)
-
-
-def _center(guide: Any, x: Tensor) -> Tensor:
-    """Return the posterior mean of the first image, in the guide's dtype."""
-    dtype = draw_latent("figures", guide, x[:1]).dtype
-    return posterior_means("figures", guide, x[:1], None, CENTER_DRAWS).mean[0].to(dtype)
+def _traversal(opened: Fitted, output: Output) -> "Figure":
+    """Draw the most active units from the first test image on, and say which cannot be drawn."""
+    run, test = opened.run, opened.data.test
+    units = active_units(run.guide, test).most_active[:ROWS]
+    figure, _, left_out = plots.pair_traversal(run.model, run.guide, test[:1], units)
+    for unit, reason in left_out.items():
+        output.note(f"The traversal leaves out {unit}: {reason}.")
+    return figure
 
 
 def _bound(opened: Fitted) -> str:

@@ -1,6 +1,7 @@
 """Figures: a run's curves and images, draws of a posterior, budgets of evidence."""
 
 from pyro_vae.plots.budget import evidence_budgets
+from pyro_vae.plots.pair import model_samples, pair_reconstructions, pair_traversal
 from pyro_vae.plots.posterior import pairwise_marginals, rank_ecdfs
 from pyro_vae.plots.run import (
     QUANTILES,
@@ -19,6 +20,9 @@ __all__ = [
     "latent_traversal",
     "learning_curves",
     "manifold",
+    "model_samples",
+    "pair_reconstructions",
+    "pair_traversal",
     "pairwise_marginals",
     "prior_samples",
     "rank_ecdfs",

@@ -21,6 +21,9 @@ QUANTILES = torch.linspace(0.02, 0.98, 11)
 """Prior quantiles that a traversal visits: the middle 96 %, the median in the middle."""
 
 
+PRIOR_TITLE = "mean of p(x | z), z drawn from the prior"
+
+
 def learning_curves(history: Sequence[Row], bound: str = "ELBO") -> "Figure":
     """Bound against epoch, training and validation.
 
@@ -65,7 +68,7 @@ def prior_samples(prior: Prior, likelihood: Likelihood, count: int = 100) -> "Fi
     """Means of p(x | z) for ``count`` draws z ~ p(z)."""
     with torch.no_grad():
         images = _mean(likelihood(prior().sample(torch.Size([count]))))
-    return image_grid(images, round(count**0.5), "mean of p(x | z), z drawn from the prior")
+    return image_grid(images, round(count**0.5), PRIOR_TITLE)
 
 
 def latent_traversal(
@@ -89,9 +92,13 @@ def latent_traversal(
             z = center.repeat(len(quantiles), 1)
             z[:, dim] = draws[:, dim].quantile(quantiles.to(draws))
             rows.append(_mean(likelihood(z)))
+    return image_grid(torch.cat(rows), len(quantiles), traversal_title(quantiles), [f"z[{dim}]" for dim in dims])
+
+
+def traversal_title(quantiles: Tensor) -> str:
+    """Return the title of a traversal of these quantiles."""
     low, high = 100 * quantiles[0].item(), 100 * quantiles[-1].item()
-    title = f"each row: one latent unit from the {low:.0f} % to the {high:.0f} % quantile of its prior"
-    return image_grid(torch.cat(rows), len(quantiles), title, [f"z[{dim}]" for dim in dims])
+    return f"each row: one latent unit from the {low:.0f} % to the {high:.0f} % quantile of its prior"
 
 
 def manifold(likelihood: Likelihood, like: Tensor, columns: int = 20) -> "Figure":

@@ -16,7 +16,6 @@ from pyro_vae.comparison.results import CellResult
 from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
 from pyro_vae.comparison.task import folder_of
 from pyro_vae.data import ImageData
-from pyro_vae.evaluation.over_data.posterior_means import draw_latent, posterior_means
 from pyro_vae.programs.modules import local_params
 from pyro_vae.runtime.random_state import seeded
 
@@ -28,9 +27,6 @@ SAMPLES, COLUMNS, ROWS = 64, 10, 3
 
 UNITS = 8
 """Latent units that are traversed, at most."""
-
-MEAN_SAMPLES = 100
-"""Draws that the posterior mean of a traversal's centre is taken over, where the guide does not say it."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +79,8 @@ def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | Non
 def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
     cell = result.cell
     model, guide = load_pair(result.path, cell, data, None if cell.decoder is None else folder_of(out, cell.decoder))
-    missing = [part for part in ("prior", "likelihood") if not callable(getattr(model, part, None))]
-    if missing:
-        raise ValueError(f"model {cell.model} has no {' and no '.join(missing)} to draw from")
     drawers: dict[str, Callable[[], tuple[Any, str]]] = {
-        "samples": lambda: _samples(model),
+        "samples": lambda: _samples(model, data.test[:1]),
         "reconstructions": lambda: _reconstructions(model, guide, data.test[: cell.num_test]),
         "traversal": lambda: _traversal(model, guide, data.test[:1], result.evaluation["most_active"][:UNITS]),
     }
@@ -102,25 +95,24 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
     return CellPictures(result, pictures, failures)
 
 
-def _samples(model: Any) -> "tuple[Figure, str]":
-    return plots.prior_samples(model.prior, model.likelihood, SAMPLES), "Means of p(x | z), z drawn from the prior."
+def _samples(model: Any, first: Tensor) -> "tuple[Figure, str]":
+    return plots.model_samples(model, first, SAMPLES), "Means of p(x | z), z drawn from the prior."
 
 
 def _reconstructions(model: Any, guide: Any, test: Tensor) -> "tuple[Figure, str]":
-    x = test[: COLUMNS * ROWS]
-    z = draw_latent("reconstructions", guide, x)
-    shown = plots.reconstructions(x, model.likelihood(z).mean, COLUMNS)
-    return shown, "Test images, and below each row the means of p(x | z), z drawn from q(z | x)."
+    figure = plots.pair_reconstructions(model, guide, test[: COLUMNS * ROWS], COLUMNS)
+    return figure, "Test images, and below each row the means of p(x | z), z drawn from q(z | x)."
 
 
 def _traversal(model: Any, guide: Any, first: Tensor, units: Sequence[int]) -> "tuple[Figure, str]":
-    center = posterior_means("traversal", guide, first, None, MEAN_SAMPLES).mean[0].to(first.dtype)
+    figure, shown, left_out = plots.pair_traversal(model, guide, first, units)
     low, high = (round(100 * share.item()) for share in plots.QUANTILES[[0, -1]])
     caption = (
         f"Each row: one latent unit from the {low} % to the {high} % quantile of its prior, the others at the first "
-        f"test image's posterior mean. From the top: {', '.join(f'z[{unit}]' for unit in units)}."
+        f"test image's posterior mean, or where their law follows the unit, at its mean. From the top: "
+        f"{', '.join(shown)}."
     )
-    return plots.latent_traversal(model.prior, model.likelihood, center, units), caption
+    return figure, " ".join([caption, *(f"Left out: {unit}, as {reason}." for unit, reason in left_out.items())])
 
 
 def _picture(title: str, figure: "Figure", caption: str) -> Picture:

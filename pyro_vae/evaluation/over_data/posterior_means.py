@@ -99,28 +99,6 @@ def posterior_means(
     )  # fmt: skip
 
 
-def draw_latent(who: str, guide: Program, x: Any) -> Tensor:
-    """Return one draw of the guide's only latent site, ``(N, *event)``: what a prior and a likelihood are made for.
-
-    Args:
-        who: the caller, for messages.
-        guide: q(z | x).
-        x: data ``(N, ...)``, or a tuple of all positional arguments that starts with them.
-
-    Raises:
-        ValueError: the guide has several latent sites, or none in a plate over the data.
-    """
-    rows = Rows(who, x, None, guide)
-    plain = plain_errors(who, "the guide")
-    with torch.no_grad(), in_mode(rows.modules, training=False), local_params(guide), plain:
-        latents = _latents(who, poutine.trace(guide).get_trace(*rows.take(slice(None))), None)[1]
-    if len(latents) != 1:
-        raise ValueError(f"{who}: needs one latent site; the guide has {', '.join(site['name'] for site in latents)}.")
-    _batch_dim(who, latents, rows.size, None)
-    value: Tensor = latents[0]["value"]
-    return value
-
-
 def _of_block(
     who: str, guide: Program, args: tuple[Any, ...], name: str | None, num_samples: int, plate: str | None
 ) -> tuple[Tensor, Tensor, Tensor, tuple[str, ...]]:
