@@ -176,7 +176,7 @@ def test_a_parts_help_has_its_own_options_and_none_of_the_pairs(kind, name):
 @pytest.mark.parametrize(("kind", "name"), PARTS)
 def test_every_option_has_words_and_reads_its_own_default(kind, name):
     for option in Part.of(kind, name).options.values():
-        # The words for Pyro's own class are its parent's, which not every jsonargparse finds.
+        # Pyro describes some parameters only.
         assert option.help or name == "trace_elbo"
         if option.default not in (REQUIRED, None):
             text = in_text(option.default)

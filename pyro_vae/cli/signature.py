@@ -1,17 +1,18 @@
 """The parameters of a function or class, from its signature and docstring, as flags."""
 
 import argparse
+import contextlib
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import jsonargparse
-import yaml
+import docstring_parser
 
 from pyro_vae.cli.usage import UsageError
+from pyro_vae.cli.values import read_value, words_as_list
 from pyro_vae.cli.wording import in_text, in_words, is_list, plain
 
 REQUIRED = inspect.Parameter.empty
@@ -62,27 +63,17 @@ class Option:
     def read(self, words: str | list[str], flag: str = "") -> Any:
         """Return the value that words on a command line stand for.
 
-        Lists come as tuples, as most defaults are, and a whole number stays one where any number will do, so that the
-        value is written like one in ``NAME(option=value)``.
+        Lists come as tuples, as most defaults are.
 
         Raises:
             UsageError: they stand for none of its type.
         """
-        text = words if isinstance(words, str) else _listed(words)
-        if self.kind is str:
-            return text
-        if (float in _members(self.kind) or not _members(self.kind)) and text.lstrip("+-") == "inf":
-            return float(text)
-        reader = jsonargparse.ArgumentParser(exit_on_error=False)
-        reader.add_argument("--value", type=self.kind)
+        text = words if isinstance(words, str) else words_as_list(words)
         try:
-            value = reader.parse_args([f"--value={text}"]).value
-        except jsonargparse.ArgumentError as error:
+            value = read_value(text, self.kind)
+        except (ValueError, OverflowError) as error:
             given = text if isinstance(words, str) else " ".join(words)
             raise UsageError(f"{flag or self.name} must be {in_words(self.kind)}; got {given!r}.") from error
-        if type(value) is float:
-            loaded = yaml.safe_load(text)
-            return loaded if type(loaded) is int else value
         return tuple(value) if isinstance(value, list) else value
 
     @property
@@ -118,16 +109,38 @@ def options_of(function: Callable[..., Any], skip: Collection[str] = ()) -> dict
     >>> option.default, option.help
     (1, 'columns of F, from 1 to latent_dim.')
     """
-    parser = jsonargparse.ArgumentParser(exit_on_error=False, add_help=False)
-    add = parser.add_class_arguments if inspect.isclass(function) else parser.add_function_arguments
-    add(function, skip=set(skip), fail_untyped=False)
-    own = inspect.signature(function).parameters
-    found = {}
-    for action in parser._actions:
-        kind = getattr(action, "_typehint", None)
-        if action.dest in own and kind is not None and _is_plain(kind):
-            found[action.dest] = Option(action.dest, kind, own[action.dest].default, plain(action.help or ""))
-    return found
+    parameters = inspect.signature(function).parameters
+    kinds, words = _kinds(function), _words(function)
+    options = {}
+    for name, parameter in parameters.items():
+        kind = kinds.get(name, Any)
+        if kind is Any and parameter.default is not REQUIRED:
+            kind = Union[type(parameter.default), Any]  # noqa: UP007 (Any is no operand of | in Python 3.11)
+        is_named = parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        if is_named and name not in skip and _is_plain(kind):
+            options[name] = Option(name, kind, parameter.default, plain(words.get(name) or ""))
+    return options
+
+
+def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the types of parameters, as they are written where one cannot be looked up."""
+    called: Any = function.__init__ if inspect.isclass(function) else function
+    try:
+        return get_type_hints(called)
+    except NameError:
+        return dict(called.__annotations__)
+
+
+def _words(function: Callable[..., Any]) -> dict[str, str | None]:
+    """Return what the docstring of a function says of its parameters, or those of a class and of its parents."""
+    owners = reversed(inspect.getmro(function)) if inspect.isclass(function) else (function,)
+    words: dict[str, str | None] = {}
+    for owner in owners:
+        for documented in (owner, vars(owner).get("__init__")):
+            with contextlib.suppress(docstring_parser.ParseError):
+                parsed = docstring_parser.parse(getattr(documented, "__doc__", None) or "")
+                words |= {parameter.arg_name: parameter.description for parameter in parsed.params}
+    return words
 
 
 def _is_plain(kind: Any) -> bool:
@@ -135,7 +148,7 @@ def _is_plain(kind: Any) -> bool:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(_is_plain(arg) for arg in args if arg is not NoneType)
-    if origin is Literal or kind in (int, float, str, bool) or _is_untyped(kind):
+    if origin is Literal or kind in (int, float, str, bool, Any):
         return True
     return (is_list(kind) or origin is dict) and all(_is_plain(arg) for arg in args if arg is not Ellipsis)
 
@@ -143,23 +156,4 @@ def _is_plain(kind: Any) -> bool:
 def _members(kind: Any) -> list[Any]:
     """Return the types that a type is a union of, without those that say nothing."""
     members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    return [member for member in members if member is not NoneType and not _is_untyped(member)]
-
-
-def _is_untyped(kind: Any) -> bool:
-    """Whether it is what jsonargparse has for a parameter without an annotation."""
-    return kind is Any or repr(kind) == "Untyped"
-
-
-def _listed(words: list[str]) -> str:
-    """Return the YAML of a list that was typed as ``1 2``, ``1,2``, ``[1, 2]`` or ``(1, 2)``.
-
-    >>> [_listed(words) for words in (["1", "2"], ["1,2"], ["[1, 2]"], ["(1,)"], ["null"])]
-    ['[1, 2]', '[1,2]', '[1, 2]', '[1,]', 'null']
-    """
-    if len(words) > 1:
-        return f"[{', '.join(words)}]"
-    (word,) = words
-    if word.startswith(("[", "(")):
-        return f"[{word[1:-1]}]"
-    return word if word == "null" else f"[{word}]"
+    return [member for member in members if member not in (NoneType, Any)]

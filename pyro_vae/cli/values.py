@@ -1,0 +1,97 @@
+"""The value of a type that words on a command line stand for."""
+
+import contextlib
+import re
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+import yaml
+
+from pyro_vae.cli.wording import is_list
+
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
+"""A number as Python writes it; YAML takes 1e-3, without a point, for text."""
+
+
+def read_value(text: str, kind: Any) -> Any:
+    """Return the value of a type that a text stands for; lists and mappings are in YAML.
+
+    A whole number stays one where any number will do, so that it is written like one in ``NAME(option=value)``.
+
+    Raises:
+        ValueError: it stands for none.
+
+    >>> read_value("1e-3", float | str), read_value("[1, 2]", list[int]), read_value("null", str | None)
+    (0.001, [1, 2], None)
+    >>> read_value("off", str), read_value("off", bool), read_value("3", float)
+    ('off', False, 3)
+    """
+    value = _as_type(text, kind)
+    number = _scalar(text) if type(value) is float else value
+    return number if type(number) is int else value
+
+
+def _as_type(content: Any, kind: Any) -> Any:
+    """Return the value of a type that a text stands for, or a list or mapping of texts.
+
+    Raises:
+        ValueError: it stands for none.
+    """
+    origin, args = get_origin(kind) or kind, get_args(kind)
+    if origin in (Union, UnionType):
+        # Any text is a str.
+        for member in sorted(args, key=lambda member: member is str or member is Any):
+            with contextlib.suppress(ValueError):
+                return _as_type(content, member)
+        raise ValueError(content)
+    if kind is str and isinstance(content, str):
+        return content
+    items = _items(content) if isinstance(content, str) else content
+    if is_list(kind) and isinstance(items, list):
+        kinds = list(args) if origin is tuple and ... not in args else [*args[:1], Any][:1] * len(items)
+        return [_as_type(item, item_kind) for item, item_kind in zip(items, kinds, strict=True)]
+    if origin is dict and isinstance(items, dict):
+        key_kind, item_kind = args or (Any, Any)
+        return {_as_type(key, key_kind): _as_type(item, item_kind) for key, item in items.items()}
+    if kind is Any and isinstance(items, list | dict):
+        return _as_type(items, type(items))
+    if isinstance(content, str):
+        choices = {str(choice): choice for choice in args}
+        value: Any = choices.get(content) if origin is Literal else _scalar(content)
+        if value in args or kind is Any or type(value) is kind or (kind is float and type(value) is int):
+            return float(value) if kind is float else value
+    raise ValueError(content)
+
+
+def _items(text: str) -> Any:
+    """Return the lists and mappings of texts that a text in YAML stands for, or the text."""
+    try:
+        return yaml.load(text, yaml.BaseLoader)
+    except yaml.YAMLError:
+        return text
+
+
+def _scalar(text: str) -> Any:
+    """Return the number, truth value or null that a text stands for, or the text."""
+    with contextlib.suppress(ValueError):
+        return int(text)
+    if NUMBER.fullmatch(text):
+        return float(text)
+    with contextlib.suppress(ValueError, yaml.YAMLError):
+        value = yaml.safe_load(text) if text else text
+        return value if isinstance(value, bool | int | float | None) else text
+    return text
+
+
+def words_as_list(words: list[str]) -> str:
+    """Return the YAML of a list that was typed as ``1 2``, ``1,2``, ``[1, 2]`` or ``(1, 2)``.
+
+    >>> [words_as_list(words) for words in (["1", "2"], ["1,2"], ["[1, 2]"], ["(1,)"], ["null"])]
+    ['[1, 2]', '[1,2]', '[1, 2]', '[1,]', 'null']
+    """
+    if len(words) > 1:
+        return f"[{', '.join(words)}]"
+    (word,) = words
+    if word.startswith(("[", "(")):
+        return f"[{word[1:-1]}]"
+    return word if word == "null" else f"[{word}]"
