@@ -42,19 +42,20 @@ def test_two_gaussians_are_told_apart_as_well_as_can_be():
     assert (found.num_classes, found.num_train, found.latent_dim) == (2, 4000, 2)
 
 
-def test_the_optimum_has_no_gradient_and_is_that_of_another_solver():
+@pytest.mark.parametrize("num_classes", [2, 4])
+def test_the_optimum_has_no_gradient_and_is_that_of_another_solver(num_classes):
     from scipy.optimize import minimize
 
-    features, targets = torch.randn(60, 3, dtype=torch.float64), torch.randint(4, (60,))
-    weight, converged = _fit(features, targets, 4, 0.01)
+    features, targets = torch.randn(60, 3, dtype=torch.float64), torch.randint(num_classes, (60,))
+    weight, converged = _fit(features, targets, num_classes, 0.01)
     assert converged
     inputs = torch.cat([features, torch.ones(60, 1).double()], 1)
-    error = (inputs @ weight).softmax(-1) - nn.functional.one_hot(targets, 4)
-    gradient = inputs.T @ error / 60 + 0.01 * torch.cat([weight[:-1], torch.zeros(1, 4).double()])
+    error = (inputs @ weight).softmax(-1) - nn.functional.one_hot(targets, num_classes)
+    gradient = inputs.T @ error / 60 + 0.01 * torch.cat([weight[:-1], torch.zeros(1, num_classes).double()])
     assert gradient.abs().max() <= 1e-7
 
     def loss(flat):
-        w = torch.from_numpy(flat).reshape(4, 4)
+        w = torch.from_numpy(flat).reshape(4, num_classes)
         return (nn.functional.cross_entropy(inputs @ w, targets) + 0.005 * w[:-1].square().sum()).item()
 
     other = minimize(loss, weight.flatten().numpy() * 0, method="Powell", options={"xtol": 1e-8, "maxiter": 10_000})
