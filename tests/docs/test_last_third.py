@@ -1,7 +1,7 @@
-"""Every third page in docs/, from the third on: blocks run and print what they show. A file for each of three processes."""
+"""Every third page in docs/, from the third on: blocks run and print what they show. One file for each process."""
 
 import pytest
-from documented_pages import PAGES, SLOW_PAGES, blocks_of, has_slow_blocks, run_all
+from documented_pages import PAGES, SLOW_PAGES, blocks_of, run_all
 
 PAGES_HERE = PAGES[2::3]
 
@@ -11,9 +11,3 @@ PAGES_HERE = PAGES[2::3]
 )
 def test_the_blocks_of_a_page_do_what_they_show(path, page):
     run_all([block for block in blocks_of(path.read_text(), path.name) if not block.slow], page)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("path", [path for path in PAGES_HERE if has_slow_blocks(path)], ids=lambda path: path.stem)
-def test_so_do_those_that_take_longer(path, page):
-    run_all(blocks_of(path.read_text(), path.name), page)
