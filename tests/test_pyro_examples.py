@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_likelihood, log_weights
-from pyro_vae.evaluation.over_data import stream
+from pyro_vae.evaluation.over_data import rows, stream
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 
@@ -431,7 +431,8 @@ def test_a_sequence_does_not_feel_the_others(songs):
 
 def test_the_deep_markov_model_in_log_likelihood(songs, monkeypatch):
     """In blocks of two sequences, with all tensor arguments cut alike, the average is that of log_weights."""
-    monkeypatch.setattr(stream, "ROWS", 60)
+    monkeypatch.setattr(rows, "ROWS", 60)
+    monkeypatch.setattr(stream, "HEAD", 60)
     monkeypatch.setattr(stream, "CALLS", 1)
     dmm = DMM()
     args = mini_batch(songs, LENGTHS, packed=False)

@@ -235,7 +235,7 @@ class _Groups:
     def _simulate(self, drawn: Draws, values: Mapping[str, Tensor]) -> Particles:
         """Run the model with nothing observed, its latent sites drawn or at given values."""
         draws = self._draws
-        block = draws.block(drawn.data.start, drawn.data.stop)
+        block = draws.take(drawn.data)
         with Redrawn():
             run = draws.pair.run_alone(
                 draws.model, block, drawn.samples.stop - drawn.samples.start, FixedValues(values)

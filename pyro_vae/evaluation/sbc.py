@@ -5,21 +5,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
-from pyro_vae.evaluation.over_data.rows import Rows
-from pyro_vae.evaluation.over_data.stream import ROWS
+from pyro_vae.evaluation.over_data.rows import ROWS, Rows
 from pyro_vae.programs.joint import Joint
-from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_whole
-from pyro_vae.runtime.progress import progress_bar
-from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 from pyro_vae.statistics.uniformity import holm, uniformity_band, uniformity_p_value
 
@@ -168,16 +163,10 @@ def sbc(
             f"sbc: num_data must be at least 2 and num_draws at least 1; got {num_data} and {num_draws}. A thousand "
             f"data and 99 draws find a scale that is off by a tenth."
         )
-    rows = Rows("sbc", x, model, guide, plate)
+    rows = Rows("sbc", x, model, guide, plate, progress)
     rows.refuse_whole("it draws data of its own")
     width = min(num_data, max(2, ROWS // num_draws))
-    with (
-        torch.no_grad(),
-        in_mode(rows.modules, training=False),
-        pyro.validation_enabled(False),
-        seeded(seed),
-        progress_bar(num_data, " data", "sbc", shown=progress) as bar,
-    ):
+    with rows.at_rest(seed), rows.bar(num_data, " data") as bar:
         template = rows.take(torch.arange(width) % rows.size)
         joint = Joint("sbc", model, template, plate)
         guide_draws = GuideDraws(joint, model, guide, template, plate)

@@ -16,7 +16,7 @@ from torch.testing import assert_close
 from pyro_vae.errors import PairError
 from pyro_vae.evaluation import to_inference_data
 from pyro_vae.evaluation.arviz_groups import read_inference_data
-from pyro_vae.evaluation.over_data import latent_draws
+from pyro_vae.evaluation.over_data import rows
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
@@ -78,7 +78,7 @@ def test_groups_dims_and_coordinates(linear_gaussian):
 
 def test_numbers_are_those_of_the_densities_at_the_draws(linear_gaussian, monkeypatch):
     """Log-likelihood and log-weight of each draw, and the k-hat of each datum, worked out from the posterior group."""
-    monkeypatch.setattr(latent_draws, "ROWS", 90)
+    monkeypatch.setattr(rows, "ROWS", 90)
     case = linear_gaussian
     x = case.data(5)
     found = to_inference_data(case.model, case.inexact_guide, x, num_samples=100, num_chains=2, seed=0)

@@ -50,9 +50,10 @@ def test_grey_pixels_get_the_two_ways_out():
 
 def test_grey_pixels_beyond_the_first_block_are_not_averaged_in(monkeypatch):
     """Pyro's validation sees the head only; behind it validation is off for speed."""
-    from pyro_vae.evaluation.over_data import stream
+    from pyro_vae.evaluation.over_data import rows, stream
 
-    monkeypatch.setattr(stream, "ROWS", 10)
+    monkeypatch.setattr(rows, "ROWS", 10)
+    monkeypatch.setattr(stream, "HEAD", 10)
     x = binary(40)
     x[33] = 0.5
     with pytest.raises(SupportError, match="grey pixels"):

@@ -2,14 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path as FilePath
 from time import perf_counter
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -19,13 +17,11 @@ from pyro_vae.evaluation.annealing.chains import Annealed, Annealing
 from pyro_vae.evaluation.annealing.density_path import Path
 from pyro_vae.evaluation.annealing.hmc import At
 from pyro_vae.evaluation.annealing.pieces import Piece, Pieces, Record, fingerprint
-from pyro_vae.evaluation.over_data.rows import HEAD, Rows
-from pyro_vae.evaluation.over_data.stream import ROWS, VALUES
+from pyro_vae.evaluation.over_data.rows import HEAD, Rows, rows_a_call
 from pyro_vae.graphs.capture import unlike
 from pyro_vae.graphs.levels import TermDraws, check_level
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.precision import MOST_ROUNDING
-from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_seed
 from pyro_vae.runtime.memory import is_out_of_memory, keep_freed_memory
@@ -70,11 +66,11 @@ class Annealer:
         self._make_path = partial(Path, who, model, guide, plate=plate)
         with in_mode(self._modules, training=False):
             head = self._head()
-            if len(head) == 1 and not simulated:
-                check_support(model, self._rows.take(slice(None))[0], head[0])
+            if not simulated:
+                self._rows.check_support(model, head)
             self.path = self._path_of(head)
             self._rows.check_masks(*self.path.masked_parts)
-        rows = max_rows or min(ROWS, max(1, VALUES // max(1, self.path.joint.outputs)))
+        rows = max_rows or rows_a_call(self.path.joint.outputs)
         self._pieces = Pieces(annealing.num_chains, self.size, rows, self._rows.why_whole is not None)
 
     def run(
@@ -92,11 +88,7 @@ class Annealer:
         record = Record(
             self._who, out, self._settings(), seed, FORWARD + REVERSE * self._simulated, shape, len(self._pieces)
         )
-        with ExitStack() as stack:
-            stack.enter_context(unmoved_generators())
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(in_mode(self._modules, training=False))
-            stack.enter_context(pyro.validation_enabled(False))
+        with unmoved_generators(), self._rows.at_rest():
             try:
                 exact = self._simulate(record.piece_seed(-1)) if self._simulated else None
                 if not record.done.all():
@@ -205,12 +197,13 @@ class Annealer:
     def _path_of(self, head: tuple[Any, ...]) -> Path:
         """Make the path with the first data, and have it look at those that are far from them."""
         path = self._make_path(head)
-        self._rows.widen(slice(0, len(head[0])), path)
+        for index in self._rows.far_blocks(slice(0, len(head[0]))):
+            path.widen(self._rows.take(index))
         return path
 
     def _head(self) -> tuple[Any, ...]:
         """Return the first data, or all of them for programs that take no other number."""
-        return self._block(0, self.size if self._rows.why_whole is not None else min(self.size, HEAD))
+        return self._block(0, self._rows.block_of(HEAD))
 
     def _block(self, start: int, width: int) -> tuple[Any, ...]:
         """Return the arguments with ``width`` data from ``start`` on, on the parameters' device."""

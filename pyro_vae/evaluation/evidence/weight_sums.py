@@ -1,7 +1,7 @@
 """What is kept of importance weights that are drawn and forgotten: their sums, and their tail."""
 
-from collections.abc import Iterable, Iterator
-from itertools import chain, groupby
+from collections.abc import Iterable
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -24,31 +24,23 @@ class WeightSums:
 
     def __init__(self, chunks: Iterable[Chunk], size: int, most: int, rounding: Rounding | None = None) -> None:
         self._rounding = rounding
-        self._most = most
         self.log_mean, self.standard_errors, self.ess, self.pareto_k = torch.zeros(4, size, dtype=torch.float64)
         self.num_samples = torch.zeros(size, dtype=torch.int64)
         self.lost = torch.zeros(size, dtype=torch.bool)
         """Which data's weights are known to no better than 0.1 nats."""
-        for where, log_weights in _by_block(chunks):
-            self._visit(where, log_weights)
+        for _, block in groupby(chunks, key=lambda chunk: chunk.block):
+            mean, tail = LogMean(), torch.empty(0)
+            for chunk in block:
+                data, log_weight = chunk.data, chunk.log_weight
+                tail = largest(tail, log_weight, most)
+                mean.add(log_weight)
+            self._put(data, mean, tail[:, : tail_length(mean.count) + 1])
 
-    def _visit(self, where: slice | Tensor, log_weights: Iterable[Tensor]) -> None:
-        """Take in all weights of a block of data."""
-        mean, tail = LogMean(), torch.empty(0)
-        for log_weight in log_weights:
-            tail = largest(tail, log_weight, self._most)
-            mean.add(log_weight)
-        self.log_mean[where], self.standard_errors[where], self.ess[where] = mean.value, mean.standard_error, mean.ess
-        self.num_samples[where] = mean.count
-        tail = tail[:, : tail_length(mean.count) + 1]
-        rounding = None if self._rounding is None else self._rounding.of(tail[:, 0], where)
+    def _put(self, data: slice | Tensor, mean: LogMean, tail: Tensor) -> None:
+        """Write down what all weights of some data come to."""
+        self.log_mean[data], self.standard_errors[data], self.ess[data] = mean.value, mean.standard_error, mean.ess
+        self.num_samples[data] = mean.count
+        rounding = None if self._rounding is None else self._rounding.of(tail[:, 0], data)
         if rounding is not None:
-            self.lost[where] = rounding > MOST_ROUNDING
-        self.pareto_k[where] = pareto_k(tail, mean.count, rounding)
-
-
-def _by_block(chunks: Iterable[Chunk]) -> Iterator[tuple[slice | Tensor, Iterator[Tensor]]]:
-    """Group chunks by the data they are of."""
-    for _, block in groupby(chunks, key=lambda chunk: chunk.block):
-        first = next(block)
-        yield first.data, (chunk.log_weight for chunk in chain([first], block))
+            self.lost[data] = rounding > MOST_ROUNDING
+        self.pareto_k[data] = pareto_k(tail, mean.count, rounding)

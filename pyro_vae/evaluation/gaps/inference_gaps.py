@@ -1,12 +1,9 @@
 """The inference gap of each datum, split into what the family costs and what the encoder costs."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import pyro
 import torch
 from torch import Tensor
 
@@ -18,14 +15,12 @@ from pyro_vae.evaluation.gaps.guide_family import family_of, is_larger
 from pyro_vae.evaluation.gaps.local_maps import FAMILIES
 from pyro_vae.evaluation.gaps.local_posterior import Fitted, LocalPosteriors
 from pyro_vae.evaluation.over_data.frozen_pair import FrozenPair
-from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import SOFT_TARGETS
 from pyro_vae.programs.precision import UNRESOLVED, Rounding
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_number
 from pyro_vae.runtime.memory import keep_freed_memory
 from pyro_vae.runtime.progress import progress_bar
-from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 
 QUANTITIES = ("elbo", "best_elbo", "log_evidence", "approximation_gap", "amortization_gap", "inference_gap")
@@ -282,7 +277,7 @@ def inference_gaps(
     own = family_of(guide, *pair.two_runs())
     chosen = family if family != "own" else "flow" if own is None else own.name
     keep_freed_memory()
-    with _at_rest(pair, seed):
+    with pair.at_rest(seed):
         local_map = FAMILIES[chosen](pair.joint.dim)
         posteriors = LocalPosteriors(
             pair, local_map, num_samples=num_samples + evidence_samples, step_samples=step_samples,
@@ -413,16 +408,6 @@ class _Moments:
         mean = self._first / self._count
         variance = (self._second / self._count - mean.square()).clamp(min=0) / (self._count - 1)
         return torch.cat([self._origin[:, 0] + mean, variance.sqrt()])
-
-
-@contextmanager
-def _at_rest(pair: FrozenPair, seed: int | None) -> Iterator[None]:
-    """Run without gradients and validation, in evaluation mode, with noise of its own where there is a seed."""
-    with (
-        seeded(seed), torch.no_grad(),
-        in_mode(pair.modules, training=False), pyro.validation_enabled(False),
-    ):  # fmt: skip
-        yield
 
 
 def _at_least(lowest: int, **options: int) -> None:

@@ -157,7 +157,7 @@ class LocalPosteriors:
 
         Without gradients and in evaluation mode, as the caller has arranged.
         """
-        block = self._pair.block(fitted.index)
+        block = self._pair.take(fitted.index)
         draw = self._calls.draw.on(*block)
         identity = self._map.start(len(fitted.index), fitted.theta)
         for _ in range(num_calls):
@@ -194,7 +194,7 @@ class LocalPosteriors:
 
     def _filled(self, calls: "Calls", index: Tensor) -> Slots:
         """Return slots of which all start anew."""
-        block, width = self._pair.block(index), len(index)
+        block, width = self._pair.take(index), len(index)
         draw = calls.draw.on(*block)
         drawn = [draw() for _ in range(CHECK_CALLS)]
         noise, log_q = (torch.stack([found[i] for found in drawn], 1) for i in range(2))
@@ -220,7 +220,7 @@ class LocalPosteriors:
 
     def _fixed_weights(self, calls: "Calls", slots: Slots, theta: Tensor) -> Tensor:
         """Return the log-weights on the fixed noise, ``(slots, samples)``, float64."""
-        block = self._pair.block(slots.index)
+        block = self._pair.take(slots.index)
         found = []
         for call in range(CHECK_CALLS):
             given = slots.noise[:, call].transpose(0, 1).contiguous(), slots.log_q[:, call].mT.contiguous()
@@ -229,7 +229,7 @@ class LocalPosteriors:
 
     def _climb(self, calls: "Calls", slots: Slots) -> None:
         """Take ``check_every`` steps."""
-        block = self._pair.block(slots.index)
+        block = self._pair.take(slots.index)
         draw = calls.draw.on(*block)
         slots.window_sum = torch.zeros_like(slots.theta)
         theta, first, second = (t.clone() for t in (slots.theta, slots.first_moment, slots.second_moment))
@@ -306,7 +306,7 @@ class Calls:
         def captured(function: Any, *inputs: tuple[Any, ...]) -> TermDraws:
             return TermDraws(pair.who, function, inputs, pair.modules, "trace", times, pair.vectorizes)
 
-        block, other = pair.block(torch.arange(width)), pair.block(unlike(torch.arange(pair.size))[-width:])
+        block, other = pair.take(torch.arange(width)), pair.take(unlike(torch.arange(pair.size))[-width:])
         u0, log_q = draw(*block)
         center, scale = torch.zeros_like(u0[0]), torch.ones_like(u0[0])
         counted = torch.ones_like(center, dtype=torch.bool)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -12,7 +11,7 @@ from torch.distributions import Independent, Normal
 
 from pyro_vae.evaluation.over_data.latent_draws import LatentDraws, plates_of
 from pyro_vae.programs.layouts import OuterPlate
-from pyro_vae.programs.modules import in_mode, local_params
+from pyro_vae.programs.modules import local_params
 from pyro_vae.programs.particles import Particles, Site, samples
 from pyro_vae.programs.values import FixedValues
 from pyro_vae.runtime.wording import in_one_line
@@ -71,17 +70,12 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor, there: Te
     flat = {name: value.flatten(0, 1) for name, value in values.items()}
     count = len(next(iter(flat.values())))
     total = torch.full((count,), -torch.inf, dtype=torch.float64)
-    with (
-        torch.no_grad(),
-        in_mode(draws.modules, training=False),
-        pyro.validation_enabled(False),
-        draws.bar(draws.size, " posteriors") as bar,
-    ):
-        width = draws.size if draws.takes_all else COMPONENTS
+    with draws.at_rest(), draws.bar(draws.size, " posteriors") as bar:
+        width = draws.block_of(COMPONENTS)
         for start in range(0, draws.size, width):
             stop = min(start + width, draws.size)
             chosen = members[start:stop]
-            score, pairs = _scorer(draws, draws.block(start, stop), flat, there is not None)
+            score, pairs = _scorer(draws, draws.take(slice(start, stop)), flat, there is not None)
             step = max(1, pairs // (stop - start))
             for first in range(0, count if chosen.any() else 0, step):
                 rows = slice(first, first + step)

@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation.over_data.rows import HEAD, Rows
+from pyro_vae.evaluation.over_data.pair_rows import PairRows
+from pyro_vae.evaluation.over_data.rows import HEAD
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import LogTerms, Particles
-from pyro_vae.programs.precision import Rounding
-from pyro_vae.programs.support import check_support
 from pyro_vae.programs.undo import no_side_effects
 from pyro_vae.protocols import Program
 
@@ -22,7 +21,7 @@ TRIES = 16
 """Data that are tried one by one where the guide is not finite on one of the first."""
 
 
-class FrozenPair:
+class FrozenPair(PairRows):
     r"""Draws u ~ q(u | x_n) and log q(u | x_n), with u as in :class:`pyro_vae.programs.joint.Joint`.
 
     .. math:: \log q(u | x) = \log q(z(u) | x) + \log |\det \partial z / \partial u|
@@ -43,40 +42,27 @@ class FrozenPair:
     """
 
     def __init__(self, who: str, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
-        self.who, self._guide = who, guide
-        self._rows = Rows(who, x, model, guide, plate)
-        self._rows.refuse_whole("its maps are fitted to some data at a time")
-        self.size, self.unit, self.modules = self._rows.size, self._rows.unit, self._rows.modules
+        super().__init__(who, model, guide, x, plate)
+        self.refuse_whole("its maps are fitted to some data at a time")
         with in_mode(self.modules, training=False):
-            self._head = head = self._first_that_is_finite(model, plate)
-            if len(self._rows.args) == 1:
-                check_support(model, self._rows.take(slice(None))[0], head[0])
+            pair, seen = self._first_that_is_finite()
+            self._head = head = self.take(seen)
+            self.check_support(model, head)
             with torch.no_grad(), pyro.validation_enabled(False), no_side_effects(self.modules):
                 values = self.joint.values(head, self.joint.draw(head, 2))
-            self._rows.widen(self._seen, self._pair, self.joint)
-            self._pair.check_circles()
-            self._rows.check_masks(self.joint, self._pair)
+            self.learn(pair, seen, self.joint)
+            self.check_masks(self.joint, pair)
         self._ndims = {name: value.ndim for name, value in values.items()}
-        self.vectorizes = self._pair.vectorizes and self.joint.vectorizes
-
-    @property
-    def rounding(self) -> Rounding:
-        """How large the roundings in log-weights are, as measured on the first data and on those far from them."""
-        with in_mode(self.modules, training=False):
-            return self._rows.rounding(self._seen, self._pair)
-
-    def block(self, index: Tensor) -> tuple[Any, ...]:
-        """Return the arguments for some of the data."""
-        return self._rows.take(index)
+        self.vectorizes = pair.vectorizes and self.joint.vectorizes
 
     def draw(self, block: tuple[Any, ...], num_samples: int) -> list[Tensor]:
         """Draw u ``(num_samples, batch, dim)``, and return it with log q(u | x) ``(num_samples, batch)``."""
-        runs = self._pair.run(block, num_samples)
+        runs = self.pair.run(block, num_samples)
         log_guide = LogTerms.together([run.terms() for run in runs]).log_guide
         values = {}
         for part in self.joint.parts:
-            found = [self._pair.layout.apart(run, run.model_trace.nodes[part.name]) for run in runs]
-            value = found[0] if self._pair.vectorizes else torch.cat(found)
+            of_runs = [self.pair.layout.apart(run, run.model_trace.nodes[part.name]) for run in runs]
+            value = of_runs[0] if self.pair.vectorizes else torch.cat(of_runs)
             # Plates of the guide's own put dims of size 1 between samples and data.
             values[part.name] = value.flatten(0, value.ndim - self._ndims[part.name])
         u = self.joint.from_values(block, values)
@@ -92,26 +78,30 @@ class FrozenPair:
 
     def two_runs(self) -> list[Particles]:
         """Run the pair twice on the first data, each time with a sample, and leave nothing of it."""
-        quiet = no_side_effects(self.modules)
-        with torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False), quiet:
-            return [self._pair.run(self._head, 1)[0] for _ in range(2)]
+        with self.at_rest(), no_side_effects(self.modules):
+            return [self.pair.run(self._head, 1)[0] for _ in range(2)]
 
-    def _first_that_is_finite(self, model: Program, plate: str | None) -> tuple[Any, ...]:
+    def _first_that_is_finite(self) -> tuple[Pair, Tensor]:
+        """Return the pair, made on the first data on which it is finite, and which these are; make the joint density.
+
+        Raises:
+            NonFiniteError: there are none.
+        """
         for index in self._heads():
-            head, self._seen = self.block(index), index
+            head = self.take(index)
             try:
-                self.joint = Joint(self.who, model, head, plate)
-                self._pair = Pair(model, self._guide, head, plate)
-                self._pair.require_density(self.who)
+                self.joint = Joint(self.who, self.model, head, self.plate)
+                pair = Pair(self.model, self.guide, head, self.plate)
+                pair.require_density(self.who)
             except NonFiniteError as error:
                 refused = error
                 continue
-            if self._pair.plate.size != len(index):
+            if pair.plate.size != len(index):
                 raise ValueError(
-                    f"{self.who}: plate {self._pair.plate.name!r} does not have a row for each row of x. Give the "
-                    f"plate the length of x, as pyro.plate('data', len(x))."
+                    f"{self.who}: plate {pair.plate.name!r} does not have a row for each row of x. Give the plate the "
+                    f"length of x, as pyro.plate('data', len(x))."
                 )
-            return head
+            return pair, index
         raise refused
 
     def _heads(self) -> Iterator[Tensor]:

@@ -4,22 +4,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
-import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation.over_data.rows import HEAD, Rows
-from pyro_vae.evaluation.over_data.stream import ROWS, VALUES
+from pyro_vae.evaluation.over_data.pair_rows import PairRows
+from pyro_vae.evaluation.over_data.rows import HEAD, rows_a_call
 from pyro_vae.programs.log_weights import check_num_samples
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import Particles, Site
-from pyro_vae.programs.precision import Rounding
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.memory import keep_freed_memory
-from pyro_vae.runtime.progress import progress_bar
 
 
 @dataclass(frozen=True)
@@ -31,17 +25,11 @@ class Draws:
     run: Particles
 
 
-class LatentDraws:
+class LatentDraws(PairRows):
     """Iterates over runs of a pair; every datum gets exactly ``num_samples``.
 
-    Args:
-        who: the caller, for messages.
-        model: p(x, z).
-        guide: q(z | x).
-        x: data, or a tuple of all arguments, of which tensors as long as the first are cut into blocks.
+    Args: as for :class:`pyro_vae.evaluation.over_data.pair_rows.PairRows`, and
         num_samples: samples for each datum.
-        plate: the batch plate's name, where several would do.
-        progress: show a bar; None shows it on a terminal only.
 
     Raises:
         ValueError: ``num_samples`` is below 1, x is no tensor, empty or not finite, or the batch plate subsamples.
@@ -54,69 +42,40 @@ class LatentDraws:
         progress: bool | None,
     ) -> None:  # fmt: skip
         check_num_samples(who, num_samples)
-        self.who, self.model, self.guide = who, model, guide
-        self.num_samples, self._plate, self._progress = num_samples, plate, progress
-        self._rows = Rows(who, x, model, guide, plate)
-        self.size, self.unit, self.modules = self._rows.size, self._rows.unit, self._rows.modules
-        self.takes_all = self._rows.why_whole is not None
-        """Whether the pair takes all data at once, and no other number of them."""
+        super().__init__(who, model, guide, x, plate, progress)
+        self.num_samples = num_samples
         with in_mode(self.modules, training=False):
-            self.pair = self._first_pair(0, self.size if self.takes_all else min(self.size, HEAD))
-            self._rows.widen(self._seen, self.pair)
-            self.vectorizes = self.pair.vectorizes
-            self.pair.check_circles()
-            self._rows.check_masks(self.pair)
+            self.learn(*self._first_pair(slice(0, self.block_of(HEAD))))
+            self.check_masks(self.pair)
         if self.pair.subsamples:
             raise ValueError(
                 f"{who}: plate {self.pair.plate.name!r} takes {self.pair.plate.size} of the data alone, as a "
                 f"subsample. Give it all the data that {who} is called with."
             )
 
-    def _first_pair(self, start: int, stop: int) -> Pair:
+    def _first_pair(self, rows: slice) -> tuple[Pair, slice]:
         """Run the pair once on some data; where one of them is not finite, on the half without it."""
-        self._seen = slice(start, stop)
         try:
-            return Pair(self.model, self.guide, self.block(start, stop), self._plate)
+            return Pair(self.model, self.guide, self.take(rows), self.plate), rows
         except NonFiniteError:
-            if stop - start < 2 or self.takes_all:
+            if rows.stop - rows.start < 2 or self.why_whole is not None:
                 raise
-        middle = (start + stop) // 2
+        middle = (rows.start + rows.stop) // 2
         try:
-            return self._first_pair(start, middle)
+            return self._first_pair(slice(rows.start, middle))
         except NonFiniteError:
-            return self._first_pair(middle, stop)
-
-    def block(self, start: int, stop: int) -> tuple[Any, ...]:
-        """Return the arguments with the data from ``start`` to ``stop``, on the pair's device."""
-        return self._rows.take(slice(start, stop))
-
-    @property
-    def rounding(self) -> Rounding:
-        """How large the roundings in log-weights are, as measured on the first data and on those far from them."""
-        with in_mode(self.modules, training=False):
-            return self._rows.rounding(self._seen, self.pair)
-
-    def bar(self, total: int, unit: str) -> "tqdm[Any]":
-        """Return a progress bar."""
-        return progress_bar(total, unit, self.who, shown=self._progress)
+            return self._first_pair(slice(middle, rows.stop))
 
     def __iter__(self) -> Iterator[Draws]:
-        keep_freed_memory()
-        rows = min(ROWS, max(1, VALUES // max(1, self.pair.outputs)))
+        rows = rows_a_call(self.pair.outputs)
         step = min(self.num_samples, rows)
-        if self.takes_all:
-            step, width = max(1, min(step, rows // self.size)), self.size
-        else:
-            width = max(1, min(self.size, rows // step))
-        with (
-            torch.no_grad(),
-            in_mode(self.modules, training=False),
-            pyro.validation_enabled(False),
-            self.bar(self.size, " data") as bar,
-        ):
+        if self.why_whole is not None:
+            step = max(1, min(step, rows // self.size))
+        width = self.block_of(max(1, rows // step))
+        with self.walk() as bar:
             for start in range(0, self.size, width):
                 data = slice(start, min(start + width, self.size))
-                block = self.block(data.start, data.stop)
+                block = self.take(data)
                 for sample in range(0, self.num_samples, step):
                     done = sample
                     for run in self.pair.run(block, min(step, self.num_samples - sample)):

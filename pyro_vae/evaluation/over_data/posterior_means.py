@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import ProjectedNormal
@@ -87,8 +86,8 @@ def posterior_means(
     rows = Rows(who, x, None, guide, plate)
     check_arguments(rows.args, guide=guide)
     blocks = []
-    with torch.no_grad(), in_mode(rows.modules, training=False), pyro.validation_enabled(False), local_params(guide):
-        width = rows.size if rows.why_whole else BLOCK
+    with rows.at_rest(), local_params(guide):
+        width = rows.block_of(BLOCK)
         for start in range(0, rows.size, width):
             block = rows.take(slice(start, start + width))
             blocks.append(_of_block(who, guide, block, site, num_samples, plate))

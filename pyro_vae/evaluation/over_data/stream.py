@@ -4,16 +4,16 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
 
-import pyro
 import torch
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, OutOfMemoryError
-from pyro_vae.evaluation.over_data.rows import HEAD, Rows
+from pyro_vae.evaluation.over_data.pair_rows import PairRows
+from pyro_vae.evaluation.over_data.rows import HEAD, rows_a_call
 from pyro_vae.graphs.capture import unlike
 from pyro_vae.graphs.levels import TermDraws, check_level
 from pyro_vae.programs.log_weights import check_num_samples, subsample_blocks
@@ -21,22 +21,11 @@ from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.nonfinite import check_finite
 from pyro_vae.programs.pair import SOFT_TARGETS, Pair
 from pyro_vae.programs.particles import LogTerms
-from pyro_vae.programs.precision import Rounding
-from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.memory import is_out_of_memory, keep_freed_memory
-from pyro_vae.runtime.progress import progress_bar
+from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.wording import in_one_line
 
 logger = logging.getLogger("pyro_vae")
-
-ROWS = 1280
-"""Rows a decoder call: enough for the matmuls' pace, few enough that outputs (4 MB of 784 pixels) stay in cache.
-
-As a graph and compiled, any number from 640 to 5000 was as fast within noise."""
-
-VALUES = 8_000_000
-"""Decoder outputs a call (32 MB), where a datum has many: fewer rows then."""
 
 CALLS = 64
 """Calls whose weights are handed on together, so that what is done with them costs little beside them."""
@@ -67,17 +56,11 @@ class Chunk:
         return self.reconstruction + self.minus_rate
 
 
-class Stream:
+class Stream(PairRows):
     """Iterates over all samples of all data; every datum gets exactly ``num_samples``.
 
-    Args:
-        who: the caller, for messages.
-        model: p(x, z).
-        guide: q(z | x).
-        x: data, or a tuple of all arguments, of which tensors as long as the first are cut into blocks.
+    Args: as for :class:`pyro_vae.evaluation.over_data.pair_rows.PairRows`, and
         num_samples: samples for each datum.
-        plate: the batch plate's name, where several would do.
-        progress: show a bar; None shows it on a terminal only.
         compile: at which level the terms are drawn, one of :data:`pyro_vae.graphs.levels.LEVELS`.
     """
 
@@ -94,28 +77,22 @@ class Stream:
     ) -> None:
         check_num_samples(who, num_samples)
         check_level(who, compile)
-        self.who, self._model, self._guide, self._plate = who, model, guide, plate
-        self._num_samples, self._progress, self.level = num_samples, progress, compile
+        super().__init__(who, model, guide, x, plate, progress)
+        self._num_samples, self.level = num_samples, compile
         self._order: Tensor | None = None
-        self._kept: _ChunkTerms | None = None
-        self._data = Rows(who, x, model, guide, plate)
-        self.size, self.unit, self.modules = self._data.size, self._data.unit, self._data.modules
+        self._chunk_terms: _ChunkTerms | None = None
         self.rows, self._halved = HEAD, False
         with in_mode(self.modules, training=False):
             self._fits(self._probe)
-        self.rows, self._halved = min(ROWS, max(1, VALUES // max(1, self.pair.outputs))), False
-
-    def refuse_whole(self, needs: str) -> None:
-        """Refuse a pair that takes all data at once: :meth:`~pyro_vae.evaluation.over_data.rows.Rows.refuse_whole`."""
-        self._data.refuse_whole(needs)
+        self.rows, self._halved = rows_a_call(self.pair.outputs), False
 
     def _probe(self) -> None:
         """Run the pair once on some data."""
-        whole = self._data.why_whole is not None
-        head = self.block(0, self.size if whole else min(self.size, self.rows, ROWS))
+        whole = self.why_whole is not None
+        head = self.block(0, self.block_of(self.rows))
         try:
-            self.pair = Pair(self._model, self._guide, head, self._plate)
-            picks_rows = whole or self.pair.plate.size < len(head[0])
+            pair = Pair(self.model, self.guide, head, self.plate)
+            picks_rows = whole or pair.plate.size < len(head[0])
         except (IndexError, ValueError) as error:
             # A plate with a size or subsample of its own may reach beyond the head.
             if len(head[0]) == self.size or isinstance(error, NonFiniteError):
@@ -124,31 +101,32 @@ class Stream:
         if picks_rows and not whole:
             # Such a plate is shown everything, and told which rows to take.
             head = self.block(0, self.size)
-            self.pair = Pair(self._model, self._guide, head, self._plate)
-        self.picks_rows = picks_rows and self.pair.plate.full_size == self.size
-        self._seen = slice(0, len(head[0]))
-        self._data.widen(self._seen, self.pair)
-        if len(head) == 1:
-            check_support(self._model, self._data.take(slice(None))[0], head[0])
-        self.pair.check_circles()
-        self.pair.require_density(self.who)
+            pair = Pair(self.model, self.guide, head, self.plate)
+        self.picks_rows = picks_rows and pair.plate.full_size == self.size
+        self.learn(pair, slice(0, len(head[0])))
+        self.check_support(self.model, head)
+        pair.require_density(self.who)
         if not self.picks_rows:
-            self._data.check_masks(self.pair)
-        elif self.pair.masked:
-            for rows in subsample_blocks(self.pair, head[0].device):
-                self.pair.check_masks(head, rows)
-        self.caveat = self.pair.caveat or SOFT_TARGETS
+            self.check_masks(pair)
+        elif pair.masked:
+            for rows in subsample_blocks(pair, head[0].device):
+                pair.check_masks(head, rows)
+        self.caveat = pair.caveat or SOFT_TARGETS
         """Why there is no bound, where ``pair.normalized`` says that there is none."""
-        self.vectorizes = self.pair.vectorizes
-
-    @cached_property
-    def rounding(self) -> Rounding:
-        """How large the roundings in log-weights are, as measured on the first data and on those far from them."""
-        with in_mode(self.modules, training=False):
-            return self._data.rounding(self._seen, self.pair)
+        self.vectorizes = pair.vectorizes
 
     def __iter__(self) -> Iterator[Chunk]:
-        return self._shown(self._subsampled() if self.picks_rows else self._blocks())
+        if self.picks_rows:
+            return self._subsampled()
+        samples = self._num_samples
+        if self.vectorizes:
+            width = _evenly(self.size, min(self.rows, max(1, CALLS * self.rows // samples)))
+            step = _evenly(samples, max(1, CALLS * self.rows // width))
+        else:
+            width, step = min(self.size, self.rows), min(samples, CALLS)
+        num_blocks = math.ceil(self.size / width)
+        left = math.ceil(samples / step) * num_blocks
+        return self._visit(_ChunkTerms(self, width, step), [samples] * num_blocks, left)
 
     def draw(self, num_samples: Tensor, step: int, later: int = 0) -> Iterator[Chunk]:
         """Visit the data in blocks of like demand; each block gets the samples of its datum that asks for most.
@@ -160,88 +138,68 @@ class Stream:
             step: samples that a chunk has a multiple of; so many of as many data as fit are drawn in a call.
             later: samples of one datum that later calls are expected to ask for, on average.
         """
-        return self._shown(self._sorted_blocks(num_samples, step, later))
-
-    def _shown(self, visits: Iterator[tuple[Chunk, int]]) -> Iterator[Chunk]:
-        """Run the pair as it is evaluated, and show a bar of the data that are done."""
-        keep_freed_memory()
-        with (
-            torch.no_grad(), in_mode(self.modules, training=False), pyro.validation_enabled(False),
-            progress_bar(self.size, " data", self.who, shown=self._progress) as bar,
-        ):  # fmt: skip
-            for chunk, count in visits:
-                yield chunk
-                bar.update(count)
-
-    def _blocks(self) -> Iterator[tuple[Chunk, int]]:
-        """Visit the data in blocks of one size."""
-        samples = self._num_samples
-        if self.vectorizes:
-            width = _evenly(self.size, min(self.rows, max(1, CALLS * self.rows // samples)))
-            step = _evenly(samples, max(1, CALLS * self.rows // width))
-        else:
-            width, step = min(self.size, self.rows), min(samples, CALLS)
-        left = math.ceil(samples / step) * math.ceil(self.size / width)
-        terms_of = _ChunkTerms(self, width, step)
-        for start in range(0, self.size, width):
-            yield from self._block(terms_of, start, samples, left)
-            left -= math.ceil(samples / step)
-
-    def _sorted_blocks(self, num_samples: Tensor, step: int, later: int) -> Iterator[tuple[Chunk, int]]:
         # The most first: the block that is filled up is then one that asks for little.
-        self._order = num_samples.argsort(descending=True, stable=True)
+        order = num_samples.argsort(descending=True, stable=True)
         # Where samples are run one by one, a run costs about the same for any number of data: as many as fit.
         most = min(self.size // BLOCKS, self.rows // step) if self.vectorizes else min(self.size, self.rows)
         width = max(1, most)
-        if self._kept is None or self._kept.width != width or self._kept.step != step:
-            self._kept = _ChunkTerms(self, width, step)
+        if self._chunk_terms is None or self._chunk_terms.width != width or self._chunk_terms.step != step:
+            self._chunk_terms = _ChunkTerms(self, width, step)
+        wanted = num_samples[order][::width].tolist()
+        left = sum(math.ceil(samples / step) for samples in wanted) + math.ceil(later / step) * len(wanted)
+        return self._visit(self._chunk_terms, wanted, left, order, CALLS)
+
+    def _visit(
+        self, terms_of: "_ChunkTerms", wanted: list[int], left: int, order: Tensor | None = None, steps: int = 1
+    ) -> Iterator[Chunk]:
+        """Visit all blocks; the last one is filled up with data from before it.
+
+        Args:
+            terms_of: draws the terms of a block.
+            wanted: samples of each block.
+            left: steps that are to come, in this visit and later ones.
+            order: in which the data are visited; None takes them as they are.
+            steps: that a chunk has, at most.
+        """
+        width, step = terms_of.width, terms_of.step
+        self._order = order
         try:
-            wanted = num_samples[self._order][::width].tolist()
-            chunks = [math.ceil(samples / step) for samples in wanted]
-            left = sum(chunks) + math.ceil(later / step) * len(wanted)
-            for index, samples in enumerate(wanted):
-                yield from self._block(self._kept, index * width, samples, left, CALLS)
-                left -= chunks[index]
+            with self.walk() as bar:
+                for index, samples in enumerate(wanted):
+                    rows = slice(index * width, min((index + 1) * width, self.size))
+                    shift = max(0, rows.start + width - self.size)
+                    data = rows if order is None else order[rows]
+                    block = self.block(rows.start - shift, width)
+                    for drawn in range(0, samples, steps * step):
+                        count = min(steps * step, samples - drawn)
+                        times = math.ceil(count / step)
+                        begin = perf_counter()
+                        terms = self._fits(partial(terms_of, rows.start - shift, left, times))
+                        reconstruction, minus_rate = (term[:count, shift:] for term in terms)
+                        check_finite(self.who, self.model, self.guide, block, reconstruction + minus_rate)
+                        left -= times
+                        terms_of.draws.spent((perf_counter() - begin) / times, left)
+                        yield Chunk(data, reconstruction, minus_rate, index)
+                    bar.update(rows.stop - rows.start)
         finally:
             self._order = None
 
-    def _block(
-        self, terms_of: "_ChunkTerms", start: int, samples: int, left: int, steps: int = 1
-    ) -> Iterator[tuple[Chunk, int]]:
-        """Draw samples of the block of data at ``start``; the last block is filled up with data from before it.
-
-        ``left`` steps are to come with this block's, of which a chunk has ``steps``.
-        """
-        width, step = terms_of.width, terms_of.step
-        shift = max(0, start + width - self.size)
-        rows = slice(start, min(start + width, self.size))
-        where = rows if self._order is None else self._order[rows]
-        block = self.block(start - shift, width)
-        for drawn in range(0, samples, steps * step):
-            count = min(steps * step, samples - drawn)
-            times = math.ceil(count / step)
-            begin = perf_counter()
-            terms = self._fits(partial(terms_of, start - shift, left, times))
-            reconstruction, minus_rate = (t[:count, shift:] for t in terms)
-            check_finite(self.who, self._model, self._guide, block, reconstruction + minus_rate)
-            left -= times
-            terms_of.draws.spent((perf_counter() - begin) / times, left)
-            done = rows.stop - rows.start if drawn + count == samples else 0
-            yield Chunk(where, reconstruction, minus_rate, start // width), done
-
-    def _subsampled(self) -> Iterator[tuple[Chunk, int]]:
+    def _subsampled(self) -> Iterator[Chunk]:
+        """Show a plate that draws the numbers of its rows all data, and tell it which rows to take."""
         everything = self.block(0, self.size)
         size = self.pair.plate.size
-        for index, rows in enumerate(subsample_blocks(self.pair, everything[0].device)):
-            where = slice(index * size, min((index + 1) * size, self.size))
-            width = where.stop - where.start
-            left = self._num_samples
-            while left:
-                terms = self._fits(partial(self._some_terms, everything, rows, left))
-                check_finite(self.who, self._model, self._guide, everything, terms.log_weight)
-                minus_rate = terms.log_prior - terms.log_guide
-                left -= len(minus_rate)
-                yield Chunk(where, terms.reconstruction[:, :width], minus_rate[:, :width], index), 0 if left else width
+        with self.walk() as bar:
+            for index, rows in enumerate(subsample_blocks(self.pair, everything[0].device)):
+                data = slice(index * size, min((index + 1) * size, self.size))
+                width = data.stop - data.start
+                left = self._num_samples
+                while left:
+                    terms = self._fits(partial(self._some_terms, everything, rows, left))
+                    check_finite(self.who, self.model, self.guide, everything, terms.log_weight)
+                    minus_rate = terms.log_prior - terms.log_guide
+                    left -= len(minus_rate)
+                    yield Chunk(data, terms.reconstruction[:, :width], minus_rate[:, :width], index)
+                bar.update(width)
 
     def _some_terms(self, everything: tuple[Any, ...], rows: Tensor, most: int) -> LogTerms:
         return self.pair.terms(everything, min(max(1, self.rows // len(rows)), most), rows)
@@ -261,7 +219,7 @@ class Stream:
             outputs = f" and {self.pair.outputs} outputs" if hasattr(self, "pair") else ""
             raise OutOfMemoryError(
                 f"{self.who}: out of memory with {self.rows} rows a call{', half of before' if self._halved else ''}; "
-                f"a datum has {self._data.args[0][0].numel()} numbers{outputs}. Free memory that others hold, move "
+                f"a datum has {self.args[0][0].numel()} numbers{outputs}. Free memory that others hold, move "
                 f"model and guide to a device with more, or make the networks smaller. It said: {reason}"
             )
         self._halved, self.rows = True, self.rows // 2
@@ -271,7 +229,7 @@ class Stream:
     def block(self, start: int, width: int) -> tuple[Any, ...]:
         """Return the arguments with ``width`` data from ``start`` on, in the visit's order, on the pair's device."""
         rows = slice(start, start + width) if self._order is None else self._order[start : start + width]
-        return self._data.take(rows)
+        return self.take(rows)
 
 
 class _ChunkTerms:
@@ -286,7 +244,7 @@ class _ChunkTerms:
     def __init__(self, stream: Stream, width: int, step: int) -> None:
         self._stream, self.width, self.step = stream, width, step
         self._rows = 0
-        self._whole: list[Tensor] = []
+        self._chunk: list[Tensor] = []
         self.draws: TermDraws
 
     def __call__(self, start: int, left: int, times: int = 1) -> list[Tensor]:
@@ -301,23 +259,24 @@ class _ChunkTerms:
             first = min(column, self.width - self._columns)
             draw = self.draws.on(*self._stream.block(start + first, self._columns))
             for index in range(self._calls * times):
-                found = draw()
-                if not self._whole or self._whole[0].shape != shape:
-                    self._whole = [part.new_empty(shape) for part in found]
-                for kept, part in zip(self._whole, found, strict=True):
-                    kept[index * self._samples : (index + 1) * self._samples, first : first + self._columns] = part
-        return self._whole
+                terms = draw()
+                if not self._chunk or self._chunk[0].shape != shape:
+                    self._chunk = [term.new_empty(shape) for term in terms]
+                samples = slice(index * self._samples, (index + 1) * self._samples)
+                for whole, term in zip(self._chunk, terms, strict=True):
+                    whole[samples, first : first + self._columns] = term
+        return self._chunk
 
     def _plan(self, left: int) -> None:
         stream, rows = self._stream, self._stream.rows
         self._columns = columns = _evenly(self.width, rows)
         self._samples = samples = _evenly(self.step, max(1, rows // columns)) if stream.vectorizes else self.step
         self._calls = math.ceil(self.step / samples)
-        self._whole = []
+        self._chunk = []
 
         def terms(*block: Any) -> list[Tensor]:
-            found = stream.pair.terms(block, samples)
-            return [found.reconstruction, found.log_prior - found.log_guide]
+            drawn = stream.pair.terms(block, samples)
+            return [drawn.reconstruction, drawn.log_prior - drawn.log_guide]
 
         block = stream.block(0, columns)
         other = tuple(

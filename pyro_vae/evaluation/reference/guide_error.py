@@ -4,26 +4,21 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.data_error import standard_error_of_mean
 from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
-from pyro_vae.evaluation.over_data.rows import Rows
-from pyro_vae.evaluation.over_data.stream import ROWS
+from pyro_vae.evaluation.over_data.rows import ROWS, Rows
 from pyro_vae.evaluation.reference.bridge import Bridge, bridge
 from pyro_vae.evaluation.reference.chain_diagnostics import mean_and_variance
 from pyro_vae.evaluation.reference.nuts import log_joint_at
 from pyro_vae.evaluation.reference.reference_posterior import R_HAT, ReferencePosterior
 from pyro_vae.evaluation.reference.two_sample import two_sample_test
 from pyro_vae.programs.joint import Joint
-from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_seed, in_short
-from pyro_vae.runtime.progress import progress_bar
-from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.roundings import agree
 from pyro_vae.runtime.wording import count
 
@@ -201,7 +196,7 @@ def guide_error(
     check_count("guide_error", "num_permutations", num_permutations)
     if seed is not None:
         check_seed("guide_error", seed)
-    rows = Rows("guide_error", x, model, guide, plate)
+    rows = Rows("guide_error", x, model, guide, plate, progress)
     if not isinstance(reference, ReferencePosterior):
         raise ValueError(f"guide_error: reference must be of pyro_vae.reference_posterior; got {in_short(reference)}.")
     trusted = reference.trusted
@@ -215,12 +210,7 @@ def guide_error(
             f"few divergences): {reference}."
         )
     args = rows.take(slice(None))
-    with (
-        torch.no_grad(),
-        in_mode(rows.modules, training=False),
-        pyro.validation_enabled(False),
-        seeded(seed),
-    ):
+    with rows.at_rest(seed):
         joint = Joint("guide_error", model, args, plate)
         somewhere = joint.draw(args, 1)
         draws, counted = reference.draws.to(somewhere), joint.counted(args)
@@ -245,7 +235,7 @@ def guide_error(
         if counted is not None:
             counted = counted.cpu()
             u = u.masked_fill(~counted, math.nan)
-        mmd2, p_values = _two_sample_tests(reference, u, num_permutations, progress)
+        mmd2, p_values = _two_sample_tests(reference, u, num_permutations, rows)
     finite = u.isfinite() if counted is None else u.isfinite() | ~counted
     kept = trusted & finite.all(0).all(-1)
     moments = [torch.where(kept.unsqueeze(-1), value, math.nan) for value in _moment_errors(reference.draws, u)]
@@ -317,10 +307,10 @@ def _moment_errors(draws: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
 
 
 def _two_sample_tests(
-    reference: ReferencePosterior, u: Tensor, num_permutations: int, progress: bool | None
+    reference: ReferencePosterior, u: Tensor, num_permutations: int, data: Rows
 ) -> tuple[Tensor, Tensor]:
     mmd2, p_values = torch.full((2, u.shape[1]), math.nan, dtype=torch.float64)
-    with progress_bar(u.shape[1], " data", "guide_error", shown=progress) as bar:
+    with data.bar(u.shape[1], " data") as bar:
         for i in range(u.shape[1]):
             bar.update()
             here = slice(None) if reference.counted is None else reference.counted[i]

@@ -9,8 +9,7 @@ import torch
 from pyro.infer.mcmc import NUTS
 from torch import Tensor
 
-from pyro_vae.evaluation.over_data.rows import Rows
-from pyro_vae.evaluation.over_data.stream import ROWS
+from pyro_vae.evaluation.over_data.rows import ROWS, Rows
 from pyro_vae.graphs.capture import NotTraceable, capture
 from pyro_vae.programs.joint import Joint
 from pyro_vae.runtime.roundings import agree

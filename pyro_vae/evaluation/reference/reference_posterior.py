@@ -4,22 +4,16 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.over_data.rows import Rows
-from pyro_vae.evaluation.over_data.stream import ROWS
+from pyro_vae.evaluation.over_data.rows import ROWS, Rows
 from pyro_vae.evaluation.reference.chain_diagnostics import ess, mean_and_variance, r_hat
 from pyro_vae.evaluation.reference.nuts import DatumDensity, log_joint_at, run_chain, starts_of
 from pyro_vae.programs.joint import Joint
-from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
-from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_whole
-from pyro_vae.runtime.progress import progress_bar
-from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 
 R_HAT = 1.01
@@ -190,17 +184,12 @@ def reference_posterior(
             f"reference_posterior: R-hat compares chains: num_chains must be at least 2, num_samples at least 4 and "
             f"warmup at least 1; got {num_chains}, {num_samples} and {warmup}. Four chains are usual."
         )
-    rows = Rows("reference_posterior", x, model, None, plate)
+    rows = Rows("reference_posterior", x, model, None, plate, progress)
     rows.refuse_whole("its chains run datum by datum")
     everything = rows.take(slice(None))
-    with (
-        in_mode(rows.modules, training=False),
-        pyro.validation_enabled(False),
-        seeded(seed),
-    ):
+    with rows.at_rest(seed), torch.enable_grad():
         joint = Joint("reference_posterior", model, everything, plate)
-        if len(everything) == 1:
-            check_support(model, everything[0], everything[0])
+        rows.check_support(model, everything)
         rows.check_masks(joint)
         counted = joint.counted(everything)
         starts = starts_of(joint, everything, num_chains)
@@ -209,7 +198,7 @@ def reference_posterior(
         divergences = torch.zeros(rows.size, dtype=torch.int64)
         steps = warmup + num_samples
         total = rows.size * num_chains * steps
-        with progress_bar(total, " steps", "reference_posterior", shown=progress) as bar:
+        with rows.bar(total, " steps") as bar:
             for i in range(rows.size):
                 here = None if counted is None else counted[i]
                 if not starts[:, i].isfinite().all() or (here is not None and not here.any()):

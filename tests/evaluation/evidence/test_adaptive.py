@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from pyro_vae import log_likelihood, log_weights
 from pyro_vae.evaluation.evidence.adaptive import deciding_samples, samples_needed
-from pyro_vae.evaluation.over_data import stream
+from pyro_vae.evaluation.over_data import rows, stream
 from pyro_vae.graphs import levels as term_draws
 from pyro_vae.parts import make_pair
 from pyro_vae.programs.layouts import OneByOne
@@ -188,7 +188,7 @@ def test_both_rounds_run_on_one_graph_and_give_what_pyro_gives(monkeypatch):
 
 @pytest.mark.parametrize("n", [1, 3, 50])
 def test_rows_that_do_not_fit_are_halved_and_every_datum_keeps_its_samples(linear_gaussian, monkeypatch, caplog, n):
-    monkeypatch.setattr(stream, "ROWS", 50)
+    monkeypatch.setattr(rows, "ROWS", 50)
     monkeypatch.setattr(stream, "HEAD", 10)
     monkeypatch.setattr(stream, "BLOCKS", 1)
     case = linear_gaussian
@@ -207,7 +207,7 @@ def test_rows_that_do_not_fit_are_halved_and_every_datum_keeps_its_samples(linea
 
 
 def test_many_outputs_a_datum_leave_few_rows_a_call(linear_gaussian, monkeypatch):
-    monkeypatch.setattr(stream, "VALUES", 35)
+    monkeypatch.setattr(rows, "VALUES", 35)
     case = linear_gaussian
     x = case.data(20)
     found = log_likelihood(case.model, case.exact_guide, x, 400, target_se=0.1, seed=0)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_weights
 from pyro_vae.errors import PairError
-from pyro_vae.evaluation.over_data import stream
+from pyro_vae.evaluation.over_data import rows, stream
 from pyro_vae.programs.pair import Pair
 
 
@@ -82,7 +82,8 @@ def test_an_exact_guide_has_no_gap_and_no_variance(linear_gaussian):
 
 def test_numbers_equal_a_direct_computation(linear_gaussian, monkeypatch):
     """Two data a call, 30 samples; a ragged last block is filled up with the datum before it."""
-    monkeypatch.setattr(stream, "ROWS", 60)
+    monkeypatch.setattr(rows, "ROWS", 60)
+    monkeypatch.setattr(stream, "HEAD", 60)
     monkeypatch.setattr(stream, "CALLS", 1)
     case = linear_gaussian
     x = case.data(5)

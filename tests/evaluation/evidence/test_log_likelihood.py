@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from pyro_vae import log_likelihood, log_weights
 from pyro_vae.errors import NonFiniteError, OutOfMemoryError, PairError
-from pyro_vae.evaluation.over_data import stream
+from pyro_vae.evaluation.over_data import rows, stream
 from pyro_vae.graphs import levels as term_draws
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
@@ -49,7 +49,8 @@ def test_the_evidence_within_its_own_errors(make_linear_gaussian):
 @pytest.mark.parametrize("num_samples", [1, 7, 60, 101])
 def test_an_exact_guide_gives_a_datum_the_same_value_in_any_company(linear_gaussian, monkeypatch, n, num_samples):
     """Blocks of many shapes: several data a call, several calls a datum, a ragged last block and chunk."""
-    monkeypatch.setattr(stream, "ROWS", 20)
+    monkeypatch.setattr(rows, "ROWS", 20)
+    monkeypatch.setattr(stream, "HEAD", 20)
     case = linear_gaussian
     x = case.data(9)
     found = log_likelihood(case.model, case.exact_guide, x[:n], num_samples)
@@ -63,7 +64,8 @@ def test_an_exact_guide_gives_a_datum_the_same_value_in_any_company(linear_gauss
 @pytest.mark.parametrize("fixed_size", [True, False])
 def test_subsampled_plates_are_visited_in_order(linear_gaussian, monkeypatch, subsample_size, fixed_size):
     """Also where the plate's size is written into the program and reaches beyond the first block of rows."""
-    monkeypatch.setattr(stream, "ROWS", 5)
+    monkeypatch.setattr(rows, "ROWS", 5)
+    monkeypatch.setattr(stream, "HEAD", 5)
     case, p = linear_gaussian, linear_gaussian.model
     x = case.data(11)
 
@@ -101,7 +103,8 @@ def test_a_subsample_may_be_as_large_as_anyone_would_choose(linear_gaussian, sub
 @pytest.mark.parametrize("n", [3, 11])
 def test_a_plate_that_stands_for_more_rows_than_it_is_given(linear_gaussian, monkeypatch, n):
     """plate("data", 11, subsample_size=len(x)) takes all rows it is given, also when those are all 11."""
-    monkeypatch.setattr(stream, "ROWS", 5)
+    monkeypatch.setattr(rows, "ROWS", 5)
+    monkeypatch.setattr(stream, "HEAD", 5)
     case, p = linear_gaussian, linear_gaussian.model
 
     def model(x):
@@ -197,7 +200,8 @@ def in_chunks(case, x, width, step, calls):
 
 def test_every_number_equals_a_direct_computation(linear_gaussian, monkeypatch):
     """250 samples of 12 data in 3 calls of 84, of which the last two samples are dropped."""
-    monkeypatch.setattr(stream, "ROWS", 100)
+    monkeypatch.setattr(rows, "ROWS", 100)
+    monkeypatch.setattr(stream, "HEAD", 100)
     monkeypatch.setattr(stream, "CALLS", 1)
     case = linear_gaussian
     x = case.data(12)
@@ -483,7 +487,8 @@ def test_the_graph_equals_the_eager_path_under_the_same_seed(monkeypatch):
     captures = []
     real = term_draws.capture
     monkeypatch.setattr(term_draws, "capture", lambda *args: captures.append(None) or real(*args))
-    monkeypatch.setattr(stream, "ROWS", 20)
+    monkeypatch.setattr(rows, "ROWS", 20)
+    monkeypatch.setattr(stream, "HEAD", 20)
     results = []
     for calls_worth_a_graph in (10**9, 0):
         monkeypatch.setattr(term_draws, "CALLS_WORTH_A_GRAPH", calls_worth_a_graph)
@@ -527,7 +532,8 @@ def test_a_level_chosen_on_the_way_changes_nothing_but_rounding(monkeypatch):
     model, guide = VAE((1, 4, 4), 3, (8,)), MeanFieldGuide((1, 4, 4), 3, (8,))
     x = torch.rand(40, 1, 4, 4).round()
     exchanged = []
-    monkeypatch.setattr(stream, "ROWS", 20)
+    monkeypatch.setattr(rows, "ROWS", 20)
+    monkeypatch.setattr(stream, "HEAD", 20)
     monkeypatch.setattr(stream, "CALLS", 2)
     monkeypatch.setattr(term_draws, "expected_seconds", lambda _: 0.0)
     monkeypatch.setattr(term_draws, "native_draws", lambda draws, *_: exchanged.append(draws) or draws)
@@ -566,19 +572,19 @@ def test_modules_are_evaluated_in_evaluation_mode_and_come_back():
 
 def test_no_call_sees_more_rows_than_fit(linear_gaussian, monkeypatch):
     case = linear_gaussian
-    rows = []
+    num_rows = []
 
     def guide(x):
         z = case.exact_guide(x)
-        rows.append(z.numel() // 3)
+        num_rows.append(z.numel() // 3)
         return z
 
     # Two samples of the head of the data, to see whether samples vectorize, are the one exception.
-    monkeypatch.setattr(stream, "ROWS", 500)
+    monkeypatch.setattr(rows, "ROWS", 500)
     for n, num_samples in ((1, 4000), (10, 1300), (1200, 3)):
         log_likelihood(case.model, guide, case.data(n), num_samples, seed=0)
-    assert max(rows) <= 2 * 500
-    assert sorted(rows)[-4] <= 500
+    assert max(num_rows) <= 2 * 500
+    assert sorted(num_rows)[-4] <= 500
 
 
 MEMORY = """
@@ -627,7 +633,7 @@ def test_rows_that_do_not_fit_are_halved_once_and_every_datum_keeps_its_samples(
     linear_gaussian, monkeypatch, caplog, n, num_samples, level
 ):
     """An exact guide gives every weight the same value: the ESS is the number of samples that were counted."""
-    monkeypatch.setattr(stream, "ROWS", 50)
+    monkeypatch.setattr(rows, "ROWS", 50)
     monkeypatch.setattr(stream, "HEAD", 10)
     monkeypatch.setattr(term_draws, "CALLS_WORTH_A_GRAPH", 0)
     case, seen = linear_gaussian, []
@@ -643,7 +649,8 @@ def test_rows_that_do_not_fit_are_halved_once_and_every_datum_keeps_its_samples(
 
 def test_memory_that_runs_out_on_the_way(make_linear_gaussian, monkeypatch):
     """After half of the draws: the chunk that failed is drawn again, and the evidence is within 4 standard errors."""
-    monkeypatch.setattr(stream, "ROWS", 100)
+    monkeypatch.setattr(rows, "ROWS", 100)
+    monkeypatch.setattr(stream, "HEAD", 100)
     case, calls = make_linear_gaussian(orthogonal=True), []
 
     def failing_later(x):
@@ -663,7 +670,7 @@ def test_memory_that_runs_out_on_the_way(make_linear_gaussian, monkeypatch):
 
 @pytest.mark.parametrize("subsample_size", [None, 4])
 def test_memory_that_does_not_do_for_half_the_rows_either(linear_gaussian, monkeypatch, subsample_size):
-    monkeypatch.setattr(stream, "ROWS", 50)
+    monkeypatch.setattr(rows, "ROWS", 50)
     monkeypatch.setattr(stream, "HEAD", 6)
     case, p = linear_gaussian, linear_gaussian.model
 
@@ -689,7 +696,7 @@ def test_memory_that_does_not_do_for_half_the_rows_either(linear_gaussian, monke
 def test_memory_that_does_not_do_for_the_first_look(linear_gaussian, monkeypatch, caplog):
     """The pair is first run on 10 data, then on 5."""
     monkeypatch.setattr(stream, "HEAD", 10)
-    monkeypatch.setattr(stream, "ROWS", 10)
+    monkeypatch.setattr(rows, "ROWS", 10)
     case, seen = linear_gaussian, []
     x = case.data(20)
     found = log_likelihood(case.model, with_memory_for(case, 10, seen), x, 3)
@@ -747,7 +754,8 @@ def test_a_plate_that_draws_a_subsample_has_no_target(linear_gaussian):
 
 
 def test_a_nan_weight_in_a_later_block_is_found(linear_gaussian, monkeypatch):
-    monkeypatch.setattr(stream, "ROWS", 4)
+    monkeypatch.setattr(rows, "ROWS", 4)
+    monkeypatch.setattr(stream, "HEAD", 4)
     case = linear_gaussian
 
     def guide(x):
@@ -774,7 +782,7 @@ def test_many_outputs_a_datum_take_fewer_rows_and_give_the_same_number(monkeypat
     wide = log_likelihood(model, guide, x, 2000, seed=0)
     assert max(calls) > 100
     calls.clear()
-    monkeypatch.setattr(stream, "VALUES", 200)
+    monkeypatch.setattr(rows, "VALUES", 200)
     narrow = log_likelihood(model, guide, x, 2000, seed=1)
     assert max(calls) <= 2 * 5  # the pair's own probe: two samples of all data
     errors = (wide.standard_errors.square() + narrow.standard_errors.square()).sqrt()

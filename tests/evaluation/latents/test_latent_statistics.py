@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation import elbo_terms, latent_statistics
-from pyro_vae.evaluation.over_data import latent_draws
+from pyro_vae.evaluation.over_data import rows
 from pyro_vae.guides import AuxiliaryGuide, FullRankGuide, MeanFieldGuide, PlanarGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.priors import GaussianMixturePrior, StudentTPrior
@@ -329,7 +329,7 @@ def test_blocks_do_not_change_the_law_and_a_seed_repeats(linear_gaussian, monkey
     x = case.data(9)
     first, again = (latent_statistics(case.model, case.inexact_guide, x, num_samples=30, seed=2) for _ in range(2))
     assert torch.equal(first.mutual_information.per_datum, again.mutual_information.per_datum)
-    monkeypatch.setattr(latent_draws, "ROWS", 20)
+    monkeypatch.setattr(rows, "ROWS", 20)
     other = latent_statistics(case.model, case.inexact_guide, x, num_samples=30, seed=2)
     for name in ("rate", "distortion", "mutual_information", "marginal_kl"):
         one, two = getattr(first, name), getattr(other, name)

@@ -36,19 +36,19 @@ def test_the_density_is_that_of_the_coordinates():
     x = torch.tensor([0.0, 1, 5, 2]).double()
     pair = FrozenPair("test", gamma_model, log_normal_guide, x)
     assert pair.vectorizes
-    u, log_q = pair.draw(pair.block(index(4)), 6)
+    u, log_q = pair.draw(pair.take(index(4)), 6)
     assert u.shape == (6, 4, 1)
     assert_close(log_q, dist.Normal(x.log1p() - 0.3, 0.5).log_prob(u[..., 0]))
     rate = u[..., 0].exp()
     by_hand = dist.Gamma(2.0, 1.0).log_prob(rate) + u[..., 0] + dist.Poisson(rate).log_prob(x)
-    assert_close(pair.log_joint(pair.block(index(4)), u), by_hand)
+    assert_close(pair.log_joint(pair.take(index(4)), u), by_hand)
 
 
 def test_every_weight_of_an_exact_guide_is_the_evidence_for_any_of_the_data(linear_gaussian):
     x = linear_gaussian.data(9)
     pair = FrozenPair("test", linear_gaussian.model, linear_gaussian.exact_guide, x)
     chosen = torch.tensor([7, 2, 2, 0])
-    block = pair.block(chosen)
+    block = pair.take(chosen)
     u, log_q = pair.draw(block, 5)
     assert_close(pair.log_joint(block, u) - log_q, linear_gaussian.evidence(x)[chosen].expand(5, 4))
 
@@ -63,9 +63,9 @@ def test_what_a_guide_draws_beside_the_latent_sites_is_in_its_density():
 
     x = torch.randn(6, 3)
     pair = FrozenPair("test", model, AuxiliaryGuide((3,), 2, (8,)).double(), x.double())
-    u, log_q = pair.draw(pair.block(index(6)), 4000)
+    u, log_q = pair.draw(pair.take(index(6)), 4000)
     assert u.shape == (4000, 6, 2)
-    weights = (pair.log_joint(pair.block(index(6)), u) - log_q).exp()
+    weights = (pair.log_joint(pair.take(index(6)), u) - log_q).exp()
     expected = dist.Normal(0.0, 1.0).log_prob(x.double()).sum(-1).exp()
     assert ((weights.mean(0) - expected).abs() < 4 * weights.std(0) / math.sqrt(4000)).all()
 
@@ -81,7 +81,7 @@ def test_draws_in_every_layout(linear_gaussian, layout, caplog):
 
     pair = FrozenPair("test", linear_gaussian.model, guide, x)
     assert pair.vectorizes == (layout is not OneByOne)
-    u, log_q = pair.draw(pair.block(index(5)), 3)
+    u, log_q = pair.draw(pair.take(index(5)), 3)
     assert u.shape == (3, 5, 3)
     assert_close(pair.log_joint((x,), u) - log_q, linear_gaussian.evidence(x).expand(3, 5))
     assert ("run one by one" in caplog.text) == (layout is OneByOne)
@@ -120,7 +120,7 @@ def test_a_second_argument_is_cut_with_the_data_and_may_be_unknown_to_the_poster
         return program(x)
 
     pair = FrozenPair("test", model, Guide(), (x, side))
-    assert pair.block(torch.tensor([3, 1]))[1].tolist() == [3, 1]
+    assert pair.take(torch.tensor([3, 1]))[1].tolist() == [3, 1]
 
 
 @pytest.mark.parametrize("size", [4, None])
@@ -157,7 +157,7 @@ def test_a_datum_that_the_guide_cannot_do_does_not_keep_others_out():
         FrozenPair("test", gamma_model, guide, x)
     pair = FrozenPair("test", gamma_model, guide, torch.tensor([7.0, 1.0, 3.0]).double())
     with pyro.validation_enabled(False):
-        _, log_q = pair.draw(pair.block(index(3)), 2)
+        _, log_q = pair.draw(pair.take(index(3)), 2)
     assert log_q.isnan().all(0).tolist() == [True, False, False]
     with pytest.raises(NonFiniteError, match="rate"):
         FrozenPair("test", gamma_model, guide, torch.full((3,), 7.0).double())

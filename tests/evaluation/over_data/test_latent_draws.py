@@ -7,7 +7,7 @@ from pyro import distributions as dist
 from torch.testing import assert_close
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation.over_data import latent_draws
+from pyro_vae.evaluation.over_data import rows
 from pyro_vae.evaluation.over_data.latent_draws import LatentDraws, by_datum, inner_plates
 
 
@@ -15,9 +15,9 @@ def pair_of(model, guide, x, num_samples=3):
     return LatentDraws("here", model, guide, x, num_samples, None, False)
 
 
-@pytest.mark.parametrize(("rows", "num_samples"), [(1280, 3), (7, 3), (2, 5)])
-def test_every_sample_of_every_datum_comes_once(linear_gaussian, monkeypatch, rows, num_samples):
-    monkeypatch.setattr(latent_draws, "ROWS", rows)
+@pytest.mark.parametrize(("most", "num_samples"), [(1280, 3), (7, 3), (2, 5)])
+def test_every_sample_of_every_datum_comes_once(linear_gaussian, monkeypatch, most, num_samples):
+    monkeypatch.setattr(rows, "ROWS", most)
     case = linear_gaussian
     x = case.data(5)
     seen = torch.zeros(num_samples, 5)
