@@ -12,7 +12,7 @@ from torch.distributions import VonMises
 from pyro_vae.evaluation.over_data.rows import Rows
 from pyro_vae.programs.coordinates import innermost
 from pyro_vae.programs.masks import element_mask
-from pyro_vae.programs.modules import check_arguments, in_mode, local_params, plain_errors
+from pyro_vae.programs.modules import check_arguments, local_params, plain_errors
 from pyro_vae.programs.particles import Site, samples
 from pyro_vae.programs.sites import PLATE
 from pyro_vae.protocols import PosteriorGuide, Program
