@@ -8,7 +8,7 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.nn import MLP, flatten_event
+from pyro_vae.nn import Network, features_of, flatten_event, make_network
 from pyro_vae.programs.sites import LATENT, PLATE
 from pyro_vae.runtime.checks import check_count
 
@@ -34,7 +34,7 @@ class AmortizedGuide(PyroModule):
         latent_dim: int,
         hidden_dims: Sequence[int],
         activation: str,
-        encoder: Callable[[Tensor], Tensor] | None,
+        encoder: Network | None,
         blocks: dict[str, int],
     ) -> None:
         super().__init__()
@@ -44,24 +44,19 @@ class AmortizedGuide(PyroModule):
         self.hidden_dims = tuple(hidden_dims)
         self.activation = activation
         self.blocks = blocks
-        num_features = sum(blocks.values())
-        self.encoder = encoder or MLP(math.prod(self.x_shape), self.hidden_dims, num_features, activation)
+        self.encoder = make_network(
+            encoder, type(self).__name__, "encoder", x_shape=self.x_shape, in_features=math.prod(self.x_shape),
+            out_features=sum(blocks.values()), hidden_dims=self.hidden_dims, activation=activation,
+        )  # fmt: skip
 
     def features(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the encoder's features of x ``(*batch, *x_shape)``, one tensor ``(*batch, size)`` for each block.
 
         Raises:
-            ValueError: x does not have ``x_shape``, or the encoder returns another number of features.
+            ValueError: x does not have ``x_shape``, or the encoder takes or returns another number of features.
         """
         name = type(self).__name__
-        found = self.encoder(flatten_event(x, self.x_shape, name))
-        if found.shape[-1] != sum(self.blocks.values()):
-            layout = " + ".join(f"{size} ({what})" for what, size in self.blocks.items())
-            raise ValueError(
-                f"{name}: `encoder` must return {layout} = {sum(self.blocks.values())} features; "
-                f"got shape {tuple(found.shape)} for x of shape {tuple(x.shape)}."
-            )
-        return found.split(list(self.blocks.values()), dim=-1)
+        return features_of(self.encoder, flatten_event(x, self.x_shape, name), self.blocks, name, "encoder")
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)``."""

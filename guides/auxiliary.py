@@ -8,7 +8,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_vae.guides.amortized import AmortizedGuide
-from pyro_vae.nn import MLP
+from pyro_vae.nn import MLP, Network
 from pyro_vae.programs.sites import AUXILIARY, LATENT, PLATE, REVERSE
 from pyro_vae.runtime.checks import check_count
 
@@ -55,8 +55,9 @@ class AuxiliaryGuide(AmortizedGuide):
         activation: of the same three networks.
         auxiliary_dim: dimension of v; ``latent_dim`` unless given.
         context_dim: how many features of x are given to ``conditional`` and ``reverse``.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * auxiliary_dim + context_dim)``:
-            m(x), what s(x) is twice the sigmoid of, and the context; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 *
+            auxiliary_dim + context_dim)``: m(x), what s(x) is twice the sigmoid of, and the context; an
+            :class:`pyro_vae.nn.MLP` unless given.
 
     Attributes:
         conditional: the network from context and m(x) + s(x) v to the locations of z and, before a smooth bound of
@@ -87,7 +88,7 @@ class AuxiliaryGuide(AmortizedGuide):
         auxiliary_dim: int | None = None,
         context_dim: int = 50,
         *,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         check_count("AuxiliaryGuide", "latent_dim", latent_dim)
         auxiliary_dim = latent_dim if auxiliary_dim is None else auxiliary_dim

@@ -1,7 +1,7 @@
 """The Gaussian guide with a full covariance."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 
 from pyro_vae.distributions.drawn import Drawn
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.nn import Network
 from pyro_vae.runtime.checks import check_count
 
 
@@ -57,8 +58,9 @@ class FullRankGuide(AmortizedGuide):
         latent_dim: d, dimension of z.
         hidden_dims: hidden layers of the default encoder, nearest to x first.
         activation: activation of the default encoder.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, d * (d + 3) // 2)``: the locations,
-            the logs of L's diagonal, and what is below it, row by row; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, d * (d + 3) //
+            2)``: the locations, the logs of L's diagonal, and what is below it, row by row; an :class:`pyro_vae.nn.MLP`
+            unless given.
 
     Raises:
         ValueError: x does not have ``x_shape``, or the encoder returns another number of features.
@@ -84,7 +86,7 @@ class FullRankGuide(AmortizedGuide):
         hidden_dims: Sequence[int] = (200, 200),
         activation: str = "tanh",
         *,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         check_count("FullRankGuide", "latent_dim", latent_dim)
         blocks = {

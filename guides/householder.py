@@ -1,6 +1,6 @@
 """The Gaussian guide whose axes are turned by Householder reflections."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal, constraints
 
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.nn import Network
 from pyro_vae.runtime.checks import check_count
 
 
@@ -103,9 +104,9 @@ class HouseholderGuide(AmortizedGuide):
         hidden_dims: hidden layers of the default encoder, nearest to x first.
         activation: activation of the default encoder.
         num_reflections: T, at least 1.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, (2 + T) * latent_dim)``: the
-            locations and log scales before the reflections, and the vectors, the one used first before the
-            others; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, (2 + T) *
+            latent_dim)``: the locations and log scales before the reflections, and the vectors, the one used first
+            before the others; an :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
         ValueError: ``num_reflections`` is below 1, x does not have ``x_shape``, or the encoder returns another
@@ -128,7 +129,7 @@ class HouseholderGuide(AmortizedGuide):
         activation: str = "tanh",
         num_reflections: int = 4,
         *,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         check_count("HouseholderGuide", "latent_dim", latent_dim)
         check_count("HouseholderGuide", "num_reflections", num_reflections)

@@ -1,6 +1,6 @@
 """The guide with inverse autoregressive flows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import cast
 
@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from pyro_vae.distributions.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.nn import Network
 from pyro_vae.nn.made import MADE
 from pyro_vae.runtime.checks import check_count
 
@@ -57,8 +58,9 @@ class InverseAutoregressiveGuide(AmortizedGuide):
         num_flows: T, at least 1.
         flow_hidden_dims: hidden layers of each flow's network, each at least ``latent_dim`` wide.
         context_dim: how many features c(x) of the encoder the flows see.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim + context_dim)``: the
-            locations and log scales before the flows, and the context; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim +
+            context_dim)``: the locations and log scales before the flows, and the context; an :class:`pyro_vae.nn.MLP`
+            unless given.
 
     Raises:
         ValueError: ``num_flows``, ``latent_dim``, ``context_dim`` or a hidden layer is too small, x does not have
@@ -84,7 +86,7 @@ class InverseAutoregressiveGuide(AmortizedGuide):
         flow_hidden_dims: Sequence[int] = (200,),
         context_dim: int = 50,
         *,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         check_count("InverseAutoregressiveGuide", "latent_dim", latent_dim)
         for argument, value in (("num_flows", num_flows), ("context_dim", context_dim)):

@@ -1,12 +1,13 @@
 """The Gaussian guide whose covariance is diagonal plus low rank."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.nn import Network
 from pyro_vae.runtime.checks import check_count, check_whole
 
 
@@ -23,8 +24,8 @@ class LowRankGuide(AmortizedGuide):
         hidden_dims: hidden layers of the default encoder, nearest to x first.
         activation: activation of the default encoder.
         rank: columns of F, from 1 to ``latent_dim``.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, (2 + rank) * latent_dim)``: the
-            locations, the log scales, and F, row by row; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, (2 + rank) *
+            latent_dim)``: the locations, the log scales, and F, row by row; an :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
         ValueError: the rank is out of range, x does not have ``x_shape``, or the encoder returns another number
@@ -49,7 +50,7 @@ class LowRankGuide(AmortizedGuide):
         activation: str = "tanh",
         rank: int = 1,
         *,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         check_count("LowRankGuide", "latent_dim", latent_dim)
         check_whole("LowRankGuide", "rank", rank)

@@ -1,12 +1,13 @@
 """The diagonal Gaussian guide."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.nn import Network
 
 
 class MeanFieldGuide(AmortizedGuide):
@@ -19,8 +20,8 @@ class MeanFieldGuide(AmortizedGuide):
         latent_dim: dimension of z.
         hidden_dims: hidden layers of the default encoder, nearest to x first.
         activation: activation of the default encoder.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim)``, the locations
-            followed by the log scales; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 *
+            latent_dim)``, the locations followed by the log scales; an :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
         ValueError: x does not have ``x_shape``, or the encoder does not return ``2 * latent_dim`` features.
@@ -41,7 +42,7 @@ class MeanFieldGuide(AmortizedGuide):
         hidden_dims: Sequence[int] = (200, 200),
         activation: str = "tanh",
         *,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         blocks = {"location": latent_dim, "log scale": latent_dim}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)

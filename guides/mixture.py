@@ -1,7 +1,7 @@
 """The guide that is a mixture of diagonal Gaussians."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.nn import Network
 from pyro_vae.runtime.checks import check_count
 
 LOG_ROOT_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -146,9 +147,9 @@ class MixtureGuide(AmortizedGuide):
         hidden_dims: hidden layers of the default encoder, nearest to x first.
         activation: activation of the default encoder.
         num_components: K, at least 1.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, K * (2 * latent_dim + 1))``: the
-            locations, component by component, the log scales likewise, and the logits of the weights; an
-            :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, K * (2 *
+            latent_dim + 1))``: the locations, component by component, the log scales likewise, and the logits of the
+            weights; an :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
         ValueError: ``num_components`` is below 1, x does not have ``x_shape``, or the encoder returns another
@@ -171,7 +172,7 @@ class MixtureGuide(AmortizedGuide):
         activation: str = "tanh",
         num_components: int = 4,
         *,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         check_count("MixtureGuide", "latent_dim", latent_dim)
         check_count("MixtureGuide", "num_components", num_components)

@@ -1,7 +1,7 @@
 """The guide with planar flows."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn.functional import logsigmoid
 
 from pyro_vae.distributions.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.nn import Network
 from pyro_vae.runtime.checks import check_count
 
 SHIFT = math.log(math.e - 1)
@@ -72,9 +73,9 @@ class PlanarGuide(AmortizedGuide):
         hidden_dims: hidden layers of the default encoder, nearest to x first.
         activation: activation of the default encoder.
         num_flows: T, at least 1.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim + T * (2 * latent_dim
-            + 1))``: the locations and log scales before the flows, and u, w and b of each flow, those of the first
-            flow before the others; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim +
+            T * (2 * latent_dim + 1))``: the locations and log scales before the flows, and u, w and b of each flow,
+            those of the first flow before the others; an :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
         ValueError: ``num_flows`` is below 1, x does not have ``x_shape``, or the encoder returns another number of
@@ -96,7 +97,7 @@ class PlanarGuide(AmortizedGuide):
         activation: str = "tanh",
         num_flows: int = 4,
         *,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         check_count("PlanarGuide", "latent_dim", latent_dim)
         check_count("PlanarGuide", "num_flows", num_flows)

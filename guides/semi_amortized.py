@@ -1,6 +1,6 @@
 """The diagonal Gaussian guide that goes on from where its encoder starts."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import pyro
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.nn import Network
 from pyro_vae.programs.modules import local_params
 from pyro_vae.programs.sites import LATENT, PLATE
 from pyro_vae.protocols import Program
@@ -53,8 +54,8 @@ class SemiAmortizedGuide(AmortizedGuide):
         differentiable: whether gradients go through the steps, to encoder and model; otherwise what the steps add
             is a constant, and the encoder's gradient is taken where they end.
         model: p(x, z), the Pyro program that the guide is used with; its plate over the data has dim -1.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * d)``, the locations followed
-            by the log scales; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * d)``, the
+            locations followed by the log scales; an :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
         ValueError: a setting is out of range, x does not have ``x_shape``, the encoder returns another number of
@@ -88,7 +89,7 @@ class SemiAmortizedGuide(AmortizedGuide):
         differentiable: bool = True,
         *,
         model: Program,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         check_count("SemiAmortizedGuide", "latent_dim", latent_dim)
         check_count("SemiAmortizedGuide", "num_steps", num_steps, least=0)

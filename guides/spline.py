@@ -1,6 +1,6 @@
 """The guide with neural spline flows."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import cast
 
@@ -12,6 +12,7 @@ from pyro_vae.distributions.coupling import CouplingLayer, Halves
 from pyro_vae.distributions.flow import FlowDistribution, FlowStep
 from pyro_vae.distributions.rational_quadratic import RationalQuadraticSpline
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.nn import Network
 from pyro_vae.nn.mlp import ACTIVATIONS, MLP
 from pyro_vae.runtime.checks import check_count
 
@@ -47,8 +48,8 @@ class SplineGuide(AmortizedGuide):
         flow_hidden_dims: hidden layers of each spline layer's network.
         context_dim: how many features c(x) of the encoder the splines see.
         num_bins: pieces of each spline, at least 2: with both ends held, one alone is straight.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim + context_dim)``: the
-            locations, the log scales, and the context; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim +
+            context_dim)``: the locations, the log scales, and the context; an :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
         ValueError: ``num_flows``, ``context_dim`` or ``num_bins`` is too small, the activation is unknown, x does
@@ -73,7 +74,7 @@ class SplineGuide(AmortizedGuide):
         context_dim: int = 50,
         num_bins: int = 8,
         *,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         for argument, value, least in (
             ("num_flows", num_flows, 1),

@@ -1,6 +1,6 @@
 """The guide with Sylvester flows, whose orthogonal matrices are products of Householder reflections."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from pyro_vae.distributions.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.guides.householder import reflect
+from pyro_vae.nn import Network
 from pyro_vae.runtime.checks import check_count, check_whole
 
 
@@ -72,9 +73,9 @@ class SylvesterGuide(AmortizedGuide):
         num_flows: at least 1.
         num_columns: M, the orthogonal columns of Q, from 1 to ``latent_dim``, which it is unless given.
         num_reflections: T, at least 1.
-        encoder: a module from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim + num_flows * (T *
-            latent_dim + M * (M + 1) + M))``: the locations and log scales before the flows, and of each flow the
-            vectors of the reflections, the two triangles (see :func:`sylvester`) row by row, and b; an
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim +
+            num_flows * (T * latent_dim + M * (M + 1) + M))``: the locations and log scales before the flows, and of
+            each flow the vectors of the reflections, the two triangles (see :func:`sylvester`) row by row, and b; an
             :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
@@ -101,7 +102,7 @@ class SylvesterGuide(AmortizedGuide):
         num_columns: int | None = None,
         num_reflections: int = 4,
         *,
-        encoder: Callable[[Tensor], Tensor] | None = None,
+        encoder: Network | None = None,
     ) -> None:
         check_count("SylvesterGuide", "latent_dim", latent_dim)
         for argument, value in (("num_flows", num_flows), ("num_reflections", num_reflections)):

@@ -9,7 +9,7 @@ from torch.distributions import Distribution
 
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
-from pyro_vae.nn import flatten_event
+from pyro_vae.nn import Network, flatten_event
 from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
 from pyro_vae.runtime.checks import check_count
 
@@ -28,6 +28,11 @@ class VAE(PyroModule):
         prior: p(z), a module called with nothing; :class:`StandardNormalPrior` unless given.
         likelihood: p(x | z), a module called with z; :class:`BernoulliLikelihood` unless given, in which case
             ``hidden_dims`` and ``activation`` are not used.
+        decoder: the default likelihood's network from z to x, a module or a class of modules, for which see there; it
+            is then ``likelihood.decoder``.
+
+    Raises:
+        ValueError: both ``likelihood`` and ``decoder`` are given.
 
     References:
         D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, arXiv 1312.6114.
@@ -50,15 +55,25 @@ class VAE(PyroModule):
         *,
         prior: Callable[[], Distribution] | None = None,
         likelihood: Callable[[Tensor], Distribution] | None = None,
+        decoder: Network | None = None,
     ) -> None:
         super().__init__()
         check_count("VAE", "latent_dim", latent_dim)
+        if likelihood is not None and decoder is not None:
+            raise ValueError(
+                f"VAE: a likelihood that is given has its decoder: write "
+                f"likelihood={type(likelihood).__name__}(..., decoder=...)."
+            )
         self.x_shape = tuple(x_shape)
         self.latent_dim = latent_dim
         self.hidden_dims = tuple(hidden_dims)
         self.activation = activation
         self.prior = prior or StandardNormalPrior(latent_dim)
-        self.likelihood = likelihood or BernoulliLikelihood(x_shape, latent_dim, hidden_dims, activation)
+        # The likelihood keeps the decoder, and describes it in a run folder.
+        self.decoder = None
+        self.likelihood = likelihood or BernoulliLikelihood(
+            x_shape, latent_dim, hidden_dims, activation, decoder=decoder
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Run the model on x ``(batch, *x_shape)``; returns z ``(batch, latent_dim)``."""

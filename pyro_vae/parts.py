@@ -8,6 +8,9 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +18,8 @@ from typing import Any
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_vae.runtime.arguments import are_flags, argument, named_as, with_flags
+from pyro_vae.runtime.arguments import Reader, are_flags, argument, named_as, reader, with_flags
+from pyro_vae.runtime.installed import installed, package_of
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.trust import require_trusted
 from pyro_vae.runtime.user_code import place_of, plainly, told
@@ -24,34 +28,101 @@ from pyro_vae.runtime.wording import did_you_mean
 MOST_CHARACTERS = 10_000
 """Of a part's name with its options."""
 
-PACKAGES = {
-    "model": "pyro_vae.models",
-    "guide": "pyro_vae.guides",
-    "prior": "pyro_vae.models.priors",
-    "likelihood": "pyro_vae.models.likelihoods",
-    "objective": "pyro_vae.objectives",
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of part: where its classes are, and what they owe."""
+
+    package: str
+    """That exports the package's own; installed packages declare theirs as entry points of ``pyro_vae.KINDs``."""
+    offered: frozenset[str]
+    """Constructor arguments that the pair gives, and that are therefore no options."""
+    owes: str = "a torch.nn.Module, or has __call__"
+    """What its classes are, in words."""
+
+    def has(self, cls: type) -> bool:
+        """Whether a class can be of this kind, before it is called."""
+        return issubclass(cls, nn.Module) or any("__call__" in vars(base) for base in cls.__mro__)
+
+
+class _Objective(Kind):
+    def has(self, cls: type) -> bool:
+        return issubclass(cls, ELBO) or all(hasattr(cls, name) for name in ("loss", "differentiable_loss"))
+
+
+_SHAPES = frozenset({"x_shape", "x_dim", "latent_dim"})
+_LAYERS = frozenset({"hidden_dims", "activation"})
+
+KINDS = {
+    "model": Kind("pyro_vae.models", _SHAPES | _LAYERS | {"prior", "likelihood", "decoder"}),
+    "guide": Kind("pyro_vae.guides", _SHAPES | _LAYERS | {"data", "model", "encoder"}),
+    "prior": Kind("pyro_vae.models.priors", _SHAPES | {"data", "guide"}),
+    "likelihood": Kind("pyro_vae.models.likelihoods", _SHAPES | _LAYERS | {"decoder"}),
+    # The pair's layers and activation are what a network has where its options say nothing else.
+    "network": Kind("pyro_vae.nn", frozenset({"x_shape", "in_features", "out_features"})),
+    "objective": _Objective("pyro_vae.objectives", frozenset(), "a subclass of pyro.infer.ELBO"),
 }
 
+PARTS = {
+    "model": "model", "guide": "guide", "prior": "prior", "likelihood": "likelihood", "objective": "objective",
+    "encoder": "network", "decoder": "network",
+}  # fmt: skip
+"""The parts of a run, and of which kind each is. Functions here take a part's name where they take a kind's."""
 
-def part_names(kind: str) -> dict[str, type]:
-    """Return the package's own parts by name, which is that of their file.
+MLP = "mlp"
+"""The network of a pair unless another one is chosen."""
 
-    Args:
-        kind: ``"model"``, ``"guide"``, ``"prior"``, ``"likelihood"`` or ``"objective"``.
 
-    >>> part_names("guide")["low_rank"].__name__
+def kind_of(part: str) -> Kind:
+    """Return the kind of a part of a run, or of that name."""
+    return KINDS[PARTS.get(part, part)]
+
+
+def own_parts(part: str) -> dict[str, type]:
+    """Return the package's own classes of a kind by name, which is that of their file.
+
+    >>> own_parts("guide")["low_rank"].__name__
     'LowRankGuide'
     """
-    package = importlib.import_module(PACKAGES[kind])
+    package = importlib.import_module(kind_of(part).package)
     classes = [value for value in (getattr(package, name) for name in package.__all__) if inspect.isclass(value)]
     return {cls.__module__.rpartition(".")[2]: cls for cls in classes}
 
 
-def find_part(kind: str, name: str) -> type:
+def part_names(part: str) -> list[str]:
+    """Return the names of what there is of a kind: the package's own, then those that installed packages declare.
+
+    Raises:
+        ValueError: an installed package declares a name that is taken.
+
+    >>> part_names("network")
+    ['mlp']
+    """
+    return [*own_parts(part), *_declared(part)]
+
+
+def _declared(part: str) -> dict[str, EntryPoint]:
+    """Return the entry points of installed packages by name."""
+    kind = PARTS.get(part, part)
+    taken = dict.fromkeys(own_parts(part), "pyro-vae itself")
+    points = {}
+    for point in installed(f"{kind}s"):
+        package = package_of(point)
+        if point.name in taken:
+            raise ValueError(
+                f"the installed package {package} declares a {kind} {point.name!r}, and so does {taken[point.name]}: "
+                f"rename the entry point, or uninstall the package."
+            )
+        taken[point.name] = f"the package {package}"
+        points[point.name] = point
+    return points
+
+
+def find_part(part: str, name: str) -> type:
     """Return the class of a part.
 
     Args:
-        kind: ``"model"``, ``"guide"``, ``"prior"``, ``"likelihood"`` or ``"objective"``.
+        part: ``"guide"`` or another one of a run, or a kind.
         name: one of :func:`part_names`, or a class of your own: ``path/to/file.py:ClassName`` or
             ``package.module:ClassName``.
 
@@ -64,14 +135,31 @@ def find_part(kind: str, name: str) -> type:
     """
     if ":" in name:
         require_trusted(name)
-        return _own_class(kind, name)
-    known = part_names(kind)
+        return _own_class(part, name)
+    declared = _declared(part)
+    if name in declared:
+        return _installed_class(part, declared[name])
+    known = own_parts(part)
     if name not in known:
+        names = [*known, *declared]
         raise ValueError(
-            f"{argument(kind)}: unknown name {name!r}.{did_you_mean(name, known)} There are "
-            f"{', '.join(sorted(known))}; your own is path/to/file.py:ClassName or package.module:ClassName."
+            f"{argument(part)}: unknown name {name!r}.{did_you_mean(name, names)} There are "
+            f"{', '.join(sorted(names))}; your own is path/to/file.py:ClassName or package.module:ClassName."
         )
     return known[name]
+
+
+def _installed_class(part: str, point: EntryPoint) -> type:
+    """Return the class of an entry point, whose package is imported here."""
+    where = f"{argument(part)} {point.name}, of the installed package {package_of(point)}"
+    try:
+        found = point.load()
+    except Exception as error:
+        raise ValueError(f"{where}: {point.value} cannot be imported: {told(error)}.") from error
+    if not inspect.isclass(found) or not kind_of(part).has(found):
+        kind = PARTS.get(part, part)
+        raise ValueError(f"{where}: {point.value} is no {kind}: its class is {kind_of(part).owes}.")
+    return found
 
 
 def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
@@ -106,26 +194,15 @@ def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
 SHARED = {"latent_dim", "hidden_dims", "encoder_dims", "activation"}
 """Settings of a pair that its parts' messages name."""
 
-NETWORK = {"x_shape", "x_dim", "latent_dim", "hidden_dims", "activation"}
-
-OFFERED: dict[str, set[str]] = {
-    "model": NETWORK | {"prior", "likelihood"},
-    "guide": NETWORK | {"data", "model"},
-    "prior": {"x_shape", "x_dim", "latent_dim", "data", "guide"},
-    "likelihood": NETWORK,
-    "objective": set(),
-}
-"""What :func:`make_pair` gives a part of each kind, and what is therefore no option of it."""
-
 
 def part_options(kind: str, name: str) -> list[str]:
     """Return the options of a part: its constructor's arguments but those that :func:`make_pair` gives it.
 
     >>> part_options("guide", "low_rank")
-    ['rank', 'encoder']
+    ['rank']
     """
     parameters = inspect.signature(find_part(kind, name)).parameters
-    return [parameter for parameter in parameters if parameter not in OFFERED[kind]]
+    return [parameter for parameter in parameters if parameter not in kind_of(kind).offered]
 
 
 class _Infinities(ast.NodeTransformer):
@@ -139,6 +216,8 @@ class _Infinities(ast.NodeTransformer):
 def make_part(kind: str, text: str, **offered: Any) -> Any:
     """Make a part from its name and options, and from those of ``offered`` that its constructor names.
 
+    An option has the last word on what is offered, unless only the pair can know it.
+
     Raises:
         ValueError: there is no such part, it has no such option, or it needs what is not offered.
     """
@@ -146,10 +225,10 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
     cls = find_part(kind, name)
     parameters = inspect.signature(cls).parameters
     for option in options:
-        if offered.get(option) is not None:
+        if offered.get(option) is not None and option in kind_of(kind).offered:
             raise ValueError(f"{argument(kind)} {name}: {option} is the pair's, and no option.")
     check_options(kind, text)
-    given = {parameter: offered[parameter] for parameter in parameters if offered.get(parameter) is not None}
+    given = {name: offered[name] for name in parameters if offered.get(name) is not None and name not in options}
     for parameter in parameters.values():
         if parameter.default is parameter.empty and parameter.name not in given | options:
             needed = f"--{kind}.{parameter.name}" if are_flags() else f"`{parameter.name}`"
@@ -170,7 +249,7 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
         if type(error) is not ValueError:
             raise
         plain = {p.name for p in parameters.values() if isinstance(p.default, int | float | str | tuple)}
-        own_flags = (plain | options.keys()) - OFFERED[kind]
+        own_flags = (plain | options.keys()) - kind_of(kind).offered - given.keys()
         said = str(error)
         for option in options if are_flags() else ():
             # A network that an option is for calls it by its last words.
@@ -215,6 +294,8 @@ def make_pair(
     prior: str = "standard_normal",
     likelihood: str = "bernoulli",
     model: str = "vae",
+    encoder: str = MLP,
+    decoder: str = MLP,
     encoder_dims: Sequence[int] | None = None,
     activation: str | None = None,
     data: Callable[[], Tensor] | None = None,
@@ -229,7 +310,10 @@ def make_pair(
         prior: likewise; only the default where the model takes no prior.
         likelihood: likewise.
         model: likewise. Its constructor is given those of ``x_shape``, ``x_dim`` (for flat data), ``latent_dim``,
-            ``hidden_dims``, ``activation``, ``prior`` and ``likelihood`` that it names.
+            ``hidden_dims``, ``activation``, ``prior``, ``likelihood`` and ``decoder`` that it names.
+        encoder: the guide's network, likewise; only the default where the guide takes no encoder.
+        decoder: the network of the likelihood, or of a model that takes no likelihood; only the default where neither
+            takes a decoder.
         encoder_dims: hidden layers of the encoder, nearest to x first, where they are not those of the decoder.
         activation: of both networks; each part's own unless given.
         data: returns model inputs ``(N, *x_shape)``; called once for each part that starts from data.
@@ -239,7 +323,7 @@ def make_pair(
 
     Raises:
         ValueError: as for :func:`make_part`; or the prior needs the guide and the guide the model; or a prior or
-            likelihood was chosen for a model that takes none.
+            likelihood was chosen for a model that takes none, or a network for a part that takes none.
 
     >>> model, guide = make_pair((1, 28, 28), 50, (200, 200), guide="low_rank(rank=4)")
     >>> guide.rank
@@ -248,19 +332,25 @@ def make_pair(
     common: dict[str, Any] = {"x_shape": tuple(x_shape), "latent_dim": latent_dim}
     common |= {"x_dim": x_shape[0]} if len(x_shape) == 1 else {}
     networks = common | {"activation": activation}
-    decoder: dict[str, Any] = networks | {"hidden_dims": tuple(hidden_dims)}
-    encoder: dict[str, Any] = networks | {"hidden_dims": tuple(encoder_dims or tuple(hidden_dims)[::-1])}
+    of_model: dict[str, Any] = networks | {"hidden_dims": tuple(hidden_dims)}
+    of_guide: dict[str, Any] = networks | {"hidden_dims": tuple(encoder_dims or tuple(hidden_dims)[::-1])}
     taken = _arguments("model", model)
     for kind, text, default in (("prior", prior, "standard_normal"), ("likelihood", likelihood, "bernoulli")):
         if kind not in taken and text != default:
             raise ValueError(f"model {model} takes no {kind}: leave out {argument(kind)} {text}.")
 
+    decoded = ("likelihood", likelihood) if "likelihood" in taken else ("model", model)
+    of_model["decoder"] = _network_for("decoder", decoder, *decoded)
+    of_guide["encoder"] = _network_for("encoder", encoder, "guide", guide)
+
     def data_for(kind: str, text: str) -> Tensor | None:
         return data() if data is not None and "data" in _arguments(kind, text) else None
 
     def model_with(made_prior: Any) -> Any:
-        parts = {"likelihood": make_part("likelihood", likelihood, **decoder)} if "likelihood" in taken else {}
-        return make_part("model", model, **decoder, prior=made_prior, **parts)
+        if "likelihood" not in taken:
+            return make_part("model", model, **of_model, prior=made_prior)
+        made_likelihood = make_part("likelihood", likelihood, **of_model)
+        return make_part("model", model, **of_model | {"decoder": None}, prior=made_prior, likelihood=made_likelihood)
 
     def prior_with(made_guide: Any) -> Any:
         if "prior" not in taken:
@@ -273,8 +363,8 @@ def make_pair(
                 f"prior {prior} needs the guide, and guide {guide} needs the model: choose another of one."
             )
         made_model = model_with(prior_with(None))
-        return made_model, make_part("guide", guide, **encoder, data=data_for("guide", guide), model=made_model)
-    made_guide = make_part("guide", guide, **encoder, data=data_for("guide", guide))
+        return made_model, make_part("guide", guide, **of_guide, data=data_for("guide", guide), model=made_model)
+    made_guide = make_part("guide", guide, **of_guide, data=data_for("guide", guide))
     return model_with(prior_with(made_guide)), made_guide
 
 
@@ -285,6 +375,7 @@ def make_guide(
     *,
     guide: str,
     model: Any,
+    encoder: str = MLP,
     activation: str | None = None,
     data: Callable[[], Tensor] | None = None,
 ) -> Any:
@@ -298,8 +389,29 @@ def make_guide(
     own = _arguments("guide", guide)
     return make_part(
         "guide", guide, x_shape=tuple(x_shape), latent_dim=latent_dim, hidden_dims=tuple(encoder_dims),
-        activation=activation, model=model, data=data() if data is not None and "data" in own else None,
+        activation=activation, model=model, encoder=_network_for("encoder", encoder, "guide", guide),
+        data=data() if data is not None and "data" in own else None,
     )  # fmt: skip
+
+
+def _network_for(part: str, text: str, kind: str, owner: str) -> Callable[..., Any] | None:
+    """Return what makes a network once its owner says of which sizes, None for the owner's default.
+
+    Raises:
+        ValueError: the owner takes no such network, or there is none of that name and options.
+    """
+    if text == MLP:
+        return None
+    if part not in _arguments(kind, owner):
+        raise ValueError(f"{kind} {owner} takes no {part}: leave out {argument(part)} {text}.")
+    check_options(part, text)
+    return partial(_make_for, reader(), part, text)
+
+
+def _make_for(whom: Reader, part: str, text: str, **sizes: Any) -> Any:
+    """Make a network while its owner is made, whose messages are in other words."""
+    with named_as(whom):
+        return make_part(part, text, **sizes)
 
 
 def _arguments(kind: str, text: str) -> set[str]:
@@ -311,9 +423,9 @@ def _own_class(kind: str, name: str) -> type:
     module = _from_file(kind, Path(where)) if where.endswith(".py") else _from_module(kind, where)
     found = getattr(module, class_name, None) if class_name else None
     if inspect.isclass(found):
-        if not _is_of(kind, found):
-            owes = "a subclass of pyro.infer.ELBO" if kind == "objective" else "a torch.nn.Module, or has __call__"
-            raise ValueError(f"{argument(kind)}: {name} is no {kind}: its class is {owes}.")
+        if not kind_of(kind).has(found):
+            what = PARTS.get(kind, kind)
+            raise ValueError(f"{argument(kind)}: {name} is no {what}: its class is {kind_of(kind).owes}.")
         return found
     classes = [n for n, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
     there = f"it defines {', '.join(sorted(classes)) or 'none'}."
@@ -321,21 +433,14 @@ def _own_class(kind: str, name: str) -> type:
         raise ValueError(f"{argument(kind)}: {name} names no class after the colon: write {where}:ClassName; {there}")
     if callable(found):
         raise ValueError(
-            f"{argument(kind)}: {name} is a function, and a {kind} is made from a class, which holds its parameters: "
-            f"write a torch.nn.Module whose forward does what the function does, or pass the function to pyro_vae.fit "
-            f"in Python; {there}"
+            f"{argument(kind)}: {name} is a function, and a {PARTS.get(kind, kind)} is made from a class, which holds "
+            f"its parameters: write a torch.nn.Module whose forward does what the function does, or pass the function "
+            f"to pyro_vae.fit in Python; {there}"
         )
     raise ValueError(
         f"{argument(kind)}: {where} does not define the class {class_name!r}; {there}"
         f"{did_you_mean(class_name, classes)}"
     )
-
-
-def _is_of(kind: str, cls: type) -> bool:
-    """Whether a class can be a part of a kind, before it is called."""
-    if kind == "objective":
-        return issubclass(cls, ELBO) or all(hasattr(cls, name) for name in ("loss", "differentiable_loss"))
-    return issubclass(cls, nn.Module) or any("__call__" in vars(base) for base in cls.__mro__)
 
 
 def _from_module(kind: str, path: str) -> ModuleType:

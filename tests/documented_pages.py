@@ -18,6 +18,7 @@ import re
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ from pyro_vae.comparison.grid import KEYS
 ROOT = Path(__file__).parents[1]
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 
-KINDS = ("python", "bash", "yaml", "text")
+KINDS = ("python", "bash", "yaml", "toml", "text")
 SLOW, VARIES = "<!-- slow -->", "<!-- numbers vary -->"
 WITHIN = re.compile(r"<!-- numbers within (\d+) % -->")
 
@@ -126,8 +127,8 @@ def tiny(description: dict[str, Any], name: str) -> dict[str, Any]:
             small["grid"]["encoder_dims"] = [[10], [20]]
     if "cells" in description:
         small["cells"] = [left(cell) for cell in description["cells"][:2]]
-    if "decoder" in description:
-        small["decoder"] = left(description["decoder"])
+    if "fitted_model" in description:
+        small["fitted_model"] = left(description["fitted_model"])
     Grid.of(small)
     return small
 
@@ -167,6 +168,8 @@ class Page:
             assert as_lines(printed, block) == as_lines(block.text, block), block.where
             for number, shown in zip(numbers(printed), numbers(block.text), strict=True):
                 assert abs(number - shown) <= block.within * abs(shown) or block.within == math.inf, block.where
+        elif block.kind == "toml":
+            tomllib.loads(block.text)
         elif block.kind == "yaml":
             self._yaml(block)
         elif block.kind == "bash":

@@ -24,14 +24,14 @@ from pyro_vae.cli.wording import in_text, is_list, summary
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.results import read_cell
 from pyro_vae.data import DATASETS
-from pyro_vae.parts import OFFERED, PACKAGES, part_names
+from pyro_vae.parts import KINDS, PARTS, kind_of, own_parts, part_names
 
 TINY = [
     "--data", "mnist-5k", "--epochs", "1", "--latent-dim", "2", "--hidden-dims", "10", "--num-test", "20",
     "--num-samples", "20", "--elbo-samples", "5",
 ]  # fmt: skip
 
-PARTS = [(kind, name) for kind in PACKAGES for name in part_names(kind)]
+EVERY_PART = [(kind, name) for kind in PARTS for name in part_names(kind)]
 
 OWN = '''
 from pyro_vae.guides import MeanFieldGuide
@@ -158,7 +158,7 @@ def test_the_help_of_fit_shows_the_options_of_what_was_chosen_and_of_nothing_els
     assert "--guide.encoder" not in text
 
 
-@pytest.mark.parametrize(("kind", "name"), PARTS)
+@pytest.mark.parametrize(("kind", "name"), EVERY_PART)
 def test_a_parts_help_has_its_own_options_and_none_of_the_pairs(kind, name):
     done = run("fit", f"--{kind}.help", name)
     assert (done.code, done.err) == (0, "")
@@ -168,12 +168,12 @@ def test_a_parts_help_has_its_own_options_and_none_of_the_pairs(kind, name):
     flags = [line.split()[0] for line in done.out.splitlines() if line.startswith(f"  --{kind}.")]
     shown = {flag.removeprefix(f"--{kind}.") for flag in flags}
     assert shown == set(part.options)
-    left_out = set(inspect.signature(part.type).parameters) - shown - OFFERED[kind]
+    left_out = set(inspect.signature(part.type).parameters) - shown - kind_of(kind).offered
     # What only Python has.
-    assert left_out <= {"encoder", "init"}
+    assert left_out <= {"init"}
 
 
-@pytest.mark.parametrize(("kind", "name"), PARTS)
+@pytest.mark.parametrize(("kind", "name"), EVERY_PART)
 def test_every_option_has_words_and_reads_its_own_default(kind, name):
     for option in Part.of(kind, name).options.values():
         # Pyro describes some parameters only.
@@ -218,6 +218,7 @@ def test_one_cell_is_written_in_several_ways(flags, text):
 def test_every_value_of_a_cell_comes_through():
     others = {
         "guide": "iaf(num_flows=2)", "prior": "flow", "objective": "iwae(num_particles=3)", "latent_dim": 3,
+        "encoder": "mlp(activation='relu')", "decoder": "mlp(hidden_dims=(7,))",
         "hidden_dims": [4, 5], "encoder_dims": [6], "activation": "relu", "init_bias": False, "data": "mnist-static",
         "binarization": "static", "valid_size": 7, "data_seed": 1, "seed": 2, "epochs": 3, "batch_size": 8, "lr": 0.01,
         "adam_eps": 1e-4, "schedule": "iwae", "kl_warmup": 1, "clip_grad_norm": 2.5, "patience": 4, "compile": "off",
@@ -225,7 +226,7 @@ def test_every_value_of_a_cell_comes_through():
     }  # fmt: skip
     words = [str(word) for name, v in others.items() for word in (f"--{name}", *(v if isinstance(v, list) else [v]))]
     assert cell_of(*words) == Cell.of(others)
-    assert {field.name for field in fields(Cell)} - set(others) == {"model", "likelihood", "decoder"}
+    assert {field.name for field in fields(Cell)} - set(others) == {"model", "likelihood", "fitted_model"}
     assert json.loads(run("fit", *words, "--print_config", "--json").out) == Cell.of(others).settings()
 
 
@@ -284,7 +285,7 @@ def test_a_guide_of_ones_own_is_fitted_and_what_it_prints_is_no_result(own_guide
         (["compare", "grid.yaml", "--out", "c", "--jbos", "2"], "Did you mean --jobs?"),
         (["report", "c", "--latxe"], "Did you mean --latex?"),
         (["list", "guids"], "Did you mean guides?"),
-        (["figures", "c", "--decodr", "d"], "Did you mean --decoder?"),
+        (["figures", "c", "--fitted_modl", "d"], "Did you mean --fitted_model?"),
     ],
 )  # fmt: skip
 def test_a_typo_suggests_the_nearest(words, nearest):
@@ -306,7 +307,7 @@ def test_a_typo_suggests_the_nearest(words, nearest):
         (["fit", "--guide", "low_rank", "--guide.rank", "2.5"], "--guide.rank must be a whole number; got '2.5'."),
         (["fit", "--guide.rank", "2"], "mean_field: has no option 'rank'."),
         (["fit", "--guide", "iaf", "--guide.latent_dim", "2"], "is the pair's, and no option: --latent_dim sets it."),
-        (["fit", "--guide", "iaf", "--guide.encoder", "x"], "guide iaf: encoder can be given in Python only."),
+        (["fit", "--guide", "iaf", "--guide.encoder", "x"], "encoder is the pair's, and no option: --encoder sets it."),
         (["fit", "--guide", "nothing.py:Mine"], "there is no file nothing.py."),
         (["fit", "extra"], "'extra' is one word too many."),
         (["fit", "--config", "nothing.yaml"], "nothing.yaml cannot be read: No such file or directory."),
@@ -395,10 +396,11 @@ def test_resume_starts_no_other_run(more, fitted, tmp_path, monkeypatch):
 
 def test_list_shows_every_part_and_data_set():
     text = run("list").out
-    for kind, name in PARTS:
-        assert any(line.split(maxsplit=1)[0] == name for line in text.partition(f"{kind}s:\n")[2].splitlines())
+    for kind in KINDS:
+        listed = {line.split(maxsplit=1)[0] for line in text.partition(f"{kind}s:\n")[2].splitlines()}
+        assert set(part_names(kind)) <= listed
     assert all(f"  {name} " in text for name in DATASETS)
-    assert run("list", "--json").json["guides"] == {n: summary(cls) for n, cls in part_names("guide").items()}
+    assert run("list", "--json").json["guides"] == {n: summary(cls) for n, cls in own_parts("guide").items()}
 
 
 def test_list_of_one_kind_is_a_line_for_each():
@@ -507,14 +509,14 @@ def test_a_guide_is_fitted_to_the_model_of_a_run(fitted, tmp_path):
     path, _ = fitted
     out = tmp_path / "elsewhere"
     words = [word for word in TINY if word not in ("--latent-dim", "2", "--hidden-dims", "10")]
-    done = run("fit", *words, "--guide", "mean_field", "--decoder", path, "--out", out, "--quiet", "--no_evaluate")
+    done = run("fit", *words, "--guide", "mean_field", "--fitted_model", path, "--out", out, "--quiet", "--no_evaluate")
     assert (done.code, done.err) == (0, "")
-    assert read_cell(out).decoder == read_cell(path)
+    assert read_cell(out).fitted_model == read_cell(path)
     assert read_cell(out).hidden_dims == (10,)
     line = assert_one_line(run("evaluate", out))
-    assert f"which is not at {tmp_path / read_cell(path).hash}: say where it is with --decoder." in line
-    assert "ELBO" in run("evaluate", out, "--decoder", path).out
-    assert "is not the run whose model is taken over" in assert_one_line(run("figures", out, "--decoder", out))
+    assert f"which is not at {tmp_path / read_cell(path).hash}: say where it is with --fitted_model." in line
+    assert "ELBO" in run("evaluate", out, "--fitted_model", path).out
+    assert "is not the run whose model is taken over" in assert_one_line(run("figures", out, "--fitted_model", out))
 
 
 # Processes of their own

@@ -7,14 +7,15 @@ import sys
 import pytest
 import torch
 
-from pyro_vae import guides, log_weights, models, objectives
+from pyro_vae import guides, log_weights, models, nn, objectives
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.parts import (
-    PACKAGES,
+    KINDS,
     find_part,
     make_guide,
     make_objective,
     make_pair,
+    own_parts,
     parse_part,
     part_names,
     part_options,
@@ -36,18 +37,19 @@ def own_file(tmp_path):
         ("guide", guides),
         ("prior", models.priors),
         ("likelihood", models.likelihoods),
+        ("network", nn),
         ("objective", objectives),
     ],
 )
 def test_every_part_has_a_name(kind, package):
-    found = part_names(kind)
+    found = own_parts(kind)
     classes = [name for name in package.__all__ if inspect.isclass(getattr(package, name))]
     assert sorted(cls.__name__ for cls in found.values()) == sorted(classes)
     assert all(find_part(kind, name) is cls for name, cls in found.items())
 
 
 def test_every_kind_is_tried():
-    assert set(PACKAGES) == {"model", "guide", "prior", "likelihood", "objective"}
+    assert set(KINDS) == {"model", "guide", "prior", "likelihood", "network", "objective"}
 
 
 @pytest.mark.parametrize(("name", "hint"), [("meen_field", r" Did you mean 'mean_field'\?"), ("abacus", "")])
@@ -152,7 +154,7 @@ def test_every_likelihood_is_made_by_its_name(likelihood):
 
 @pytest.mark.parametrize("objective", sorted(part_names("objective")))
 def test_every_objective_is_made_by_its_name(objective):
-    assert isinstance(make_objective(objective), part_names("objective")[objective])
+    assert isinstance(make_objective(objective), own_parts("objective")[objective])
 
 
 @pytest.mark.parametrize(
@@ -202,3 +204,34 @@ def test_a_guide_for_a_model_that_is_there():
     guide = make_guide((7,), 2, (9,), guide="semi_amortized", model=model)
     assert guide.hidden_dims == (9,)
     assert guide(torch.zeros(4, 7)).shape == (4, 2)
+
+
+def test_networks_are_chosen_by_name_with_options():
+    """Where they say nothing else, they have the pair's layers and activation."""
+    model, guide = make_pair(
+        (7,), 2, (5, 6), activation="elu", encoder="mlp(activation='relu')", decoder="mlp(hidden_dims=(9,))"
+    )
+    assert (guide.encoder.hidden_dims, guide.encoder.activation, guide.activation) == ((6, 5), "relu", "elu")
+    decoder = model.likelihood.decoder
+    assert (decoder.hidden_dims, decoder.activation, decoder.out_features) == ((9,), "elu", 7)
+    again = make_guide((7,), 2, (9,), guide="low_rank", model=model, encoder="mlp(hidden_dims=())")
+    assert again.encoder.hidden_dims == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"encoder": "mpl"}, r"encoder: unknown name 'mpl'\. Did you mean 'mlp'\?"),
+        ({"decoder": "mlp(width=3)"}, r"decoder mlp: has no option 'width'.* It has hidden_dims, activation"),
+        ({"decoder": "mlp(in_features=3)"}, "decoder mlp: in_features is the pair's, and no option"),
+        ({"encoder": "mlp(activation='x')"}, "MLP: activation must be one of .*; got 'x'"),
+        ({"encoder": "mlp(hidden_dims=())", "guide": "local", "data": data}, "guide local takes no encoder: leave out"),
+        (
+            {"decoder": "mlp(hidden_dims=())", "model": "linear_gaussian"},
+            "model linear_gaussian takes no decoder: leave",
+        ),
+    ],
+)
+def test_networks_that_cannot_be_made_say_why(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make_pair((7,), 2, (5,), **arguments)

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
+from pyro_vae.nn import Network
 
 
 class SoftBernoulli(dist.Bernoulli):
@@ -25,10 +26,12 @@ class BernoulliLikelihood(DecodedLikelihood):
     Args:
         x_shape: shape of one datum.
         latent_dim: dimension of z.
-        hidden_dims: hidden layers of the decoder f, nearest to z first.
+        hidden_dims: hidden layers of the default decoder f, nearest to z first.
         activation: see :class:`pyro_vae.nn.MLP`.
         soft_targets: accept grey values in [0, 1] as x. What comes out then is not a log-likelihood
             (the mass does not integrate to one over grey x), and its nats compare with no published table.
+        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to ``(*batch, prod(x_shape))``, the
+            logits; an :class:`pyro_vae.nn.MLP` unless given.
 
     References:
         D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, appendix C.1, arXiv 1312.6114.
@@ -47,8 +50,10 @@ class BernoulliLikelihood(DecodedLikelihood):
         hidden_dims: Sequence[int] = (200, 200),
         activation: str = "tanh",
         soft_targets: bool = False,
+        *,
+        decoder: Network | None = None,
     ) -> None:
-        super().__init__(x_shape, latent_dim, hidden_dims, activation)
+        super().__init__(x_shape, latent_dim, hidden_dims, activation, decoder, {"logit": 1})
         self.soft_targets = soft_targets
 
     def bias_for(self, mean: Tensor) -> Tensor:

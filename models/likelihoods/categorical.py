@@ -11,6 +11,7 @@ from torch.distributions import Categorical, Distribution, constraints
 from pyro_vae.distributions.bisection import invert_increasing
 from pyro_vae.distributions.grey_levels import GreyLevels, check_levels, level_of
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
+from pyro_vae.nn import Network
 
 
 class GreyCategorical(TorchDistribution):
@@ -81,9 +82,11 @@ class CategoricalLikelihood(DecodedLikelihood):
     Args:
         x_shape: shape of one datum.
         latent_dim: dimension of z.
-        hidden_dims: hidden layers of the decoder f, nearest to z first; its outputs are ``(*x_shape, levels)``.
+        hidden_dims: hidden layers of the default decoder f, nearest to z first; its outputs are ``(*x_shape, levels)``.
         activation: see :class:`pyro_vae.nn.MLP`.
         levels: how many grey levels, 256 for 8-bit images.
+        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to ``(*batch, prod(x_shape) *
+            levels)``, the logits, level by level of each pixel; an :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
         ValueError: there are fewer than two levels.
@@ -104,9 +107,11 @@ class CategoricalLikelihood(DecodedLikelihood):
         hidden_dims: Sequence[int] = (200, 200),
         activation: str = "tanh",
         levels: int = 256,
+        *,
+        decoder: Network | None = None,
     ) -> None:
         check_levels("CategoricalLikelihood", levels)
-        super().__init__(x_shape, latent_dim, hidden_dims, activation, outputs=levels)
+        super().__init__(x_shape, latent_dim, hidden_dims, activation, decoder, {"logits": levels})
         self.levels = levels
 
     def bias_for(self, mean: Tensor) -> Tensor:
@@ -125,5 +130,5 @@ class CategoricalLikelihood(DecodedLikelihood):
 
     def forward(self, z: Tensor) -> Distribution:
         """Return p(x | z) for z ``(*batch, latent_dim)``: batch ``batch``, event ``x_shape``."""
-        logits = self.decoder(z).unflatten(-1, (*self.x_shape, self.levels))
+        (logits,) = self.features(z)
         return GreyCategorical(logits).to_event(len(self.x_shape))

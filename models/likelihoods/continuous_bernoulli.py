@@ -10,6 +10,7 @@ from torch.distributions import Distribution, constraints
 
 from pyro_vae.distributions.bisection import invert_increasing
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
+from pyro_vae.nn import Network
 
 SERIES_BELOW = 0.5
 """Logits nearer to 0 than this take the series, whose first term left out is below a rounding of a float64."""
@@ -110,8 +111,10 @@ class ContinuousBernoulliLikelihood(DecodedLikelihood):
     Args:
         x_shape: shape of one datum.
         latent_dim: dimension of z.
-        hidden_dims: hidden layers of the decoder f, nearest to z first.
+        hidden_dims: hidden layers of the default decoder f, nearest to z first.
         activation: see :class:`pyro_vae.nn.MLP`.
+        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to ``(*batch, prod(x_shape))``, the
+            logits; an :class:`pyro_vae.nn.MLP` unless given.
 
     References:
         G. Loaiza-Ganem, J. Cunningham (2019), *The continuous Bernoulli: fixing a pervasive error in variational
@@ -128,8 +131,10 @@ class ContinuousBernoulliLikelihood(DecodedLikelihood):
         latent_dim: int,
         hidden_dims: Sequence[int] = (200, 200),
         activation: str = "tanh",
+        *,
+        decoder: Network | None = None,
     ) -> None:
-        super().__init__(x_shape, latent_dim, hidden_dims, activation)
+        super().__init__(x_shape, latent_dim, hidden_dims, activation, decoder, {"logit": 1})
 
     def bias_for(self, mean: Tensor) -> Tensor:
         """Return the logit whose mean this is, clipped to [0.001, 0.999], by bisection."""

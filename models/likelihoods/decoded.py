@@ -1,28 +1,38 @@
 """What likelihoods with one decoder share."""
 
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.nn import MLP
+from pyro_vae.nn import Network, features_of, make_network
 from pyro_vae.runtime.checks import check_count
+
+logger = logging.getLogger("pyro_vae")
 
 
 class DecodedLikelihood(nn.Module):
     """p(x | z) that a subclass's ``forward(z)`` reads off the features of one decoder.
 
     Args:
-        x_shape, latent_dim, hidden_dims, activation: the constructor arguments of every such likelihood.
-        outputs: how many numbers the decoder gives for each element of x.
+        x_shape, latent_dim, hidden_dims, activation, decoder: the constructor arguments of every such likelihood.
+        blocks: how many features the decoder owes for each element of x, and for what, in their order.
     """
 
+    decoder: Callable[[Tensor], Tensor]
     bias_for: Callable[[Tensor], Tensor]
     """From a mean ``x_shape`` to the decoder's first outputs, whose distribution has it; a subclass's own."""
 
     def __init__(
-        self, x_shape: Sequence[int], latent_dim: int, hidden_dims: Sequence[int], activation: str, outputs: int = 1
+        self,
+        x_shape: Sequence[int],
+        latent_dim: int,
+        hidden_dims: Sequence[int],
+        activation: str,
+        decoder: Network | None,
+        blocks: Mapping[str, int],
     ) -> None:
         super().__init__()
         check_count(type(self).__name__, "latent_dim", latent_dim)
@@ -30,24 +40,35 @@ class DecodedLikelihood(nn.Module):
         self.latent_dim = latent_dim
         self.hidden_dims = tuple(hidden_dims)
         self.activation = activation
-        self.decoder = MLP(latent_dim, self.hidden_dims, outputs * math.prod(self.x_shape), activation)
+        self.blocks = dict(blocks)
+        self.decoder = make_network(
+            decoder, type(self).__name__, "decoder", x_shape=self.x_shape, in_features=latent_dim,
+            out_features=sum(blocks.values()) * math.prod(self.x_shape), hidden_dims=self.hidden_dims,
+            activation=activation,
+        )  # fmt: skip
 
     def features(self, z: Tensor) -> tuple[Tensor, ...]:
-        """Return what the decoder gives for z ``(*batch, latent_dim)``: tensors ``(*batch, *x_shape)``.
+        """Return what the decoder gives for z ``(*batch, latent_dim)``: a tensor for each block.
+
+        It is ``(*batch, *x_shape)``, or ``(*batch, *x_shape, size)`` where the block has a size other than 1.
 
         Raises:
-            ValueError: z has another number of dims.
+            ValueError: z has another number of dims, or the decoder takes or returns another number of features.
         """
         if z.shape[-1] != self.latent_dim:
             raise ValueError(
                 f"{type(self).__name__}: z must have latent_dim = {self.latent_dim} dims; got {z.shape[-1]}. Give "
                 f"prior, likelihood and guide the same latent_dim."
             )
-        found = self.decoder(z)
-        return tuple(part.unflatten(-1, self.x_shape) for part in found.split(math.prod(self.x_shape), dim=-1))
+        blocks = {what: size * math.prod(self.x_shape) for what, size in self.blocks.items()}
+        features = features_of(self.decoder, z, blocks, type(self).__name__, "decoder")
+        shapes = [self.x_shape if size == 1 else (*self.x_shape, size) for size in self.blocks.values()]
+        return tuple(block.unflatten(-1, shape) for block, shape in zip(features, shapes, strict=True))
 
     def initialize_bias(self, mean: Tensor) -> None:
         """Set the output bias so that z = 0 starts near the training mean.
+
+        A decoder without an attribute ``output``, its last linear layer, is left as it is, and a line says so.
 
         Args:
             mean: mean of the training data, shape ``x_shape``.
@@ -60,6 +81,13 @@ class DecodedLikelihood(nn.Module):
         """
         if tuple(mean.shape) != self.x_shape:
             raise ValueError(f"{type(self).__name__}: mean must have shape {self.x_shape}; got {tuple(mean.shape)}.")
+        output_bias = getattr(getattr(self.decoder, "output", None), "bias", None)
+        if output_bias is None:
+            logger.warning(
+                "%s: the output bias starts as the decoder %s made it, and not at the training mean: the decoder has "
+                "no linear layer named `output`.", type(self).__name__, type(self.decoder).__name__,
+            )  # fmt: skip
+            return
         bias = self.bias_for(mean).flatten()
         with torch.no_grad():
-            self.decoder.output.bias[: len(bias)] = bias
+            output_bias[: len(bias)] = bias

@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from pyro_vae.distributions.bisection import invert_increasing
 from pyro_vae.distributions.grey_levels import GreyLevels, check_levels, level_of
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
+from pyro_vae.nn import Network
 from pyro_vae.runtime.checks import is_positive
 
 START = 0.1
@@ -107,12 +108,14 @@ class DiscretizedLogisticLikelihood(DecodedLikelihood):
     Args:
         x_shape: shape of one datum.
         latent_dim: dimension of z.
-        hidden_dims: hidden layers of the decoder, nearest to z first.
+        hidden_dims: hidden layers of the default decoder, nearest to z first.
         activation: see :class:`pyro_vae.nn.MLP`.
         scale: s: a number, which stays fixed; ``"shared"``, one learned number for all elements and data;
             ``"per_pixel"``, one learned number for each element; or ``"predicted"`` by the decoder, for each
             element from z. All that are learned start at 0.1.
         levels: how many grey levels, 256 for 8-bit images.
+        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to ``(*batch, prod(x_shape))``: the
+            locations, then as many log scales where they are predicted; an :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
         ValueError: ``scale`` is none of these, or not positive; there are fewer than two levels.
@@ -134,6 +137,8 @@ class DiscretizedLogisticLikelihood(DecodedLikelihood):
         activation: str = "tanh",
         scale: float | str = "shared",
         levels: int = 256,
+        *,
+        decoder: Network | None = None,
     ) -> None:
         if scale not in ("shared", "per_pixel", "predicted") and not is_positive(scale):
             raise ValueError(
@@ -141,7 +146,8 @@ class DiscretizedLogisticLikelihood(DecodedLikelihood):
                 f"'predicted'; got {scale!r}."
             )
         check_levels("DiscretizedLogisticLikelihood", levels)
-        super().__init__(x_shape, latent_dim, hidden_dims, activation, outputs=2 if scale == "predicted" else 1)
+        blocks = {"location": 1, "log scale": 1} if scale == "predicted" else {"location": 1}
+        super().__init__(x_shape, latent_dim, hidden_dims, activation, decoder, blocks)
         self.scale = scale
         self.levels = levels
         if scale in ("shared", "per_pixel"):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
+from pyro_vae.nn import Network
 from pyro_vae.runtime.checks import is_positive
 
 
@@ -20,10 +21,12 @@ class GaussianLikelihood(DecodedLikelihood):
     Args:
         x_shape: shape of one datum.
         latent_dim: dimension of z.
-        hidden_dims: hidden layers of the decoder, nearest to z first.
+        hidden_dims: hidden layers of the default decoder, nearest to z first.
         activation: see :class:`pyro_vae.nn.MLP`.
         scale: :math:`\sigma`: a number, which stays fixed; ``"shared"``, one learned number for all elements and
             data; or ``"predicted"`` by the decoder, for each element from z.
+        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to ``(*batch, prod(x_shape))``: the
+            locations, then as many log scales where they are predicted; an :class:`pyro_vae.nn.MLP` unless given.
 
     Raises:
         ValueError: ``scale`` is none of these, or not positive.
@@ -45,12 +48,15 @@ class GaussianLikelihood(DecodedLikelihood):
         hidden_dims: Sequence[int] = (200, 200),
         activation: str = "tanh",
         scale: float | str = "shared",
+        *,
+        decoder: Network | None = None,
     ) -> None:
         if scale not in ("shared", "predicted") and not is_positive(scale):
             raise ValueError(
                 f"GaussianLikelihood: scale must be a positive number, 'shared' or 'predicted'; got {scale!r}."
             )
-        super().__init__(x_shape, latent_dim, hidden_dims, activation, outputs=2 if scale == "predicted" else 1)
+        blocks = {"location": 1, "log scale": 1} if scale == "predicted" else {"location": 1}
+        super().__init__(x_shape, latent_dim, hidden_dims, activation, decoder, blocks)
         self.scale = scale
         if scale == "shared":
             self.log_scale = nn.Parameter(torch.zeros(()))

@@ -13,13 +13,13 @@ from pyro_vae.comparison.cell import MODEL_SETTINGS, Cell, canonical_name
 from pyro_vae.comparison.results import read_cell
 from pyro_vae.errors import RunError
 from pyro_vae.fit.run import CONFIG
-from pyro_vae.parts import PACKAGES, parse_part, part_names
+from pyro_vae.parts import PARTS, parse_part, part_names
 from pyro_vae.runtime.reading import read_yaml, shown
 from pyro_vae.runtime.trust import names_from
 
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Cell)}
 
-DECODER = (
+FITTED_MODEL = (
     "run folder whose fitted model is taken as it is, with its settings, so that only the guide is fitted (default: "
     "both are)"
 )
@@ -29,13 +29,13 @@ def add_cell_flags(parser: Parser) -> None:
     """Add a flag for each setting of a cell."""
     parts = parser.add_argument_group("parts", "each NAME, or 'NAME(option=value)', or FILE.py:CLASS, or MODULE:CLASS")
     rest = parser.add_argument_group("settings")
-    for name, option in options_of(Cell, skip=("decoder",)).items():
-        if name in PACKAGES:
+    for name, option in options_of(Cell, skip=("fitted_model",)).items():
+        if name in PARTS:
             names = ", ".join(part_names(name))
             replace(option, help=f"{option.help.rstrip('.')}: {names}", metavar="NAME").add(parts)
         else:
             option.add(rest)
-    rest.add_argument("--decoder", type=a_path, metavar="RUN", help=DECODER)
+    rest.add_argument("--fitted_model", type=a_path, metavar="RUN", help=FITTED_MODEL)
 
 
 def read_settings(path: Path, trust: bool = False, named: Collection[str] = ()) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def read_settings(path: Path, trust: bool = False, named: Collection[str] = ()) 
 
 def named_classes(known: argparse.Namespace) -> set[str]:
     """Return the classes of the user's own that flags name, as a cell has them."""
-    names = [parse_part(kind, getattr(known, kind))[0] for kind in PACKAGES if getattr(known, kind, None)]
+    names = [parse_part(kind, getattr(known, kind))[0] for kind in PARTS if getattr(known, kind, None)]
     return {canonical_name(name) for name in names if ":" in name}
 
 
@@ -80,19 +80,19 @@ def chosen_parts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str
 
 def part_texts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, str]:
     """Return the same as they were written."""
-    return {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in PACKAGES}
+    return {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in PARTS}
 
 
 def cell_of(args: argparse.Namespace, base: Mapping[str, Any], parts: Mapping[str, Part]) -> Cell:
     """Return the cell of flags, which have the last word, and of what they leave open in a base."""
-    given = {name: value for name, value in vars(args).items() if name in DEFAULTS and name != "decoder"}
+    given = {name: value for name, value in vars(args).items() if name in DEFAULTS and name != "fitted_model"}
     for kind, part in parts.items():
         options = options_given(args, kind)
         if options or kind in given:
             given[kind] = part.text_with(options)
     settings = {**base, **given}
-    if "decoder" in args:
-        decoder = read_cell(args.decoder, trust=args.trust, named=named_classes(args))
-        model = {name: value for name, value in decoder.settings().items() if name in MODEL_SETTINGS}
-        settings = {**model, **settings, "decoder": decoder.settings()}
+    if "fitted_model" in args:
+        fitted_model = read_cell(args.fitted_model, trust=args.trust, named=named_classes(args))
+        model = {name: value for name, value in fitted_model.settings().items() if name in MODEL_SETTINGS}
+        settings = {**model, **settings, "fitted_model": fitted_model.settings()}
     return Cell.of(settings)

@@ -13,7 +13,7 @@ from pyro_vae.cli.runs import (
     add_moved_data,
     add_run,
     add_trust,
-    find_decoder,
+    find_fitted_model,
     open_run,
     require_fitted,
     run_line,
@@ -109,8 +109,8 @@ def _parser() -> Parser:
     for name in ("chains", "temperatures"):
         option = options_of(ais)[f"num_{name}"]
         replace(option, name=f"ais_{name}", help=f"{name} of each image").add(chains)
-    group.add_argument("--decoder", type=a_path, metavar="RUN", help="run whose model was taken over, where it is not "
-        "beside this one")  # fmt: skip
+    help = "run whose model was taken over, where it is not beside this one"
+    group.add_argument("--fitted_model", type=a_path, metavar="RUN", help=help)
     help = "file to write to, in place of one in RUN"
     group.add_argument("--out", type=a_path, metavar="FILE", default=None, help=help)
     add_moved_data(group)
@@ -127,10 +127,10 @@ def _own(path: Path, cell: Cell, args: Any, output: Output) -> int:
         output.note(f"Measured with these settings before: {path / EVALUATION}")
         result = read_result(path, cell)
     else:
-        decoder = find_decoder(cell, getattr(args, "decoder", None), [path.resolve().parent], args.trust)
+        fitted_model = find_fitted_model(cell, getattr(args, "fitted_model", None), [path.resolve().parent], args.trust)
         data = load_data_of_run(path, cell, args.data)
         with where_to(path), alone_in(path):
-            result = run_cell(cell, path, data=data, decoder=decoder, progress=output.progress)
+            result = run_cell(cell, path, data=data, fitted_model=fitted_model, progress=output.progress)
     output.say(run_line(result))
     for line in result.evaluation["in_words"]:
         output.say(line)

@@ -41,7 +41,7 @@ def run(argv: Sequence[str], output: Output) -> int:
     )
     add_run(parser)
     help = "run whose model was taken over, where it is not beside this one"
-    parser.add_argument("--decoder", type=a_path, metavar="RUN", help=help)
+    parser.add_argument("--fitted_model", type=a_path, metavar="RUN", help=help)
     help = f"folder to draw into (default: RUN/{FIGURES})"
     parser.add_argument("--out", type=a_path, metavar="DIR", default=None, help=help)
     add_moved_data(parser)

@@ -11,7 +11,7 @@ import yaml
 from pyro_vae.cli.cell_flags import add_cell_flags, cell_of, chosen_parts, named_classes, part_texts, read_settings
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
-from pyro_vae.cli.runs import add_trust, classes_of, differing, find_decoder, run_line
+from pyro_vae.cli.runs import add_trust, classes_of, differing, find_fitted_model, run_line
 from pyro_vae.cli.usage import Parser, a_path, wants_help
 from pyro_vae.comparison.cell import SCHEDULES, Cell
 from pyro_vae.comparison.comparison import GRID
@@ -22,7 +22,7 @@ from pyro_vae.errors import PairError, RunError, SupportError
 from pyro_vae.fit.run import CONFIG
 from pyro_vae.fit.steps.levels import LEVELS
 from pyro_vae.nn.mlp import ACTIVATIONS
-from pyro_vae.parts import PACKAGES, part_names
+from pyro_vae.parts import PARTS, part_names
 from pyro_vae.runtime.files import LOCK, alone_in
 from pyro_vae.runtime.wording import count
 
@@ -55,24 +55,24 @@ def run(argv: Sequence[str], output: Output) -> int:
     _check_folder(out, cell, "resume" in args)
     runs = [out, *([args.config if args.config.is_dir() else args.config.parent] if "config" in args else [])]
     beside = [folder.resolve().parent for folder in runs]
-    decoder = find_decoder(cell, getattr(args, "decoder", None), beside, args.trust)
+    fitted_model = find_fitted_model(cell, getattr(args, "fitted_model", None), beside, args.trust)
     is_new = not (out / CONFIG).is_file()
     data = None
     if is_new:
         data = load_data_of(cell, moved)
-        _rehearse(cell, data, decoder, output, only_fit="no_evaluate" in args)
+        _rehearse(cell, data, fitted_model, output, only_fit="no_evaluate" in args)
     elif moved is not None or not is_finished(out, cell):
         data = load_data_of_run(out, cell, moved)
     output.note(f"Run folder: {out}")
     output.after_interrupt = lambda: _goes_on(out)
     with _folder(out):
         if "no_evaluate" in args:
-            fitted = fit_cell(cell, out, data=data, decoder=decoder, progress=output.progress)
+            fitted = fit_cell(cell, out, data=data, fitted_model=fitted_model, progress=output.progress)
             output.say(str(fitted))
             last = fitted.history[-1]
             output.give({"run": str(out), "settings": cell.settings(), "data": fitted.data, "last_epoch": last})
             return 0
-        result = run_cell(cell, out, data=data, decoder=decoder, progress=output.progress, rehearsed=is_new)
+        result = run_cell(cell, out, data=data, fitted_model=fitted_model, progress=output.progress, rehearsed=is_new)
     output.say(run_line(result))
     for line in result.evaluation["in_words"]:
         output.say(line)
@@ -80,7 +80,7 @@ def run(argv: Sequence[str], output: Output) -> int:
     return 0
 
 
-def _rehearse(cell: Cell, data: ImageData, decoder: Path | None, output: Output, only_fit: bool) -> None:
+def _rehearse(cell: Cell, data: ImageData, fitted_model: Path | None, output: Output, only_fit: bool) -> None:
     """Make the pair and measure a little of it, before anything is written.
 
     What is only fitted need not be measured; that it cannot be is said.
@@ -89,7 +89,7 @@ def _rehearse(cell: Cell, data: ImageData, decoder: Path | None, output: Output,
         As for :func:`pyro_vae.comparison.run_cell.rehearse`.
     """
     try:
-        rehearse(cell, data, decoder)
+        rehearse(cell, data, fitted_model)
     except (PairError, SupportError) as error:
         if not only_fit:
             raise
@@ -102,7 +102,7 @@ def _flags_of(word: str) -> list[str]:
     >>> _flags_of("mnist-5k"), _flags_of("flow"), _flags_of("mixture"), _flags_of("extra")
     (['--data'], ['--prior'], ['--guide', '--prior'], [])
     """
-    known: dict[str, Collection[str]] = {kind: part_names(kind) for kind in PACKAGES}
+    known: dict[str, Collection[str]] = {kind: part_names(kind) for kind in PARTS}
     known |= {"data": DATASETS, "binarization": BINARIZATIONS, "schedule": SCHEDULES, "compile": LEVELS}
     known |= {"activation": ACTIVATIONS, "device": ("cpu", "cuda", "mps")}
     found = [f"--{name}" for name, values in known.items() if word.partition("(")[0] in values]
@@ -163,7 +163,7 @@ def _moved_data(args: argparse.Namespace, base: dict[str, Any]) -> str | None:
 def _explained(flag: str, parts: Mapping[str, Part]) -> str | None:
     """Say why a part has no flag of a name."""
     kind, dot, name = flag.removeprefix("--").partition(".")
-    return parts[kind].refuses(name) if dot and kind in PACKAGES else None
+    return parts[kind].refuses(name) if dot and kind in PARTS else None
 
 
 def _check_folder(out: Path, cell: Cell, resume: bool) -> None:

@@ -6,10 +6,10 @@ from pyro_vae.cli.output import Output
 from pyro_vae.cli.usage import Parser, UsageError
 from pyro_vae.cli.wording import summary
 from pyro_vae.data import DATASETS
-from pyro_vae.parts import PACKAGES, part_names
+from pyro_vae.parts import KINDS, find_part, part_names
 from pyro_vae.runtime.wording import did_you_mean
 
-LISTS = {f"{kind}s": kind for kind in PACKAGES} | {"data": "data"}
+LISTS = {f"{kind}s": kind for kind in KINDS} | {"data": "data"}
 
 
 def run(argv: Sequence[str], output: Output) -> int:
@@ -40,5 +40,6 @@ def run(argv: Sequence[str], output: Output) -> int:
 
 def _list(kind: str) -> dict[str, str]:
     """Return what there is of a kind: name and first sentence."""
-    things = {name: type(source) for name, source in DATASETS.items()} if kind == "data" else part_names(kind)
-    return {name: summary(thing) for name, thing in things.items()}
+    if kind == "data":
+        return {name: summary(type(source)) for name, source in DATASETS.items()}
+    return {name: summary(find_part(kind, name)) for name in part_names(kind)}

@@ -11,7 +11,7 @@ from pyro_vae.cli.signature import REQUIRED, Option, options_of
 from pyro_vae.cli.usage import Parser
 from pyro_vae.cli.wording import summary
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.parts import OFFERED, PACKAGES, check_options, find_part, parse_part
+from pyro_vae.parts import PARTS, check_options, find_part, kind_of, parse_part
 
 SETTINGS = {field.name for field in fields(Cell)}
 """Flags of their own."""
@@ -46,11 +46,11 @@ class Part:
     @cached_property
     def options(self) -> dict[str, Option]:
         """The parameters that flags can set."""
-        return options_of(self.type, skip=OFFERED[self.kind])
+        return options_of(self.type, skip=kind_of(self.kind).offered)
 
     def refuses(self, option: str) -> str:
         """Return why there is no flag for an option."""
-        if option in OFFERED[self.kind]:
+        if option in kind_of(self.kind).offered:
             flag = f": --{option} sets it" if option in SETTINGS else ""
             return f"--{self.kind} {self.name}: {option} is the pair's, and no option{flag}."
         try:
@@ -91,7 +91,7 @@ class Part:
 def add_part_help(parser: Parser) -> None:
     """Add the flags that ask for the help of one part."""
     group = parser.add_argument_group("help of one part")
-    for kind in PACKAGES:
+    for kind in PARTS:
         what = f"the options of this {kind}, or of the chosen one"
         group.add_argument(f"--{kind}.help", nargs="?", const="", metavar="NAME", help=what)
 
@@ -106,7 +106,7 @@ def show_part_help(known: argparse.Namespace, texts: Mapping[str, str]) -> None:
     Raises:
         HelpWanted: always then.
     """
-    for kind in PACKAGES:
+    for kind in PARTS:
         name = getattr(known, f"{kind}.help", None)
         if name is not None:
             raise HelpWanted(Part.of(kind, name or texts[kind]).help())

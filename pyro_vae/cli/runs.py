@@ -14,7 +14,7 @@ from pyro_vae.data import ImageData
 from pyro_vae.errors import RunError
 from pyro_vae.fit import Run, load_run
 from pyro_vae.fit.run import CONFIG, bounds
-from pyro_vae.parts import PACKAGES, parse_part
+from pyro_vae.parts import PARTS, parse_part
 from pyro_vae.runtime.differences import differences, listed
 from pyro_vae.runtime.wording import count
 
@@ -52,7 +52,7 @@ def run_line(result: CellResult) -> str:
     return f"run of {count(len(history), 'epoch')} on {data['name']} in {result.path}: {bounds(history[-1])}"
 
 
-def find_decoder(cell: Cell, given: Path | None, beside: Sequence[Path], trust: bool = False) -> Path | None:
+def find_fitted_model(cell: Cell, given: Path | None, beside: Sequence[Path], trust: bool = False) -> Path | None:
     """Return the run folder of the model that a cell takes over, None where it takes none.
 
     Args:
@@ -64,28 +64,30 @@ def find_decoder(cell: Cell, given: Path | None, beside: Sequence[Path], trust: 
     Raises:
         RunError: it is not there, or another one is, or the cell takes none.
     """
-    if cell.decoder is None:
+    if cell.fitted_model is None:
         if given is not None:
-            raise RunError("the run takes over no other run's model: leave out --decoder.")
+            raise RunError("the run takes over no other run's model: leave out --fitted_model.")
         return None
-    places = [given] if given is not None else [folder / cell.decoder.hash for folder in beside]
+    places = [given] if given is not None else [folder / cell.fitted_model.hash for folder in beside]
     for place in places:
         if (place / CONFIG).is_file():
             found = read_cell(place, trust=trust, named=classes_of(cell))
-            if found != cell.decoder:
-                raise RunError(f"{place} is not the run whose model is taken over; {differing(found, cell.decoder)}.")
+            if found != cell.fitted_model:
+                raise RunError(
+                    f"{place} is not the run whose model is taken over; {differing(found, cell.fitted_model)}."
+                )
             require_fitted(place, found)
             return place
     raise RunError(
         f"the run takes over the model of another one, which is not at {' or '.join(map(str, places))}: say where it "
-        f"is with --decoder."
+        f"is with --fitted_model."
     )
 
 
 def classes_of(cell: Cell) -> set[str]:
     """Return the names of the classes that a cell, and the cell whose model it takes, are made of."""
-    names = {parse_part(kind, getattr(cell, kind))[0] for kind in PACKAGES}
-    return names if cell.decoder is None else names | classes_of(cell.decoder)
+    names = {parse_part(kind, getattr(cell, kind))[0] for kind in PARTS}
+    return names if cell.fitted_model is None else names | classes_of(cell.fitted_model)
 
 
 def differing(found: Cell, wanted: Cell) -> str:
@@ -113,7 +115,7 @@ def open_run(args: argparse.Namespace) -> Fitted:
     """Return a run with its fitted pair.
 
     Args:
-        args: flags: ``run``, ``trust``, ``data`` and, where it was given, ``decoder``.
+        args: flags: ``run``, ``trust``, ``data`` and, where it was given, ``fitted_model``.
 
     Raises:
         RunError: it is missing, damaged, was stopped on its way or fitted to other data.
@@ -122,7 +124,7 @@ def open_run(args: argparse.Namespace) -> Fitted:
     cell = read_cell(path, trust=args.trust)
     require_fitted(path, cell)
     data = load_data_of_run(path, cell, args.data)
-    source = find_decoder(cell, getattr(args, "decoder", None), [path.resolve().parent], args.trust)
+    source = find_fitted_model(cell, getattr(args, "fitted_model", None), [path.resolve().parent], args.trust)
     return Fitted(path, cell, data, load_run(path, *load_pair(path, cell, data, source)))
 
 

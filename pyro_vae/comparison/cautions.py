@@ -136,13 +136,13 @@ def _of_images(there: Sequence[Configuration]) -> list[str]:
 def _of_models(found: Sequence[CellResult], there: Sequence[Configuration]) -> list[str]:
     if len(there) < 2:
         return []
-    if all(result.cell.decoder is None for result in found):
+    if all(result.cell.fitted_model is None for result in found):
         return [
             "Each cell was fitted with a model of its own: a difference is what the whole pair gains or loses, not how "
             "much tighter the bound of one model becomes."
         ]
     said = ["Where a guide was fitted to a model that was there before, seconds to fit are those of the guide alone."]
-    if any(len(one.results) > 1 and one.results[0].cell.decoder is not None for one in there):
+    if any(len(one.results) > 1 and one.results[0].cell.fitted_model is not None for one in there):
         said.append(
             "Seeds of a guide that was fitted to a given model share that model: their spread, intervals and p-values "
             "say nothing of what another fitted model would change."

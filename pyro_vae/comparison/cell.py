@@ -17,18 +17,18 @@ from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.fit.steps.levels import LEVELS
-from pyro_vae.parts import PACKAGES, check_options, find_part, parse_part
+from pyro_vae.parts import KINDS, MLP, PARTS, check_options, find_part, parse_part
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.reading import shown
 from pyro_vae.runtime.wording import did_you_mean
 
-FORMAT = 2
+FORMAT = 3
 """Of a cell's settings and results. Cells of another format have other hashes, so that nothing old is taken for new."""
 
 SCHEDULES = ("cosine", "iwae", "constant")
 
 MODEL_SETTINGS = (
-    "model", "prior", "likelihood", "latent_dim", "hidden_dims", "activation", "init_bias",
+    "model", "prior", "likelihood", "decoder", "latent_dim", "hidden_dims", "activation", "init_bias",
     "data", "binarization", "valid_size", "data_seed",
 )  # fmt: skip
 """Settings that a cell shares with the one whose model it takes over."""
@@ -47,8 +47,11 @@ class Cell:
         prior: p(z), where the model takes one.
         likelihood: p(x | z), where the model takes one.
         objective: what is maximised.
+        encoder: network of the guide, where it takes one.
+        decoder: network of the likelihood, or of a model without one, where it takes one.
         latent_dim: dimension of z.
-        hidden_dims: hidden layers of the decoder, nearest to z first; the encoder has them in reverse.
+        hidden_dims: hidden layers of the decoder, nearest to z first; the encoder has them in reverse. A network's own
+            options have the last word on layers and activation.
         encoder_dims: hidden layers of the encoder, nearest to x first, where they are others.
         activation: of both networks; each part's own where none is given.
         init_bias: start the output bias where the mean image asks for.
@@ -72,7 +75,7 @@ class Cell:
         num_samples: K, importance samples an image for the log-likelihood.
         elbo_samples: samples an image for the ELBO.
         num_gaps: test images, from the first on, whose inference gap is split.
-        decoder: the cell whose fitted model is taken as it is: only the guide is fitted. None fits both.
+        fitted_model: the cell whose fitted model is taken as it is: only the guide is fitted. None fits both.
 
     Raises:
         ValueError: a part or setting is unknown or out of range; the message says which and suggests the nearest.
@@ -88,6 +91,8 @@ class Cell:
     prior: str = "standard_normal"
     likelihood: str = "bernoulli"
     objective: str = "trace_elbo"
+    encoder: str = MLP
+    decoder: str = MLP
     latent_dim: int = 50
     hidden_dims: tuple[int, ...] = (200, 200)
     encoder_dims: tuple[int, ...] | None = None
@@ -112,12 +117,12 @@ class Cell:
     num_samples: int = 500
     elbo_samples: int = 100
     num_gaps: int = 0
-    decoder: "Cell | None" = None
+    fitted_model: "Cell | None" = None
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), kind))
-        for kind in PACKAGES:
+        for kind in PARTS:
             object.__setattr__(self, kind, _canonical(kind, getattr(self, kind)))
         object.__setattr__(self, "data", _data(self.data))
         choices = {"schedule": SCHEDULES, "compile": LEVELS, "binarization": (None, *BINARIZATIONS)}
@@ -137,11 +142,11 @@ class Cell:
         for name in ("seed", "data_seed"):
             if getattr(self, name) >= 2**64:
                 raise ValueError(f"{argument(name)} must be below 2**64; got {getattr(self, name)}.")
-        for kind in PACKAGES:
+        for kind in PARTS:
             if ":" in getattr(self, kind):
                 _source_hash(kind, getattr(self, kind))
-        if self.decoder is not None:
-            differing = [name for name in MODEL_SETTINGS if getattr(self, name) != getattr(self.decoder, name)]
+        if self.fitted_model is not None:
+            differing = [name for name in MODEL_SETTINGS if getattr(self, name) != getattr(self.fitted_model, name)]
             if differing:
                 raise ValueError(
                     f"a cell that takes over a model must have its {', '.join(map(argument, MODEL_SETTINGS))}; these "
@@ -164,21 +169,31 @@ class Cell:
                 hint = did_you_mean(str(name), known)
                 raise ValueError(f"there is no setting {name!r}.{hint} There are {', '.join(known)}.")
         given = dict(settings)
-        if isinstance(given.get("decoder"), Mapping):
-            given["decoder"] = cls.of(given["decoder"])
+        if not isinstance(given.get("decoder", ""), str):
+            raise ValueError(
+                f"{argument('decoder')} must be the name of a network; got {shown(given['decoder'])}. Before format "
+                f"{FORMAT} it was the cell whose model is taken over, which is {argument('fitted_model')} now: what "
+                f"was run then is run again in another folder."
+            )
+        if isinstance(given.get("fitted_model"), Mapping):
+            given["fitted_model"] = cls.of(given["fitted_model"])
         return cls(**given)
 
     def settings(self) -> dict[str, Any]:
         """Return all settings in YAML's terms; :meth:`of` undoes it."""
-        found = {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if name != "decoder"}
-        return found | {"decoder": None if self.decoder is None else self.decoder.settings()}
+        found = {
+            name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if name != "fitted_model"
+        }
+        return found | {"fitted_model": None if self.fitted_model is None else self.fitted_model.settings()}
 
     @property
     def hash(self) -> str:
         """Sixteen hex digits of all settings, of their format, and of the files of classes of your own."""
-        own = {kind: _source_hash(kind, getattr(self, kind)) for kind in PACKAGES if ":" in getattr(self, kind)}
-        decoder = None if self.decoder is None else self.decoder.hash
-        text = json.dumps({"format": FORMAT, **self.settings(), "decoder": decoder, "own": own}, sort_keys=True)
+        own = {kind: _source_hash(kind, getattr(self, kind)) for kind in PARTS if ":" in getattr(self, kind)}
+        fitted_model = None if self.fitted_model is None else self.fitted_model.hash
+        text = json.dumps(
+            {"format": FORMAT, **self.settings(), "fitted_model": fitted_model, "own": own}, sort_keys=True
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def with_seed(self, seed: int) -> "Cell":
@@ -191,7 +206,9 @@ class Cell:
         >>> Cell(guide="iaf", seed=3).label(["guide", "seed"])
         'iaf, seed 3'
         """
-        named = (str(v) if name in PACKAGES else f"{name} {_short(v)}" for name in names for v in [getattr(self, name)])
+        values = {name: getattr(self, name) for name in names}
+        # A network's name says not whose it is.
+        named = (str(v) if name in KINDS else f"{name} {_short(v)}" for name, v in values.items())
         return ", ".join(named) or self.guide
 
 

@@ -87,17 +87,17 @@ def compare(
     out = Path(out).resolve()
     if (out / CONFIG).is_file():
         raise RunError(f"{out} is the folder of a run: choose another {argument('out')} for the comparison.")
-    fits = [Task(cell, out, only_fit=True) for cell in grid.decoders]
+    fits = [Task(cell, out, only_fit=True) for cell in grid.fitted_models]
     cells = [Task(cell, out) for cell in grid.cells]
     cells = [task for task in cells if not is_finished(task.path, task.cell)]
     for task in (*fits, *cells):
         require_inside(task.path, out)
-    needed = {task.cell.decoder for task in cells}
+    needed = {task.cell.fitted_model for task in cells}
     fits = [task for task in fits if task.cell in needed]
     if cells:
         if backend in LOCAL:
             _require_data([task.cell for task in cells], len(grid.cells))
-        every = [*grid.decoders, *grid.cells]
+        every = [*grid.fitted_models, *grid.cells]
         _require_same_data(every, [task.cell for task in (*fits, *cells)], out)
     outlook = seed_outlook(grid)
     if cells and outlook is not None:
@@ -113,13 +113,13 @@ def compare(
                 unfitted[task.cell] = error
             if display is not None:
                 display.end(task, error)
-        ready = [task for task in cells if task.cell.decoder not in unfitted]
+        ready = [task for task in cells if task.cell.fitted_model not in unfitted]
         for task, error in run_tasks(ready, **options) if ready else ():
             if display is not None:
                 display.end(task, error)
         for task in cells:
-            if task.cell.decoder in unfitted:
-                error = f"the model that it takes over could not be fitted: {unfitted[task.cell.decoder]}"
+            if task.cell.fitted_model in unfitted:
+                error = f"the model that it takes over could not be fitted: {unfitted[task.cell.fitted_model]}"
                 write_error(task.path, error)
                 if display is not None:
                     display.end(task, error)

@@ -137,8 +137,8 @@ class Comparison:
         labels = [cell.label(names) for cell in groups]
         found = {}
         for (cell, members), label in zip(groups.items(), labels, strict=True):
-            if labels.count(label) > 1 and cell.decoder is not None:
-                label = f"{label}, model {cell.decoder.hash}"
+            if labels.count(label) > 1 and cell.fitted_model is not None:
+                label = f"{label}, model {cell.fitted_model.hash}"
             done = sorted((m for m in members if m.finished), key=lambda member: member.cell.seed)
             found[label] = Configuration(label, done)
         return found
@@ -256,7 +256,11 @@ def _images_of(result: CellResult) -> str:
 def _row(result: CellResult) -> dict[str, Any]:
     settings = result.cell.settings()
     row = {name: _plain(settings[name]) for name in SETTINGS}
-    row = {"cell": result.cell.hash, "decoder": result.cell.decoder.hash if result.cell.decoder else None, **row}
+    row = {
+        "cell": result.cell.hash,
+        "fitted_model": result.cell.fitted_model.hash if result.cell.fitted_model else None,
+        **row,
+    }
     row["status"] = "finished" if result.finished else "unfinished" if result.error == UNFINISHED else "failed"
     row["error"] = (result.error or "").partition("\n")[0] or None
     found = result.evaluation

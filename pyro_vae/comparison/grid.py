@@ -14,11 +14,11 @@ from pyro_vae.runtime.trust import names_from
 from pyro_vae.runtime.wording import did_you_mean
 
 DESIGNS = ("joint", "frozen")
-KEYS = ("design", "common", "grid", "cells", "decoder")
+KEYS = ("design", "common", "grid", "cells", "fitted_model")
 
 FOLDERS = "folders"
 """A key that only a grid has which :func:`pyro_vae.compare` has written: its cells' folders, in their order."""
-SETTINGS = tuple(field.name for field in fields(Cell) if field.name != "decoder")
+SETTINGS = tuple(field.name for field in fields(Cell) if field.name != "fitted_model")
 
 MOST_CELLS = 100_000
 """Of one grid."""
@@ -61,7 +61,7 @@ class Grid:
             description: ``grid``, from a setting to the list of its values, of which all combinations are taken;
                 ``cells``, a list of settings; ``common``, settings of all cells; ``design``, "joint" (each cell fits
                 its own model) or "frozen" (the guides of cells with one model are fitted to it after it was fitted
-                once, with the settings of ``decoder``).
+                once, with the settings of ``fitted_model``).
             lines: where each value stands in its file, for messages.
             name: of the file, for messages.
 
@@ -80,12 +80,14 @@ class Grid:
         if not isinstance(listed, Sequence) or isinstance(listed, str):
             raise reader.error(("cells",), "cells must be a list of settings, one for each cell.")
         own = [
-            reader.settings(settings, ("cells", number), (*SETTINGS, "decoder"))
+            reader.settings(settings, ("cells", number), (*SETTINGS, "fitted_model"))
             for number, settings in enumerate(listed)
         ]
-        if "decoder" in description and design != "frozen":
-            raise reader.error(("decoder",), "`decoder` is for `design: frozen`, whose cells take over its model.")
-        decoder = reader.settings(description.get("decoder"), ("decoder",))
+        if "fitted_model" in description and design != "frozen":
+            raise reader.error(
+                ("fitted_model",), "`fitted_model` is for `design: frozen`, whose cells take over its model."
+            )
+        fitted_model = reader.settings(description.get("fitted_model"), ("fitted_model",))
         number = math.prod(len(values) for values in axes.values()) + len(own)
         if number > MOST_CELLS:
             raise reader.error(("grid",), f"a grid has at most {MOST_CELLS:,} cells; this one has {number:,}.")
@@ -93,7 +95,7 @@ class Grid:
         cells = []
         for settings in [*(combinations if axes else []), *own]:
             both = {**common, **settings}
-            cells.append(reader.cell(_with_decoder(both, common, decoder) if design == "frozen" else both))
+            cells.append(reader.cell(_with_fitted_model(both, common, fitted_model) if design == "frozen" else both))
         if not cells:
             raise reader.error((), "the grid is empty: give lists of settings under `grid`, or settings under `cells`.")
         try:
@@ -127,24 +129,26 @@ class Grid:
         return tuple(found)
 
     @property
-    def decoders(self) -> tuple[Cell, ...]:
+    def fitted_models(self) -> tuple[Cell, ...]:
         """The distinct cells whose models others take over."""
-        return tuple(dict.fromkeys(cell.decoder for cell in self.cells if cell.decoder is not None))
+        return tuple(dict.fromkeys(cell.fitted_model for cell in self.cells if cell.fitted_model is not None))
 
     def description(self) -> dict[str, Any]:
         """Return it in YAML's terms, cell by cell, and their folders; :meth:`of` undoes it."""
         return {"cells": [cell.settings() for cell in self.cells], FOLDERS: [cell.hash for cell in self.cells]}
 
 
-def _with_decoder(settings: Mapping[str, Any], common: Mapping[str, Any], decoder: Mapping[str, Any]) -> dict[str, Any]:
+def _with_fitted_model(
+    settings: Mapping[str, Any], common: Mapping[str, Any], fitted_model: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a cell's settings with those of the cell that its model is taken from.
 
     What makes the model is the cell's own. All else is what is common to the grid's cells, but for guide and seed,
-    which are the default ones, and but for how cells are measured, as it is not; ``decoder`` has the last word.
+    which are the default ones, and but for how cells are measured, as it is not; ``fitted_model`` has the last word.
     """
     shared = {name: value for name, value in settings.items() if name in MODEL_SETTINGS}
     others = {name: value for name, value in common.items() if name not in ("guide", "seed", *MEASUREMENT)}
-    return {**settings, "decoder": {**others, **shared, **decoder}}
+    return {**settings, "fitted_model": {**others, **shared, **fitted_model}}
 
 
 class _Reader:
@@ -175,7 +179,7 @@ class _Reader:
         self.check_keys(found, known, place, "setting")
         for name, value in found.items():
             # Whether a model goes with a cell, all of its settings say together.
-            if name != "decoder":
+            if name != "fitted_model":
                 self._check(name, value, (*place, name))
         return dict(found)
 

@@ -60,5 +60,5 @@ def load_run(
         return load_described(path, model, guide, trust=trust)
     cell = read_cell(path, trust=trust)
     images = data if isinstance(data, ImageData) else load_data_of_run(path, cell)
-    decoder = None if cell.decoder is None else path.resolve().parent / cell.decoder.hash
-    return load_described(path, *load_pair(path, cell, images, decoder))
+    fitted_model = None if cell.fitted_model is None else path.resolve().parent / cell.fitted_model.hash
+    return load_described(path, *load_pair(path, cell, images, fitted_model))

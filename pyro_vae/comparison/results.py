@@ -15,7 +15,7 @@ from pyro_vae.comparison.cell import FORMAT, Cell
 from pyro_vae.comparison.evaluation_file import check_evaluation
 from pyro_vae.errors import RunError
 from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
-from pyro_vae.parts import PACKAGES
+from pyro_vae.parts import PARTS
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.differences import differences, listed
 from pyro_vae.runtime.files import write_bytes
@@ -217,7 +217,7 @@ def _differing(found: Mapping[str, Any], cell: Cell, hash: str | None) -> str:
     if "settings" not in found:
         return f"other settings ({shown(found.get('cell'))} is their hash, not {hash or cell.hash!r})"
     differing = list(differences(found["settings"], cell.settings()))
-    own = [f"{argument(kind)} {getattr(cell, kind)}" for kind in PACKAGES if ":" in getattr(cell, kind)]
+    own = [f"{argument(kind)} {getattr(cell, kind)}" for kind in PARTS if ":" in getattr(cell, kind)]
     if not differing and own:
         return f"other code: the file of {' or '.join(own)} has changed since"
     return f"other settings; {listed(differing) or 'its `cell` is not their hash'}"

@@ -36,7 +36,7 @@ from pyro_vae.fit.parameters import owners_of
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted
 from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.objectives.without_jit import without_jit
-from pyro_vae.parts import PACKAGES, make_guide, make_objective, make_pair, parse_part
+from pyro_vae.parts import PARTS, make_guide, make_objective, make_pair, parse_part
 from pyro_vae.programs.modules import local_params
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.bounded import bounded, require_sizes
@@ -87,38 +87,39 @@ def load_data_of_run(path: Path, cell: Cell, moved: str | Path | None = None) ->
         ) from error
 
 
-def make_pair_of(cell: Cell, data: ImageData, decoder: Path | None = None) -> tuple[Any, Any]:
+def make_pair_of(cell: Cell, data: ImageData, fitted_model: Path | None = None) -> tuple[Any, Any]:
     """Return model and guide of a cell as they are before they are fitted.
 
     Args:
         cell: whose parts are made, under its seed. The caller's random state is left as it was.
         data: of the cell.
-        decoder: the run folder that the model is taken from, where the cell takes one over; the model then requires
-            no gradient.
+        fitted_model: the run folder that the model is taken from, where the cell takes one over; the model then
+            requires no gradient.
     """
     inputs = partial(data.observe, data.train)
     with seeded(cell.seed):
-        if cell.decoder is not None:
-            if decoder is None or not is_fitted(decoder, cell.decoder):
-                raise RunError(f"the model that the cell takes over is not fitted to its end in {decoder}.")
-            model = load_pair(decoder, cell.decoder, data)[0].requires_grad_(False)
+        if cell.fitted_model is not None:
+            if fitted_model is None or not is_fitted(fitted_model, cell.fitted_model):
+                raise RunError(f"the model that the cell takes over is not fitted to its end in {fitted_model}.")
+            model = load_pair(fitted_model, cell.fitted_model, data)[0].requires_grad_(False)
             torch.manual_seed(cell.seed)
             encoder_dims = cell.encoder_dims or cell.hidden_dims[::-1]
             guide = make_guide(
-                data.x_shape, cell.latent_dim, encoder_dims, guide=cell.guide, model=model, activation=cell.activation,
-                data=inputs,
+                data.x_shape, cell.latent_dim, encoder_dims, guide=cell.guide, model=model, encoder=cell.encoder,
+                activation=cell.activation, data=inputs,
             )  # fmt: skip
             return model, guide
         model, guide = make_pair(
             data.x_shape, cell.latent_dim, cell.hidden_dims, model=cell.model, guide=cell.guide, prior=cell.prior,
-            likelihood=cell.likelihood, encoder_dims=cell.encoder_dims, activation=cell.activation, data=inputs,
+            likelihood=cell.likelihood, encoder=cell.encoder, decoder=cell.decoder, encoder_dims=cell.encoder_dims,
+            activation=cell.activation, data=inputs,
         )  # fmt: skip
         if cell.init_bias and hasattr(getattr(model, "likelihood", None), "initialize_bias"):
             model.likelihood.initialize_bias(data.train_mean())
         return model, guide
 
 
-def load_pair(path: Path, cell: Cell, data: ImageData, decoder: Path | None = None) -> tuple[Any, Any]:
+def load_pair(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None = None) -> tuple[Any, Any]:
     """Return the fitted model and guide of a cell from its run folder.
 
     Args: as for :func:`make_pair_of`; ``path`` is the run folder.
@@ -128,14 +129,16 @@ def load_pair(path: Path, cell: Cell, data: ImageData, decoder: Path | None = No
     """
     config = read_config(path)
     require_same_data(config["data"], data, path)
-    run = load_run(path, *_pair_as_large_as_its_checkpoint(path, cell, data, decoder))
+    run = load_run(path, *_pair_as_large_as_its_checkpoint(path, cell, data, fitted_model))
     for name, program in (("model", run.model), ("guide", run.guide)):
         if config[name] != describe(program):
             raise RunError(f"{path / CONFIG}: `{name}` describes another {name} than its recipe makes.")
     return run.model, run.guide
 
 
-def _pair_as_large_as_its_checkpoint(path: Path, cell: Cell, data: ImageData, decoder: Path | None) -> tuple[Any, Any]:
+def _pair_as_large_as_its_checkpoint(
+    path: Path, cell: Cell, data: ImageData, fitted_model: Path | None
+) -> tuple[Any, Any]:
     """Return what :func:`make_pair_of` does, its numbers still to be filled in from the folder's checkpoint.
 
     Raises:
@@ -144,14 +147,16 @@ def _pair_as_large_as_its_checkpoint(path: Path, cell: Cell, data: ImageData, de
     tensors, _ = read_fitted(path)
     values = {name: tensor for name, tensor in tensors.items() if name.startswith(("values.", "best."))}
     size = sum(tensor.numel() for tensor in values.values())
-    names, options = zip(*(parse_part(kind, getattr(cell, kind)) for kind in PACKAGES), strict=True)
+    names, options = zip(*(parse_part(kind, getattr(cell, kind)) for kind in PARTS), strict=True)
     require_sizes([cell.latent_dim, cell.hidden_dims, cell.encoder_dims or (), options], size, str(path))
     # A class of the user's own, which the user trusts, may do what it likes.
     trusted = any(":" in name and not is_declared(name.rpartition(":")[0]) for name in names)
     try:
         with contextlib.nullcontext() if trusted else bounded(values, str(path), others=data.train.numel()):
             # The bias is the checkpoint's; to look for one may take thousands of steps.
-            model, guide = make_pair_of(cell if cell.decoder else replace(cell, init_bias=False), data, decoder)
+            model, guide = make_pair_of(
+                cell if cell.fitted_model else replace(cell, init_bias=False), data, fitted_model
+            )
         if any(name.startswith("values.store.") for name in tensors):
             # Parameters of `pyro.param` statements must be there to be filled.
             with seeded(cell.seed), torch.no_grad(), poutine.block(), local_params(model, guide):
@@ -184,18 +189,18 @@ def load_cell(
     path = Path(path).resolve()
     cell = read_cell(path, trust=trust)
     data = data if isinstance(data, ImageData) else load_data_of_run(path, cell, data)
-    decoder = None if cell.decoder is None else path.parent / cell.decoder.hash
-    return *load_pair(path, cell, data, decoder), data
+    fitted_model = None if cell.fitted_model is None else path.parent / cell.fitted_model.hash
+    return *load_pair(path, cell, data, fitted_model), data
 
 
-def _require_fitting_checkpoint(path: Path, cell: Cell, data: ImageData, decoder: Path | None) -> None:
+def _require_fitting_checkpoint(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None) -> None:
     """Refuse to go on in a folder whose checkpoint is too small for the pair that its recipe describes."""
     if (path / CHECKPOINT).is_file():
-        _pair_as_large_as_its_checkpoint(path, cell, data, decoder)
+        _pair_as_large_as_its_checkpoint(path, cell, data, fitted_model)
 
 
 def fit_cell(
-    cell: Cell, path: Path, *, data: ImageData | None = None, decoder: Path | None = None, resume: bool = True,
+    cell: Cell, path: Path, *, data: ImageData | None = None, fitted_model: Path | None = None, resume: bool = True,
     progress: bool | None = None,
 ) -> Run:  # fmt: skip
     """Fit a cell's pair in a run folder, or go on where the folder's last checkpoint left it.
@@ -204,8 +209,8 @@ def fit_cell(
         As for :func:`pyro_vae.fit`.
     """
     data = load_data_of(cell) if data is None else data
-    _require_fitting_checkpoint(path, cell, data, decoder)
-    model, guide = make_pair_of(cell, data, decoder)
+    _require_fitting_checkpoint(path, cell, data, fitted_model)
+    model, guide = make_pair_of(cell, data, fitted_model)
     cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=cell.epochs, eta_min=0.02 * cell.lr)
     schedules: dict[str, Any] = {"cosine": cosine, "iwae": "iwae", "constant": None}
     run = fit(
@@ -221,7 +226,7 @@ def fit_cell(
     return run
 
 
-def rehearse(cell: Cell, data: ImageData, decoder: Path | None = None) -> None:
+def rehearse(cell: Cell, data: ImageData, fitted_model: Path | None = None) -> None:
     """Measure a cell's pair as it is before it is fitted, on a few images and with a few samples.
 
     What cannot be measured is so found before hours of training, not after. That a number is not finite may be another
@@ -235,7 +240,7 @@ def rehearse(cell: Cell, data: ImageData, decoder: Path | None = None) -> None:
         num_gaps=min(cell.num_gaps, 2),
     )  # fmt: skip
     with _silent(), pyro.get_param_store().scope(), contextlib.suppress(NonFiniteError):
-        model, guide = make_pair_of(cell, data, decoder)
+        model, guide = make_pair_of(cell, data, fitted_model)
         for module in owners_of(model, guide).values():
             module.to(as_device(cell.device))
         with seeded(cell.seed):
@@ -300,7 +305,7 @@ def measure_cell(
 
 
 def run_cell(
-    cell: Cell, path: Path, *, data: ImageData | None = None, decoder: Path | None = None,
+    cell: Cell, path: Path, *, data: ImageData | None = None, fitted_model: Path | None = None,
     progress: bool | None = False, rehearsed: bool = False,
 ) -> CellResult:  # fmt: skip
     """Fit and measure a cell in its run folder, as far as that is not done yet.
@@ -311,7 +316,7 @@ def run_cell(
         cell: what to run.
         path: its run folder; its parent is made where it is missing.
         data: of the cell; loaded unless given, or where there is nothing left to do.
-        decoder: the run folder of the model that it takes over, where it takes one.
+        fitted_model: the run folder of the model that it takes over, where it takes one.
         progress: show bars; None shows them on a terminal only.
         rehearsed: the caller has done :func:`rehearse`.
 
@@ -327,10 +332,10 @@ def run_cell(
         require_same_data(read_config(path)["data"], data, path)
     if finished:
         return read_result(path, cell)
-    _require_fitting_checkpoint(path, cell, data, decoder)
+    _require_fitting_checkpoint(path, cell, data, fitted_model)
     if not (rehearsed or is_fitted(path, cell)):
-        rehearse(cell, data, decoder)
-    run = fit_cell(cell, path, data=data, decoder=decoder, progress=progress)
+        rehearse(cell, data, fitted_model)
+    run = fit_cell(cell, path, data=data, fitted_model=fitted_model, progress=progress)
     start = time.perf_counter()
     evaluation, per_datum = measure_cell(cell, run.model, run.guide, data, progress)
     evaluation |= {

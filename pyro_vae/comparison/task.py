@@ -75,7 +75,7 @@ def work(task: Task, threads: int | None = None, parent: int | None = None) -> s
 
 
 def _run(task: Task) -> None:
-    decoder = None if task.cell.decoder is None else folder_of(task.out, task.cell.decoder)
+    fitted_model = None if task.cell.fitted_model is None else folder_of(task.out, task.cell.fitted_model)
     with alone_in(task.path, wait=True):
         if is_finished(task.path, task.cell):
             return
@@ -85,7 +85,7 @@ def _run(task: Task) -> None:
         if task.only_fit:
             fit_cell(task.cell, task.path, progress=False)
         else:
-            run_cell(task.cell, task.path, decoder=decoder)
+            run_cell(task.cell, task.path, fitted_model=fitted_model)
         _log(task, "fitted" if task.only_fit else "finished")
 
 

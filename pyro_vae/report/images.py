@@ -78,7 +78,9 @@ def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | Non
 
 def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
     cell = result.cell
-    model, guide = load_pair(result.path, cell, data, None if cell.decoder is None else folder_of(out, cell.decoder))
+    model, guide = load_pair(
+        result.path, cell, data, None if cell.fitted_model is None else folder_of(out, cell.fitted_model)
+    )
     drawers: dict[str, Callable[[], tuple[Any, str]]] = {
         "samples": lambda: _samples(model, data.test[:1]),
         "reconstructions": lambda: _reconstructions(model, guide, data.test[: cell.num_test]),

@@ -131,8 +131,10 @@ def varying_settings(comparison: Comparison) -> dict[str, list[str]]:
 def common_settings(comparison: Comparison) -> dict[str, list[str]]:
     """Return the settings that all cells share and that are not left open, and what models were taken over."""
     found = _values(comparison, [name for name in SETTINGS if name not in comparison.varying])
-    decoders = dict.fromkeys(result.cell.decoder for result in comparison.results if result.cell.decoder is not None)
-    said = [decoder.label(["guide", "objective", "epochs", "seed"]) for decoder in decoders]
+    fitted_models = dict.fromkeys(
+        result.cell.fitted_model for result in comparison.results if result.cell.fitted_model is not None
+    )
+    said = [fitted_model.label(["guide", "objective", "epochs", "seed"]) for fitted_model in fitted_models]
     return found | ({"model taken over from": said} if said else {})
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from pyro_vae.errors import RunError
 from pyro_vae.runtime.arguments import are_flags, argument, named_as
+from pyro_vae.runtime.installed import declares
 
 NAMESPACES = (
     "pyro_vae.guides", "pyro_vae.models", "pyro_vae.nn", "pyro_vae.objectives",
@@ -55,6 +56,9 @@ def names_from(where: object, *, trust: bool, named: Collection[str] = ()) -> It
 def require_trusted(name: str) -> None:
     """Refuse to import a class that only a file names, and that is no declared part.
 
+    Declared are the parts of this package, of Pyro and of torch, and those that an installed package has among its
+    entry points: who installed it has chosen to run its code.
+
     Args:
         name: ``path/to/file.py:ClassName`` or ``package.module:ClassName``.
 
@@ -62,7 +66,7 @@ def require_trusted(name: str) -> None:
         RunError: it is one; the message says how it is allowed.
     """
     source = _source.get()
-    if source is None or is_declared(name.rpartition(":")[0]) or name in source.named:
+    if source is None or is_declared(name.rpartition(":")[0]) or declares(name) or name in source.named:
         return
     raise _refusal(source.where, name, source.how)
 
@@ -103,6 +107,7 @@ def trusted_class(path: str, where: str, trust: bool) -> type:
         AttributeError: there is no such class in it.
     """
     module, _, name = path.partition(":")
+    trust = trust or declares(path)
     if not (trust or is_declared(module)):
         raise _refusal(where, path, _how_to_trust())
     if not (_PATH.fullmatch(module) and _PATH.fullmatch(name.replace("<locals>", "locals"))):

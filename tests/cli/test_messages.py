@@ -14,7 +14,7 @@ from small_folders import settings, write_images, write_run
 from pyro_vae.cli import main
 from pyro_vae.cli.part_flags import Part
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.parts import PACKAGES, make_objective, make_pair, part_names
+from pyro_vae.parts import PARTS, make_objective, make_pair, part_names
 from pyro_vae.runtime.arguments import named_as
 
 OWN = '''
@@ -122,13 +122,14 @@ FLAGS = [
     ["--schedule", "x"], ["--kl_warmup", -1], ["--clip_grad_norm", 0], ["--patience", 0], ["--compile", "x"],
     ["--device", "x"], ["--num_test", 1], ["--num_samples", 0], ["--elbo_samples", 1], ["--num_gaps", -1],
     ["--model", "x"], ["--guide", "x"], ["--prior", "x"], ["--likelihood", "x"], ["--objective", "x"],
+    ["--encoder", "x"], ["--decoder", "x"],
     ["--activation", "x"], ["--init_bias", "x"], ["--patience", 3, "--valid_size", 0], ["--out", "images.npy"],
     ["--prior", "vamp"], ["--guide", "iaf", "--latent_dim", 1],
 ]  # fmt: skip
 
 
 def test_every_setting_has_a_wrong_value_to_try():
-    assert {field.name for field in fields(Cell)} - {words[0].removeprefix("--") for words in FLAGS} == {"decoder"}
+    assert {field.name for field in fields(Cell)} - {words[0].removeprefix("--") for words in FLAGS} == {"fitted_model"}
 
 
 def assert_in_flags(message: str, flag: str, words: list) -> None:
@@ -156,9 +157,9 @@ def test_a_wrong_value_of_evaluate_is_told_with_its_flag(words, fitted):
     assert_in_flags(said("evaluate", fitted, *words), words[0], words)
 
 
-def test_a_decoder_of_a_run_that_takes_none_is_refused(fitted):
-    told = "the run takes over no other run's model: leave out --decoder."
-    assert said("figures", fitted, "--decoder", fitted) == told
+def test_a_fitted_model_of_a_run_that_takes_none_is_refused(fitted):
+    told = "the run takes over no other run's model: leave out --fitted_model."
+    assert said("figures", fitted, "--fitted_model", fitted) == told
 
 
 @pytest.mark.parametrize(
@@ -173,11 +174,11 @@ def test_a_wrong_value_of_compare_is_told_with_its_flag_before_anything_is_writt
     assert not (folder / "cmp").exists()
 
 
-@pytest.mark.parametrize("kind", PACKAGES)
+@pytest.mark.parametrize("kind", PARTS)
 def test_a_wrong_option_of_any_part_is_told_with_its_flag(kind):
     """Options that the constructor refuses; of one that it takes there is nothing to tell."""
     tried = 0
-    for name in part_names(kind).keys() - {"trace_elbo"}:  # Pyro's own takes anything
+    for name in set(part_names(kind)) - {"trace_elbo"}:  # Pyro's own takes anything
         for option in Part.of(kind, name).options:
             for wrong in (-3, -1.5, math.nan, "nonsense"):
                 text = Part.of(kind, name).text_with({option: wrong})
@@ -193,7 +194,10 @@ def test_a_wrong_option_of_any_part_is_told_with_its_flag(kind):
                     message = str(error).replace(text, "")
                     assert f"--{kind}.{option}" in message
                     assert not re.search(rf"(?<![-.\w]){option}(?!\w)", message), message
-    assert tried >= {"model": 2, "likelihood": 3, "prior": 5, "guide": 20, "objective": 20}[kind]
+    assert (
+        tried
+        >= {"model": 2, "likelihood": 3, "prior": 5, "guide": 20, "objective": 20, "encoder": 6, "decoder": 6}[kind]
+    )
 
 
 SEE = "`pyro-vae fit --help` lists what there is."
@@ -288,10 +292,10 @@ def test_a_class_without_words_of_its_own_has_none_in_its_help(folder):
     [
         (["fit", "--out", "{}"], "--out"),
         (["fit", "--config", "{}"], "--config"),
-        (["fit", "--decoder", "{}"], "--decoder"),
+        (["fit", "--fitted_model", "{}"], "--fitted_model"),
         (["evaluate", "{}"], "RUN"),
         (["evaluate", "run", "--out", "{}"], "--out"),
-        (["figures", "run", "--decoder", "{}"], "--decoder"),
+        (["figures", "run", "--fitted_model", "{}"], "--fitted_model"),
         (["figures", "run", "--out", "{}"], "--out"),
         (["compare", "{}", "--out", "c"], "GRID.yaml"),
         (["compare", "grid.yaml", "--out", "{}"], "--out"),

@@ -125,7 +125,7 @@ def test_objectives_that_differ(tmp_path):
 def test_whether_models_are_the_cells_own(tmp_path):
     assert said(made_up_comparison(tmp_path, TWO_BY_TWO), "a model of its own")
     frozen = {**TWO_BY_TWO, "design": "frozen"}
-    assert Grid.of(frozen).decoders
+    assert Grid.of(frozen).fitted_models
     assert said(made_up_comparison(tmp_path, frozen), "seconds to fit are those of the guide alone")
 
 

@@ -23,7 +23,7 @@ OTHER = {
     "data": "mnist", "binarization": "static", "valid_size": 10, "data_seed": 1, "seed": 1, "epochs": 2,
     "batch_size": 5, "lr": 0.5, "adam_eps": 1e-4, "schedule": "iwae", "kl_warmup": 2, "clip_grad_norm": 3.0,
     "patience": 4, "compile": "off", "device": "cuda", "num_test": 7, "num_samples": 9, "elbo_samples": 8,
-    "num_gaps": 3, "decoder": {},
+    "num_gaps": 3, "fitted_model": {}, "encoder": "mlp(hidden_dims=(5,))", "decoder": "mlp(activation='relu')",
 }  # fmt: skip
 
 
@@ -34,12 +34,12 @@ def test_every_setting_is_in_the_hash():
 
 
 def test_settings_go_to_yaml_and_back():
-    cell = Cell.of({**OTHER, "decoder": None})
+    cell = Cell.of({**OTHER, "fitted_model": None})
     assert Cell.of(yaml.safe_load(yaml.safe_dump(cell.settings()))) == cell
-    frozen = Cell(guide="iaf", decoder=Cell(seed=3))
+    frozen = Cell(guide="iaf", fitted_model=Cell(seed=3))
     again = Cell.of(yaml.safe_load(yaml.safe_dump(frozen.settings())))
     assert again == frozen
-    assert again.hash == frozen.hash != Cell(guide="iaf", decoder=Cell(seed=4)).hash
+    assert again.hash == frozen.hash != Cell(guide="iaf", fitted_model=Cell(seed=4)).hash
 
 
 def test_spellings_of_one_part_are_one_cell():
@@ -94,8 +94,13 @@ def test_cells_of_one_group_differ_by_their_seed():
         ({"compile": "jit"}, r"compile must be one of off, trace, inductor, auto; got 'jit'"),
         ({"binarization": "half"}, r"binarization must be one of stochastic, .*; got 'half'"),
         ({"data": "mnist5k"}, r"unknown data set 'mnist5k'\. Did you mean 'mnist-5k'\?"),
-        ({"decoder": {"latent_dim": 7}}, r"must have its .*; these differ: latent_dim"),
-        ({"decoder": 3}, r"decoder must be the settings of a cell or nothing \(null\); got 3"),
+        ({"fitted_model": {"latent_dim": 7}}, r"must have its .*; these differ: latent_dim"),
+        (
+            {"decoder": {"seed": 1}},
+            r"decoder must be the name of a network; got {'seed': 1}\. Before format 3 it was the",
+        ),
+        ({"decoder": None}, r"decoder must be the name of a network; got None\. Before format 3"),
+        ({"fitted_model": 3}, r"fitted_model must be the settings of a cell or nothing \(null\); got 3"),
     ],
 )
 def test_what_makes_no_sense_is_said(settings, message):

@@ -128,14 +128,14 @@ def test_guides_are_fitted_to_one_model_that_stays_as_it_was(tmp_path):
         "design": "frozen",
         "common": {**COMMON, "epochs": 2, "prior": "mixture(num_components=3)"},
         "grid": {"guide": ["mean_field", "full_rank"]},
-        "decoder": {"epochs": 3},
+        "fitted_model": {"epochs": 3},
     }
     done = compare(grid, tmp_path / "out", threads=1)
     assert not done.failed
-    (decoder,) = Grid.of(grid).decoders
-    data = load_data_of(decoder)
-    folder = done.path / "cells" / decoder.hash
-    fitted, _ = load_pair(folder, decoder, data)
+    (fitted_model,) = Grid.of(grid).fitted_models
+    data = load_data_of(fitted_model)
+    folder = done.path / "cells" / fitted_model.hash
+    fitted, _ = load_pair(folder, fitted_model, data)
     untouched = dict(fitted.named_parameters())
     guides = []
     for result in done.results:
@@ -146,7 +146,7 @@ def test_guides_are_fitted_to_one_model_that_stays_as_it_was(tmp_path):
             assert not value.requires_grad
     assert type(guides[0]) is not type(guides[1])
     assert [line["event"] for line in events(done.path)] == ["started", "fitted"] + ["started", "finished"] * 2
-    assert done.table["decoder"].tolist() == [decoder.hash] * 2
+    assert done.table["fitted_model"].tolist() == [fitted_model.hash] * 2
 
 
 def test_a_cell_that_fails_is_recorded_and_the_rest_goes_on(tmp_path, monkeypatch):
@@ -223,17 +223,17 @@ def test_nothing_is_fitted_to_a_model_that_is_half_fitted(own_guides, tmp_path):
         "design": "frozen",
         "common": {**COMMON, "epochs": 1},
         "grid": {"guide": ["mean_field"]},
-        "decoder": {"epochs": 3, "guide": f"{own_guides}:FailsLate"},
+        "fitted_model": {"epochs": 3, "guide": f"{own_guides}:FailsLate"},
     }
     done = compare(grid, tmp_path / "out", threads=1)
-    (decoder,) = Grid.of(grid).decoders
-    assert (tmp_path / "out" / "cells" / decoder.hash / "checkpoint").is_dir()
+    (fitted_model,) = Grid.of(grid).fitted_models
+    assert (tmp_path / "out" / "cells" / fitted_model.hash / "checkpoint").is_dir()
     (failed,) = done.failed
     assert failed.error.startswith(
         "the model that it takes over could not be fitted: RuntimeError: the lights went out"
     )
     with pytest.raises(RunError, match="the model that the cell takes over is not fitted to its end"):
-        run_cell(failed.cell, tmp_path / "cell", decoder=tmp_path / "out" / "cells" / decoder.hash)
+        run_cell(failed.cell, tmp_path / "cell", fitted_model=tmp_path / "out" / "cells" / fitted_model.hash)
     (tmp_path / "mended").touch()
     assert not compare(grid, tmp_path / "out", threads=1).failed
 
@@ -318,13 +318,13 @@ def test_a_folder_of_another_version_or_none_is_refused(done, tmp_path):
     file = copy.results[0].path / "evaluation.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"format": 0}))
-    with pytest.raises(RunError, match=r"holds results of format 0; this version reads 2\. Choose another folder"):
+    with pytest.raises(RunError, match=r"holds results of format 0; this version reads 3\. Choose another folder"):
         Comparison.read(tmp_path)
     again = f"Choose another folder, or remove {file.parent}: it is computed again."
     for other, said in (
         ({"settings": content["settings"] | {"lr": 0.5, "guide": "iaf"}},
          "guide: was 'iaf', is 'mean_field'; lr: was 0.5, is 0.003"),
-        ({"settings": content["settings"] | {"decoder": {"lr": 1}}}, "decoder: was {'lr': 1}, is None"),
+        ({"settings": content["settings"] | {"fitted_model": {"lr": 1}}}, "fitted_model: was {'lr': 1}, is None"),
         ({}, "its `cell` is not their hash"),
     ):  # fmt: skip
         file.write_text(json.dumps(content | {"cell": "beef"} | other))

@@ -25,13 +25,13 @@ def test_guides_of_a_frozen_design_take_over_the_model_that_is_theirs():
             "design": "frozen",
             "common": {"epochs": 3, "num_gaps": 5},
             "grid": {"guide": ["mean_field", "iaf"], "latent_dim": [2, 3], "seed": [0, 1]},
-            "decoder": {"epochs": 7, "objective": "iwae"},
+            "fitted_model": {"epochs": 7, "objective": "iwae"},
         }
     )
     assert len(grid.cells) == 8
     for cell in grid.cells:
-        assert cell.decoder == Cell(latent_dim=cell.latent_dim, epochs=7, objective="iwae")
-    assert grid.decoders == tuple(Cell(latent_dim=d, epochs=7, objective="iwae") for d in (2, 3))
+        assert cell.fitted_model == Cell(latent_dim=cell.latent_dim, epochs=7, objective="iwae")
+    assert grid.fitted_models == tuple(Cell(latent_dim=d, epochs=7, objective="iwae") for d in (2, 3))
 
 
 def test_a_grid_goes_to_a_file_and_back():
@@ -43,7 +43,7 @@ def test_a_grid_goes_to_a_file_and_back():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"GRID must hold design, common, grid, cells, decoder; it holds None\."),
+        ("", r"GRID must hold design, common, grid, cells, fitted_model; it holds None\."),
         ("- 1\n", r"GRID must hold .*; it holds \[1\]"),
         ("grid: [\n", r"GRID, line 2: "),
         ("grd:\n  guide: [iaf]\n", r"GRID, line 1: there is no key 'grd'\. Did you mean 'grid'\?"),
@@ -58,12 +58,12 @@ def test_a_grid_goes_to_a_file_and_back():
         ("cells: iaf\n", r"GRID, line 1: cells must be a list of settings"),
         ("cells:\n  - iaf\n", r"GRID, line 2: expected `key: value` lines"),
         ("design: froze\n", r"GRID, line 1: design must be one of joint, frozen; got 'froze'"),
-        ("grid:\n  seed: [0]\ndecoder: {epochs: 2}\n", r"GRID, line 3: `decoder` is for `design: frozen`"),
+        ("grid:\n  seed: [0]\nfitted_model: {epochs: 2}\n", r"GRID, line 3: `fitted_model` is for `design: frozen`"),
         ("grid:\n  guide: [iaf]\n  guide: [planar]\n", r"GRID, line 3: 'guide' stands here twice"),
         ("grid:\n  seed: [0, 1, 0]\n", r"GRID: cells 1 and 3 of the grid are the same \(seed 0, hash [0-9a-f]{16}\)"),
         ("grid:\n  guide: [iaf, 'iaf( )']\n", r"GRID: cells 1 and 2 of the grid are the same \(iaf, hash"),
         (
-            "design: frozen\ngrid:\n  seed: [0]\ndecoder: {latent_dim: 3}\n",
+            "design: frozen\ngrid:\n  seed: [0]\nfitted_model: {latent_dim: 3}\n",
             r"GRID: a cell that takes over a model must have its .* these differ: latent_dim",
         ),
     ],

@@ -50,7 +50,7 @@ common:
   num_test: 4
   num_samples: 5
   elbo_samples: 5
-decoder:
+fitted_model:
   guide: mean_field
 grid:
   guide: [mean_field, low_rank(rank=1)]

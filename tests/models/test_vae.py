@@ -14,6 +14,7 @@ from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
+from pyro_vae.nn import MLP
 
 
 def test_the_joint_by_hand():
@@ -40,6 +41,15 @@ def test_parts_are_taken_as_given():
     default = VAE((4,), 3, (2,), "relu")
     assert isinstance(default.prior, StandardNormalPrior)
     assert (default.likelihood.hidden_dims, default.likelihood.activation) == ((2,), "relu")
+
+
+def test_a_decoder_goes_to_the_default_likelihood():
+    given = nn.Linear(3, 4)
+    assert VAE((4,), 3, decoder=given).likelihood.decoder is given
+    made = VAE((4,), 3, (2,), "relu", decoder=MLP).likelihood.decoder
+    assert (made.in_features, made.hidden_dims, made.out_features, made.activation) == (3, (2,), 4, "relu")
+    with pytest.raises(ValueError, match=r"a likelihood that is given has its decoder: write likelihood=Bernoulli"):
+        VAE((4,), 3, likelihood=BernoulliLikelihood((4,), 3), decoder=given)
 
 
 def test_the_evidence_of_a_one_dimensional_vae_by_quadrature():

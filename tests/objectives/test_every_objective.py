@@ -14,7 +14,7 @@ from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import LinearGaussian
 from pyro_vae.objectives.kl_weight import KLWeight
 from pyro_vae.objectives.tensor_loss import tensor_loss
-from pyro_vae.parts import part_names
+from pyro_vae.parts import own_parts
 from pyro_vae.programs.modules import local_params
 
 MAKE = {
@@ -40,7 +40,7 @@ def make(name):
 
 def test_every_objective_is_here_and_has_a_name():
     assert set(objectives.__all__) == set(MAKE)
-    assert set(part_names("objective").values()) == {getattr(objectives, name) for name in objectives.__all__}
+    assert set(own_parts("objective").values()) == {getattr(objectives, name) for name in objectives.__all__}
 
 
 every_objective = pytest.mark.parametrize("name", objectives.__all__)

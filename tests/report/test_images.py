@@ -100,9 +100,10 @@ def test_a_model_that_observes_nothing_says_so(fitted, monkeypatch):
 def test_a_model_that_was_taken_over_is_loaded_from_its_own_folder(tmp_path):
     comparison = made_up_comparison(tmp_path, {**FITTED, "design": "frozen"})
     result = comparison.results[0]
-    decoder = replace(result, cell=result.cell.decoder, path=tmp_path / "cells" / result.cell.decoder.hash)
-    fit_some(replace(comparison, results=[decoder]), [0])
-    fit_cell(result.cell, result.path, decoder=decoder.path, progress=False)
+    of_model = result.cell.fitted_model
+    fitted_model = replace(result, cell=of_model, path=tmp_path / "cells" / of_model.hash)
+    fit_some(replace(comparison, results=[fitted_model]), [0])
+    fit_cell(result.cell, result.path, fitted_model=fitted_model.path, progress=False)
     (cell,) = draw_cells([result], tmp_path)
     assert cell.failures == []
     assert len(cell.pictures) == 3

@@ -8,7 +8,7 @@ from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
 
 
 def test_outputs_come_one_after_the_other():
-    likelihood = DecodedLikelihood((2, 3), 4, (), "tanh", outputs=2)
+    likelihood = DecodedLikelihood((2, 3), 4, (), "tanh", None, {"location": 1, "log scale": 1})
     torch.nn.init.zeros_(likelihood.decoder.output.weight)
     with torch.no_grad():
         likelihood.decoder.output.bias.copy_(torch.arange(12.0))

@@ -1,0 +1,96 @@
+"""Encoders and decoders: what an owner makes of the network that it is given, and the features it takes from it."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from pyro_vae.nn.mlp import MLP
+from pyro_vae.runtime.memory import is_out_of_memory
+from pyro_vae.runtime.user_code import told
+
+Network = Callable[..., Any]
+"""A module from ``(*batch, in_features)`` to ``(*batch, out_features)``, or a class of such modules.
+
+A class, or a ``functools.partial`` of one, is called with those of ``in_features``, ``out_features``, ``hidden_dims``,
+``activation`` and ``x_shape`` that its constructor names.
+"""
+
+
+def make_network(network: Network | None, who: str, role: str, **sizes: Any) -> Callable[[Tensor], Tensor]:
+    """Return the network of an owner.
+
+    Args:
+        network: a module or another function of tensors, which is taken as it is; a class of modules, or a partial of
+            one; None makes an :class:`MLP`.
+        who: the owner's name, for the message.
+        role: what the owner calls the network, for the message.
+        sizes: what a class may be made of: ``in_features``, ``out_features``, ``hidden_dims``, ``activation`` and
+            ``x_shape``.
+
+    Raises:
+        ValueError: it is nothing that can be called.
+
+    >>> sizes = {"in_features": 6, "out_features": 4, "hidden_dims": (5,), "activation": "tanh", "x_shape": (1, 3, 2)}
+    >>> make_network(partial(MLP, activation="relu"), "MeanFieldGuide", "encoder", **sizes).activation
+    'relu'
+    """
+    network = MLP if network is None else network
+    if inspect.isclass(network) or isinstance(network, partial):
+        settled = network.keywords if isinstance(network, partial) else {}
+        parameters = inspect.signature(network).parameters.values()
+        names = {p.name for p in parameters} - settled.keys()
+        takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        made: Any = network(**{name: size for name, size in sizes.items() if takes_all or name in names})
+    else:
+        made = network
+    if not callable(made):
+        raise ValueError(
+            f"{who}: `{role}` must be a torch module, or a class of one; got {type(made).__name__}. The name of a "
+            f"network goes to pyro_vae.parts.make_pair."
+        )
+    return made
+
+
+def features_of(
+    network: Callable[[Tensor], Tensor], inputs: Tensor, blocks: Mapping[str, int], who: str, role: str
+) -> tuple[Tensor, ...]:
+    """Return a network's features of inputs ``(*batch, in_features)``: a tensor ``(*batch, size)`` for each block.
+
+    Args:
+        network: that is run.
+        inputs: a row for each datum or draw.
+        blocks: how many features the network owes for what, in their order.
+        who: the network's owner, for the message.
+        role: what the owner calls it, for the message.
+
+    Raises:
+        ValueError: the network takes other inputs, or returns another number of features or other leading dims.
+    """
+    num_features = sum(blocks.values())
+    try:
+        found = network(inputs)
+    except RuntimeError as error:
+        # Subclasses say what else went wrong, and are for whom they are raised.
+        if type(error) is not RuntimeError or is_out_of_memory(error):
+            raise
+        raise ValueError(
+            f"{who}: `{role}` must take {inputs.shape[-1]} features; given inputs of shape {tuple(inputs.shape)} it "
+            f"fails: {told(error)}."
+        ) from error
+    if found.shape == (*inputs.shape[:-1], num_features):
+        return found.split(list(blocks.values()), dim=-1)
+    layout = " + ".join(f"{size} ({what})" for what, size in blocks.items())
+    event = found.shape[inputs.ndim - 1 :]
+    fix = ""
+    if len(event) > 1 and math.prod(event) == num_features:
+        fix = f" Flatten what it returns: .flatten(-{len(event)})."
+    elif found.shape[-1] == num_features:
+        fix = " It must keep all dims before the last one."
+    raise ValueError(
+        f"{who}: `{role}` must return {layout} = {num_features} features; got shape {tuple(found.shape)} for inputs of "
+        f"shape {tuple(inputs.shape)}.{fix}"
+    )

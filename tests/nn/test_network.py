@@ -1,0 +1,107 @@
+"""What an owner makes of the network that it is given, and what it says of one that does not fit."""
+
+import logging
+import re
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models.likelihoods import BernoulliLikelihood, CategoricalLikelihood, GaussianLikelihood
+from pyro_vae.nn import MLP, features_of, make_network
+
+SIZES = {"in_features": 6, "out_features": 4, "hidden_dims": (5,), "activation": "relu", "x_shape": (1, 3, 2)}
+
+
+class Plain(nn.Module):
+    """Names two of the sizes, and has one of its own."""
+
+    def __init__(self, in_features, out_features, gain=1.0):
+        super().__init__()
+        self.in_features, self.out_features, self.gain = in_features, out_features, gain
+        self.linear = nn.Linear(in_features, out_features)
+
+    def forward(self, x):
+        return self.gain * self.linear(x)
+
+
+def made(network):
+    return make_network(network, "Owner", "encoder", **SIZES)
+
+
+def test_a_class_is_called_with_the_sizes_that_it_names():
+    assert (made(Plain).linear.in_features, made(Plain).linear.out_features) == (6, 4)
+    assert made(partial(Plain, gain=3.0)).gain == 3.0
+    default, others = made(None), made(partial(MLP, hidden_dims=(9, 8)))
+    assert (default.hidden_dims, default.activation) == ((5,), "relu")
+    assert (others.hidden_dims, others.activation) == ((9, 8), "relu")
+
+
+def test_a_module_or_a_function_is_taken_as_it_is():
+    module = nn.Linear(6, 4)
+    assert made(module) is module
+    assert made(torch.tanh) is torch.tanh
+
+
+@pytest.mark.parametrize("network", ["mlp", 3])
+def test_what_is_no_network_is_refused(network):
+    message = rf"Owner: `encoder` must be a torch module, or a class of one; got {type(network).__name__}\."
+    with pytest.raises(ValueError, match=message):
+        made(network)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (
+            nn.Linear(5, 4),
+            "Owner: `decoder` must take 6 features; given inputs of shape (2, 3, 6) it fails: RuntimeError",
+        ),
+        (nn.Linear(6, 5), "Owner: `decoder` must return 3 (a) + 1 (b) = 4 features; got shape (2, 3, 5) for inputs of"),
+        (
+            lambda x: x[..., :4].unflatten(-1, (2, 2)),
+            "got shape (2, 3, 2, 2) for inputs of shape (2, 3, 6). Flatten what",
+        ),
+        (lambda x: x[..., :4].flatten(0, 1), "got shape (6, 4) for inputs of shape (2, 3, 6). It must keep all dims"),
+    ],
+)
+def test_features_that_do_not_fit_say_what_was_expected(network, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        features_of(network, torch.zeros(2, 3, 6), {"a": 3, "b": 1}, "Owner", "decoder")
+
+
+def test_other_errors_of_a_network_are_its_own():
+    def asks(_):
+        raise NotImplementedError("later")
+
+    with pytest.raises(NotImplementedError, match="later"):
+        features_of(asks, torch.zeros(2, 6), {"a": 3}, "Owner", "decoder")
+
+
+def test_features_come_in_the_order_of_their_blocks():
+    first, second = features_of(nn.Identity(), torch.arange(4.0).expand(2, 4), {"a": 3, "b": 1}, "Owner", "encoder")
+    assert_close(first, torch.arange(3.0).expand(2, 3))
+    assert_close(second, torch.full((2, 1), 3.0))
+
+
+def test_guides_and_likelihoods_give_a_class_the_features_that_they_need():
+    assert MeanFieldGuide((1, 3, 2), 4, encoder=Plain).encoder.linear.weight.shape == (8, 6)
+    assert BernoulliLikelihood((1, 3, 2), 4, decoder=Plain).decoder.linear.weight.shape == (6, 4)
+    assert GaussianLikelihood((3,), 4, scale="predicted", decoder=Plain).decoder.linear.weight.shape == (6, 4)
+    likelihood = CategoricalLikelihood((3,), 4, levels=5, decoder=Plain)
+    assert likelihood.decoder.linear.weight.shape == (15, 4)
+    with pytest.raises(ValueError, match=r"BernoulliLikelihood: `decoder` must return 6 \(logit\) = 6 features; got"):
+        BernoulliLikelihood((1, 3, 2), 4, decoder=nn.Linear(4, 7))(torch.zeros(5, 4))
+
+
+def test_the_output_bias_of_a_decoder_without_one_stays_and_a_line_says_so(caplog):
+    likelihood = BernoulliLikelihood((6,), 4, decoder=Plain)
+    before = likelihood.decoder.linear.bias.clone()
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"):
+        likelihood.initialize_bias(torch.full((6,), 0.3))
+    assert torch.equal(likelihood.decoder.linear.bias, before)
+    (line,) = caplog.messages
+    assert line.startswith("BernoulliLikelihood: the output bias starts as the decoder Plain made it, and not at")

@@ -1,0 +1,193 @@
+"""Parts of an installed package are found by name wherever ours are, and imported when they are asked for."""
+
+import contextlib
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from small_folders import settings, write_images
+
+import pyro_vae
+from pyro_vae.cli import main
+from pyro_vae.comparison import Cell, Grid, compare, load_cell
+from pyro_vae.parts import KINDS, find_part, make_objective, make_pair, part_names
+
+CODE = '''
+"""Parts of a package that knows pyro-vae, and that pyro-vae does not."""
+
+from pyro_vae import guides, models, nn, objectives
+
+
+class ShyGuide(guides.MeanFieldGuide):
+    """q(z | x) that is shy.
+
+    Args:
+        shyness: of z.
+    """
+
+    def __init__(
+        self, x_shape, latent_dim=50, hidden_dims=(20,), activation="tanh", shyness: float = 1.0, encoder=None
+    ):
+        super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder=encoder)
+        self.shyness = shyness
+
+
+class ShyModel(models.VAE):
+    """p(x, z) that is shy."""
+
+
+class ShyPrior(models.priors.StandardNormalPrior):
+    """p(z) that is shy."""
+
+
+class ShyLikelihood(models.likelihoods.BernoulliLikelihood):
+    """p(x | z) that is shy."""
+
+
+class ShyNetwork(nn.MLP):
+    """Layers that are shy."""
+
+
+class ShyELBO(objectives.IWAE):
+    """A bound that is shy."""
+
+
+def function():
+    pass
+'''
+
+CLASSES = {
+    "models": "ShyModel", "guides": "ShyGuide", "priors": "ShyPrior", "likelihoods": "ShyLikelihood",
+    "networks": "ShyNetwork", "objectives": "ShyELBO",
+}  # fmt: skip
+
+
+def install(folder: Path, points: str, name: str = "shy-parts") -> None:
+    """What pip leaves of a package with entry points."""
+    module = name.replace("-", "_")
+    (folder / f"{module}.py").write_text(CODE)
+    info = folder / f"{module}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(points)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A folder of packages on the path."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for module in ("shy_parts", "more_parts"):
+        sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def package(site):
+    install(site, "".join(f"[pyro_vae.{group}]\nshy = shy_parts:{cls}\n" for group, cls in CLASSES.items()))
+
+
+@pytest.fixture
+def data(tmp_path) -> Path:
+    return write_images(tmp_path / "images.npy")
+
+
+ALL_SHY = dict.fromkeys(("model", "guide", "prior", "likelihood", "objective", "encoder", "decoder"), "shy")
+
+
+def said(*words: object, code: int = 0) -> str:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        assert main([*map(str, words)]) == code, err.getvalue()
+    return out.getvalue() if code == 0 else err.getvalue()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_part_of_every_kind_is_found_by_its_name(kind, package):
+    assert part_names(kind)[-1] == "shy"
+    assert "shy_parts" not in sys.modules, "to list names imports nothing"
+    assert find_part(kind, "shy").__name__ == CLASSES[f"{kind}s"]
+    with pytest.raises(ValueError, match=rf"{kind}: unknown name 'shyy'\. Did you mean 'shy'\? There are .*shy"):
+        find_part(kind, "shyy")
+
+
+def test_without_the_package_the_name_is_unknown():
+    assert "shy" not in part_names("guide")
+    with pytest.raises(ValueError, match="guide: unknown name 'shy'"):
+        find_part("guide", "shy")
+
+
+def test_a_pair_is_made_of_them(package):
+    model, guide = make_pair(
+        (4,),
+        2,
+        (3,),
+        model="shy",
+        guide="shy(shyness=2.0)",
+        prior="shy",
+        likelihood="shy",
+        encoder="shy",
+        decoder="shy",
+    )
+    made = [model, guide, model.prior, model.likelihood, guide.encoder, model.likelihood.decoder]
+    assert {type(part).__module__ for part in made} == {"shy_parts"}
+    assert make_objective("shy(num_particles=3)").num_particles == 3
+
+
+def test_the_command_line_lists_them_and_takes_their_options(package, data, tmp_path):
+    for kind in KINDS:
+        assert any(line.startswith("shy ") and "shy." in line for line in said("list", f"{kind}s").splitlines())
+    assert "--guide.shyness X" in said("fit", "--guide.help", "shy")
+    printed = said("fit", "--guide", "shy", "--guide.shyness", 3, "--print_config", "--json")
+    assert json.loads(printed)["guide"] == "shy(shyness=3)"
+    assert " or --guide shy or " in said("fit", "shy", code=2)
+
+
+def test_run_folders_and_grids_name_them_and_need_no_more_trust(package, data, tmp_path):
+    """Their code is the user's own choice, as ours is."""
+    grid = Grid.of({"common": settings(data) | ALL_SHY, "grid": {"guide": ["mean_field", "shy", "shy(shyness=2.0)"]}})
+    done = compare(grid, tmp_path / "grid", threads=1)
+    assert [result.error for result in done.results] == [None] * 3
+    run = done.results[1].path
+    model, guide, _ = load_cell(run)
+    loaded = pyro_vae.load_run(run)
+    for part in (model, guide, loaded.model, loaded.guide):
+        assert type(part).__module__ == "shy_parts"
+    assert Cell.of(settings(data) | {"guide": "shy_parts:ShyGuide"}).guide == "shy_parts:ShyGuide"
+    torch.manual_seed(0)
+    pyro_vae.fit(model, guide, torch.rand(20, 1, 4, 4).round(), epochs=1, batch_size=10, out=tmp_path / "run")
+    assert type(pyro_vae.load_run(tmp_path / "run").guide).__name__ == "ShyGuide"
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        (
+            "[pyro_vae.guides]\niaf = shy_parts:ShyGuide\n",
+            "the installed package shy-parts declares a guide 'iaf', and so does pyro-vae itself: rename the entry",
+        ),
+        (
+            "[pyro_vae.guides]\nbroken = shy_parts.nothing:ShyGuide\n",
+            "guide broken, of the installed package shy-parts: shy_parts.nothing:ShyGuide cannot be imported: Module",
+        ),
+        (
+            "[pyro_vae.guides]\nbroken = shy_parts:function\n",
+            "shy_parts:function is no guide: its class is a torch.nn.Module, or has __call__",
+        ),
+    ],
+)
+def test_what_cannot_be_taken_is_told(points, message, site):
+    install(site, points)
+    name = points.split("\n")[1].split(" ")[0]
+    assert message in said("fit", "--guide", name, "--print_config", code=2)
+
+
+def test_two_packages_with_one_name_are_told(site):
+    install(site, "[pyro_vae.priors]\nshy = shy_parts:ShyPrior\n")
+    install(site, "[pyro_vae.priors]\nshy = more_parts:ShyPrior\n", name="more-parts")
+    with pytest.raises(ValueError, match=r"declares a prior 'shy', and so does the package (shy|more)-parts"):
+        part_names("prior")
