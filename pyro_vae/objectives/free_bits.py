@@ -2,11 +2,11 @@
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent
 
 from pyro_vae.objectives.particle_bound import ParticleBound, Sampled
-from pyro_vae.programs.laws import kl_at, unwrapped
+from pyro_vae.programs.laws import kl_at
 from pyro_vae.programs.particles import Particles, Site
+from pyro_vae.programs.unit_kl import DependentUnitsError, kl_of_units
 from pyro_vae.runtime.checks import check_number
 
 GROUPS = ("dim", "site")
@@ -75,16 +75,29 @@ class FreeBits(ParticleBound):
         if name not in run.model_trace.nodes:
             raise ValueError(f"FreeBits: the guide's site {name!r} is auxiliary; its KL has no meaning of its own.")
         q, p = run.guide_trace.nodes[name], run.model_trace.nodes[name]
-        if self.per == "site":
-            kl = kl_at(q["fn"], p["fn"], q["value"]).unsqueeze(-1)
-        else:
-            kl = kl_at(_independent(q), _independent(p), q["value"])
-            event_dim = q["fn"].event_dim
-            kl = kl.flatten(-event_dim) if event_dim else kl.unsqueeze(-1)
-        if q["mask"] is not None:
-            mask = torch.as_tensor(q["mask"], device=kl.device).unsqueeze(-1)
-            kl = torch.where(mask, kl, torch.zeros_like(kl))
+        kl = self._of_site(q, p) if self.per == "site" else self._of_dims(q, p)
         return torch.stack([run.per_datum(group).expand(run.shape) for group in kl.unbind(-1)], -1)
+
+    @staticmethod
+    def _of_site(q: Site, p: Site) -> Tensor:
+        """Return the KL of a whole site, ``(*batch_dims, 1)``."""
+        kl = kl_at(q["fn"], p["fn"], q["value"])
+        if q["mask"] is not None:
+            kl = torch.where(torch.as_tensor(q["mask"], device=kl.device), kl, torch.zeros_like(kl))
+        return kl.unsqueeze(-1)
+
+    @staticmethod
+    def _of_dims(q: Site, p: Site) -> Tensor:
+        """Return the KL of each dim of a site, ``(*batch_dims, dims)``."""
+        try:
+            kl = kl_of_units(q, p)
+        except DependentUnitsError as error:
+            raise ValueError(
+                f"FreeBits: per='dim' needs independent dims at site {error.name!r}; {error.law} has none. Use "
+                f"per='site', or a guide and a prior that are products (mean_field, standard_normal)."
+            ) from None
+        event_dim = q["fn"].event_dim
+        return kl.flatten(-event_dim) if event_dim else kl.unsqueeze(-1)
 
 
 def _share_there(run: Particles, site: Site) -> Tensor:
@@ -93,14 +106,3 @@ def _share_there(run: Particles, site: Site) -> Tensor:
         return torch.ones(run.shape[1], device=site["value"].device)
     mask = torch.as_tensor(site["mask"], device=site["value"].device).expand(site["fn"].batch_shape)
     return (run.per_datum(mask.float())[0] > 0).float()
-
-
-def _independent(site: Site) -> torch.distributions.Distribution:
-    """Return the site's law of one element, where elements are independent."""
-    fn = unwrapped(site["fn"], Independent)
-    if fn.event_dim:
-        raise ValueError(
-            f"FreeBits: per='dim' needs independent dims at site {site['name']!r}; {type(fn).__name__} has none. "
-            f"Use per='site', or a guide and a prior that are products (mean_field, standard_normal)."
-        )
-    return fn

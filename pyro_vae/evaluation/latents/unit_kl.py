@@ -1,17 +1,12 @@
 """The KL of each latent unit, where the laws of posterior and prior are products over units."""
 
-from typing import Any
-
 import torch
-from pyro.distributions import MaskedDistribution
 from torch import Tensor
-from torch.distributions import Independent
 
 from pyro_vae.evaluation.over_data.latent_draws import by_datum
-from pyro_vae.programs.laws import kl_at, unwrapped
-from pyro_vae.programs.masks import element_mask
 from pyro_vae.programs.pair import Pair
-from pyro_vae.programs.particles import Particles, Site
+from pyro_vae.programs.particles import Particles
+from pyro_vae.programs.unit_kl import DependentUnitsError, kl_of_units
 
 
 class UnitKLError(ValueError):
@@ -46,20 +41,11 @@ def unit_kl(pair: Pair, run: Particles, names: list[str]) -> Tensor:
         raise UnitKLError("the guide has sites of its own, over which q(z | x) is an integral")
     parts = []
     for name in names:
-        site, z = run.guide_trace.nodes[name], run.guide_trace.nodes[name]["value"]
-        q, p = _of_one_unit(site, "q(z | x)"), _of_one_unit(run.model_trace.nodes[name], "p(z)")
-        part = q.log_prob(z) - p.log_prob(z) if name in pair.follows_later else kl_at(q, p, z)
-        mask = element_mask(site)
-        if mask is not None:
-            part = torch.where(mask.to(part.device), part, torch.zeros_like(part))
+        site = run.guide_trace.nodes[name]
+        try:
+            part = kl_of_units(site, run.model_trace.nodes[name], closed=name not in pair.follows_later)
+        except DependentUnitsError as error:
+            raise UnitKLError(str(error)) from None
         part = by_datum(run, site, part)
         parts.append(part.reshape(*part.shape[:2], -1))
     return torch.cat(parts, -1)
-
-
-def _of_one_unit(site: Site, what: str) -> Any:
-    """Return the site's law of one unit."""
-    fn = unwrapped(site["fn"], (Independent, MaskedDistribution))
-    if fn.event_dim:
-        raise UnitKLError(f"{what} is no product over the units of site {site['name']!r} ({type(fn).__name__})")
-    return fn
