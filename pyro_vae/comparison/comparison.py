@@ -172,11 +172,21 @@ class Comparison:
     def ranking(self, quantity: str = "elbo") -> Ranking:
         """Return all configurations by a quantity, tied where they cannot be told apart.
 
-        Only seeds count that each configuration has; one without any is left out.
+        Only seeds count that each configuration has; one without any is left out. Computed once for each quantity,
+        whatever shows it.
 
         Raises:
             ValueError: fewer than two have finished on the same images.
         """
+        if quantity not in self._rankings:
+            self._rankings[quantity] = self._rank(quantity)
+        return self._rankings[quantity]
+
+    @cached_property
+    def _rankings(self) -> dict[str, Ranking]:
+        return {}
+
+    def _rank(self, quantity: str) -> Ranking:
         there = [one for one in self.configurations.values() if one.results]
         if len(there) < 2:
             raise ValueError(f"a ranking needs two configurations with finished cells; there are {len(there)}.")

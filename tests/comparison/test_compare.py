@@ -17,9 +17,10 @@ from tiny_grids import COMMON, events, numbers
 from torch import nn
 
 import pyro_vae
-from pyro_vae.comparison import Comparison, Grid, compare
+from pyro_vae.comparison import Comparison, Grid, compare, comparison
 from pyro_vae.comparison.run_cell import load_cell, load_data_of, load_pair, run_cell
 from pyro_vae.errors import RunError
+from pyro_vae.report.table import to_latex, to_markdown
 
 GRID = {"common": {**COMMON, "epochs": 2}, "grid": {"guide": ["mean_field", "iaf(num_flows=1)"], "seed": [0, 1]}}
 
@@ -296,6 +297,18 @@ def test_a_ranking_needs_two_configurations(tmp_path):
     with pytest.raises(ValueError, match="needs two configurations with finished cells; there are 1"):
         done.ranking()
     assert "a ranking needs two configurations" in str(done)
+
+
+def test_a_quantity_is_ranked_once_whatever_shows_it(done, monkeypatch):
+    ranked, again, expected = [], Comparison.read(done.path), str(done)
+    original = comparison.compare_all
+    monkeypatch.setattr(comparison, "compare_all", lambda *a, **k: ranked.append(k) or original(*a, **k))
+    assert str(again) == expected
+    to_markdown(again)
+    to_latex(again)
+    assert len(ranked) == len(again.quantities) == 2
+    again.difference(*again.configurations)
+    assert len(ranked) == 2
 
 
 def test_results_of_different_images_are_not_paired(done, tmp_path):
