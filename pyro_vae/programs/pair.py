@@ -47,6 +47,7 @@ from pyro_vae.programs.values import FilledMask, InsideSupport, OutsideIsNaN, ma
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.noise import RecordedNoise, ReplayedNoise
+from pyro_vae.runtime.random_state import has_moved
 from pyro_vae.runtime.user_code import plainly, told, with_place
 from pyro_vae.runtime.wording import in_one_line
 
@@ -329,7 +330,7 @@ class Pair:
             By how many nats a log-weight moved at most, and the largest log-weight without its sign, ``(batch,)``,
             float64, on the CPU.
         """
-        args, errors, magnitudes = as_args(x), [], []
+        args, errors, magnitudes, draws_noise = as_args(x), [], [], True
         with torch.no_grad(), self._quiet(), pyro.validation_enabled(False), self._local_params():
             for index in range(max(1, min(8, 32 // self.plate.size))):
                 torch.manual_seed(VERIFICATION_SEED + index)
@@ -337,9 +338,13 @@ class Pair:
                 latent = {site["name"] for site in samples(run.model_trace) if not site["is_observed"]}
                 with FixedRows(subsamples(run.model_trace) | subsamples(run.guide_trace)):
                     elsewhere = self._run(args).model_trace
-                    at_values, beside = (
-                        self._model_at(args, trace) for trace in (run.guide_trace, nudged(run.guide_trace, latent))
-                    )
+                    nudged_trace = nudged(run.guide_trace, latent)
+                    at_values = run.model_trace
+                    if draws_noise:
+                        # A model without noise of its own gives at these values what the run gave.
+                        at_values = self._model_at(args, run.guide_trace)
+                        draws_noise = has_moved(VERIFICATION_SEED)
+                    beside = self._model_at(args, nudged_trace)
                 traces = (at_values, beside, roughened(at_values, elsewhere))
                 exact, *moved = (replace(run, model_trace=trace).terms().log_weight for trace in traces)
                 magnitudes.append(_finite(exact)[0])

@@ -15,6 +15,7 @@ from pyro_vae import log_weights
 from pyro_vae.errors import PairError
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
+from pyro_vae.programs import pair as pair_module
 from pyro_vae.programs.layouts import OuterPlate
 from pyro_vae.programs.modules import in_mode, local_params, modules_of
 from pyro_vae.programs.pair import Pair
@@ -437,3 +438,30 @@ def test_a_plate_without_a_size_and_a_deterministic_value():
     (particles,) = Pair(model, guide, x).run(x, 3)
     assert particles.shape == (3, 4)
     assert particles.terms().log_weight.shape == (3, 4)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_roundings_are_the_same_where_a_model_without_noise_is_not_run_again(noise, monkeypatch):
+    """The noise is no site: the model is run again with the same one, or it would be taken for rounding."""
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            jitter = noise * torch.rand(len(x)) if noise else 0.0
+            pyro.sample("x", dist.Normal(z + jitter, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    runs, x = [], torch.randn(5)
+    pair = Pair(lambda x: runs.append(x) or model(x), guide, x)
+    counts, results = [], []
+    for moved in (pair_module.has_moved, bool):
+        monkeypatch.setattr(pair_module, "has_moved", moved)
+        runs.clear()
+        results.append(pair.roundings(x))
+        counts.append(len(runs))
+    assert all(map(torch.equal, *results))
+    assert results[0][0].max() < 1e-4
+    assert counts == ([24, 24] if noise else [19, 24])
