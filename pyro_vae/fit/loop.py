@@ -3,8 +3,8 @@
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sized
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import TraceMeanField_ELBO
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
@@ -48,7 +48,7 @@ from pyro_vae.fit.snapshot import open_folder, restore, save
 from pyro_vae.fit.steps.gradients import BatchLoss
 from pyro_vae.fit.steps.levels import LEVELS, make_step
 from pyro_vae.fit.steps.watch import Watch
-from pyro_vae.fit.summed import trained_pair
+from pyro_vae.fit.summed import Summed, trained_pair
 from pyro_vae.fit.training import Training
 from pyro_vae.fit.vectorized import takes_particles
 from pyro_vae.objectives.analytic_kl import AnalyticKL
@@ -211,23 +211,9 @@ def fit(
     loss = BatchLoss(
         model, guide, objective, batches.observe, parameters.trainable, modules, kl_warmup > 0, pair.guarded
     )
-    # A module of which nothing is trained is taken as it is: its dropout is off, its running statistics stay.
-    frozen = [m for m in modules if [*m.parameters()] and not any(p.requires_grad for p in m.parameters())]
-    trained = [module for module in modules if module not in frozen]
-    modes = partial(in_mode, trained, training=True), partial(in_mode, frozen, training=False)
     plain = plain_errors("fit", f"a step of {type(objective).__name__}")
-    with pyro.validation_enabled(True), no_side_effects(modules), modes[0](), modes[1](), plain:
-        # One step under Pyro's own checks; those that follow run without them.
-        noise = torch.get_rng_state()
-        try:
-            with takes_particles(pair, loss, rows):
-                loss.eager()(rows, torch.ones((), device=target))
-        except ValueError as error:
-            torch.set_rng_state(noise)
-            outside = find_outside(model, guide, x) if pair.bounded else None
-            if outside is None:
-                raise
-            raise NonFiniteError(f"fit: the loss of the first step is infinite. {outside}") from error
+    with pyro.validation_enabled(True), no_side_effects(modules), _in_training(modules), plain:
+        _take_a_checked_step(pair, loss, rows, x, target)
         watch = None if compile == "off" else Watch(loss, rows)
     steps = None if batches.steps is None else epochs * batches.steps
     step = make_step(compile, loss, optimizer, clip_grad_norm, steps)
@@ -257,20 +243,78 @@ def fit(
     training = Training(
         pair, parameters, objective, step, batches, optimizer, schedule, watch, target, folder
     )  # fmt: skip
+    _run_epochs(training, config, modules, valid_blocks, resume=resume, progress=progress)
+    if training.best:
+        parameters.load_state(training.best, "the best epoch")
+    best_epoch = training.best_epoch if training.best else None
+    return Run(model, guide, training.history, config["data"], config, folder, best_epoch, training.compiled)
+
+
+@contextmanager
+def _in_training(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Put modules into train mode, and those of which nothing is trained into evaluation mode.
+
+    The dropout of these is off, and their running statistics stay.
+    """
+    frozen = [m for m in modules if [*m.parameters()] and not any(p.requires_grad for p in m.parameters())]
+    trained = [module for module in modules if module not in frozen]
+    with in_mode(trained, training=True), in_mode(frozen, training=False):
+        yield
+
+
+def _take_a_checked_step(pair: Pair | Summed, loss: BatchLoss, rows: Any, x: Any, device: torch.device) -> None:
+    """Compute the loss and its gradient once under Pyro's own checks; the steps that follow run without them.
+
+    Raises:
+        NonFiniteError: a latent value lies outside the support of its law in the model.
+    """
+    noise = torch.get_rng_state()
+    try:
+        with takes_particles(pair, loss, rows):
+            loss.eager()(rows, torch.ones((), device=device))
+    except ValueError as error:
+        torch.set_rng_state(noise)
+        outside = find_outside(loss.model, loss.guide, x) if pair.bounded else None
+        if outside is None:
+            raise
+        raise NonFiniteError(f"fit: the loss of the first step is infinite. {outside}") from error
+
+
+def _run_epochs(
+    training: Training,
+    config: dict[str, Any],
+    modules: Sequence[nn.Module],
+    valid_blocks: Callable[[], Iterator[Any]] | None,
+    *,
+    resume: bool,
+    progress: bool | None,
+) -> None:
+    """Train for the epochs that are left, and keep a checkpoint of each where there is a folder.
+
+    Args:
+        training: the pair and its steps; its history and its best parameters are written.
+        config: of the run, with ``epochs``, ``seed``, ``kl_warmup`` and ``patience``.
+        modules: of the pair.
+        valid_blocks: yields the validation data; None where there are none.
+        resume: take up the run that the folder holds.
+        progress: show a bar; None shows it on a terminal only.
+    """
+    epochs, seed, patience = config["epochs"], config["seed"], config["patience"]
+    folder, objective = training.folder, training.objective
     alone = nullcontext() if folder is None else alone_in(folder)
     with alone, seeded(seed), pyro.validation_enabled(False), warnings.catch_warnings():
         # Pyro's warning; the error that is raised instead says more.
         warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
         if folder is not None and open_folder(folder, config, resume):
             restore(training, folder)
-        history = training.history
-        total = None if batches.steps is None else epochs * batches.steps
-        bar = progress_bar(total, "step", shown=progress, initial=len(history) * (batches.steps or 0))
-        with bar, modes[0](), modes[1]():
+        history, steps = training.history, training.batches.steps
+        total = None if steps is None else epochs * steps
+        bar = progress_bar(total, "step", shown=progress, initial=len(history) * (steps or 0))
+        with bar, _in_training(modules):
             while len(history) < epochs and not training.has_stalled(patience):
                 epoch, start = len(history), time.perf_counter()
-                beta = kl_weight_at(epoch, kl_warmup)
-                own_weight = objective.set_epoch(epoch) if isinstance(objective, ScheduledObjective) else 1.0
+                beta = kl_weight_at(epoch, config["kl_warmup"])
+                objective_weight = objective.set_epoch(epoch) if isinstance(objective, ScheduledObjective) else 1.0
                 train = training.epoch(epoch, beta, bar.update)
                 bound = training.validate(epoch, valid_blocks, seed)
                 history.append(
@@ -278,23 +322,19 @@ def fit(
                         "epoch": epoch + 1,
                         "train_bound_nats": train,
                         "valid_bound_nats": bound,
-                        "kl_weight": beta * own_weight,
-                        "learning_rate": float(optimizer.param_groups[0]["lr"]),
+                        "kl_weight": beta * objective_weight,
+                        "learning_rate": float(training.optimizer.param_groups[0]["lr"]),
                         "seconds": round(time.perf_counter() - start, 4),
                     }
                 )
                 training.advance_schedule(bound)
                 if patience is not None and training.best_epoch == epoch + 1:
-                    training.best = parameters.state()
+                    training.best = training.parameters.state()
                 if folder is not None:
                     save(training, folder)
                 bar.set_description(f"epoch {epoch + 1}/{epochs}")
                 bar.set_postfix_str(f"{type(objective).__name__} {bounds(history[-1])}")
             training.look_once_more()
-    if training.best:
-        parameters.load_state(training.best, "the best epoch")
-    best_epoch = training.best_epoch if training.best else None
-    return Run(model, guide, history, config["data"], config, folder, best_epoch, training.compiled)
 
 
 def _say_what_is_no_bound(pair: Pair) -> None:

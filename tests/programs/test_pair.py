@@ -213,7 +213,7 @@ def test_data_that_do_not_fit_our_own_parts():
     with pytest.raises(ValueError, match=r"MeanFieldGuide: x must be floating point; got torch.uint8.*observe"):
         log_weights(vae, mean_field, torch.zeros(5, 1, 4, 4, dtype=torch.uint8))
     mean_field.encoder = nn.Linear(16, 2)
-    with pytest.raises(ValueError, match=r"must return 2 \(location\) .* = 4 features; got shape \(5, 2\) for x"):
+    with pytest.raises(ValueError, match=r"must return 2 \(location\) .* = 4 features; got shape \(5, 2\) for inputs"):
         log_weights(vae, mean_field, torch.zeros(5, 1, 4, 4))
 
 
