@@ -1,4 +1,4 @@
-"""Building what a folder describes, within the memory and the time that its checkpoint accounts for."""
+"""Limits on memory and time while building the parts that a folder describes, set by its checkpoint's size."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ LEAST_CALLS, CALLS_A_TENSOR = 2_000, 100
 
 
 def require_sizes(value: Any, size: int, where: str) -> None:
-    """Refuse a whole number that is larger than all that a checkpoint holds: no layer, loop or table is as long.
+    """Refuse a whole number above the count of numbers in a checkpoint, as no layer, loop or table is that long.
 
     Args:
         value: settings or constructor arguments, lists and mappings of them.
@@ -30,7 +30,7 @@ def require_sizes(value: Any, size: int, where: str) -> None:
         where: what is being built, for the message.
 
     Raises:
-        RunError: there is one.
+        RunError: one of the settings is too large.
     """
     most = max(size, LEAST_SIZE)
     if isinstance(value, int) and abs(value) > most:
@@ -45,7 +45,7 @@ def require_sizes(value: Any, size: int, where: str) -> None:
 
 @contextmanager
 def bounded(tensors: Mapping[str, Tensor], where: str, others: int = 0) -> Iterator[None]:
-    """Within, refuse to make what a checkpoint cannot account for.
+    """Limit, inside the block, the memory and the number of calls by what a checkpoint can account for.
 
     Args:
         tensors: of the checkpoint.
@@ -53,14 +53,14 @@ def bounded(tensors: Mapping[str, Tensor], where: str, others: int = 0) -> Itera
         others: numbers that are there already, as data.
 
     Raises:
-        RunError: what is built asks for more memory, or for more calls of torch; memory before it is taken.
+        RunError: the parts ask for more memory, which is refused before it is taken, or for more calls of torch.
     """
     with _Bounded(sum(t.numel() for t in tensors.values()) + others, len(tensors), where):
         yield
 
 
 class _Bounded(TorchDispatchMode):
-    """Counts what is made, and asks torch for the size before it is."""
+    """Counts calls and the numbers that they make, whose sizes are computed beforehand on the meta device."""
 
     def __init__(self, size: int, number: int, where: str) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class _Bounded(TorchDispatchMode):
         self._calls_left = LEAST_CALLS + CALLS_A_TENSOR * number
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Make a call, if it is one that there is room for."""
+        """Make a call, unless it exceeds a limit."""
         self._calls_left -= 1
         if self._calls_left < 0:
             raise RunError(f"{self._where}: its checkpoint is too small for what is built: there is no end of layers.")
@@ -82,9 +82,9 @@ class _Bounded(TorchDispatchMode):
 
     @staticmethod
     def _size(func: Any, args: Any, kwargs: Any) -> int:
-        """Return how many numbers a call makes beyond those that it is given; 0 where that depends on values."""
+        """Return how many numbers a call makes beside its arguments; 0 if that depends on values."""
         largest = max((leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), default=0)
-        # A generator is one device's, and draws nothing here.
+        # A generator belongs to one device, and nothing is drawn on the meta device.
         on_meta = {name: None if name == "generator" else value for name, value in kwargs.items()}
         if "device" in on_meta or not largest:
             on_meta["device"] = torch.device("meta")

@@ -1,4 +1,4 @@
-"""A folder for what libraries keep between runs, also where the user has none, as in a container."""
+"""A cache folder for libraries, also where the user has no home folder, as in a container."""
 
 import atexit
 import os
@@ -14,9 +14,9 @@ import platformdirs
 
 @contextmanager
 def a_cache() -> Iterator[None]:
-    """Within, there is a home with a folder for caches: ArviZ cannot be imported without.
+    """Provide a home folder and a cache folder, without which ArviZ cannot be imported.
 
-    They are the user's, or made for this process where there is no home folder, or none that can be written.
+    They are the user's own. If these are missing or cannot be written, temporary ones are made for this process.
     """
     passing = _passing_folder()
     names = [] if passing is None else ["XDG_CACHE_HOME", *([] if _has_home() else ["HOME"])]
@@ -42,12 +42,12 @@ def _has_home() -> bool:
 
 @cache
 def _passing_folder() -> str | None:
-    """Return a folder for this process, None where the user's own can be written."""
+    """Return a temporary folder for this process; None if the user's own cache folder can be written."""
     try:
         # What ArviZ does on import.
-        own = Path(platformdirs.user_cache_dir("arviz", "arviz"))
-        own.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=own):
+        users_folder = Path(platformdirs.user_cache_dir("arviz", "arviz"))
+        users_folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=users_folder):
             return None
     except (OSError, RuntimeError):
         folder = tempfile.mkdtemp(prefix="pyro-vae-")

@@ -43,8 +43,8 @@ def read_checkpoint(path: Path, inside: Path | None = None) -> tuple[dict[str, T
         require_inside(path, inside)
     if not path.is_file():
         raise RunError(
-            f"no checkpoint at {path}: the run was stopped before its first one. Start it again, or wait where it is "
-            f"still at work."
+            f"no checkpoint at {path}: the run was stopped before its first one. Start it again, or wait if it is "
+            f"still running."
         )
     damaged = f"the checkpoint {path} is damaged"
     remedy = "Restore it from a copy, or start the run again in another folder."

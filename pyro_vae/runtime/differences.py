@@ -1,4 +1,4 @@
-"""By which settings one description differs from another, said setting by setting."""
+"""The settings by which two descriptions differ, each in a few words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,9 +10,9 @@ MOST = 4
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
-    """Yield the settings that were described and are others now.
+    """Yield each setting whose value has changed.
 
-    One that was not described, as by an earlier version, may be any.
+    A setting that ``before`` lacks, as one that an earlier version did not write, is not compared.
 
     Args:
         before: settings, mappings of them, and lists.
@@ -37,18 +37,18 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
 
 
 def _are_alike(before: Any, now: Any) -> bool:
-    """Whether both are lists of as many mappings."""
-    both = (before, now)
-    if not all(isinstance(one, Sequence) and not isinstance(one, str) for one in both) or len(before) != len(now):
-        return False
-    return all(isinstance(item, Mapping) for one in both for item in one)
+    """Whether both are lists of mappings, of one length."""
+    for value in (before, now):
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return False
+    return len(before) == len(now) and all(isinstance(item, Mapping) for item in [*before, *now])
 
 
-def listed(found: Sequence[str], most: int = MOST) -> str:
-    """Return differences in a sentence, the first of them and how many more there are.
+def listed(settings: Sequence[str], most: int = MOST) -> str:
+    """Return the first differences in one sentence, and how many more there are.
 
     >>> listed(["a: was 1, is 2", "b: was 3, is 4", "c: was 5, is 6"], most=2)
     'a: was 1, is 2; b: was 3, is 4; and 1 more'
     """
-    more = [f"and {len(found) - most} more"] if len(found) > most else []
-    return "; ".join([*found[:most], *more])
+    more = [f"and {len(settings) - most} more"] if len(settings) > most else []
+    return "; ".join([*settings[:most], *more])

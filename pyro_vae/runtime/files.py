@@ -1,4 +1,4 @@
-"""Files that several processes write and read: whole or not at all, and one process at a time in a run folder."""
+"""Atomic writes of files, and a lock that lets one process at a time work in a run folder."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ PARTIAL = ".partial"
 """Ends the name of a file that is being written."""
 
 LOCK = ".lock"
-"""In a run folder; held, as the system's own lock, by the process that works there, and gone when that process is."""
+"""Name of the lock in a run folder. It is a lock of the system, so that it is released when its process ends."""
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -26,10 +26,10 @@ IN_THE_WAY = (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file so that a reader, or a run that resumes, sees all of it or what was there before.
+    """Write a file as a whole: a reader, or a run that resumes, sees either all of it or the file before it.
 
-    Each writer has a temporary file of its own beside the target, so that several may write at once; the last one to
-    end wins. What a killed writer left is removed by the next one.
+    Each writer has its own temporary file beside the target, so that several may write at once; the last one to finish
+    wins. The next writer removes temporary files that a killed writer left.
 
     Raises:
         CheckpointError: the disk refuses.
@@ -39,18 +39,18 @@ def write_bytes(path: Path, content: bytes) -> None:
         while not _write(path, content):
             pass
     except OSError as error:
-        kept = "; the one written before it is intact" if path.is_file() else ""
+        intact = "; the one written before it is intact" if path.is_file() else ""
         go_on = f"with {argument('out', '...')}, then go on with {argument('resume', True)}"
         if reader() == "settings":
             go_on = "for the results, then compare again"
         raise CheckpointError(
-            f"could not write {path}: {error.strerror or error}{kept}. {remedy(error, path)} or choose another folder "
-            f"{go_on}."
+            f"could not write {path}: {error.strerror or error}{intact}. {remedy(error, path)} or choose another "
+            f"folder {go_on}."
         ) from error
 
 
 def remedy(error: OSError, path: Path) -> str:
-    """Return what helps where a file could not be written.
+    """Return what the user can do about a file that could not be written.
 
     >>> remedy(OSError(errno.ENOENT, "No such file or directory"), Path("runs/a/config.yaml"))
     'Put the folder runs/a back'
@@ -98,7 +98,7 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _write(path: Path, content: bytes) -> bool:
-    """Write to the side and rename; returns whether that worked, which another process's cleaning can prevent."""
+    """Write to the side and rename; return False if another process has removed the temporary file meanwhile."""
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     with beside.open("xb") as file:
         try:

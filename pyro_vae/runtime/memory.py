@@ -1,4 +1,4 @@
-"""What the system's allocator does with large tensors: fails, and gives back what is soon asked for again."""
+"""Errors of a full memory, and how much freed memory the allocator keeps for the next tensor."""
 
 import torch
 
@@ -21,10 +21,11 @@ KEPT = 30_000_000
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep some 60 MB of what is freed for the next tensor.
+    """Let glibc keep some 60 MB of freed memory for the next tensor.
 
-    By default it returns memory beyond a threshold to the system, which has to clear the same pages for every call: a
-    third of the time of a small decoder's. The threshold follows the largest piece that was ever freed. This one is
-    never written to, and so never takes memory; with other allocators it does nothing.
+    By default glibc returns freed memory beyond a threshold to the system, which then clears the same pages again for
+    every call: a third of the time of a small decoder's call. The threshold follows the largest piece that was ever
+    freed, so one large tensor raises it. That tensor is never written to and takes no memory. Other allocators are not
+    affected.
     """
     torch.empty(KEPT, dtype=torch.uint8)

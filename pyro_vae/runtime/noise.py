@@ -1,4 +1,4 @@
-"""The noise of one run, recorded and given to another: what no seed can do where the shapes differ."""
+"""Record the noise of one run and replay it in another, whose shapes may differ."""
 
 from typing import Any
 
@@ -29,7 +29,7 @@ class RecordedNoise(TorchDispatchMode):
 
 
 class ReplayedNoise(TorchDispatchMode):
-    """Gives the random operations inside it the noise of one sample out of a run with several.
+    """Gives the random operations inside it the noise that one sample had in a run with several.
 
     Args:
         draws: what :class:`RecordedNoise` recorded, the samples in the leftmost dim.
@@ -44,7 +44,7 @@ class ReplayedNoise(TorchDispatchMode):
         self._draws, self._k = iter(draws), k
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, and put the recorded noise in the place of its own."""
+        """Run the operation, and replace the noise that it drew by the recorded noise."""
         out = func(*args, **(kwargs or {}))
         if torch.Tag.nondeterministic_seeded in func.tags:
             drawn = next(self._draws, None)

@@ -1,4 +1,4 @@
-"""A seed for what is drawn within, and nothing changed outside."""
+"""Drawing from a seed without moving the random number generators that the caller uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,8 +36,8 @@ def seeded(seed: int | None) -> Iterator[None]:
 @contextmanager
 def unmoved_generators(*, enabled: bool = True) -> Iterator[None]:
     """Put the generators of the CPU and of all CUDA devices back as they were."""
-    # All of them: the model may be on another device than the current one. Only CUDA's: torch's default takes those of
-    # any accelerator, of which not each keeps a state for each device.
+    # All CUDA devices are included, as the model may lie on another one than the current one. Other accelerators are
+    # not: torch's default would include them, but some keep no state for each device.
     with torch.random.fork_rng(range(torch.cuda.device_count()), enabled=enabled, device_type="cuda"):
         yield
 

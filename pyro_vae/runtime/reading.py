@@ -1,7 +1,7 @@
-"""Files that somebody else may have written, read within bounds into plain values whose fields are checked.
+"""Read files that others may have written: within bounds, into plain values whose fields are checked.
 
 A folder that was sent is data: reading it runs nothing, follows no link out of it, and takes bounded memory and time.
-What is damaged or odd is a :class:`pyro_vae.errors.RunError` of one line that names the file and the field.
+A file that is damaged or unusual raises a :class:`pyro_vae.errors.RunError` of one line, with the file and the field.
 """
 
 import csv
@@ -81,7 +81,7 @@ def read_bytes(file: Path, inside: Path | None = None, limit: int = TEXT_BYTES) 
 
 
 def read_text(file: Path, inside: Path | None = None, limit: int = TEXT_BYTES) -> str:
-    """Return a text file's content, whose args and errors are those of :func:`read_bytes`."""
+    """Return a text file's content. Arguments and errors are those of :func:`read_bytes`."""
     try:
         return read_bytes(file, inside, limit).decode()
     except UnicodeDecodeError as error:
@@ -100,13 +100,13 @@ def read_json(file: Path, inside: Path | None = None) -> Any:
 def parse_json(text: str, where: str) -> Any:
     """Return what a JSON text holds; ``where`` says in messages where it is from."""
     try:
-        found = json.loads(text, parse_int=_whole, object_pairs_hook=_unique)
-        _check_texts(found)
+        content = json.loads(text, parse_int=_whole, object_pairs_hook=_unique)
+        _check_texts(content)
     except RecursionError:
         raise RunError(f"{where} cannot be read: it has more than {DEPTH} levels, one within another.") from None
     except ValueError as error:
         raise RunError(f"{where} cannot be read: {error}.") from error
-    return found
+    return content
 
 
 def read_yaml(file: Path, inside: Path | None = None, limit: int = TEXT_BYTES) -> Any:
@@ -159,11 +159,11 @@ def read_table(file: Path, columns: Sequence[str], rows: int, inside: Path | Non
     reader = csv.reader(read_text(file, inside).splitlines())
     try:
         header = next(reader, [])
-        found = []
+        table = []
         for number, entries in enumerate(islice(reader, rows), 1):
             if len(entries) != len(header):
                 raise ValueError(f"row {number} has {len(entries)} entries under {len(header)} columns")
-            found.append(dict(zip(header, map(float, entries), strict=True)))
+            table.append(dict(zip(header, map(float, entries), strict=True)))
     except (csv.Error, ValueError) as error:
         raise RunError(f"{file} cannot be read: {error}.") from error
     for column in columns:
@@ -171,7 +171,7 @@ def read_table(file: Path, columns: Sequence[str], rows: int, inside: Path | Non
             raise RunError(
                 f"{file}: its columns must be {', '.join(columns)}; {column!r} is there {header.count(column)} times."
             )
-    return found
+    return table
 
 
 def read_tensors(file: Path, inside: Path | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -408,11 +408,11 @@ def _too_large(text: str) -> str:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in one place twice")
-    return found
+    return mapping
 
 
 def _check_texts(value: Any, level: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Which classes a file may name: declared parts, and others only where the user has said that the file is trusted."""
+"""Which classes a file may name: declared parts, and any others only if the user trusts the file."""
 
 import importlib
 import inspect
@@ -38,7 +38,7 @@ _source: ContextVar[_Source | None] = ContextVar("source", default=None)
 
 @contextmanager
 def names_from(where: object, *, trust: bool, named: Collection[str] = ()) -> Iterator[None]:
-    """Within, classes are named by a file, and not by the user.
+    """Check, inside the block, each class that a file names against what the user trusts.
 
     Args:
         where: the file, for messages.
@@ -54,7 +54,7 @@ def names_from(where: object, *, trust: bool, named: Collection[str] = ()) -> It
 
 
 def require_trusted(name: str) -> None:
-    """Refuse to import a class that only a file names, and that is no declared part.
+    """Refuse to import a class that only a file names, unless it is a declared part.
 
     Declared are the parts of this package, of Pyro and of torch, and those that an installed package has among its
     entry points: who installed it has chosen to run its code.
@@ -63,7 +63,7 @@ def require_trusted(name: str) -> None:
         name: ``path/to/file.py:ClassName`` or ``package.module:ClassName``.
 
     Raises:
-        RunError: it is one; the message says how it is allowed.
+        RunError: the class may not be imported; the message says how to allow it.
     """
     source = _source.get()
     if source is None or is_declared(name.rpartition(":")[0]) or declares(name) or name in source.named:
@@ -76,7 +76,7 @@ def _how_to_trust() -> str:
 
 
 def _refusal(where: str, name: str, how: str) -> RunError:
-    """Return an error that says of a class why it is not imported, and how it would be."""
+    """Return an error that says why a class is not imported, and how to allow it."""
     return RunError(
         f"{where} names the class {name}, which is no part of pyro-vae, Pyro or torch; it was not loaded, because "
         f"loading it runs its code: if you trust that code, {how}."
@@ -99,10 +99,10 @@ def is_part(value: Any) -> bool:
 
 
 def trusted_class(path: str, where: str, trust: bool) -> type:
-    """Return a class that a file names, ``package.module:ClassName``, once it is known to be a part.
+    """Return the class that a file names as ``package.module:ClassName``, after checking that it is a part.
 
     Raises:
-        RunError: it is none, or of a package that the user has not trusted.
+        RunError: the class is no part, or is from a package that the user has not trusted.
         ImportError: there is no such module.
         AttributeError: there is no such class in it.
     """
@@ -112,9 +112,9 @@ def trusted_class(path: str, where: str, trust: bool) -> type:
         raise _refusal(where, path, _how_to_trust())
     if not (_PATH.fullmatch(module) and _PATH.fullmatch(name.replace("<locals>", "locals"))):
         raise RunError(f"{where}: {path!r:.60} is no name of a class.")
-    found: Any = importlib.import_module(module)
+    target: Any = importlib.import_module(module)
     for part in name.split("."):
-        found = getattr(found, part)
-    if not is_part(found) or not (trust or is_declared(found.__module__)):
+        target = getattr(target, part)
+    if not is_part(target) or not (trust or is_declared(target.__module__)):
         raise RunError(f"{where}: {path} is no network and no objective: only such classes are built from a folder.")
-    return found
+    return target

@@ -1,4 +1,4 @@
-"""What an exception says, and where in the user's own code it arose: what a message keeps of a traceback."""
+"""What an exception says, and the line of the user's code that it arose in."""
 
 import os
 import re
@@ -20,21 +20,20 @@ LONGEST = 300
 
 
 def place_of(error: BaseException) -> str:
-    """Return file and line of the user's code that an exception came out of, nothing where it is none of theirs.
+    """Return the file and line of the user's code that an exception arose in; "" if it arose elsewhere.
 
-    That is the innermost line that is neither Python's nor an installed package's. An exception that was raised from
-    another one in a package is the other's.
+    That is the innermost line of its traceback outside of Python, of installed packages and of this package.
 
     >>> place_of(ValueError("never raised"))
     ''
     """
-    found = ""
+    place = ""
     for frame in traceback.extract_tb(error.__traceback__):
         file = frame.filename
         if not file.startswith("<") and not str(Path(file).resolve()).startswith(LIBRARIES):
             inside = Path(file).is_relative_to(Path.cwd())
-            found = f"{os.path.relpath(file) if inside else file}, line {frame.lineno}"
-    return found
+            place = f"{os.path.relpath(file) if inside else file}, line {frame.lineno}"
+    return place
 
 
 def plainly(error: BaseException) -> str:
@@ -45,16 +44,16 @@ def plainly(error: BaseException) -> str:
 
 
 def with_place(text: str, error: BaseException) -> str:
-    """Return a text with the place in the user's code that an exception came out of, where it is theirs."""
+    """Return a text, followed by the line of the user's code that an exception arose in, if there is one."""
     place = place_of(error)
     return f"{text} ({place})" if place else text
 
 
 def told(error: BaseException) -> str:
-    """Return an exception's class, what it says in short and where in the user's code it arose, in one line.
+    """Return an exception's class, its shortened message and the line of the user's code, in one line.
 
     >>> told(KeyError("width"))
     "KeyError: 'width'"
     """
-    said = textwrap.shorten(plainly(error), LONGEST, placeholder=" ...") or "no message"
-    return with_place(f"{type(error).__name__}: {said}", error)
+    message = textwrap.shorten(plainly(error), LONGEST, placeholder=" ...") or "no message"
+    return with_place(f"{type(error).__name__}: {message}", error)

@@ -1,4 +1,4 @@
-"""How results say numbers, and messages say errors."""
+"""Numbers, units and errors in words, for results and messages."""
 
 import difflib
 import math
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def rounded_error(value: float) -> str:
-    """Return a standard error in two decimals, or in two significant digits where that says more.
+    """Return a standard error with two decimals, or with two significant digits if it is below 0.095.
 
     >>> rounded_error(0.236), rounded_error(0.0123), rounded_error(float("nan"))
     ('0.24', '0.012', 'unknown')
@@ -33,7 +33,7 @@ def in_one_line(error: Exception) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str], *, quoted: bool = True) -> str:
-    """Return a question that suggests the nearest of what is known, with a space before it, or nothing.
+    """Return a question that suggests the nearest known name, with a space before it; "" if none is near.
 
     >>> did_you_mean("iav", ["iaf", "planar"]), did_you_mean("--epcohs", ["--epochs", "--lr"], quoted=False)
     (" Did you mean 'iaf'?", ' Did you mean --epochs?')

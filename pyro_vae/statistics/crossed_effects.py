@@ -1,4 +1,4 @@
-"""The mean of what seeds and images change together: its error, an interval and a p-value, over both."""
+"""The mean of differences that vary over seeds and over images: its error, an interval and a p-value."""
 
 import math
 from dataclasses import dataclass
@@ -9,19 +9,20 @@ TINY = 1e-300
 """p-values below this are not told apart from it."""
 
 HALVINGS = 60
-"""Of the bracket of a p-value's logarithm, which is at most 700 wide: to rounding error."""
+"""Bisections of an interval for a p-value's logarithm, at most 700 wide: enough to reach rounding error."""
 
 
 @dataclass(frozen=True)
 class CrossedEffects:
-    """Differences ``(S, N)`` as seeds crossed with images, one value each."""
+    """The analysis of variance of differences ``(S, N)`` of S seeds crossed with N images, one value a cell."""
 
     mean: float
     seed: float
-    """Mean square, as the next two; NaN with one seed."""
+    """Mean square of seeds; NaN with one seed."""
     image: float
+    """Mean square of images."""
     residual: float
-    """NaN with one seed."""
+    """Mean square of residuals; NaN with one seed."""
     seed_df: float
     num_seeds: int
     num_images: int
@@ -62,16 +63,20 @@ class CrossedEffects:
 
     @property
     def _bounds(self) -> list[list[tuple[float, float]]]:
-        """Parts of the mean's error, with the degrees of freedom of each: Banerjee's, and what no seed would change."""
+        """Two sets of parts of the mean's error, each part with its degrees of freedom.
+
+        The first has the parts of Banerjee's interval, over seeds and images. The second has the error over images
+        alone, with the seeds as they are. The interval is the wider one of the two.
+        """
         if self.num_seeds == 1:
             return [[(self.standard_error, self.num_images - 1)]]
         cells = self.num_seeds * self.num_images
         image = math.sqrt(max(self.image - self.residual, 0) / cells)
-        both = [(math.sqrt(self.seed / cells), self.seed_df), (image, self.num_images - 1)]
-        return [both, [(math.sqrt(max(self.image, self.residual) / cells), self.num_images - 1)]]
+        over_seeds_and_images = [(math.sqrt(self.seed / cells), self.seed_df), (image, self.num_images - 1)]
+        return [over_seeds_and_images, [(math.sqrt(max(self.image, self.residual) / cells), self.num_images - 1)]]
 
     def interval(self, alpha: float) -> tuple[float, float]:
-        """Return the ends of what holds the true mean with probability 1 - alpha or more."""
+        """Return the ends of an interval that holds the true mean with probability 1 - alpha or more."""
         h = max(_half_width(parts, alpha) for parts in self._bounds)
         return self.mean - h, self.mean + h
 
@@ -87,7 +92,7 @@ class CrossedEffects:
 
 
 def _half_width(parts: list[tuple[float, float]], alpha: float) -> float:
-    """Return Banerjee's h, below which the mean's error is with probability 1 - alpha or more.
+    """Return Banerjee's h: with probability 1 - alpha or more, the mean's error is smaller.
 
     With F the distribution function of a squared standard normal, w_k the shares of the mean's variance, and x_k the
     squares of the parts over their expectations, that probability is E F(sum_k w_k t_k^2 x_k). F is concave: that is at
@@ -99,13 +104,13 @@ def _half_width(parts: list[tuple[float, float]], alpha: float) -> float:
 
 
 def _p_value(parts: list[tuple[float, float]], distance: float) -> float:
-    """Return the alpha at which Banerjee's h is a distance."""
+    """Return the alpha at which Banerjee's h equals a distance."""
     from scipy.special import stdtr
 
     error = math.hypot(*(part for part, _ in parts))
     if error == 0:
         return float(distance == 0)
-    # All parts with the quantile of the most degrees of freedom, and of the fewest.
+    # The alphas if all parts had the degrees of freedom of one of them: the true alpha lies between these.
     ends = [2 * float(stdtr(df, -distance / error)) for _, df in parts]
     low, high = min(ends), max(ends)
     if low == high or high < TINY:

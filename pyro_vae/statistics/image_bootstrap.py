@@ -1,4 +1,4 @@
-"""The bootstrap over images: means of images drawn anew with replacement, and the interval that they give."""
+"""The bootstrap over images: means of resamples, and the interval that they give."""
 
 import math
 
@@ -8,11 +8,11 @@ BLOCK = 2**20
 """Images drawn at a time: some tens of megabytes."""
 
 ROUNDING = 1e-9
-"""Relative; values whose range is smaller are equal. Of standard deviations for resampled means and the mean."""
+"""Relative size below which a range of values, or a resample's standard deviation, counts as 0."""
 
 
 def resampled_means(columns: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Return means ``(resamples, C)`` of columns ``(N, C)`` over N rows drawn with replacement, for all C the same."""
+    """Return means ``(resamples, C)`` of columns ``(N, C)`` over N rows drawn with replacement, the same for all C."""
     rng, N = np.random.default_rng(seed), len(columns)
     centres = columns.mean(0)
     blocks = []
@@ -31,8 +31,8 @@ def studentized_interval(
 
     .. math:: \bar x \pm q \, s / \sqrt N, \quad q \text{ the quantile of } |\bar x^* - \bar x| / (s^* / \sqrt N)
 
-    over resamples, and never less than Student's t quantile, which a Monte Carlo error or very few images would give.
-    Of skewed values it covers more nearly what it says than the percentile intervals of the same resamples.
+    over resamples. q is at least Student's t quantile: Monte Carlo error or very few images could make it smaller. For
+    skewed values the coverage is nearer to the nominal level than that of percentile intervals.
 
     Args:
         values: ``(N,)``.
@@ -50,7 +50,7 @@ def studentized_interval(
         return mean, mean
     errors = np.abs(resampled - mean)
     variances = (resampled_squares - errors**2) / (N - 1)
-    # Resamples of one image, again and again, have no spread.
+    # A resample that holds one image N times has no spread.
     spread = variances > (ROUNDING * sd) ** 2
     quantile = -float(stdtrit(N - 1, (1 - level) / 2))
     if spread.any():

@@ -35,9 +35,9 @@ class PairedDifference:
     """Standard deviation of the seeds' effects on the difference; 0 where its estimate would be negative or is 0, so
     that no spread is found beyond what the images explain; NaN with one seed."""
     image_sd: float
-    """Standard deviation of the images' effects, 0 likewise; with one seed of the images' differences as they are."""
+    """Standard deviation of the images' effects, 0 likewise; with one seed that of the images' differences."""
     residual_sd: float
-    """Standard deviation of what an image does with one seed and not with another; NaN with one seed."""
+    """Standard deviation of the residuals, which seed and image effects do not explain; NaN with one seed."""
     standard_error: float
     """Over new seeds and new images; with one seed the same as ``image_standard_error``."""
     interval: tuple[float, float]
@@ -58,7 +58,7 @@ class PairedDifference:
 
     @property
     def over_seeds(self) -> bool:
-        """Whether the interval and p-value hold over new seeds: False with one seed, which knows nothing of others."""
+        """Whether the interval and p-value hold over new seeds: False with one seed."""
         return self.num_seeds > 1
 
     def reversed(self) -> "PairedDifference":
@@ -237,10 +237,10 @@ def paired_difference(
         Bulletin 2, 110-114.
         S. R. Searle, G. Casella, C. E. McCulloch (1992), *Variance components*, Wiley, chapter 4 (crossed, ANOVA).
 
-    >>> found = paired_difference([[1.0, 2.0], [3.0, 8.0]], [[0.0, 0.0], [0.0, 0.0]])
-    >>> found.mean_difference, round(found.seed_sd**2, 9), round(found.image_sd**2, 9), found.residual_sd
+    >>> result = paired_difference([[1.0, 2.0], [3.0, 8.0]], [[0.0, 0.0], [0.0, 0.0]])
+    >>> result.mean_difference, round(result.seed_sd**2, 9), round(result.image_sd**2, 9), result.residual_sd
     (3.5, 6.0, 2.5, 2.0)
-    >>> round(found.standard_error**2, 9), found.over_seeds
+    >>> round(result.standard_error**2, 9), result.over_seeds
     (5.25, True)
     """
     values, num_left_out = _common_images("paired_difference", {"a": a, "b": b}, level, resamples)
@@ -257,7 +257,7 @@ def compare_all(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Ranking:
-    """Rank configurations, with ties: two are told apart where their difference stands the number of differences.
+    """Rank configurations, with ties: two are told apart where their difference is significant among all pairs.
 
     All pairs are compared as in :func:`paired_difference` but for the spread over seeds, on the images that are finite
     for all. Their p-values are adjusted together by Holm's method, so that with probability ``level`` or more no two
@@ -272,13 +272,13 @@ def compare_all(
     573 standard errors to either side; of ten configurations together it has nine, and 4.7 standard errors.
 
     Before the correction, with normal seeds, intervals cover 94 to 96 % at a nominal 95 % where spreads are equal, and
-    92 to 96 % on average over pairs where they differ by a factor of three. The average is over pairs that include
-    restless configurations, of which intervals are too narrow, and quiet ones, of which they are too wide: two seeds
-    cannot tell them apart. With one configuration of ten that varies ten times as much as the others, its own intervals
-    cover 62, 74 and 87 % with 2, 3 and 5 seeds. Where that is to be feared, compare the pair by
-    :func:`paired_difference`, which asks no other configuration.
+    92 to 96 % on average over pairs where they differ by a factor of three. The average includes configurations with a
+    large spread, whose intervals are too narrow, and with a small one, whose intervals are too wide: two seeds cannot
+    tell them apart. With one configuration of ten that varies ten times as much as the others, its own intervals cover
+    62, 74 and 87 % with 2, 3 and 5 seeds. Where that is likely, compare the pair by :func:`paired_difference`, which
+    uses no other configuration.
 
-    ``image_interval`` is about these very runs: what other images would change, and nothing of other seeds.
+    ``image_interval`` is about these runs: it holds over new images, with the seeds as they are.
 
     Args:
         values: nats per image of each configuration, by name: all ``(S, N)``, or ``(N,)`` for one seed; NaN where an
@@ -307,33 +307,34 @@ def compare_all(
             f"compare_all: `values` must hold at least 2 configurations by name; got {len(values)}. Seeds of one "
             f"configuration are the rows of its array."
         )
-    kept, num_left_out = _common_images("compare_all", values, level, resamples)
+    nats, num_left_out = _common_images("compare_all", values, level, resamples)
     sign = -1 if higher_is_better else 1
-    means = dict(zip(values, kept.mean((1, 2)).tolist(), strict=True))
+    means = dict(zip(values, nats.mean((1, 2)).tolist(), strict=True))
     names = sorted(means, key=lambda name: (sign * means[name], name))
-    of = dict(zip(values, kept, strict=True))
+    nats_of = dict(zip(values, nats, strict=True))
     pairs = list(itertools.combinations(names, 2))
-    crossed = [CrossedEffects.of(of[first] - of[second]) for first, second in pairs]
-    _, num_seeds, num_images = kept.shape
+    crossed = [CrossedEffects.of(nats_of[first] - nats_of[second]) for first, second in pairs]
+    _, num_seeds, num_images = nats.shape
     seed_df = prior_df = 0.0
     if num_seeds > 1:
-        spread = seed_spread(kept.mean(2))
+        spread = seed_spread(nats.mean(2))
         seed_df, prior_df = spread.df, spread.prior_df
         variance = dict(zip(values, spread.variances.tolist(), strict=True))
         crossed = [
-            replace(one, seed=num_images * (variance[i] + variance[j]), seed_df=seed_df)
-            for one, (i, j) in zip(crossed, pairs, strict=True)
+            replace(effects, seed=num_images * (variance[first] + variance[second]), seed_df=seed_df)
+            for effects, (first, second) in zip(crossed, pairs, strict=True)
         ]
-    image_intervals = _image_intervals([(of[i] - of[j]).mean(0) for i, j in pairs], level, resamples, seed)
+    by_image = [(nats_of[first] - nats_of[second]).mean(0) for first, second in pairs]
+    image_intervals = _image_intervals(by_image, level, resamples, seed)
     differences = [
-        _summarize(one, image_interval, level, num_left_out)
-        for one, image_interval in zip(crossed, image_intervals, strict=True)
+        _summarize(effects, image_interval, level, num_left_out)
+        for effects, image_interval in zip(crossed, image_intervals, strict=True)
     ]
     adjusted = holm(np.array([difference.p_value for difference in differences])).tolist()
     alpha = (1 - level) / len(pairs)
     comparisons = {
-        pair: ComparedPair(*pair, difference, one.interval(alpha), one.image_interval(alpha), p_value)
-        for pair, difference, one, p_value in zip(pairs, differences, crossed, adjusted, strict=True)
+        pair: ComparedPair(*pair, difference, effects.interval(alpha), effects.image_interval(alpha), p_value)
+        for pair, difference, effects, p_value in zip(pairs, differences, crossed, adjusted, strict=True)
     }
     rows = [RankingRow(1, names[0], means[names[0]], 0.0, (0.0, 0.0), (0.0, 0.0), 1.0)]
     for at, name in enumerate(names[1:], start=1):
@@ -348,13 +349,14 @@ def compare_all(
 
 
 def _reversed(interval: tuple[float, float]) -> tuple[float, float]:
-    """Return the interval of a difference the other way round; 0.0 - x, as -x of 0 is printed with its sign."""
+    """Return the interval of the negative difference."""
     low, high = interval
+    # -x of 0 would be printed as -0.
     return 0.0 - high, 0.0 - low
 
 
 def _decimals(error: float) -> int:
-    """Return how many decimals show two digits of an error, from two to six: below that it is rounding, or as good."""
+    """Return how many decimals show two digits of an error: at least two, and at most six, as more are rounding."""
     return min(max(2, 1 - math.floor(math.log10(error))), 6) if error > 0 else 2
 
 

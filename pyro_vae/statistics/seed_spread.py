@@ -1,4 +1,4 @@
-"""How much seeds change the means of configurations: the variance of each, moderated by those of all (Smyth, 2004)."""
+"""The variance over seeds of each configuration's mean, moderated by the variances of all (Smyth, 2004)."""
 
 import math
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 FLOOR = 1e-5
-"""Of the mean variance: a smaller one is taken for as large, so that it has a logarithm."""
+"""Share of the mean variance that each variance is raised to, if smaller, so that it has a logarithm."""
 
 STEPS = 50
-"""Newton's, at most, for the inverse of the trigamma function; ten are enough for 1e-8 of it."""
+"""Most steps of Newton's method for the inverse of the trigamma function; ten give a relative error of 1e-8."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class SeedSpread:
     """What :func:`seed_spread` returns."""
 
     variances: np.ndarray
-    """Of one seed's mean, of each configuration, ``(C,)``; what seeds share between configurations is not in it."""
+    """Variance of one seed's mean for each configuration, ``(C,)``, without what seeds change in all configurations."""
     df: float
     """Degrees of freedom of each."""
     prior_df: float
@@ -46,20 +46,21 @@ def seed_spread(means: np.ndarray) -> SeedSpread:
     from scipy.special import digamma, polygamma
 
     C, d = len(means), means.shape[1] - 1
-    # Differences to the first are exactly 0 for configurations that are equal.
+    # Differences from the first configuration are exactly 0 for one that equals it.
     beside = means - means[0]
     interactions = beside - beside.mean(1, keepdims=True) - beside.mean(0) + beside.mean()
-    own = np.square(interactions).sum(1) / d * C / (C - 1)
-    pooled, pooled_df = float(own.mean()), float((C - 1) * d)
+    unmoderated = np.square(interactions).sum(1) / d * C / (C - 1)
+    pooled, pooled_df = float(unmoderated.mean()), float((C - 1) * d)
     if pooled == 0:
-        return SeedSpread(own, pooled_df, math.inf)
-    logs = np.log(np.maximum(own, FLOOR * pooled)) - digamma(d / 2) + math.log(d / 2)
+        return SeedSpread(unmoderated, pooled_df, math.inf)
+    logs = np.log(np.maximum(unmoderated, FLOOR * pooled)) - digamma(d / 2) + math.log(d / 2)
     beyond_chance = float(logs.var(ddof=1) - polygamma(1, d / 2))
     if beyond_chance <= 0:
         return SeedSpread(np.full(C, pooled), pooled_df, math.inf)
     prior_df = 2 * _inverse_trigamma(beyond_chance)
     prior = math.exp(logs.mean() + digamma(prior_df / 2) - math.log(prior_df / 2))
-    return SeedSpread((prior_df * prior + d * own) / (prior_df + d), min(prior_df + d, pooled_df), prior_df)
+    variances = (prior_df * prior + d * unmoderated) / (prior_df + d)
+    return SeedSpread(variances, min(prior_df + d, pooled_df), prior_df)
 
 
 def _inverse_trigamma(value: float) -> float:

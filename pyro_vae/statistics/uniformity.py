@@ -18,8 +18,8 @@ def uniformity_p_value(ranks: np.ndarray, num_ranks: int) -> float:
 
     .. math:: t = \min_i \min\{P(C_i \le c_i), P(C_i \ge c_i)\},
 
-    and the p-value the probability of a smaller one, or the same; of tails below 1e-12 a bound on it. Ranks are
-    discrete: so is the p-value, which is conservative by that.
+    and the p-value is the probability of one as small or smaller; for tails below 1e-12 it is a bound on that. As ranks
+    are discrete, so is the p-value, and the test is conservative.
 
     Args:
         ranks: ``(n,)``, integers.
@@ -44,7 +44,7 @@ def uniformity_p_value(ranks: np.ndarray, num_ranks: int) -> float:
 
 
 def uniformity_band(n: int, num_ranks: int, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Return the band that holds the cumulative counts of n uniform ranks, all of them at once, ``level`` of the time.
+    """Return the band that holds all cumulative counts of n uniform ranks at once with probability ``level``.
 
     Each point's limits have the same tail probability, as in the test: counts leave the band of level 0.95 when the
     p-value is at most 0.05.
@@ -104,10 +104,10 @@ def _probability_inside(n: int, num_ranks: int, tail: float) -> float:
     lower, upper = _limits(n, num_ranks, tail)
     if (lower > upper).any():
         return 0.0
-    one = poisson.pmf(np.arange(n + 1), n / num_ranks)
+    cell_counts = poisson.pmf(np.arange(n + 1), n / num_ranks)
     inside, start = np.ones(1), 0
     for low, high in zip([*lower, n], [*upper, n], strict=True):
         # The sums from `start` on; what falls outside is lost.
-        sums = np.convolve(inside, one[: high - start + 1])
+        sums = np.convolve(inside, cell_counts[: high - start + 1])
         inside, start = sums[low - start : high - start + 1], low
     return float(min(inside[0] / poisson.pmf(n, n), 1.0))
