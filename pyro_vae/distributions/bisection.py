@@ -10,7 +10,7 @@ HALVINGS = 64
 
 
 def invert_increasing(function: Callable[[Tensor], Tensor], target: Tensor, low: float, high: float) -> Tensor:
-    """Return where an elementwise increasing function takes its target, in float64.
+    """Solve ``function(x) = target`` for an elementwise increasing function, in float64.
 
     Args:
         function: from any shape to the same shape.

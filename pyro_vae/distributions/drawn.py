@@ -1,4 +1,4 @@
-"""The last draw of a distribution and its log-density, for laws that score their draws by the noise behind them."""
+"""The last draw of a distribution and its log-density, for laws that score a draw by the noise it was made of."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Drawn:
-    """A sample, its log-density, and what else must hold for the one to belong to the other."""
+    """A sample with its log-density, and what tells whether the log-density still belongs to it."""
 
     value: Tensor
     log_prob: Tensor
@@ -17,18 +17,18 @@ class Drawn:
 
     @classmethod
     def of(cls, value: Tensor, log_prob: Tensor) -> "Drawn":
-        """Return the record of a draw that was made just now."""
+        """Record a draw that was made just now."""
         return cls(value, log_prob, _version(value), torch.is_grad_enabled())
 
     def is_same(self, value: Tensor) -> bool:
-        """Whether a tensor is the very draw, unchanged."""
+        """Whether a tensor is this draw itself, not changed in place since."""
         return self.value is value and self.version == _version(value)
 
     def scores(self, value: Tensor) -> bool:
-        """Whether a tensor is the draw, and its log-density has the gradient that is asked for now."""
+        """Whether a tensor is this draw, and the log-density has a gradient if gradients are enabled now."""
         return self.is_same(value) and (self.with_gradient or not torch.is_grad_enabled())
 
 
 def _version(value: Tensor) -> int | None:
-    """Return the count of in-place changes, which inference mode does not keep."""
+    """Return the number of in-place changes; None in inference mode, which does not count them."""
     return None if value.is_inference() else value._version

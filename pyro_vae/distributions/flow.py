@@ -23,7 +23,7 @@ class FlowStep:
     forward: Move
     """From z to (z', log|det dz'/dz|)."""
     inverse: Move | None = None
-    """From z' to (z, log|det dz'/dz|, the same one); None where there is none."""
+    """From z' to (z, log|det dz'/dz|), the same log-determinant as forward; None if the step has no inverse."""
 
 
 class FlowDistribution(TorchDistribution):
@@ -33,16 +33,16 @@ class FlowDistribution(TorchDistribution):
 
     A draw is one pass through the steps, which also gives its log-density; the last draw is remembered, so that
     scoring that very tensor costs nothing and needs no inverse. Any other z is scored through the inverses. The
-    remembered log-density is a function of the noise: its gradient is the total one of log q(z), by parameters and
-    through z.
+    remembered log-density is a function of the noise: its gradient is the total gradient of log q(z), by parameters
+    and through z.
 
     Args:
         loc: ``(*batch, d)``.
         scale: ``(*batch, d)``.
         steps: first step first.
-        owner: who is named in errors.
-        remembers: whether the last draw's log-density is kept; else a draw is scored as any other z is, also after the
-            steps' parameters have changed.
+        owner: name of the part, for errors.
+        remembers: whether the last draw's log-density is remembered. If not, a draw is scored through the inverses as
+            any other z is, also after the steps' parameters have changed.
     """
 
     arg_constraints = {  # noqa: RUF012 (torch's protocol)
@@ -101,8 +101,8 @@ class FlowDistribution(TorchDistribution):
         """Return the log-density ``(*batch,)``: the remembered one for the last draw, else by the inverses.
 
         Raises:
-            ValueError: a step has no inverse, and the value is not the last draw, unchanged, of this object; or it
-                was drawn without gradients, which the remembered log-density then lacks, and they are asked for.
+            ValueError: a step has no inverse, and the value is not the unchanged last draw of this object; or that
+                draw was made without gradients, and they are enabled now.
         """
         if self._validate_args:
             self._validate_sample(value)

@@ -46,7 +46,7 @@ def level_of(value: Tensor, levels: int) -> Tensor:
 
 
 def check_levels(who: str, levels: int) -> None:
-    """Raise ValueError unless there are at least two levels; ``who`` asks."""
+    """Refuse fewer than two levels, with a ValueError that names the caller ``who``."""
     check_whole(who, "levels", levels)
     if levels < 2:
         raise ValueError(f"{who}: levels must be at least 2 (256 for 8-bit images); got {levels}.")

@@ -1,4 +1,4 @@
-"""The figure of evidence budgets: what each run's ELBO is made of, and what it lacks."""
+"""The figure of evidence budgets: the terms of each run's ELBO, and its gap to log p(x)."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 def evidence_budgets(budgets: Mapping[str, EvidenceBudget]) -> "Figure":
-    """Two stacked bars for each run, in nats: -ELBO is distortion plus rate, and also -log p(x) plus the gaps.
+    """Draw two stacked bars for each run, in nats: -ELBO as distortion plus rate, and as -log p(x) plus the gaps.
 
-    The second panel starts where the smallest -log p(x) is, so that gaps of a few nats can be seen; its whiskers are
+    The second panel starts near the smallest -log p(x), so that gaps of a few nats can be seen; its whiskers are
     two Monte Carlo standard errors of log p(x).
 
     Args:
-        budgets: by the name to write beside the bars.
+        budgets: each under the name that is written beside its bars.
 
     Raises:
-        ValueError: there are none.
+        ValueError: ``budgets`` is empty.
     """
     from matplotlib.figure import Figure
 

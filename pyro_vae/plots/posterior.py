@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pyro_vae.evaluation.sbc import SBC
 
 DOTS = 1000
-"""Reference draws shown, at most: more hide each other."""
+"""Most reference draws that are shown: more would hide each other."""
 
 MASSES = (0.9, 0.5)
 """Shares of the guide's mass inside its contours, the larger first."""
@@ -31,7 +31,7 @@ REFERENCE, GUIDE = "0.45", "tab:orange"
 def pairwise_marginals(
     reference: Tensor, guide: Tensor, dims: Sequence[int] | None = None, labels: Sequence[str] = ()
 ) -> "Figure":
-    """Reference draws as dots with the guide's contours over them, for each pair of dims; one-dim marginals above.
+    """Draw the reference as dots and the guide as contours for each pair of dims, with one-dim marginals above.
 
     Contours hold 50 % and 90 % of the guide's mass, by a Gaussian kernel density of its draws.
 
@@ -43,20 +43,19 @@ def pairwise_marginals(
         labels: of the dims shown; "u[d]" unless given.
 
     Raises:
-        ValueError: the two have other dims, or too few draws for a density, or values that are not finite.
+        ValueError: the two differ in the number of dims, have fewer than ten draws, or a value is not finite.
     """
     from matplotlib.figure import Figure
 
-    both = [draws.detach().double().cpu() for draws in (reference, guide)]
-    if any(draws.ndim != 2 or len(draws) < 10 or not draws.isfinite().all() for draws in both) or (
-        both[0].shape[1] != both[1].shape[1]
-    ):
+    samples = [draws.detach().double().cpu() for draws in (reference, guide)]
+    unusable = [draws.ndim != 2 or len(draws) < 10 or not draws.isfinite().all() for draws in samples]
+    if any(unusable) or samples[0].shape[1] != samples[1].shape[1]:
         raise ValueError(
             f"pairwise_marginals: expected finite draws (num_draws, dim) of one datum, ten at least, of reference and "
             f"guide; got shapes {tuple(reference.shape)} and {tuple(guide.shape)}."
         )
-    shown = list(range(min(5, both[0].shape[1]))) if dims is None else list(dims)
-    dots, contours = (draws[:, shown].numpy() for draws in both)
+    shown = list(range(min(5, samples[0].shape[1]))) if dims is None else list(dims)
+    dots, contours = (draws[:, shown].numpy() for draws in samples)
     names = labels or [f"u[{dim}]" for dim in shown]
     size = len(shown)
     figure = Figure(figsize=(1.2 + 1.7 * size, 0.8 + 1.7 * size), layout="constrained", dpi=120)
@@ -64,32 +63,32 @@ def pairwise_marginals(
     ranges = [_range(dots[:, k], contours[:, k]) for k in range(size)]
     for row in range(size):
         for column in range(size):
-            one = axes[row, column]
+            panel = axes[row, column]
             if column > row:
-                one.set_axis_off()
+                panel.set_axis_off()
                 continue
-            one.set_xlim(ranges[column])
+            panel.set_xlim(ranges[column])
             if column == row:
-                _marginal(one, dots[:, row], contours[:, row], ranges[row])
+                _marginal(panel, dots[:, row], contours[:, row], ranges[row])
             else:
-                one.set_ylim(ranges[row])
+                panel.set_ylim(ranges[row])
                 some = dots[:: -(-len(dots) // DOTS)]
-                one.plot(some[:, column], some[:, row], ".", color=REFERENCE, markersize=2, alpha=0.5, zorder=1)
-                _contours(one, contours[:, [column, row]], ranges[column], ranges[row])
-            one.tick_params(labelsize=6, labelbottom=row == size - 1, labelleft=column == 0 < row)
+                panel.plot(some[:, column], some[:, row], ".", color=REFERENCE, markersize=2, alpha=0.5, zorder=1)
+                _contours(panel, contours[:, [column, row]], ranges[column], ranges[row])
+            panel.tick_params(labelsize=6, labelbottom=row == size - 1, labelleft=column == 0 < row)
             if row == size - 1:
-                one.set_xlabel(names[column], fontsize=8)
+                panel.set_xlabel(names[column], fontsize=8)
             if column == 0 < row:
-                one.set_ylabel(names[row], fontsize=8)
+                panel.set_ylabel(names[row], fontsize=8)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=8, frameon=False)
     return figure
 
 
 def rank_ecdfs(calibration: "SBC", dims: Sequence[int] | None = None) -> "Figure":
-    """Difference of the ranks' ECDF from the uniform one, with the band that holds the whole curve in 95 % of runs.
+    """Draw the ranks' ECDF minus the uniform one, with the band that holds the whole curve in 95 % of runs.
 
-    A curve above the band on the left and below it on the right tells of a guide that is too narrow, the reverse of one
-    that is too wide, a curve on one side of one that is off.
+    A curve above the band on the left and below it on the right means that the guide is too narrow. The reverse means
+    that it is too wide. A curve that leaves the band on one side only means that the guide's location is off.
 
     Args:
         calibration: what :func:`pyro_vae.evaluation.sbc` returned.
@@ -106,26 +105,26 @@ def rank_ecdfs(calibration: "SBC", dims: Sequence[int] | None = None) -> "Figure
     axes = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flatten()
     difference = calibration.ecdf_difference.numpy()
     at = np.arange(1, calibration.num_draws + 1) / (calibration.num_draws + 1)
-    for one, dim in zip(axes, shown, strict=False):
+    for panel, dim in zip(axes, shown, strict=False):
         low, high = (limit.numpy() for limit in calibration.band(dim=dim))
-        one.fill_between(at, low, high, color="0.85", linewidth=0)
-        one.axhline(0, color="0.6", linewidth=0.5)
-        one.step(at, difference[:, dim], where="mid", color=GUIDE, linewidth=1)
-        one.set_title(f"u[{dim}], p = {calibration.p_values[dim].item():.2g}", fontsize=8)
-        one.tick_params(labelsize=6)
-    for one in axes[len(shown) :]:
-        one.set_axis_off()
+        panel.fill_between(at, low, high, color="0.85", linewidth=0)
+        panel.axhline(0, color="0.6", linewidth=0.5)
+        panel.step(at, difference[:, dim], where="mid", color=GUIDE, linewidth=1)
+        panel.set_title(f"u[{dim}], p = {calibration.p_values[dim].item():.2g}", fontsize=8)
+        panel.tick_params(labelsize=6)
+    for panel in axes[len(shown) :]:
+        panel.set_axis_off()
     figure.supxlabel("rank of the true latent, as a share", fontsize=8)
     figure.supylabel("ECDF minus uniform", fontsize=8)
     return figure
 
 
 def _range(*samples: np.ndarray) -> tuple[float, float]:
-    """Return an interval with nearly all of each sample, and some air."""
+    """Return an interval that holds 99.6 % of each sample, with a margin."""
     low = min(float(np.quantile(sample, 0.002)) for sample in samples)
     high = max(float(np.quantile(sample, 0.998)) for sample in samples)
-    air = 0.08 * (high - low) or 1.0
-    return low - air, high + air
+    margin = 0.08 * (high - low) or 1.0
+    return low - margin, high + margin
 
 
 def _marginal(axes: Any, dots: np.ndarray, guide: np.ndarray, limits: tuple[float, float]) -> None:

@@ -2,7 +2,7 @@
 
 Every function returns a matplotlib ``Figure`` that is bound to no window; ``figure.savefig(path)`` keeps it.
 Images are ``(channels, height, width)`` with one or three channels; what a pixel shows is the likelihood's mean.
-matplotlib and torchvision are imported when something is drawn: a script that draws in the end need not wait first.
+matplotlib and torchvision are imported when something is drawn, so that other scripts start without them.
 """
 
 from collections.abc import Sequence
@@ -25,14 +25,14 @@ PRIOR_TITLE = "mean of p(x | z), z drawn from the prior"
 
 
 def learning_curves(history: Sequence[Row], bound: str = "ELBO") -> "Figure":
-    """Bound against epoch, training and validation.
+    """Draw the training and the validation bound against the epoch.
 
     In a run of more than 20 epochs the vertical axis is cut below the fifth percentile of the curves, so that the
     first epochs do not flatten all that follows.
 
     Args:
         history: rows of a run.
-        bound: what to call the objective.
+        bound: name of the objective, for the axis.
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -57,7 +57,7 @@ def learning_curves(history: Sequence[Row], bound: str = "ELBO") -> "Figure":
 
 
 def reconstructions(x: Tensor, means: Tensor, columns: int = 10) -> "Figure":
-    """Data ``(N, *x_shape)`` in odd rows, the mean of p(x | z) with z ~ q(z | x) under each in even rows."""
+    """Draw data ``(N, *x_shape)`` in odd rows, and under each the mean of p(x | z) with z ~ q(z | x) in even rows."""
     rows = []
     for start in range(0, len(x), columns):
         rows += [x[start : start + columns], means[start : start + columns]]
@@ -65,7 +65,7 @@ def reconstructions(x: Tensor, means: Tensor, columns: int = 10) -> "Figure":
 
 
 def prior_samples(prior: Prior, likelihood: Likelihood, count: int = 100) -> "Figure":
-    """Means of p(x | z) for ``count`` draws z ~ p(z)."""
+    """Draw means of p(x | z) for ``count`` draws z ~ p(z)."""
     with torch.no_grad():
         images = _mean(likelihood(prior().sample(torch.Size([count]))))
     return image_grid(images, round(count**0.5), PRIOR_TITLE)
@@ -74,9 +74,9 @@ def prior_samples(prior: Prior, likelihood: Likelihood, count: int = 100) -> "Fi
 def latent_traversal(
     prior: Prior, likelihood: Likelihood, center: Tensor, dims: Sequence[int], quantiles: Tensor = QUANTILES
 ) -> "Figure":
-    """Each of ``dims`` swept through the prior's quantiles, the others held at ``center``; a row a dimension.
+    """Sweep each of ``dims`` through the prior's quantiles, the others held at ``center``; one row a dimension.
 
-    The quantiles are read off 10 000 draws of the prior, so that any prior will do.
+    The quantiles are estimated from 10 000 draws of the prior, so that any prior can be used.
 
     Args:
         prior: p(z).
@@ -102,7 +102,7 @@ def traversal_title(quantiles: Tensor) -> str:
 
 
 def manifold(likelihood: Likelihood, like: Tensor, columns: int = 20) -> "Figure":
-    """Means of p(x | z) on a grid over a two-dimensional latent space, evenly spaced in prior probability.
+    """Draw means of p(x | z) on a grid over a two-dimensional latent space, evenly spaced in prior probability.
 
     Args:
         likelihood: p(x | z) with two latent dimensions, under a standard normal prior.
@@ -121,7 +121,7 @@ def manifold(likelihood: Likelihood, like: Tensor, columns: int = 20) -> "Figure
 
 
 def image_grid(images: Tensor, columns: int, title: str, row_labels: Sequence[str] = ()) -> "Figure":
-    """Images ``(N, *x_shape)`` in rows of ``columns``, on a common grey scale from 0 to 1.
+    """Draw images ``(N, *x_shape)`` in rows of ``columns``, on a common grey scale from 0 to 1.
 
     Raises:
         ValueError: an image is not ``(channels, height, width)`` with one or three channels.

@@ -1,4 +1,4 @@
-"""Figures of a comparison: budgets, curves, the rate-distortion plane, what gaps cost, k-hats.
+"""Figures of a comparison: budgets, gaps, learning curves, the rate-distortion plane, gap against cost, k-hats.
 
 Every function returns a matplotlib ``Figure`` that is bound to no window, of :class:`Series` that have the same number
 and colour in all figures; :func:`pyro_vae.report.svg.to_svg` puts it into a page.
@@ -27,7 +27,7 @@ BINS = np.linspace(-0.5, 1.5, 41)
 """Of k-hats; what lies outside is counted in the outermost ones."""
 
 CUT_AFTER = 20
-"""Epochs, from which on a learning curve's first ones may lie outside of the figure."""
+"""Number of epochs above which the first values of a learning curve may lie outside of the figure."""
 
 P = ParamSpec("P")
 
@@ -49,16 +49,16 @@ def _styled(
 
 @_styled
 def budgets(series: Sequence[Series]) -> "Figure":
-    """-ELBO as the sum of reconstruction cost and rate, a bar a configuration; a tick where -log p^(x) is.
+    """Draw -ELBO as reconstruction cost plus rate, one bar a configuration, with a tick at -log p^(x).
 
-    Means over seeds and test images, in nats. What lies right of the tick is the gap.
+    Values are means over seeds and test images, in nats. The part of a bar to the right of the tick is the gap.
     """
     figure, axes = _bars(series)
-    for row, one in enumerate(series):
-        cost, rate = (_mean(one, name) for name in ("reconstruction", "rate"))
+    for row, entry in enumerate(series):
+        cost, rate = (_mean(entry, name) for name in ("reconstruction", "rate"))
         axes.barh(row, -cost, color=COLOURS[0], label="reconstruction cost" if row == 0 else None)
         axes.barh(row, rate, left=-cost, color=COLOURS[1], label="rate" if row == 0 else None)
-        evidence = -_mean(one, "log_likelihood")
+        evidence = -_mean(entry, "log_likelihood")
         axes.plot([evidence] * 2, [row - 0.48, row + 0.48], color=FOREGROUND, label="−log p(x)" if row == 0 else None)
     axes.set_xlabel("nats per image")
     figure.legend(loc="outside upper center", ncols=3, frameon=False, handlelength=1)
@@ -67,9 +67,9 @@ def budgets(series: Sequence[Series]) -> "Figure":
 
 @_styled
 def gaps(series: Sequence[Series]) -> "Figure":
-    """What the ELBO lacks of log p^(x), in nats: approximation and amortization gap, or their sum where not split.
+    """Draw log p^(x) - ELBO in nats, as approximation plus amortization gap, or as one bar if they were not measured.
 
-    Whiskers are a standard error of the sum, over images and seeds.
+    Whiskers are one standard error of the sum, over images and seeds.
     """
     figure, axes = _bars(series)
     named: set[str] = set()
@@ -78,10 +78,11 @@ def gaps(series: Sequence[Series]) -> "Figure":
         axes.barh(row, width, left=left, color=colour, label=None if name in named else name)
         named.add(name)
 
-    for row, one in enumerate(series):
-        parts = [estimate(one.configuration, f"{part}_gap") for part in ("approximation", "amortization", "inference")]
+    for row, entry in enumerate(series):
+        names = ("approximation_gap", "amortization_gap", "inference_gap")
+        parts = [estimate(entry.configuration, name) for name in names]
         if parts[0] is None or parts[1] is None or parts[2] is None:
-            whole = estimate(one.configuration, BOUND_GAP)
+            whole = estimate(entry.configuration, BOUND_GAP)
             bar(row, 0, math.nan if whole is None else whole.mean, "not split", OTHERS)
         else:
             whole = parts[2]
@@ -96,29 +97,29 @@ def gaps(series: Sequence[Series]) -> "Figure":
 
 @_styled
 def learning_curves(series: Sequence[Series], curve: str) -> "Figure":
-    """The bound against the epoch, a line a cell.
+    """Draw the bound against the epoch, one line a cell.
 
     Args:
         series: to draw.
-        curve: "valid" or "train", as :func:`which_curve` finds it.
+        curve: "valid" or "train", as :func:`which_curve` returns it.
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = _one((WIDTH, 3.2))
+    figure, axes = _single((WIDTH, 3.2))
     ends: list[tuple[float, Series]] = []
     highest, last, longest = [], [], 1
-    for one in reversed(series):  # The first ones above the others.
-        for result in one.configuration.results:
+    for entry in reversed(series):  # The first ones above the others.
+        for result in entry.configuration.results:
             values = np.array([row[f"{curve}_bound_nats"] for row in result.history])
             epochs = [row["epoch"] for row in result.history]
-            axes.plot(epochs, values, color=one.colour, linewidth=1.2, marker=".", markevery=[-1])
+            axes.plot(epochs, values, color=entry.colour, linewidth=1.2, marker=".", markevery=[-1])
             finite = values[np.isfinite(values)]
             if len(finite):
                 highest.append(finite.max())
                 last.append(np.quantile(finite, 0.05) if len(values) > CUT_AFTER else finite.min())
                 longest = max(longest, len(values))
-        if one.highlighted and one.configuration.results[0].history:
-            ends.append((one.configuration.results[0].history[-1][f"{curve}_bound_nats"], one))
+        if entry.highlighted and entry.configuration.results[0].history:
+            ends.append((entry.configuration.results[0].history[-1][f"{curve}_bound_nats"], entry))
     if highest:
         low, high = min(last), max(highest)
         room = 0.05 * (high - low) or 1.0
@@ -132,30 +133,30 @@ def learning_curves(series: Sequence[Series], curve: str) -> "Figure":
 
 def which_curve(series: Sequence[Series]) -> str:
     """Return "valid" where each cell has bounds on validation images, else "train"."""
-    histories = [result.history for one in series for result in one.configuration.results]
+    histories = [result.history for entry in series for result in entry.configuration.results]
     return "valid" if all(math.isfinite(row["valid_bound_nats"]) for rows in histories for row in rows) else "train"
 
 
 @_styled
 def rate_distortion(series: Sequence[Series]) -> "Figure":
-    """Rate against reconstruction cost, in nats; on a dashed line the ELBO is the same.
+    """Draw the rate against the reconstruction cost, in nats; the ELBO is constant along a dashed line.
 
     Crosses are means over seeds, their arms a standard deviation over seeds, or with one seed a standard error over
     test images; dots are the seeds.
     """
-    figure, axes = _one((WIDTH, 3.6))
-    for one in reversed(series):
-        cost, rate = (estimate(one.configuration, name) for name in ("reconstruction", "rate"))
+    figure, axes = _single((WIDTH, 3.6))
+    for entry in reversed(series):
+        cost, rate = (estimate(entry.configuration, name) for name in ("reconstruction", "rate"))
         if cost is None or rate is None:
             continue
         alone = math.isnan(cost.spread)
         arms = (cost.data, rate.data) if alone else (cost.spread, rate.spread)
-        axes.errorbar(-cost.mean, rate.mean, xerr=arms[0], yerr=arms[1], color=one.colour, marker="o", markersize=4)
+        axes.errorbar(-cost.mean, rate.mean, xerr=arms[0], yerr=arms[1], color=entry.colour, marker="o", markersize=4)
         if not alone:
-            cells = [result.evaluation["elbo"] for result in one.configuration.results]
+            cells = [result.evaluation["elbo"] for result in entry.configuration.results]
             dots = [-cell["reconstruction_nats"] for cell in cells], [cell["rate_nats"] for cell in cells]
-            axes.plot(*dots, ".", color=one.colour, markersize=4, alpha=0.7)
-        _number(axes, one, -cost.mean, rate.mean)
+            axes.plot(*dots, ".", color=entry.colour, markersize=4, alpha=0.7)
+        _number(axes, entry, -cost.mean, rate.mean)
     axes.margins(0.12)
     _lines_of_equal_elbo(axes)
     axes.set(xlabel="reconstruction cost (nats per image)", ylabel="rate (nats per image)")
@@ -164,30 +165,30 @@ def rate_distortion(series: Sequence[Series]) -> "Figure":
 
 @_styled
 def gap_against(series: Sequence[Series], cost: str) -> "Figure":
-    """The gap of each configuration against what its guide costs.
+    """Draw the gap of each configuration against the cost of its guide.
 
     Args:
-        series: to draw. The gap is the inference gap where each has it, else log p^(x) - ELBO; whiskers are a standard
-            error over images and seeds.
+        series: to draw. The gap is the inference gap if all configurations have one, else log p^(x) - ELBO. Whiskers
+            are one standard error over images and seeds.
         cost: "guide_parameters" or "fit_seconds".
     """
     from matplotlib.ticker import EngFormatter, NullFormatter
 
-    figure, axes = _one((WIDTH, 3.0))
+    figure, axes = _single((WIDTH, 3.0))
     quantity = which_gap(series)
     points: list[tuple[Series, float, Estimate]] = []
-    for one in reversed(series):
-        gap, costs = estimate(one.configuration, quantity), numbers(one.configuration, cost)
+    for entry in reversed(series):
+        gap, costs = estimate(entry.configuration, quantity), numbers(entry.configuration, cost)
         if gap is not None and costs:
-            points.append((one, sum(costs) / len(costs), gap))
+            points.append((entry, sum(costs) / len(costs), gap))
     places = [x for _, x, _ in points]
     if max(places, default=0) > 3 * min(places, default=0) > 0:
         axes.set_xscale("log")
         axes.xaxis.set_minor_formatter(NullFormatter())
     axes.xaxis.set_major_formatter(EngFormatter(sep="\N{NO-BREAK SPACE}"))
-    for one, x, gap in points:
-        axes.errorbar(x, gap.mean, yerr=gap.standard_error, color=one.colour, marker="o", markersize=4, capsize=2)
-        _number(axes, one, x, gap.mean)
+    for entry, x, gap in points:
+        axes.errorbar(x, gap.mean, yerr=gap.standard_error, color=entry.colour, marker="o", markersize=4, capsize=2)
+        _number(axes, entry, x, gap.mean)
     axes.margins(0.12)
     _few_ticks(axes)
     named = {"guide_parameters": "parameters of the guide", "fit_seconds": "seconds to fit"}
@@ -197,22 +198,22 @@ def gap_against(series: Sequence[Series], cost: str) -> "Figure":
 
 def which_gap(series: Sequence[Series]) -> str:
     """Return "inference_gap" where each configuration has it, else "bound_gap"."""
-    measured = all(estimate(one.configuration, "inference_gap") is not None for one in series)
+    measured = all(estimate(entry.configuration, "inference_gap") is not None for entry in series)
     return "inference_gap" if measured else BOUND_GAP
 
 
 @_styled
 def khats(series: Sequence[Series], top: float) -> "Figure":
-    """Histogram of the k-hats of all images and seeds of one configuration, and its threshold.
+    """Draw a histogram of the k-hats of all images and seeds of one configuration, with the threshold.
 
     Args:
         series: the one to draw.
-        top: the largest of the :func:`khat_shares` of all that are seen together.
+        top: the largest of the :func:`khat_shares` of all histograms on the page, which share one axis.
     """
-    (one,) = series
-    figure, axes = _one((2.4, 1.4))
-    axes.stairs(100 * khat_shares(one), BINS, fill=True, color=one.colour)
-    threshold = one.configuration.results[0].evaluation["log_likelihood"]["khat_threshold"]
+    (entry,) = series
+    figure, axes = _single((2.4, 1.4))
+    axes.stairs(100 * khat_shares(entry), BINS, fill=True, color=entry.colour)
+    threshold = entry.configuration.results[0].evaluation["log_likelihood"]["khat_threshold"]
     axes.axvline(threshold, color=FOREGROUND, linewidth=1, linestyle="--")
     axes.set_ylim(0, 105 * top or 1)
     axes.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["≤ −0.5", "0", "0.5", "1", "≥ 1.5"])
@@ -220,14 +221,14 @@ def khats(series: Sequence[Series], top: float) -> "Figure":
     return figure
 
 
-def khat_shares(one: Series) -> np.ndarray:
+def khat_shares(entry: Series) -> np.ndarray:
     """Return the share of images and seeds in each of :data:`BINS`; one without a k-hat is in none of them."""
-    values = np.concatenate([r.per_datum["pareto_k"].double().numpy() for r in one.configuration.results])
+    values = np.concatenate([r.per_datum["pareto_k"].double().numpy() for r in entry.configuration.results])
     known = np.clip(values[~np.isnan(values)], BINS[0], BINS[-1])
     return np.histogram(known, BINS)[0] / max(len(values), 1)
 
 
-def _one(size: tuple[float, float]) -> "tuple[Figure, Axes]":
+def _single(size: tuple[float, float]) -> "tuple[Figure, Axes]":
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=size, layout="constrained")
@@ -236,34 +237,34 @@ def _one(size: tuple[float, float]) -> "tuple[Figure, Axes]":
 
 def _bars(series: Sequence[Series]) -> "tuple[Figure, Axes]":
     """Return a figure with a row a configuration, the first at the top."""
-    lines = sum(1 + 0.45 * (one.label.count("\n")) for one in series)
-    figure, axes = _one((WIDTH, 1.0 + 0.3 * lines))
-    axes.set_yticks(range(len(series)), [one.label for one in series])
+    lines = sum(1 + 0.45 * (entry.label.count("\n")) for entry in series)
+    figure, axes = _single((WIDTH, 1.0 + 0.3 * lines))
+    axes.set_yticks(range(len(series)), [entry.label for entry in series])
     axes.set_ylim(len(series) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
     return figure, axes
 
 
-def _mean(one: Series, quantity: str) -> float:
-    found = estimate(one.configuration, quantity)
-    return math.nan if found is None else found.mean
+def _mean(entry: Series, quantity: str) -> float:
+    known = estimate(entry.configuration, quantity)
+    return math.nan if known is None else known.mean
 
 
-def _number(axes: "Axes", one: Series, x: float, y: float) -> None:
+def _number(axes: "Axes", entry: Series, x: float, y: float) -> None:
     axes.annotate(
-        str(one.number), (x, y), (4, 4), textcoords="offset points", color=one.colour, fontsize=8, fontweight="bold"
+        str(entry.number), (x, y), (4, 4), textcoords="offset points", color=entry.colour, fontsize=8, fontweight="bold"
     )
 
 
 def _number_ends(axes: "Axes", ends: Sequence[tuple[float, Series]], x: float, step: float) -> None:
-    """Write numbers right of curves' ends, moved apart where they would hide each other."""
+    """Write each curve's number to the right of its end, and move numbers apart that would overlap."""
     ordered = sorted((end for end in ends if math.isfinite(end[0])), key=lambda end: -end[0])
     heights: list[float] = []
     for y, _ in ordered:
         heights.append(min(y, heights[-1] - step) if heights else y)
     back = sum(y - height for (y, _), height in zip(ordered, heights, strict=True)) / max(len(ordered), 1)
-    for (_, one), height in zip(ordered, heights, strict=True):
-        axes.text(x, height + back, str(one.number), color=one.colour, fontsize=8, fontweight="bold", va="center")
+    for (_, entry), height in zip(ordered, heights, strict=True):
+        axes.text(x, height + back, str(entry.number), color=entry.colour, fontsize=8, fontweight="bold", va="center")
 
 
 def _lines_of_equal_elbo(axes: "Axes") -> None:
@@ -276,7 +277,7 @@ def _lines_of_equal_elbo(axes: "Axes") -> None:
 
 
 def _few_ticks(axes: "Axes") -> None:
-    """Put ticks at round values on a logarithmic axis of less than two decades, where there would be one at most."""
+    """Put ticks at round values on a logarithmic axis that spans less than two decades, which may have none else."""
     low, high = axes.get_xlim()
     if axes.get_xscale() == "log" and high < 100 * low:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))

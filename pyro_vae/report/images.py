@@ -1,4 +1,4 @@
-"""What fitted cells of a comparison draw: samples, reconstructions and traversals, as images for a page."""
+"""Samples, reconstructions and traversals of a comparison's fitted cells, as images for a page."""
 
 import base64
 import io
@@ -43,37 +43,37 @@ class Picture:
 
 @dataclass(frozen=True)
 class CellPictures:
-    """What could be drawn of a cell."""
+    """The pictures of a cell."""
 
     result: CellResult
     pictures: Sequence[Picture]
     failures: Sequence[str]
-    """What could not, and why."""
+    """What could not be drawn, and why."""
 
 
 def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | None = None) -> list[CellPictures]:
-    """Draw what finished cells have learnt, from their run folders.
+    """Draw pictures of finished cells from their run folders.
 
-    A cell that cannot be read or drawn does not keep the others from it: it says why.
+    A cell that cannot be read or drawn has the reason in its ``failures``; the others are drawn.
 
     Args:
         results: of the cells to draw.
         out: folder of the comparison.
-        moved: where the data are now, if not where the cells found them.
+        moved: where the data are now, if they no longer lie where the cells read them.
     """
     loaded: dict[tuple[Any, ...], ImageData] = {}
-    found = []
+    drawn = []
     for result in results:
         cell = result.cell
         key = cell.data, cell.binarization, cell.data_seed, cell.valid_size
         try:
             if key not in loaded:
                 loaded[key] = load_data_of_run(result.path, cell, moved)
-            found.append(_draw_cell(result, out, loaded[key]))
+            drawn.append(_draw_cell(result, out, loaded[key]))
         except Exception as error:
-            # A class of the user's own may raise anything, and a report of what is there is worth more than none.
-            found.append(CellPictures(result, [], [_reason("nothing can be drawn", error)]))
-    return found
+            # A user's own class may raise anything, and the report of the other cells is still wanted.
+            drawn.append(CellPictures(result, [], [_reason("nothing can be drawn", error)]))
+    return drawn
 
 
 def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
@@ -92,7 +92,7 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
             try:
                 pictures.append(_picture(title, *draw()))
             except Exception as error:
-                # As above: a guide of the training images alone cannot reconstruct, and its model still has samples.
+                # As above: a guide of the training images alone cannot reconstruct, but its model has samples.
                 failures.append(_reason(title, error))
     return CellPictures(result, pictures, failures)
 

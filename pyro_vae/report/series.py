@@ -1,4 +1,4 @@
-"""Configurations as the figures of a report show them: numbered, and the first ones in colours of their own."""
+"""Configurations as the figures of a report show them: numbered, the first ones each in a colour."""
 
 import textwrap
 from collections.abc import Sequence
@@ -8,10 +8,10 @@ from pyro_vae.comparison.comparison import Configuration
 from pyro_vae.report.table import short
 
 COLOURS = ("#3b7dd8", "#d9702b", "#2a9d72", "#cf4f8f", "#8a6fd1", "#a07a1f", "#2f93a5", "#cb4b4b")
-"""Of the first configurations; each stands out from white and from near-black by 3 to 1 at least."""
+"""Colours of the first configurations; each has a contrast of at least 3 to 1 with white and with near-black."""
 
 OTHERS = "#808080"
-"""The colour of all further ones: more than eight are not told apart by colour."""
+"""The colour of all further configurations: more than eight colours are hard to tell apart."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class Series:
 
     @property
     def name(self) -> str:
-        """The configuration's, without folders."""
+        """The configuration's name, without folders."""
         return short(self.configuration.name)
 
     @property
     def label(self) -> str:
-        """Number and name, in lines."""
+        """Number and name, wrapped into lines."""
         return "\n".join(textwrap.wrap(f"{self.number} {self.name}", 24))
 
     @property
@@ -40,7 +40,7 @@ class Series:
 
 
 def series_of(configurations: Sequence[Configuration]) -> list[Series]:
-    """Return those of which a cell has finished, numbered, with their colours."""
-    there = [one for one in configurations if one.results]
-    colours = [*COLOURS, *[OTHERS] * len(there)]
-    return [Series(number + 1, one, colours[number]) for number, one in enumerate(there)]
+    """Return the configurations with a finished cell, with their numbers and colours."""
+    finished = [configuration for configuration in configurations if configuration.results]
+    colours = [*COLOURS, *[OTHERS] * len(finished)]
+    return [Series(index + 1, configuration, colours[index]) for index, configuration in enumerate(finished)]

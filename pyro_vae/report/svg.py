@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG inside a page: no URL, no white ground, lines and text in the page's own colour."""
+"""A matplotlib figure as SVG inside a page: without URLs and background, in the colour of the page's text."""
 
 import io
 import re
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOREGROUND = "#010203"
-"""Drawn in this colour, a line or text takes the page's, light or dark. No figure needs this one for itself."""
+"""Lines and text in this colour take the colour of the page's text, light or dark. Nothing else is drawn in it."""
 
 STYLE = {
     "svg.fonttype": "none",  # Text stays text, in the page's font.
@@ -28,19 +28,19 @@ STYLE = {
          "grid.color"), FOREGROUND
     ),
 }  # fmt: skip
-"""Under which figures for a page are drawn and written."""
+"""Settings of matplotlib for figures of a page."""
 
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 
 def to_svg(figure: "Figure", label: str, prefix: str) -> str:
-    """Return a figure as an ``<svg>`` element for an HTML page; its width is the page's to say.
+    """Return a figure as an ``<svg>`` element for an HTML page, which sets its width.
 
     Args:
         figure: drawn under :data:`STYLE`.
-        label: what is said to those who do not see it.
-        prefix: of its identifiers, another one for each figure of the page.
+        label: a description for readers who cannot see the figure.
+        prefix: of the figure's identifiers; unique on the page.
     """
     import matplotlib
 

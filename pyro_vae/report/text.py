@@ -1,4 +1,4 @@
-"""What a report says in words and small tables: what was compared, which is best, how to repeat it."""
+"""The words and small tables of a report: what was compared, which is best, how to repeat it."""
 
 import shlex
 from collections import Counter
@@ -34,12 +34,12 @@ class Best:
     """Its mean."""
     errors: str
     tied: Sequence[str]
-    """Others that are not told apart from it."""
+    """Names of the configurations that tie with it for the first rank."""
 
 
 @dataclass(frozen=True)
 class ShownRow:
-    """A row of a ranking in words, and where its difference to the best lies in a drawing that is 100 wide."""
+    """A row of a ranking in words, with the place of its difference to the best in a drawing of width 100."""
 
     rank: int
     name: str
@@ -66,13 +66,13 @@ class ShownRanking:
 
 
 def subject(comparison: Comparison) -> str:
-    """Return by what cells are compared, in words; nothing where there is one."""
+    """Return the settings by which cells differ, in words; "" for a single cell."""
     names = [name.replace("_", " ") for name in comparison.varying if name != "seed"] or list(comparison.varying)
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def headline(comparison: Comparison) -> str:
-    """Return how many cells have finished, of how many configurations and seeds, and on which images."""
+    """Return a sentence: how many cells have finished, the configurations and seeds, and the test images."""
     done = comparison.finished
     seeds = sorted({result.cell.seed for result in comparison.results})
     named = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
@@ -84,9 +84,9 @@ def headline(comparison: Comparison) -> str:
 
 
 def best_of(rankings: Rankings, configurations: Sequence[Configuration]) -> list[Best]:
-    """Return the best by each of the two bounds, where there is a ranking."""
-    by_name = {one.name: one for one in configurations}
-    found = []
+    """Return the best configuration by each of the two bounds that has a ranking."""
+    by_name = {configuration.name: configuration for configuration in configurations}
+    best = []
     for quantity in ("log_likelihood", "elbo"):
         ranking = rankings.get(quantity)
         if isinstance(ranking, Ranking):
@@ -94,8 +94,8 @@ def best_of(rankings: Rankings, configurations: Sequence[Configuration]) -> list
             mean = estimate(by_name[first], quantity)
             assert mean is not None
             errors = ", ".join(f"{name} {size}" for name, size in errors_of(mean).items())
-            found.append(Best(_title(quantity), first, f"{mean.mean:.{mean.decimals}f}", errors, tied))
-    return found
+            best.append(Best(_title(quantity), first, f"{mean.mean:.{mean.decimals}f}", errors, tied))
+    return best
 
 
 def shown_ranking(quantity: str, ranking: Ranking | str) -> ShownRanking:
@@ -110,9 +110,14 @@ def shown_ranking(quantity: str, ranking: Ranking | str) -> ShownRanking:
         (start, end), p = row.interval, row.p_value
         first, second, middle, zero = (round(100 * (nats - low) / width, 1) for nats in (start, end, row.to_best, 0.0))
         low_here, high_here = row.image_interval
-        differs = (f"{row.to_best:+.{digits}f}", f"{start:.{digits}f} to {end:.{digits}f}",
-                   f"{low_here:.{digits}f} to {high_here:.{digits}f}",
-                   f"< {LEAST_P:g}" if p < LEAST_P else f"{p:.2g}") if at else ("", "", "", "")  # fmt: skip
+        differs = ("", "", "", "")
+        if at > 0:
+            differs = (
+                f"{row.to_best:+.{digits}f}",
+                f"{start:.{digits}f} to {end:.{digits}f}",
+                f"{low_here:.{digits}f} to {high_here:.{digits}f}",
+                f"< {LEAST_P:g}" if p < LEAST_P else f"{p:.2g}",
+            )
         rows.append(
             ShownRow(row.rank, row.name, f"{row.mean:.{digits}f}", *differs, places=(first, second, middle, zero))
         )
@@ -124,27 +129,28 @@ def shown_ranking(quantity: str, ranking: Ranking | str) -> ShownRanking:
 
 
 def varying_settings(comparison: Comparison) -> dict[str, list[str]]:
-    """Return the values of settings by which cells differ."""
+    """Return the values of each setting by which cells differ."""
     return _values(comparison, comparison.varying)
 
 
 def common_settings(comparison: Comparison) -> dict[str, list[str]]:
-    """Return the settings that all cells share and that are not left open, and what models were taken over."""
-    found = _values(comparison, [name for name in SETTINGS if name not in comparison.varying])
+    """Return the settings that all cells share, less those without a value, and the runs that models are taken from."""
+    settings = _values(comparison, [name for name in SETTINGS if name not in comparison.varying])
     fitted_models = dict.fromkeys(
         result.cell.fitted_model for result in comparison.results if result.cell.fitted_model is not None
     )
-    said = [fitted_model.label(["guide", "objective", "epochs", "seed"]) for fitted_model in fitted_models]
-    return found | ({"model taken over from": said} if said else {})
+    sources = [fitted_model.label(["guide", "objective", "epochs", "seed"]) for fitted_model in fitted_models]
+    return settings | ({"model taken over from": sources} if sources else {})
 
 
-def distinct(found: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, str], int]]:
-    """Return descriptions that differ, each with the number of cells that it is of."""
-    return [(dict(items), number) for items, number in Counter(tuple(_flat(one).items()) for one in found).items()]
+def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, str], int]]:
+    """Return the different descriptions, each with the number of times that it is there."""
+    counts = Counter(tuple(_flat(description).items()) for description in descriptions)
+    return [(dict(items), number) for items, number in counts.items()]
 
 
 def commands(comparison: Comparison) -> tuple[str, dict[str, str]]:
-    """Return what to type in the comparison's folder for all cells again, and for each, by its hash."""
+    """Return the command that repeats the comparison from its folder, and those that repeat each cell, by its hash."""
     fits = {}
     for result in comparison.results:
         name = result.cell.hash
@@ -158,8 +164,13 @@ def _title(quantity: str) -> str:
 
 
 def _values(comparison: Comparison, names: Iterable[str]) -> dict[str, list[str]]:
-    values = {name: dict.fromkeys(getattr(result.cell, name) for result in comparison.results) for name in names}
-    return {name: [_in_words(value) for value in found] for name, found in values.items() if list(found) != [None]}
+    """Return the different values of settings in words, by name; a setting without a value in all cells is left out."""
+    in_words = {}
+    for name in names:
+        values = list(dict.fromkeys(getattr(result.cell, name) for result in comparison.results))
+        if values != [None]:
+            in_words[name] = [_in_words(value) for value in values]
+    return in_words
 
 
 def _in_words(value: Any) -> str:
@@ -170,9 +181,9 @@ def _in_words(value: Any) -> str:
     return "not given" if value is None else str(value)
 
 
-def _flat(found: Mapping[str, Any]) -> dict[str, str]:
+def _flat(description: Mapping[str, Any]) -> dict[str, str]:
     flat: dict[str, str] = {}
-    for name, value in found.items():
+    for name, value in description.items():
         if isinstance(value, Mapping):
             flat |= {f"{name}, {inner}": _in_words(number) for inner, number in value.items()}
         else:
