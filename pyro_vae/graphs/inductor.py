@@ -114,13 +114,13 @@ def lift(module: GraphModule) -> tuple[GraphModule, list[Tensor]]:
             graph.output(torch.fx.map_arg(node.args[0], copies.__getitem__))
         elif node.op != "get_attr":
             copies[node] = graph.node_copy(node, copies.__getitem__)
-            # Notes of the tracer that recorded it, which would meet those of inductor's own.
+            # The tracer's metadata would conflict with the metadata that inductor adds.
             copies[node].meta = {}
     return GraphModule(torch.nn.Module(), graph), tensors
 
 
 def _mark_failures(module: GraphModule) -> None:
-    """Where the graph checks how a factorization went, fill what failed with NaN instead."""
+    """Replace each check of a factorization in the graph: fill the results that failed with NaN, and do not raise."""
     graph = module.graph
     for check in graph.find_nodes(op="call_function", target=aten._linalg_check_errors.default):
         info = check.args[0]
@@ -128,7 +128,7 @@ def _mark_failures(module: GraphModule) -> None:
         if source.target not in CHECKED:
             continue
         (result,) = (user for user in source.users if user.args == (source, 0))
-        # Before anyone reads it.
+        # The result is filled before any other node reads it.
         with graph.inserting_before(max(result, info).next):
             failed = graph.call_function(aten.ne.Scalar, (info, 0))
             for _ in range(2):

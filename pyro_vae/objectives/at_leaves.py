@@ -43,7 +43,7 @@ class LeafBound(ParticleBound):
         """Where the model is run, given what the guide drew."""
         return leaves_of
 
-    def put_together(self, sampled: Sampled, weights: Tensor, left: Callable[[Tensor, Any], Any]) -> Tensor:
+    def put_together(self, sampled: Sampled, weights: Tensor, path_weight: Callable[[Tensor, Any], Any]) -> Tensor:
         r"""Return ``(batch,)`` with two gradients: the model's, and the guide's through its samples alone.
 
         .. math:: \sum_k a_k \Big(\nabla_\theta \log p(x, z_k) + \sum_i c_{ki}
@@ -54,8 +54,9 @@ class LeafBound(ParticleBound):
         Args:
             sampled: the batch.
             weights: a, ``(total_particles, batch)``.
-            left: from a, of a shape that goes with a site's elements, and what multiplies log q of those elements
-                within the bound (a KL weight, a mask) to c: what is left of the path once the score's is settled.
+            path_weight: computes c, the weight of the gradient through the samples, from two arguments: a, in a shape
+                that broadcasts with a site's elements, and the factor of these elements' log q within the bound (a KL
+                weight, a mask).
         """
         who = type(self).__name__
         sampled.require_reparameterized(who)
@@ -67,7 +68,7 @@ class LeafBound(ParticleBound):
                 terms, _ = at_leaves.scaled_terms()
                 factors = at_leaves.guide_factors()
             direct = terms.log_joint if factors is None else terms.log_joint - factors
-            path = through_samples(run, weighted(a, terms.log_weight), partial(_left_of, left, run, a))
+            path = through_samples(run, weighted(a, terms.log_weight), partial(_path_weight_of, path_weight, run, a))
             parts.append(weighted(a, direct) + path)
         return torch.cat(parts).sum(0)
 
@@ -88,9 +89,9 @@ def scoring(who: str) -> Iterator[None]:
         ) from error
 
 
-def _left_of(left: Callable[[Tensor, Any], Any], run: Particles, weights: Tensor, site: Site) -> Any:
+def _path_weight_of(path_weight: Callable[[Tensor, Any], Any], run: Particles, weights: Tensor, site: Site) -> Any:
     scale = run.inner_scale(site)
-    return left(run.over_batch(weights), scale if site["mask"] is None else scale * site["mask"])
+    return path_weight(run.over_batch(weights), scale if site["mask"] is None else scale * site["mask"])
 
 
 def weighted(weights: Tensor, values: Tensor) -> Tensor:
@@ -116,13 +117,13 @@ def with_guide_at_leaves(who: str, pair: Pair, run: Particles) -> Particles:
     return replace(run, guide_trace=trace)
 
 
-def through_samples(run: Particles, values: Tensor, left: Callable[[Site], Any] = lambda _: 1) -> Tensor:
+def through_samples(run: Particles, values: Tensor, path_weight: Callable[[Site], Any] = lambda _: 1) -> Tensor:
     """Return ``(num_samples, batch)`` whose gradient is that of ``values`` through the samples alone.
 
     Args:
         run: with the model at leaves.
         values: what depends on the leaves, of any shape; summed.
-        left: from a site to what its gradient is multiplied with, of a shape that goes with the site's elements.
+        path_weight: returns, for a site, the weight of its gradient, in a shape that broadcasts with its elements.
     """
     leaves = [run.replayed.nodes[site["name"]]["value"] for site in run.latents]
     slopes = torch.autograd.grad(values.sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
@@ -130,5 +131,5 @@ def through_samples(run: Particles, values: Tensor, left: Callable[[Site], Any] 
     for site, slope in zip(run.latents, slopes, strict=True):
         event_dims = tuple(range(-site["fn"].event_dim, 0))
         product = site["value"] * slope
-        total = total + run.per_datum(left(site) * (product.sum(event_dims) if event_dims else product))
+        total = total + run.per_datum(path_weight(site) * (product.sum(event_dims) if event_dims else product))
     return total

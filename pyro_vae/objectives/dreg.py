@@ -50,4 +50,4 @@ class DReG(LeafBound):
             )
         normalized = sampled.terms.log_weight.detach().softmax(0)
         # Of w_k's share in the sum, log q's factor times w_k (1 - w_k) is what the score turns into.
-        return self.put_together(sampled, normalized, left=lambda w, scale: 1 - scale * (1 - w))
+        return self.put_together(sampled, normalized, path_weight=lambda w, scale: 1 - scale * (1 - w))

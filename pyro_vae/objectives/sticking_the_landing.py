@@ -33,4 +33,4 @@ class StickingTheLanding(LeafBound):
         """Return what is differentiated in place of the bound, ``(batch,)``."""
         even = torch.full_like(sampled.terms.log_weight, 1 / self.num_particles)
         # The score's mean is zero, whatever multiplies it.
-        return self.put_together(sampled, even, left=lambda _weights, _scale: 1)
+        return self.put_together(sampled, even, path_weight=lambda _weights, _scale: 1)

@@ -1,4 +1,4 @@
-"""Pyro programs as callables: their arguments, the modules they run, whose parameters and modes are minded here."""
+"""Pyro programs as callables: their arguments, and the parameters and modes of the modules that they run."""
 
 import functools
 import inspect
@@ -22,7 +22,7 @@ from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.user_code import plainly, told, with_place
 
 LIBRARIES = ("torch", "pyro", "numpy")
-"""Whose functions find no module of the user's among their globals."""
+"""Packages whose functions are not searched for modules: their globals hold none of the user's."""
 
 _EMPTY_CELL = CellType()
 

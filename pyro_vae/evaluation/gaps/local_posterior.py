@@ -187,25 +187,28 @@ class LocalPosteriors:
                 slots.put(where, self._filled(calls, index))
                 yield from self._leave(slots, slots.lost())
             elif next_datum >= size and 4 * (len(slots.busy) - free) <= len(slots.busy) and len(slots.busy) > 16:
-                # Few are left of many: fewer rows a call repay another graph.
+                # At most a quarter of the slots is still in use: capturing a smaller graph costs less than it saves.
                 slots.keep(slots.busy.nonzero().flatten())
                 if len(slots.busy):
                     calls = Calls(self._pair, self._map, self.step_samples, len(slots.busy), self._max_steps)
 
     def _filled(self, calls: "Calls", index: Tensor) -> Slots:
-        """Return slots of which all start anew."""
+        """Return slots for these data, each at the start of its optimization."""
         block, width = self._pair.take(index), len(index)
         draw = calls.draw.on(*block)
-        drawn = [draw() for _ in range(CHECK_CALLS)]
-        noise, log_q = (torch.stack([found[i] for found in drawn], 1) for i in range(2))
+        draws = [draw() for _ in range(CHECK_CALLS)]
+        noise = torch.stack([u for u, _ in draws], 1)
+        log_q = torch.stack([log_density for _, log_density in draws], 1)
         # (samples, calls, batch, ...) to (batch, calls, samples, ...)
         noise, log_q = noise.movedim(2, 0).transpose(1, 2), log_q.movedim(2, 0).transpose(1, 2)
         flat = noise.flatten(1, 2)
         center, scale = flat.mean(1), flat.std(1)
-        fair = center.isfinite() & scale.isfinite() & (scale > 0)
-        center, scale = center.where(fair, torch.zeros_like(center)), scale.where(fair, torch.ones_like(scale))
-        found = self._pair.counted(block)
-        counted = torch.ones_like(center, dtype=torch.bool) if found is None else found
+        usable = center.isfinite() & scale.isfinite() & (scale > 0)
+        center = center.where(usable, torch.zeros_like(center))
+        scale = scale.where(usable, torch.ones_like(scale))
+        counted = self._pair.counted(block)
+        if counted is None:
+            counted = torch.ones_like(center, dtype=torch.bool)
         theta = self._map.start(width, flat)
         zeros = torch.zeros_like(theta)
         counts = torch.zeros(width, dtype=torch.long)
@@ -221,11 +224,12 @@ class LocalPosteriors:
     def _fixed_weights(self, calls: "Calls", slots: Slots, theta: Tensor) -> Tensor:
         """Return the log-weights on the fixed noise, ``(slots, samples)``, float64."""
         block = self._pair.take(slots.index)
-        found = []
+        weights: list[Tensor] = []
         for call in range(CHECK_CALLS):
-            given = slots.noise[:, call].transpose(0, 1).contiguous(), slots.log_q[:, call].mT.contiguous()
-            found += calls.weigh.on(*block, *given, slots.center, slots.scale, slots.counted, theta)()
-        return torch.cat(found).mT.double()
+            noise = slots.noise[:, call].transpose(0, 1).contiguous()
+            log_q = slots.log_q[:, call].mT.contiguous()
+            weights += calls.weigh.on(*block, noise, log_q, slots.center, slots.scale, slots.counted, theta)()
+        return torch.cat(weights).mT.double()
 
     def _climb(self, calls: "Calls", slots: Slots) -> None:
         """Take ``check_every`` steps."""
@@ -237,13 +241,13 @@ class LocalPosteriors:
         for step in range(1, self._check_every + 1):
             u, _ = draw()
             (gradient,) = calls.uphill.on(*block, u, slots.center, slots.scale, slots.counted, theta)()
-            fair = gradient.isfinite().all(-1, keepdim=True)
-            gradient = gradient.where(fair, torch.zeros_like(gradient))
+            finite = gradient.isfinite().all(-1, keepdim=True)
+            gradient = gradient.where(finite, torch.zeros_like(gradient))
             first.mul_(BETAS[0]).add_(gradient, alpha=1 - BETAS[0])
             second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
             count = (taken + step).to(theta.dtype)
             size = slots.rate * (1 - BETAS[1] ** count).sqrt() / (1 - BETAS[0] ** count)
-            theta.addcdiv_(first * (size.unsqueeze(-1) * fair), second.sqrt().add_(EPSILON))
+            theta.addcdiv_(first * (size.unsqueeze(-1) * finite), second.sqrt().add_(EPSILON))
             if step > self._check_every // 2:
                 slots.window_sum += theta
         slots.theta, slots.first_moment, slots.second_moment = theta, first, second

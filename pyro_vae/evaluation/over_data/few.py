@@ -22,7 +22,7 @@ FEW = (3, 4, 5)
 """Numbers of data on which the programs are tried: the first two that are not N."""
 
 COUPLED = "a datum's weight depends on the data beside it."
-"""Why an argument is taken to be another than it was thought to be."""
+"""The failure of a guess that an argument belongs to the data: cut with them, it gives them other weights."""
 
 Cut = tuple[bool, ...]
 """Which of the arguments are cut by data."""

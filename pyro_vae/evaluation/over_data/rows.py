@@ -28,12 +28,13 @@ VALUES = 8_000_000
 """Decoder outputs a call (32 MB), where a datum has many: fewer rows then."""
 
 HEAD = 127
-"""Data that programs are first run on at a time, to learn their sites, masks and roundings: no usual size of a batch.
+"""Data in a first run of the programs, from which their sites, masks and roundings are learned.
 
-A plate of a fixed size or a subsample of just as many would look like one of all these data."""
+It is no usual batch size, as a plate of a fixed size or a subsample of just as many data could not be told from a plate
+over these data."""
 
 FAR = 2
-"""Times the largest number of the first data, above which those of another datum may round otherwise."""
+"""A datum with a number more than this many times the largest one of the first data may have larger roundings."""
 
 
 class _Masked(Protocol):
@@ -53,9 +54,9 @@ def rows_a_call(outputs: int) -> int:
 class Rows:
     """The arguments of a pair, by data: what is per datum is cut, anything else is handed on whole.
 
-    Per datum is a tensor or a packed batch of sequences as long as the first tensor, where the pair, run on a few data,
-    gives them the log-joint that they have among others. Another argument of that length (a grid of as many times as
-    there are data) is whole.
+    An argument is per datum if it is a tensor or a packed batch of sequences as long as the first tensor, and if the
+    pair, run on a few data, gives them the log-joint that they have among others. Another argument of that length, as a
+    grid of as many times as there are data, is whole.
 
     Args:
         who: the caller, for messages.

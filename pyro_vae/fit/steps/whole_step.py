@@ -1,5 +1,6 @@
 """A step of training as one compiled graph: gather, binarize, loss, gradient, clipping, and the optimizer's move."""
 
+import itertools
 import logging
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -119,21 +120,23 @@ class WholeStep:
         recorded = record(self._loss.recordable(), [batch, beta], [unlike(batch), 0.5 * beta], self._loss.modules)
         gradients, held = lift(recorded)
         read = len(held)
-        # What the graph reads, then parameters that it does not read, then the optimizer's state.
+        # The tensors that the graph reads come first, then the other parameters, then the optimizer's state.
         places = [_place(p, held) for p in self._loss.parameters]
-        state = [tensor for own in update.tensors for tensor in own]
+        state = list(itertools.chain.from_iterable(update.tensors))
         tensors = [tensor.detach() for tensor in [*held, *state]]
 
         def step(batch: Tensor, beta: Tensor, numbers: Tensor, *tensors: Tensor) -> list[Tensor]:
             before, rest = list(tensors[: len(held)]), iter(tensors[len(held) :])
-            loss, *found = gradients(*before[:read], batch, beta)
+            loss, *slopes = gradients(*before[:read], batch, beta)
             if self._clip_grad_norm is not None:
-                found = clipped(found, self._clip_grad_norm)
+                slopes = clipped(slopes, self._clip_grad_norm)
             parameters = [before[place] for place in places]
-            own = [[next(rest) for _ in names] for names in update.tensors]
+            states = [[next(rest) for _ in tensors_of] for tensors_of in update.tensors]
             finite = loss.isfinite()
-            for place, kept, moved in zip(update.places, own, update(parameters, found, own, numbers), strict=True):
-                for tensor, value in zip([parameters[place], *kept], moved, strict=True):
+            updated = update(parameters, slopes, states, numbers)
+            for place, of_parameter, values in zip(update.places, states, updated, strict=True):
+                # A loss that is not finite changes nothing.
+                for tensor, value in zip([parameters[place], *of_parameter], values, strict=True):
                     tensor.copy_(torch.where(finite, value, tensor))
             return [loss]
 
@@ -148,22 +151,21 @@ class WholeStep:
         with as_not_compilable():
             whole = make_fx(step, tracing_mode="fake")(*inputs)
             run = native(whole, inputs)
-            twins = (deepcopy(twin) for _ in NOISES)
-            both = (recorded, run, update, batch, beta, tensors, places, written)
-            # Where a spline's knot or a clamp is met within a rounding, one draw may differ; a wrong graph always does.
-            if not any(self._same_step(*both, twin=twin, seed=seed) for twin, seed in zip(twins, NOISES, strict=True)):
+            steps = (recorded, run, update, batch, beta, tensors, places, written)
+            # A draw within a rounding of a spline's knot or of a clamp may differ; with a wrong graph all draws do.
+            if not any(self._same_step(*steps, twin=deepcopy(twin), seed=seed) for seed in NOISES):
                 raise NotCompilable("the compiled step rounds too differently")
-            # A number on the CPU (an objective's own weight) is read at the launch, which must then be each step's own.
+            # A number on the CPU, as an objective's weight, is read at a launch: then each step needs its own launch.
             on_gpu = all(tensor.device.type == "cuda" for tensor in inputs)
-            found = launched_once(in_place, inputs[:3]) if on_gpu else in_place
+            compiled = launched_once(in_place, inputs[:3]) if on_gpu else in_place
         self._recorded = recorded
-        return found
+        return compiled
 
     def _same_step(
         self, recorded: GraphModule, run: Callable[..., list[Tensor]], update: Update, batch: Tensor, beta: Tensor,
         tensors: Sequence[Tensor], places: Sequence[int], written: set[int], *, twin: Optimizer, seed: int,
     ) -> bool:  # fmt: skip
-        """Whether a step by native code and one by torch's optimizer, on copies and with the same noise, are one."""
+        """Whether native code and torch's optimizer take the same step, on copies and with the same noise."""
         parameters = self._loss.parameters
         twins = {id(p): q for p, q in zip(_held(self._optimizer), _held(twin), strict=True)}
         with no_side_effects(self._loss.modules), torch.no_grad():
@@ -175,19 +177,19 @@ class WholeStep:
         for p, gradient in zip(parameters, gradients, strict=True):
             if id(p) in twins:
                 twins[id(p)].grad = gradient
-        # The class's own step: a scheduler wraps that of the object.
+        # The step of the class, as a scheduler wraps that of the object.
         type(twin).step(twin)
         copies = [tensor.clone() if place in written else tensor for place, tensor in enumerate(tensors)]
         with no_side_effects(self._loss.modules), torch.no_grad():
             torch.manual_seed(seed)
-            found = run(batch, beta, update.numbers().to(batch.device), *copies)[0]
-        alike = agree(loss, found, roundings=1000)
+            native_loss = run(batch, beta, update.numbers().to(batch.device), *copies)[0]
+        alike = agree(loss, native_loss, roundings=1000)
         before = [p.detach() for p in parameters]
         expected = [twins.get(id(p), p).detach() for p in parameters]
         largest, furthest = _largest(gradients), _largest([q - p for p, q in zip(before, expected, strict=True)])
         ours = [copies[place] for place in places]
-        every = zip(before, expected, ours, gradients, strict=True)
-        return alike and all(_moved_alike(*one, largest, furthest) for one in every)
+        moves = zip(before, expected, ours, gradients, strict=True)
+        return alike and all(_moved_alike(*move, largest, furthest) for move in moves)
 
 
 def _place(parameter: Tensor, held: list[Tensor]) -> int:
