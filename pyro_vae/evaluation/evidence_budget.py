@@ -4,12 +4,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.data_error import standard_error_of_mean
+from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.evidence.log_mean import LogMean
 from pyro_vae.evaluation.evidence.pareto import (
     MIN_SAMPLES,
@@ -21,7 +21,7 @@ from pyro_vae.evaluation.evidence.pareto import (
 )
 from pyro_vae.evaluation.gaps.inference_gaps import InferenceGaps
 from pyro_vae.evaluation.over_data.stream import Stream
-from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.evaluation.result import BoundResult
 from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, in_short
@@ -32,74 +32,30 @@ KS = (1, 10, 100, 1000, 5000)
 """Samples a bound, as most papers report it."""
 
 
-class Estimate(Protocol):
-    """An estimate of log p(x) of each datum, as :class:`pyro_vae.evaluation.AIS` is one."""
-
-    @property
-    def per_datum(self) -> Tensor:
-        """In nats, ``(N,)``."""
-
-    @property
-    def standard_errors(self) -> Tensor:
-        """Monte Carlo standard errors, ``(N,)``."""
-
-    @property
-    def flagged(self) -> Tensor:
-        """Which are not to be trusted, ``(N,)``."""
-
-
-@dataclass(frozen=True, eq=False)
-class Term:
-    """One row of a budget: a quantity of each datum, in nats."""
-
-    per_datum: Tensor = field(repr=False)
-    """``(N,)``, float64; NaN for data that means leave out."""
-    standard_errors: Tensor = field(repr=False)
-    """Monte Carlo standard error of each, ``(N,)``; NaN where one sample says nothing of it."""
-
-    @property
-    def kept(self) -> Tensor:
-        """Which data the means are over, ``(N,)``."""
-        return self.per_datum.isfinite()
-
-    @property
-    def mean(self) -> float:
-        """Mean over the data."""
-        return self.per_datum[self.kept].mean().item()
-
-    @property
-    def standard_error(self) -> float:
-        """Monte Carlo standard error of the mean: what another seed would change."""
-        errors = self.standard_errors[self.kept]
-        return (errors.square().sum().sqrt() / len(errors)).item() if len(errors) else math.nan
-
-    @property
-    def data_standard_error(self) -> float:
-        """Standard error of the mean over data: what another test set would change; NaN for one datum."""
-        return standard_error_of_mean(self.per_datum[self.kept])
-
-
-@dataclass(frozen=True, eq=False)
-class EvidenceBudget:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EvidenceBudget(BoundResult):
     """What :func:`evidence_budget` returns; ``print`` it for the table."""
 
-    terms: Mapping[str, Term] = field(repr=False)
-    """By name, in the order of the table: reconstruction, rate, ELBO, IWAE-K for each K, and what was given."""
+    terms: Mapping[str, Estimate] = field(repr=False)
+    """By name, in the order of the table: ``reconstruction``, ``rate``, ``elbo``, ``iwae_K`` for each K, and of what
+    was given ``ais``, ``approximation_gap`` and ``amortization_gap``. NaN for data that means leave out."""
     pareto_k: Tensor = field(repr=False)
     """Pareto k-hat of each datum's weights, ``(N,)``."""
     num_samples: int
     """All samples of a datum; IWAE-K averages over ``num_samples // K`` groups of K."""
-    bound: bool = True
-    """False where the numbers are no lower bound on a log-likelihood: see :attr:`caveat`."""
-    unit: str = "datum"
-    caveat: str = SOFT_TARGETS
-    """Why there is no bound, where there is none."""
+    without_mass: Tensor = field(repr=False)
+    """Which data have no weight above 0, ``(N,)``."""
     lost: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """Which data have weights that roundings may move by more than 0.1 nats, ``(N,)``."""
 
-    def __getitem__(self, name: str) -> Term:
+    def __getitem__(self, name: str) -> Estimate:
         """Return a row by its name."""
         return self.terms[name]
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """All rows."""
+        return dict(self.terms)
 
     @property
     def share_above_threshold(self) -> float | None:
@@ -110,34 +66,17 @@ class EvidenceBudget:
     def unresolved(self) -> Tensor:
         """Which data have weights that are lost in rounding, or differ by no more than roundings may, ``(N,)``."""
         known = ~self.pareto_k.isnan() | (self.num_samples < MIN_SAMPLES)
-        unknown = ~known & (self._evidence.per_datum != -math.inf)
+        unknown = ~known & ~self.without_mass
         return unknown | self.lost if len(self.lost) else unknown
 
-    @property
-    def without_mass(self) -> Tensor:
-        """Which data have no weight above 0, ``(N,)``."""
-        return self._evidence.per_datum == -math.inf
+    def tensors(self) -> dict[str, Tensor]:
+        """Return k-hat of each datum."""
+        return {"pareto_k": self.pareto_k}
 
-    @property
-    def _evidence(self) -> Term:
-        """The bound of most samples."""
-        return self.terms[f"IWAE-{self.num_samples}"]
-
-    def summary(self) -> dict[str, Any]:
-        """Return the table's numbers, for a file."""
-        rows = {
-            name: {
-                "nats": term.mean,
-                "standard_error": term.standard_error,
-                "data_standard_error": term.data_standard_error,
-                "num_left_out": int((~term.kept).sum()),
-            }
-            for name, term in self.terms.items()
-        }
+    def facts(self) -> dict[str, Any]:
+        """Return how many samples there were, and what speaks against the numbers."""
         return {
-            "terms": rows,
             "num_samples": self.num_samples,
-            "num_data": len(self.pareto_k),
             "khat_threshold": khat_threshold(self.num_samples),
             "share_above_threshold": self.share_above_threshold,
             "num_unresolved": int(self.unresolved.sum()),
@@ -146,24 +85,33 @@ class EvidenceBudget:
         }
 
     def __str__(self) -> str:
-        width = max(map(len, self.terms))
-        lines = [f"{'nats/' + self.unit:{width}s}      mean   MC s.e.  data s.e."]
+        titles = {name: _title(name) for name in self.terms}
+        width = max(map(len, titles.values()))
+        lines = [f"{'nats/' + self.datum:{width}s}      mean   MC s.e.  data s.e."]
         for name, term in self.terms.items():
             errors = (rounded_error(value) for value in (term.standard_error, term.data_standard_error))
-            left_out = int((~term.kept).sum())
+            left_out = int(term.left_out.sum())
             note = f"  ({left_out} flagged and left out)" if left_out else ""
-            lines.append(f"{name:{width}s}  {term.mean:8.2f}  " + "  ".join(f"{error:>8s}" for error in errors) + note)
+            numbers = f"{term.mean:8.2f}  " + "  ".join(f"{error:>8s}" for error in errors)
+            lines.append(f"{titles[name]:{width}s}  {numbers}{note}")
         threshold = khat_threshold(self.num_samples)
-        khat = khat_in_words(self.pareto_k, threshold, f"{threshold:.2f}", self.unit)
+        khat = khat_in_words(self.pareto_k, threshold, f"{threshold:.2f}", self.datum)
         lines.append(f"{khat}, {count(self.num_samples, 'sample')} each")
         if self.unresolved.any():
             lines.append(UNRESOLVED)
         if self.without_mass.any():
-            words = count(len(self.pareto_k), self.unit)
+            words = count(len(self.pareto_k), self.datum)
             lines.append(f"{int(self.without_mass.sum())} of {words} have no weight above 0: log p^ is -inf")
         if not self.bound:
             lines.append(f"{self.caveat}: these are no log-likelihoods")
         return "\n".join(lines)
+
+
+def _title(name: str) -> str:
+    """Return what a row of the table is called."""
+    if name in ("elbo", "ais") or name.startswith("iwae_"):
+        return name.upper().replace("_", "-")
+    return name.replace("_", " ")
 
 
 def evidence_budget(
@@ -217,16 +165,15 @@ def evidence_budget(
     samples = ks[-1]
     stream = Stream("evidence_budget", model, guide, x, samples, plate, progress, compile)
     n = stream.size
-    given: dict[str, Term] = {}
+    given: dict[str, Estimate] = {}
     if ais is not None:
-        given["AIS"] = Term(ais.per_datum.where(~ais.flagged, math.nan), ais.standard_errors)
+        given["ais"] = Estimate(ais.per_datum.where(~ais.flagged, math.nan), ais.standard_errors)
     if gaps is not None:
-        given["approximation gap"] = Term(gaps.approximation_gap, gaps.errors["approximation_gap"])
-        given["amortization gap"] = Term(gaps.amortization_gap, gaps.errors["amortization_gap"])
+        given |= {name: gaps.estimates[name] for name in ("approximation_gap", "amortization_gap")}
     for name, term in given.items():
         if len(term.per_datum) != n:
             raise ValueError(
-                f"evidence_budget: the {name} is of {count(len(term.per_datum), 'datum')}, and x has {n}; give "
+                f"evidence_budget: the {_title(name)} is of {count(len(term.per_datum), 'datum')}, and x has {n}; give "
                 f"that of the same x."
             )
     means, errors = (torch.zeros(3 + len(ks), n, dtype=torch.float64) for _ in range(2))
@@ -250,10 +197,22 @@ def evidence_budget(
             largest = weights.T.topk(min(tail_length(samples) + 1, samples), dim=1).values
             khat[where] = pareto_k(largest, samples, rounding.of(largest[:, 0], where))
             lost[where] = rounding.lost(largest[:, 0], where)
-    names = ["reconstruction", "rate", "ELBO", *(f"IWAE-{k}" for k in ks)]
-    terms = {name: Term(*both) for name, both in zip(names, zip(means, errors, strict=True), strict=True)}
-    terms |= given
-    return EvidenceBudget(terms, khat, samples, stream.pair.normalized, stream.unit, stream.caveat, lost)
+    names = ["reconstruction", "rate", "elbo", *(f"iwae_{k}" for k in ks)]
+    # What is infinite or NaN is in no mean.
+    there = means.where(means.isfinite(), math.nan)
+    terms = {
+        name: Estimate(values, value_errors, datum=stream.unit)
+        for name, values, value_errors in zip(names, there, errors, strict=True)
+    }
+    return EvidenceBudget(
+        terms=terms | given,
+        pareto_k=khat,
+        num_samples=samples,
+        without_mass=means[-1] == -math.inf,
+        lost=lost,
+        caveat=stream.caveat,
+        datum=stream.unit,
+    )
 
 
 def _groups(log_weights: Tensor, k: int) -> Tensor:

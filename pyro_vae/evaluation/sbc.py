@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch import Tensor
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
 from pyro_vae.evaluation.over_data.rows import ROWS, Rows
+from pyro_vae.evaluation.result import Result
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
@@ -23,8 +25,10 @@ LEVEL = 0.05
 
 
 @dataclass(frozen=True, eq=False)
-class SBC:
+class SBC(Result):
     """What :func:`sbc` returns, on the CPU."""
+
+    columns = MappingProxyType({"num_rejected": "lower", "smallest_adjusted_p_value": ""})
 
     ranks: Tensor = field(repr=False)
     """How many of the guide's draws lie below the latent that made the datum, ``(num_data, dim)``, int64, from 0 to
@@ -79,8 +83,8 @@ class SBC:
         low, high = (torch.from_numpy(limit / n - expected) for limit in uniformity_band(n, num_ranks, level))
         return low, high
 
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers of ``str(self)``, for a file."""
+    def facts(self) -> dict[str, Any]:
+        """Return the verdict, and what it rests on."""
         return {
             "calibrated": self.calibrated,
             "num_data": len(self.ranks),
@@ -93,12 +97,12 @@ class SBC:
         }
 
     def __str__(self) -> str:
-        found = self.summary()
+        facts = self.facts()
         verdict = "no miscalibration found" if self.calibrated else "not calibrated"
         text = (
-            f"{verdict}: ranks of {count(found['num_data'], 'simulated datum')} among {count(self.num_draws, 'draw')} "
-            f"are not uniform in {found['num_rejected']} of {count(found['dim'], 'dim')} (smallest p = "
-            f"{found['smallest_adjusted_p_value']:.2g}, adjusted by Holm)"
+            f"{verdict}: ranks of {count(facts['num_data'], 'simulated datum')} among {count(self.num_draws, 'draw')} "
+            f"are not uniform in {facts['num_rejected']} of {count(facts['dim'], 'dim')} (smallest p = "
+            f"{facts['smallest_adjusted_p_value']:.2g}, adjusted by Holm)"
         )
         if self.num_unresolved:
             text += f"; {UNRESOLVED}"

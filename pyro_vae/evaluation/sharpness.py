@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.evaluation.result import Result
 from pyro_vae.runtime.wording import count
 
 SMALLEST = 3
@@ -47,8 +48,8 @@ def sharpness(images: Tensor) -> Tensor:
     return laplacian.flatten(2).var(-1, correction=0).mean(1)
 
 
-@dataclass(frozen=True, eq=False)
-class SharpnessRatio:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SharpnessRatio(Result):
     """What :func:`sharpness_ratio` returns."""
 
     images: Tensor = field(repr=False)
@@ -77,11 +78,10 @@ class SharpnessRatio:
             variance = variance + self.ratio**2 * self.reference.var() / len(self.reference)
         return (variance.sqrt() / self.reference.mean()).item()
 
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers of ``str(self)``, for a file."""
+    def facts(self) -> dict[str, Any]:
+        """Return the ratio with its error over images, and the means that it is made of."""
         return {
-            "sharpness_ratio": self.ratio,
-            "standard_error": self.standard_error,
+            "sharpness_ratio": {"mean": self.ratio, "standard_error": self.standard_error},
             "sharpness": self.images.mean().item(),
             "data_sharpness": self.reference.mean().item(),
             "paired": self.paired,
@@ -129,7 +129,7 @@ def sharpness_ratio(images: Tensor, data: Tensor, *, paired: bool = True) -> Sha
             "sharpness_ratio: the Laplacian of all data is constant (flat images), so that there is no ratio to it. "
             "Check what was passed as data."
         )
-    return SharpnessRatio(sharpness(images), reference, paired)
+    return SharpnessRatio(images=sharpness(images), reference=reference, paired=paired)
 
 
 def _check(what: str, images: Tensor) -> None:

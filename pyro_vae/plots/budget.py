@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from pyro_vae.evaluation.evidence_budget import EvidenceBudget, Term
+from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.evidence_budget import EvidenceBudget
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,27 +49,27 @@ def evidence_budgets(budgets: Mapping[str, EvidenceBudget]) -> "Figure":
             bar(gaps, row, left, width, name, color)
             left += width
     lowest = min(-best_evidence(budget).mean for budget in budgets.values())
-    highest = max(-budget["ELBO"].mean for budget in budgets.values())
+    highest = max(-budget["elbo"].mean for budget in budgets.values())
     room = 0.15 * (highest - lowest) or 1.0
     gaps.set_xlim(lowest - 2 * room, highest + room)
     whole.set_yticks(range(len(budgets)), list(budgets))
     whole.invert_yaxis()
-    unit = next(iter(budgets.values())).unit
+    unit = next(iter(budgets.values())).datum
     for axes, title in ((whole, "-ELBO = distortion + rate"), (gaps, "-ELBO = -log p(x) + gaps")):
         axes.set(xlabel=f"nats per {unit}", title=title)
     figure.legend(loc="outside lower center", ncols=len(labels), frameon=False, fontsize="small")
     return figure
 
 
-def best_evidence(budget: EvidenceBudget) -> Term:
+def best_evidence(budget: EvidenceBudget) -> Estimate:
     """Return the largest lower bound on log p(x) that a budget holds, by its mean over the data."""
-    bounds = [term for name, term in budget.terms.items() if name == "AIS" or name.startswith("IWAE")]
+    bounds = [term for name, term in budget.terms.items() if name == "ais" or name.startswith("iwae_")]
     return max(bounds, key=lambda term: term.mean)
 
 
-def _gaps(budget: EvidenceBudget, evidence: Term) -> list[tuple[str, float, str]]:
-    whole = evidence.mean - budget["ELBO"].mean
-    if "amortization gap" not in budget.terms:
+def _gaps(budget: EvidenceBudget, evidence: Estimate) -> list[tuple[str, float, str]]:
+    whole = evidence.mean - budget["elbo"].mean
+    if "amortization_gap" not in budget.terms:
         return [("gap", whole, "tab:brown")]
-    amortization = budget["amortization gap"].mean
+    amortization = budget["amortization_gap"].mean
     return [("approximation gap", whole - amortization, "tab:red"), ("amortization gap", amortization, "tab:pink")]

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,20 +11,27 @@ from torch import Tensor
 
 from pyro_vae.evaluation.annealing.annealer import Annealer
 from pyro_vae.evaluation.annealing.chains import Annealing
-from pyro_vae.evaluation.data_error import standard_error_of_mean
+from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.evidence.log_mean import LogMean
-from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.evaluation.result import BoundResult
 from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.wording import count, rounded_error
+from pyro_vae.runtime.wording import count
 
 DIVERGED = 0.05
 """Share of divergent transitions above which a datum is flagged: its chains hardly move where they diverge."""
 
 
-@dataclass(frozen=True, eq=False)
-class AIS:
-    """What :func:`ais` returns; everything in nats, float64, on the CPU."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AIS(BoundResult, Estimate):
+    """What :func:`ais` returns: an estimate of log p(x), in nats, float64, on the CPU.
+
+    ``per_datum`` is the log of the mean weight of each datum, a lower bound on log p(x) in expectation; NaN where there
+    is no finite estimate, or where too many trajectories diverged. Its Monte Carlo ``standard_errors`` are taken over
+    chains, to first order, and NaN for one chain.
+    """
+
+    columns = MappingProxyType({"log_likelihood": "higher"})
 
     log_weights: Tensor = field(repr=False)
     """Log w of each chain of each datum, ``(num_chains, N)``."""
@@ -36,11 +44,6 @@ class AIS:
     schedule: str
     start: str = "prior"
     """What the chains start from: "prior" or "guide"."""
-    bound: bool = True
-    """False where the numbers are no lower bound on a log-likelihood: see :attr:`caveat`."""
-    unit: str = "datum"
-    caveat: str = SOFT_TARGETS
-    """Why there is no bound, where there is none."""
     unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """Which data have a chain at whose end roundings may move log p(x, u) by more than 0.1 nats, ``(N,)``: its weight
     is NaN, and the datum flagged."""
@@ -51,68 +54,40 @@ class AIS:
         return len(self.log_weights)
 
     @property
-    def per_datum(self) -> Tensor:
-        """Log p^(x), ``(N,)``: the log of the mean weight, a lower bound on log p(x) in expectation."""
-        return LogMean.of(self.log_weights).value
-
-    @property
-    def standard_errors(self) -> Tensor:
-        """Monte Carlo standard error of each, ``(N,)``, over chains, to first order; NaN for one chain."""
-        return LogMean.of(self.log_weights).standard_error
-
-    @property
     def ess(self) -> Tensor:
         """Effective number of chains (sum w)^2 / sum w^2 of each datum, ``(N,)``."""
         return LogMean.of(self.log_weights).ess
 
     @property
-    def flagged(self) -> Tensor:
-        """Which data are left out of the means, ``(N,)``: no finite estimate, or too many divergent trajectories."""
-        return ~self.per_datum.isfinite() | (self.diverged > DIVERGED)
+    def estimates(self) -> dict[str, Estimate]:
+        """The log-likelihood."""
+        return {"log_likelihood": self}
 
-    @property
-    def mean(self) -> float:
-        """Mean over the data that are not flagged."""
-        return self.per_datum[~self.flagged].mean().item()
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the effective number of chains, their acceptance and the divergent share of each datum."""
+        return {"ess": self.ess, "acceptance": self.acceptance, "diverged": self.diverged}
 
-    @property
-    def standard_error(self) -> float:
-        """Monte Carlo standard error of the mean: what another seed would change."""
-        errors = self.standard_errors[~self.flagged]
-        return (errors.square().sum().sqrt() / len(errors)).item() if len(errors) else math.nan
-
-    @property
-    def data_standard_error(self) -> float:
-        """Standard error of the mean over data: what another test set would change."""
-        return standard_error_of_mean(self.per_datum[~self.flagged])
-
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers of ``str(self)``, for a file."""
+    def facts(self) -> dict[str, Any]:
+        """Return how chains ran, and what speaks against the numbers."""
+        in_mean = ~self.left_out
         return {
-            "ais_nats": self.mean,
-            "standard_error": self.standard_error,
-            "data_standard_error": self.data_standard_error,
             "num_temperatures": self.num_temperatures,
             "num_chains": self.num_chains,
             "num_leapfrog": self.num_leapfrog,
             "schedule": self.schedule,
             "start": self.start,
-            "acceptance": self.acceptance[~self.flagged].mean().item(),
-            "median_ess": self.ess[~self.flagged].median().item() if not self.flagged.all() else math.nan,
-            "num_data": len(self.diverged),
-            "num_flagged": int(self.flagged.sum()),
+            "acceptance": self.acceptance[in_mean].mean().item(),
+            "median_ess": self.ess[in_mean].median().item() if in_mean.any() else math.nan,
             "num_unresolved": int(self.unresolved.sum()),
             "bound": self.bound,
         }
 
     def __str__(self) -> str:
         kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
-        errors = f"Monte Carlo s.e. {rounded_error(self.standard_error)}, data s.e. "
-        errors += rounded_error(self.data_standard_error)
         size = f"{count(self.num_chains, 'chain')} x {count(self.num_temperatures, 'temperature')}"
         text = (
-            f"{kind} {self.mean:.2f} nats/{self.unit} (AIS from the {self.start}: {size}; {errors}; "
-            f"{acceptance_and_data(self.acceptance, self.flagged, self.unit)})"
+            f"{kind} {self.mean:.2f} nats/{self.datum} (AIS from the {self.start}: {size}; {self.errors_in_words}; "
+            f"{acceptance_and_data(self.acceptance, self.flagged, self.datum)})"
         )
         return f"{text}; {UNRESOLVED}" if self.unresolved.any() else text
 
@@ -225,16 +200,19 @@ def ais(
     annealing = Annealing(num_temperatures, num_chains, num_leapfrog, schedule, step_size, step_size_bounds, burn_in)
     annealer = Annealer("ais", model, guide, x, annealing, plate, max_rows, compile)
     found, _ = annealer.run(seed, progress, out)
+    log_mean, diverged = LogMean.of(found["log_weight"]), found["diverged"].mean(0)
+    left_out = ~log_mean.value.isfinite() | (diverged > DIVERGED)
     return AIS(
-        found["log_weight"],
-        found["acceptance"].mean(0),
-        found["diverged"].mean(0),
-        num_temperatures,
-        num_leapfrog,
-        schedule,
-        annealer.path.start,
-        annealer.path.joint.normalized,
-        annealer.unit,
-        annealer.path.joint.caveat or SOFT_TARGETS,
-        found["lost"].bool().any(0),
+        per_datum=log_mean.value.where(~left_out, math.nan),
+        standard_errors=log_mean.standard_error,
+        log_weights=found["log_weight"],
+        acceptance=found["acceptance"].mean(0),
+        diverged=diverged,
+        num_temperatures=num_temperatures,
+        num_leapfrog=num_leapfrog,
+        schedule=schedule,
+        start=annealer.path.start,
+        unresolved=found["lost"].bool().any(0),
+        caveat=annealer.path.joint.caveat,
+        datum=annealer.unit,
     )

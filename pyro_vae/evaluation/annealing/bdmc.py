@@ -1,5 +1,6 @@
 """Bidirectional Monte Carlo: how far annealed importance sampling is from log p(x), on data of the model's own."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,29 @@ from torch import Tensor
 from pyro_vae.evaluation.annealing.ais import DIVERGED, acceptance_and_data
 from pyro_vae.evaluation.annealing.annealer import Annealer
 from pyro_vae.evaluation.annealing.chains import Annealing
-from pyro_vae.evaluation.data_error import standard_error_of_mean
+from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.evidence.log_mean import LogMean
+from pyro_vae.evaluation.result import BoundResult
 from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.wording import rounded_error
 
 
-@dataclass(frozen=True, eq=False)
-class BDMC:
-    """What :func:`bdmc` returns; everything in nats, float64, on the CPU."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class BDMC(BoundResult):
+    """What :func:`bdmc` returns; everything in nats, float64, on the CPU.
 
+    The estimates are NaN for data without finite bounds, or with too many divergent trajectories.
+    """
+
+    lower: Estimate
+    """The log of the mean forward weight, a lower bound on log p(x) in expectation."""
+    upper: Estimate
+    """Minus the log of the mean inverse of the reverse weights, an upper bound in expectation. Its Monte Carlo errors
+    are *given* the one exact draw that all reverse chains of a datum start from."""
+    width: Estimate
+    """Upper minus lower: on average at least what either misses, for one datum also below 0 by chance. The error over
+    data, chains and exact draws together is its ``data_standard_error``."""
     data: Tensor = field(repr=False)
     """What was drawn from the model, ``(N, ...)``, of x's dtype."""
     log_weights: Tensor = field(repr=False)
@@ -36,9 +49,6 @@ class BDMC:
     schedule: str
     start: str = "prior"
     """What the forward chains start from, and the reverse ones end at: "prior" or "guide"."""
-    unit: str = "datum"
-    caveat: str | None = None
-    """Why these are no bounds on log p(x): the model is unnormalised, or a plate scores a part of x; else None."""
     unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """Which data have a chain at whose end roundings may move log p(x, u) by more than 0.1 nats, ``(N,)``: its weight
     is NaN, and the datum flagged."""
@@ -49,81 +59,31 @@ class BDMC:
         return len(self.log_weights)
 
     @property
-    def lower(self) -> Tensor:
-        """The log of the mean forward weight, a lower bound on log p(x) in expectation, ``(N,)``."""
-        return LogMean.of(self.log_weights).value
-
-    @property
-    def upper(self) -> Tensor:
-        """Minus the log of the mean inverse of the reverse weights, an upper bound in expectation, ``(N,)``."""
-        return -LogMean.of(-self.reverse_log_weights).value
-
-    @property
-    def width(self) -> Tensor:
-        """Upper minus lower, ``(N,)``: on average at least what either misses, for one datum also below 0 by chance."""
-        return self.upper - self.lower
-
-    @property
-    def lower_standard_errors(self) -> Tensor:
-        """Monte Carlo standard error of each lower bound, ``(N,)``, over chains, to first order; NaN for one chain."""
-        return LogMean.of(self.log_weights).standard_error
-
-    @property
-    def upper_standard_errors(self) -> Tensor:
-        """The same of each upper bound, *given* the one exact draw that all its chains start from, ``(N,)``."""
-        return LogMean.of(-self.reverse_log_weights).standard_error
-
-    @property
     def flagged(self) -> Tensor:
         """Which data are left out of the means, ``(N,)``: no finite bounds, or too many divergent trajectories."""
-        return ~self.width.isfinite() | (self.diverged > DIVERGED)
+        return self.width.left_out
 
-    @property
-    def mean_lower(self) -> float:
-        """Mean of the lower bounds over the data that are not flagged."""
-        return self.lower[~self.flagged].mean().item()
-
-    @property
-    def mean_upper(self) -> float:
-        """Mean of the upper bounds."""
-        return self.upper[~self.flagged].mean().item()
-
-    @property
-    def mean(self) -> float:
-        """Mean width."""
-        return self.width[~self.flagged].mean().item()
-
-    @property
-    def standard_error(self) -> float:
-        """Standard error of the mean width over data, chains and exact draws together; NaN for one datum."""
-        return standard_error_of_mean(self.width[~self.flagged])
-
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers of ``str(self)``, for a file."""
+    def facts(self) -> dict[str, Any]:
+        """Return how chains ran, and what speaks against the numbers."""
         return {
-            "lower_nats": self.mean_lower,
-            "upper_nats": self.mean_upper,
-            "width_nats": self.mean,
-            "standard_error": self.standard_error,
             "num_temperatures": self.num_temperatures,
             "num_chains": self.num_chains,
             "num_leapfrog": self.num_leapfrog,
             "schedule": self.schedule,
             "start": self.start,
             "acceptance": self.acceptance[~self.flagged].mean().item(),
-            "num_data": len(self.diverged),
-            "num_flagged": int(self.flagged.sum()),
             "num_unresolved": int(self.unresolved.sum()),
+            "bound": self.bound,
             "caveat": self.caveat,
         }
 
     def __str__(self) -> str:
         what = "log p(x)" if self.caveat is None else f"no log p(x): {self.caveat};"
         text = (
-            f"{what} between {self.mean_lower:.2f} and {self.mean_upper:.2f} nats/{self.unit} (width "
-            f"{rounded_error(self.mean)}, s.e. {rounded_error(self.standard_error)}; BDMC from the {self.start}: C = "
-            f"{self.num_chains}, T = {self.num_temperatures}; "
-            f"{acceptance_and_data(self.acceptance, self.flagged, self.unit)} of the model's own)"
+            f"{what} between {self.lower.mean:.2f} and {self.upper.mean:.2f} nats/{self.datum} (width "
+            f"{rounded_error(self.width.mean)}, s.e. {rounded_error(self.width.data_standard_error)}; BDMC from the "
+            f"{self.start}: C = {self.num_chains}, T = {self.num_temperatures}; "
+            f"{acceptance_and_data(self.acceptance, self.flagged, self.datum)} of the model's own)"
         )
         return f"{text}; {UNRESOLVED}" if self.unresolved.any() else text
 
@@ -184,23 +144,33 @@ def bdmc(
     >>> import torch
     >>> from pyro_vae.models import LinearGaussian
     >>> found = bdmc(LinearGaussian(x_dim=4, latent_dim=2), torch.zeros(7, 4), num_temperatures=3, num_chains=5)
-    >>> found.lower.shape, found.upper.shape
+    >>> found.lower.per_datum.shape, found.upper.per_datum.shape
     (torch.Size([7]), torch.Size([7]))
     """
     annealing = Annealing(num_temperatures, num_chains, num_leapfrog, schedule, step_size, step_size_bounds, burn_in)
     annealer = Annealer("bdmc", model, guide, x, annealing, plate, max_rows, compile, simulated=True)
     found, data = annealer.run(seed, progress, out)
+    forward, backward = LogMean.of(found["log_weight"]), LogMean.of(-found["reverse_log_weight"])
+    diverged = (found["diverged"].mean(0) + found["reverse_diverged"].mean(0)) / 2
+    left_out = ~(-backward.value - forward.value).isfinite() | (diverged > DIVERGED)
+
+    def bound(values: Tensor, errors: Tensor) -> Estimate:
+        return Estimate(values.where(~left_out, math.nan), errors, datum=annealer.unit)
+
     return BDMC(
-        data.cpu(),
-        found["log_weight"],
-        found["reverse_log_weight"],
-        (found["acceptance"].mean(0) + found["reverse_acceptance"].mean(0)) / 2,
-        (found["diverged"].mean(0) + found["reverse_diverged"].mean(0)) / 2,
-        num_temperatures,
-        num_leapfrog,
-        schedule,
-        annealer.path.start,
-        annealer.unit,
-        annealer.path.joint.caveat,
-        (found["lost"] + found["reverse_lost"]).bool().any(0),
+        lower=bound(forward.value, forward.standard_error),
+        upper=bound(-backward.value, backward.standard_error),
+        width=bound(-backward.value - forward.value, torch.hypot(forward.standard_error, backward.standard_error)),
+        data=data.cpu(),
+        log_weights=found["log_weight"],
+        reverse_log_weights=found["reverse_log_weight"],
+        acceptance=(found["acceptance"].mean(0) + found["reverse_acceptance"].mean(0)) / 2,
+        diverged=diverged,
+        num_temperatures=num_temperatures,
+        num_leapfrog=num_leapfrog,
+        schedule=schedule,
+        start=annealer.path.start,
+        unresolved=(found["lost"] + found["reverse_lost"]).bool().any(0),
+        caveat=annealer.path.joint.caveat,
+        datum=annealer.unit,
     )

@@ -2,33 +2,35 @@
 
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.bits_per_dim import BitsPerDim
-from pyro_vae.evaluation.data_error import standard_error_of_mean
+from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.evidence.adaptive import weigh_to_target
 from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES, khat_in_words, khat_threshold, share_above
 from pyro_vae.evaluation.evidence.weight_sums import WeightSums
 from pyro_vae.evaluation.over_data.stream import Stream
-from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.evaluation.result import LogProbabilityResult
 from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import is_positive
 from pyro_vae.runtime.random_state import seeded
-from pyro_vae.runtime.wording import count, rounded_error
+from pyro_vae.runtime.wording import count
 
 
-@dataclass(frozen=True, eq=False)
-class LogLikelihood:
-    """What :func:`log_likelihood` returns; everything in nats, float64, on the CPU."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LogLikelihood(LogProbabilityResult, Estimate):
+    """What :func:`log_likelihood` returns: an estimate of log p(x), in nats, float64, on the CPU.
 
-    per_datum: Tensor = field(repr=False)
-    """log p^(x), ``(N,)``: the log of the mean weight, a lower bound on log p(x) in expectation."""
-    standard_errors: Tensor = field(repr=False)
-    """Monte Carlo standard error of each, ``(N,)``, to first order (delta method); NaN for one sample."""
+    ``per_datum`` is the log of the mean weight of each datum, a lower bound on log p(x) in expectation; its Monte Carlo
+    ``standard_errors`` are of first order (delta method), and NaN for one sample.
+    """
+
+    columns = MappingProxyType({"log_likelihood": "higher", "bits_per_dim": "", "khat_above": ""})
+
     ess: Tensor = field(repr=False)
     """Effective sample size (sum w)^2 / sum w^2 of each, ``(N,)``."""
     pareto_k: Tensor = field(repr=False)
@@ -39,19 +41,12 @@ class LogLikelihood:
     """
     num_samples: int
     """K; under a target the budget, the most that a datum may take."""
-    bound: bool = True
-    """False where the numbers are no lower bound on a log-likelihood: see :attr:`caveat`."""
-    unit: str = "datum"
-    num_dims: int | None = None
-    """Elements of a datum, where x is discrete with more than two values; else None."""
     target_se: float | None = None
     """The Monte Carlo standard error that each datum was to have; None where K was fixed."""
     num_deciding: int = 0
     """Samples of each datum that chose its K under a target, and are not in its estimate."""
     chosen_samples: Tensor | None = field(default=None, repr=False)
     """K of each under a target, ``(N,)``, integers; else None."""
-    caveat: str = SOFT_TARGETS
-    """Why there is no bound, where there is none."""
     lost: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """Which data have weights that roundings may move by more than 0.1 nats, ``(N,)``, whatever K is."""
 
@@ -73,21 +68,6 @@ class LogLikelihood:
         return -self.standard_errors.square() / 2
 
     @property
-    def mean(self) -> float:
-        """Mean over the data."""
-        return self.per_datum.mean().item()
-
-    @property
-    def standard_error(self) -> float:
-        """Monte Carlo standard error of the mean: what another seed would change."""
-        return (self.standard_errors.square().sum().sqrt() / len(self.per_datum)).item()
-
-    @property
-    def data_standard_error(self) -> float:
-        """Standard error of the mean over data: what another test set would change."""
-        return standard_error_of_mean(self.per_datum)
-
-    @property
     def khat_threshold(self) -> float:
         """min(1 - 1 / log10 K, 0.7), of the K that a datum has at most."""
         return khat_threshold(self.num_samples)
@@ -99,11 +79,11 @@ class LogLikelihood:
 
     @property
     def flagged(self) -> Tensor:
-        """Which data have a k-hat above the threshold, or none, or no weight above 0, ``(N,)``.
+        """Which data have a k-hat above the threshold, or none, no weight above 0, or a weight that is NaN, ``(N,)``.
 
         With fewer than 26 samples no datum has a k-hat, and that alone flags none; roundings above 0.1 nats do.
         """
-        return (self.pareto_k > self.khat_thresholds) | self.unresolved | self.without_mass
+        return (self.pareto_k > self.khat_thresholds) | self.unresolved | self.without_mass | self.left_out
 
     @property
     def without_mass(self) -> Tensor:
@@ -116,27 +96,39 @@ class LogLikelihood:
         unknown = self.pareto_k.isnan() & ~self.without_mass & (self.samples_per_datum >= MIN_SAMPLES)
         return unknown | self.lost if len(self.lost) else unknown
 
-    @property
-    def bits_per_dim(self) -> BitsPerDim | None:
-        """Minus the mean in bits for each element, where x is discrete with more than two values; else None."""
-        return BitsPerDim.of_nats(self.mean, self.standard_error, self.data_standard_error, self.num_dims)
+    def log_probability(self) -> Estimate:
+        """Return the estimate itself."""
+        return self
 
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers of ``str(self)``, for a file."""
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """The log-likelihood, where there are any its bits per dim, and the share of k-hats above their thresholds."""
+        return {"log_likelihood": self} | super().estimates | {"khat_above": self.khat_above}
+
+    @property
+    def khat_above(self) -> Estimate:
+        """Whether the k-hat of each datum is above its threshold, 1 or 0; NaN where there is none.
+
+        How far other samples would change it is not known.
+        """
+        above = torch.where(self.pareto_k.isnan(), math.nan, (self.pareto_k > self.khat_thresholds).double())
+        return Estimate(above, torch.full_like(above, math.nan), unit="share", datum=self.datum)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return k-hat and effective sample size of each datum."""
+        return {"pareto_k": self.pareto_k, "ess": self.ess}
+
+    def facts(self) -> dict[str, Any]:
+        """Return how many samples there were, and what speaks against the numbers."""
         return {
-            "log_likelihood_nats": self.mean,
-            "standard_error": self.standard_error,
-            "data_standard_error": self.data_standard_error,
             "num_samples": self.num_samples,
-            "num_data": len(self.per_datum),
+            "num_dims": self.num_dims,
             "khat_threshold": self.khat_threshold,
-            "share_above_threshold": self._share_above,
             "num_unresolved": int(self.unresolved.sum()),
             "num_without_mass": int(self.without_mass.sum()),
             "median_ess": self.ess.median().item(),
             "bound": self.bound,
-            **self._summary_of_target(),
-            **(self.bits_per_dim.summary() if self.bits_per_dim else {}),
+            **self._facts_of_target(),
         }
 
     @property
@@ -144,7 +136,7 @@ class LogLikelihood:
         """Of the data that have a k-hat, the share above the threshold; None where none has."""
         return share_above(self.pareto_k, self.khat_thresholds)
 
-    def _summary_of_target(self) -> dict[str, Any]:
+    def _facts_of_target(self) -> dict[str, Any]:
         if self.target_se is None:
             return {}
         samples = self.samples_per_datum.double()
@@ -161,21 +153,20 @@ class LogLikelihood:
     def __str__(self) -> str:
         n = len(self.per_datum)
         if self.num_samples < MIN_SAMPLES:
-            khat = f"k-hat needs K >= {MIN_SAMPLES}; {count(n, self.unit)}"
+            khat = f"k-hat needs K >= {MIN_SAMPLES}; {count(n, self.datum)}"
         else:
             threshold = f"{self.khat_threshold:.2f}" if self.target_se is None else "its threshold"
-            khat = khat_in_words(self.pareto_k, self.khat_thresholds, threshold, self.unit)
+            khat = khat_in_words(self.pareto_k, self.khat_thresholds, threshold, self.datum)
         kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
         text = (
-            f"{kind} {self.mean:.2f} nats/{self.unit} (Monte Carlo s.e. {rounded_error(self.standard_error)}, "
-            f"data s.e. {rounded_error(self.data_standard_error)}; {self._samples()}; {khat})"
+            f"{kind} {self.mean:.2f} nats/{self.datum} ({self.errors_in_words}; {self._samples()}; {khat}"
+            f"{self.left_out_in_words})"
+            f"{self.bits_in_words}"
         )
-        if self.bits_per_dim:
-            text += f"; {self.bits_per_dim}"
         if self.unresolved.any():
             text += f"; {UNRESOLVED}"
         if self.without_mass.any():
-            text += f"; {int(self.without_mass.sum())} of {count(n, self.unit)} have no weight above 0: log p^ is -inf"
+            text += f"; {int(self.without_mass.sum())} of {count(n, self.datum)} have no weight above 0: log p^ is -inf"
         if (self._share_above or 0) > 0.5:
             text += (
                 "; most weights have too heavy a tail: the bound is loose and its Monte Carlo error understated. "
@@ -274,17 +265,16 @@ def log_likelihood(
         else:
             sums, deciding = weigh_to_target(stream, target_se, num_samples)
     return LogLikelihood(
-        sums.log_mean,
-        sums.standard_errors,
-        sums.ess,
-        sums.pareto_k,
-        num_samples,
-        stream.pair.normalized,
-        stream.unit,
-        stream.pair.discrete_dims,
-        target_se,
-        deciding,
-        None if target_se is None else sums.num_samples,
-        stream.caveat,
-        sums.lost,
+        per_datum=sums.log_mean,
+        standard_errors=sums.standard_errors,
+        ess=sums.ess,
+        pareto_k=sums.pareto_k,
+        num_samples=num_samples,
+        target_se=target_se,
+        num_deciding=deciding,
+        chosen_samples=None if target_se is None else sums.num_samples,
+        lost=sums.lost,
+        num_dims=stream.pair.discrete_dims,
+        caveat=stream.caveat,
+        datum=stream.unit,
     )

@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.data_error import standard_error_of_mean
+from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.evidence.log_mean import LogMean
 from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES, largest, pareto_k
 from pyro_vae.evaluation.gaps.best_evidence import EvidenceCandidate, best_evidence, over_the_limit, without_khat
@@ -15,49 +16,40 @@ from pyro_vae.evaluation.gaps.guide_family import family_of, is_larger
 from pyro_vae.evaluation.gaps.local_maps import FAMILIES
 from pyro_vae.evaluation.gaps.local_posterior import Fitted, LocalPosteriors
 from pyro_vae.evaluation.over_data.frozen_pair import FrozenPair
-from pyro_vae.programs.pair import SOFT_TARGETS
+from pyro_vae.evaluation.result import BoundResult
 from pyro_vae.programs.precision import UNRESOLVED, Rounding
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_number
 from pyro_vae.runtime.memory import keep_freed_memory
 from pyro_vae.runtime.progress import progress_bar
-from pyro_vae.runtime.wording import count
-
-QUANTITIES = ("elbo", "best_elbo", "log_evidence", "approximation_gap", "amortization_gap", "inference_gap")
-"""What there is a mean and a standard error of."""
+from pyro_vae.runtime.wording import count, rounded_error
 
 WHO = "inference_gaps"
 
 LARGER = " (family larger than the guide's own)"
 
 
-class Evidence(Protocol):
-    """Estimates of log p(x) with standard errors, as :class:`pyro_vae.evaluation.LogLikelihood` has them."""
-
-    @property
-    def per_datum(self) -> Tensor:
-        """Estimate of each, ``(N,)``."""
-
-    @property
-    def standard_errors(self) -> Tensor:
-        """Monte Carlo standard error of each, ``(N,)``."""
-
-
-@dataclass(frozen=True, eq=False)
-class InferenceGaps:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class InferenceGaps(BoundResult):
     """What :func:`inference_gaps` returns; everything in nats, float64, on the CPU.
 
-    Of a datum that is :attr:`flagged` all entries are NaN, and means leave it out.
+    Of a datum that is :attr:`flagged` all estimates are NaN, and means leave it out.
     """
 
-    elbo: Tensor = field(repr=False)
-    """L[q], ``(N,)``."""
-    best_elbo: Tensor = field(repr=False)
-    """L[q*], with the best member of the family for each datum, ``(N,)``."""
-    log_evidence: Tensor = field(repr=False)
-    """log p^(x), ``(N,)``: itself a lower bound on log p(x) in expectation, so that gaps are too small, if anything."""
-    errors: dict[str, Tensor] = field(repr=False)
-    """Monte Carlo standard errors ``(N,)`` of the six quantities, by name; the amortization gap's is a paired one."""
+    columns = MappingProxyType({"approximation_gap": "lower", "amortization_gap": "lower", "inference_gap": "lower"})
+
+    inference_gap: Estimate
+    """log p^(x) - L[q]: the sum of the two gaps below."""
+    approximation_gap: Estimate
+    """log p^(x) - L[q*]: what the family costs."""
+    amortization_gap: Estimate
+    """L[q*] - L[q]: what it costs that an encoder has to find the member. Its errors are paired."""
+    elbo: Estimate
+    """L[q]."""
+    best_elbo: Estimate
+    """L[q*], with the best member of the family for each datum."""
+    log_likelihood: Estimate
+    """log p^(x): itself a lower bound on log p(x) in expectation, so that gaps are too small, if anything."""
     converged: Tensor = field(repr=False)
     """Which data's q* was found by the rule, and not cut off at ``max_steps``, ``(N,)``."""
     steps: Tensor = field(repr=False)
@@ -69,14 +61,9 @@ class InferenceGaps:
     brackets what stands in where there is no estimate of that kind."""
     num_samples: int
     """Samples of each ELBO."""
-    bound: bool = True
-    """False where the numbers are no lower bounds on a log-likelihood: see :attr:`caveat`."""
-    unit: str = "datum"
     larger_family: bool = False
     """Whether q* ranges over more than the guide's own family, or that family is not known: what the guide's family
     costs may then be counted as amortization gap."""
-    caveat: str = SOFT_TARGETS
-    """Why there is no bound, where there is none."""
     doubtful: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """For which data log p^ is not dependable, ``(N,)``: a k-hat above its limit, or a q* that has not converged."""
     disagreement: str = ""
@@ -85,53 +72,17 @@ class InferenceGaps:
     """Data whose weights are lost in rounding, or differ by no more than roundings may have them differ."""
 
     @property
-    def approximation_gap(self) -> Tensor:
-        """Log p^(x) - L[q*], ``(N,)``: what the family costs."""
-        return self.log_evidence - self.best_elbo
-
-    @property
-    def amortization_gap(self) -> Tensor:
-        """L[q*] - L[q], ``(N,)``: what it costs that an encoder has to find the member."""
-        return self.best_elbo - self.elbo
-
-    @property
-    def inference_gap(self) -> Tensor:
-        """Log p^(x) - L[q], ``(N,)``: the sum of the two."""
-        return self.log_evidence - self.elbo
-
-    @property
     def flagged(self) -> Tensor:
         """Which data have a quantity that is not finite, ``(N,)``."""
-        return self.elbo.isnan()
+        return self.elbo.left_out
 
-    def mean(self, name: str) -> float:
-        """Mean of a quantity over the data that are not flagged; its name is one of :data:`QUANTITIES`."""
-        return self._fair(getattr(self, _known(name))).mean().item()
-
-    def standard_error(self, name: str) -> float:
-        """Monte Carlo standard error of that mean: what another seed would change."""
-        errors = self._fair(self.errors[_known(name)])
-        return (errors.square().sum().sqrt() / len(errors)).item()
-
-    def data_standard_error(self, name: str) -> float:
-        """Standard error of that mean over data, paired where it is a gap: what other data would change."""
-        return standard_error_of_mean(self._fair(getattr(self, _known(name))))
-
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers of ``str(self)``, and the errors of each, for a file."""
-        numbers: dict[str, Any] = {}
-        for name in QUANTITIES:
-            numbers[f"{name}_nats"] = self.mean(name)
-            numbers[f"{name}_standard_error"] = self.standard_error(name)
-            numbers[f"{name}_data_standard_error"] = self.data_standard_error(name)
+    def facts(self) -> dict[str, Any]:
+        """Return how q* and log p^ were found, and what speaks against the numbers."""
         return {
-            **numbers,
             "family": self.family,
             "larger_family": self.larger_family,
             "evidence_source": self.evidence_source,
             "num_samples": self.num_samples,
-            "num_data": len(self.elbo),
-            "num_flagged": int(self.flagged.sum()),
             "num_not_converged": self._num_not_converged,
             "num_doubtful": self._num_doubtful,
             "num_unresolved": self.num_unresolved,
@@ -141,20 +92,19 @@ class InferenceGaps:
 
     def __str__(self) -> str:
         total, family, encoder = (
-            f"{self.mean(name):.2f} (s.e. {self.standard_error(name):.2g}, data s.e. "
-            f"{self.data_standard_error(name):.2g})"
-            for name in ("inference_gap", "approximation_gap", "amortization_gap")
+            f"{gap.mean:.2f} (s.e. {rounded_error(gap.standard_error)}, data s.e. "
+            f"{rounded_error(gap.data_standard_error)})"
+            for gap in (self.inference_gap, self.approximation_gap, self.amortization_gap)
         )
-        n, lost = len(self.elbo), int(self.flagged.sum())
         kind = "" if self.bound else f"no log-likelihood ({self.caveat}): "
         text = (
-            f"{kind}inference gap {total} = approximation {family} + amortization {encoder} nats/{self.unit}; "
-            f"ELBO {self.mean('elbo'):.2f}, log p^ {self.mean('log_evidence'):.2f} by {self.evidence_source}; "
+            f"{kind}inference gap {total} = approximation {family} + amortization {encoder} nats/{self.datum}; "
+            f"ELBO {self.elbo.mean:.2f}, log p^ {self.log_likelihood.mean:.2f} by {self.evidence_source}; "
             f"q* {self.family}{LARGER if self.larger_family else ''}, not converged for {self._num_not_converged} of "
-            f"{count(n, self.unit)}"
+            f"{count(self.elbo.num_data, self.datum)}"
         )
-        if lost:
-            text += f"; {lost} not finite and left out of every mean"
+        if self.flagged.any():
+            text += f"; {int(self.flagged.sum())} not finite and left out of every mean"
         if self._num_doubtful:
             text += f"; log p^ is not dependable for {self._num_doubtful}, by its k-hat, flag or convergence"
         if self.disagreement:
@@ -169,9 +119,6 @@ class InferenceGaps:
     def _num_not_converged(self) -> int:
         return int((~self.converged & ~self.flagged).sum())
 
-    def _fair(self, values: Tensor) -> Tensor:
-        return values[~self.flagged]
-
 
 def inference_gaps(
     model: Program,
@@ -180,7 +127,7 @@ def inference_gaps(
     *,
     family: str = "own",
     num_samples: int = 1000,
-    evidence: Evidence | None = None,
+    evidence: Estimate | None = None,
     evidence_samples: int = 5000,
     plate: str | None = None,
     seed: int | None = None,
@@ -228,8 +175,8 @@ def inference_gaps(
             of a flow, or of a Gaussian of low rank), the result says so: what the family costs then counts as
             amortization gap.
         num_samples: samples of each ELBO.
-        evidence: other estimates of log p(x) on the same data, as of annealed importance sampling; its ``flagged`` and
-            ``pareto_k`` are heeded, where it has them.
+        evidence: another estimate of log p(x) on the same data, as of annealed importance sampling; its ``flagged``
+            and, where it has one, its ``pareto_k`` are heeded.
         evidence_samples: K of both IWAE bounds; 0 leaves them out, where ``evidence`` is given.
         plate: the batch plate's name, needed only where several plates would do.
         seed: of all noise; None draws from the global generator.
@@ -257,7 +204,7 @@ def inference_gaps(
     >>> from pyro_vae.models import LinearGaussian
     >>> pair = LinearGaussian(4, 2), MeanFieldGuide((4,), 2)
     >>> gaps = inference_gaps(*pair, torch.randn(7, 4), num_samples=10, evidence_samples=10, max_steps=50)
-    >>> gaps.family, gaps.approximation_gap.shape
+    >>> gaps.family, gaps.approximation_gap.per_datum.shape
     ('diagonal', torch.Size([7]))
     """
     if family not in ("own", *FAMILIES):
@@ -344,7 +291,7 @@ class _Found:
             khat = pareto_k(tails.flatten(0, 1), self._evidence_samples, rounding)
             self._khat[:, index] = khat.unflatten(0, tails.shape[:2])[:, :count]
 
-    def result(self, family: str, given: Evidence | None, caveat: str | None, unit: str) -> InferenceGaps:
+    def result(self, family: str, given: Estimate | None, caveat: str | None, unit: str) -> InferenceGaps:
         """Choose the evidence, and say which data are not finite."""
         elbo, best, _, elbo_error, best_error, paired_error = self._elbos
         candidates, samples = [], self._evidence_samples
@@ -367,21 +314,28 @@ class _Found:
             unresolved = unresolved | self._khat.isnan().any(0)
         unresolved = unresolved & fair
         fair = fair & log_evidence.isfinite()
-        errors = {
-            "elbo": elbo_error,
-            "best_elbo": best_error,
-            "log_evidence": evidence_error,
-            "approximation_gap": torch.hypot(evidence_error, best_error),
-            "amortization_gap": paired_error,
-            "inference_gap": torch.hypot(evidence_error, elbo_error),
-        }
-        elbo, best, log_evidence = (values.where(fair, math.nan) for values in (elbo, best, log_evidence))
-        errors = {name: error.where(fair, math.nan) for name, error in errors.items()}
+
+        def quantity(values: Tensor, errors: Tensor) -> Estimate:
+            return Estimate(values.where(fair, math.nan), errors.where(fair, math.nan), datum=unit)
+
         return InferenceGaps(
-            elbo, best, log_evidence, errors, self._converged & fair, self._steps, family, evidence.source,
-            self._num_samples, caveat is None, unit, caveat=caveat or SOFT_TARGETS, doubtful=evidence.doubtful,
-            disagreement=evidence.disagreement, num_unresolved=int(unresolved.sum()),
-        )  # fmt: skip
+            inference_gap=quantity(log_evidence - elbo, torch.hypot(evidence_error, elbo_error)),
+            approximation_gap=quantity(log_evidence - best, torch.hypot(evidence_error, best_error)),
+            amortization_gap=quantity(best - elbo, paired_error),
+            elbo=quantity(elbo, elbo_error),
+            best_elbo=quantity(best, best_error),
+            log_likelihood=quantity(log_evidence, evidence_error),
+            converged=self._converged & fair,
+            steps=self._steps,
+            family=family,
+            evidence_source=evidence.source,
+            num_samples=self._num_samples,
+            doubtful=evidence.doubtful,
+            disagreement=evidence.disagreement,
+            num_unresolved=int(unresolved.sum()),
+            caveat=caveat,
+            datum=unit,
+        )
 
 
 class _Moments:
@@ -415,22 +369,13 @@ def _at_least(lowest: int, **options: int) -> None:
         check_count(WHO, name, value, lowest)
 
 
-def _check_evidence(evidence: Evidence | None, size: int) -> None:
+def _check_evidence(evidence: Estimate | None, size: int) -> None:
     if evidence is None:
         return
-    shapes = [tuple(values.shape) if isinstance(values, Tensor) else None for values in _of(evidence)]
+    parts = (getattr(evidence, name, None) for name in ("per_datum", "standard_errors"))
+    shapes = [tuple(values.shape) if isinstance(values, Tensor) else None for values in parts]
     if shapes != [(size,), (size,)]:
         raise ValueError(
             f"{WHO}: evidence must have tensors `per_datum` and `standard_errors` of shape ({size},), one for each "
             f"datum of x; got {shapes[0]} and {shapes[1]} from {type(evidence).__name__}."
         )
-
-
-def _of(evidence: Evidence) -> tuple[Any, Any]:
-    return getattr(evidence, "per_datum", None), getattr(evidence, "standard_errors", None)
-
-
-def _known(name: str) -> str:
-    if name not in QUANTITIES:
-        raise ValueError(f"InferenceGaps: there is no quantity {name!r}, only {', '.join(QUANTITIES)}.")
-    return name

@@ -1,12 +1,14 @@
 """How many latent dimensions carry information about x."""
 
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.over_data.posterior_means import PosteriorMeans, posterior_means
+from pyro_vae.evaluation.result import Result
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_number
 from pyro_vae.runtime.wording import count
@@ -16,8 +18,10 @@ LEVEL = 0.01
 
 
 @dataclass(frozen=True, eq=False)
-class ActiveUnits:
+class ActiveUnits(Result):
     """What :func:`active_units` returns."""
+
+    columns = MappingProxyType({"active_units": ""})
 
     variance: Tensor = field(repr=False)
     """Var_x(E_q[z | x]) of each unit, ``(units,)``, float64; unbiased, so below 0 at times. NaN of one datum."""
@@ -100,6 +104,16 @@ class ActiveUnits:
                 self.variance[at], self.threshold, units, errors, undecided, self.num_samples
             )  # fmt: skip
         return found
+
+    def facts(self) -> dict[str, Any]:
+        """Return how many units are active, of how many noise does not tell, and which vary most."""
+        return {
+            "active_units": self.count,
+            "num_undecided": self.num_undecided,
+            "latent_dim": len(self.variance),
+            "threshold": self.threshold,
+            "most_active": self.most_active,
+        }
 
     @property
     def in_words(self) -> str:

@@ -2,41 +2,45 @@
 
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError
+from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.latents.active_units import ActiveUnits
 from pyro_vae.evaluation.latents.aggregate_posterior import ForeignDensityError, log_aggregate
 from pyro_vae.evaluation.latents.unit_kl import UnitKLError, unit_kl
-from pyro_vae.evaluation.monte_carlo_mean import MonteCarloMean
 from pyro_vae.evaluation.over_data.latent_draws import Draws, LatentDraws, by_datum
 from pyro_vae.evaluation.over_data.posterior_means import PosteriorMeans, mean_of_law
+from pyro_vae.evaluation.result import Result
 from pyro_vae.programs.masks import element_mask
 from pyro_vae.programs.particles import Particles, Site
 from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_number
 from pyro_vae.runtime.random_state import seeded
-from pyro_vae.runtime.wording import count
+from pyro_vae.runtime.wording import count, rounded_error
 
 COLLAPSED = 0.01
 """Nats from the prior, on average over data, below which a unit says nothing of x."""
 
 
-@dataclass(frozen=True, eq=False)
-class LatentStatistics:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LatentStatistics(Result):
     """What :func:`latent_statistics` returns; everything in nats, float64, on the CPU."""
 
-    rate: MonteCarloMean
+    columns = MappingProxyType({"mutual_information": "", "marginal_kl": "", "num_collapsed": ""})
+
+    rate: Estimate
     """KL(q(z | x) || p(z)) of each datum."""
-    distortion: MonteCarloMean
+    distortion: Estimate
     """-E_q[log p(x | z)] of each datum."""
-    mutual_information: MonteCarloMean | None
+    mutual_information: Estimate | None
     """KL(q(z | x_n) || q(z)) of each datum, whose mean is I_q(x; z); None where :attr:`why_not` says why."""
-    marginal_kl: MonteCarloMean | None
+    marginal_kl: Estimate | None
     """E_{q(z | x_n)}[log q(z) - log p(z)] of each datum, whose mean is KL(q(z) || p(z)); None likewise."""
     active_units: ActiveUnits
     """Var_x(E_q[z | x]) of each unit, and which are active."""
@@ -52,13 +56,12 @@ class LatentStatistics:
     why_not: dict[str, str] = field(repr=False)
     """Why something is None, by its name."""
     num_samples: int
-    unit: str = "datum"
     shares: Tensor | None = field(default=None, repr=False)
     """Share of the data that have each unit, ``(latent_dim,)``; None where no unit is masked."""
     unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """Which data have log-weights that roundings may move by more than 0.1 nats, ``(N,)``: their terms are off by as
     much, and no standard error says so."""
-    rate_by_site: dict[str, MonteCarloMean] = field(default_factory=dict, repr=False)
+    rate_by_site: dict[str, Estimate] = field(default_factory=dict, repr=False)
     """E_q[log q(z_s | ...) - log p(z_s | ...)] of each datum, by the name of the latent site s: its part of the rate,
     given the sites that the guide, and those that the model, samples before it."""
     no_kl: tuple[str, ...] = field(default=(), repr=False)
@@ -66,8 +69,8 @@ class LatentStatistics:
     their units, is no divergence and may be negative."""
 
     @property
-    def num_data(self) -> int:
-        """N, the data that are not flagged: log N is the most that the mutual information can be."""
+    def num_members(self) -> int:
+        """The data that are not flagged: the log of their number is the most that the mutual information can be."""
         return int((~self.flagged).sum())
 
     @property
@@ -91,50 +94,54 @@ class LatentStatistics:
         """Whether all units have: z says nothing of x."""
         return bool((self.collapsed if self.shares is None else self.collapsed | (self.shares == 0)).all())
 
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers of ``str(self)``, for a file."""
-        found: dict[str, Any] = {}
-        for name in ("rate", "distortion", "mutual_information", "marginal_kl"):
-            value = getattr(self, name)
-            found[f"{name}_nats"] = None if value is None else value.mean
-            found[f"{name}_standard_error"] = None if value is None else value.standard_error
-        return found | {
-            "rate_data_standard_error": self.rate.data_standard_error,
-            "distortion_data_standard_error": self.distortion.data_standard_error,
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Rate, distortion, mutual information, marginal KL and, of several sites, the rate of each."""
+        parts = self.rate_by_site if len(self.rate_by_site) > 1 else {}
+        return super().estimates | {f"rate[{name}]": part for name, part in parts.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what is known of single units, of how many data, and why something is not known."""
+        return {
             "active_units": self.active_units.count,
             "collapsed_units": [name for name, gone in zip(self.units, self.collapsed, strict=True) if gone],
+            "num_collapsed": int(self.collapsed.sum()),
             "all_collapsed": self.all_collapsed,
             "kl_per_unit_nats": None if self.kl_per_unit is None else self.kl_per_unit.tolist(),
-            "rate_by_site_nats": {name: part.mean for name, part in self.rate_by_site.items()},
-            "rate_by_site_standard_errors": {name: part.standard_error for name, part in self.rate_by_site.items()},
             "no_kl": list(self.no_kl),
+            "kl_per_unit_standard_errors": (
+                None if self.kl_per_unit_errors is None else self.kl_per_unit_errors.tolist()
+            ),
             "latent_dim": len(self.units),
             "num_samples": self.num_samples,
-            "num_data": self.num_data,
-            "flagged": int(self.flagged.sum()),
+            "num_members": self.num_members,
             "num_unresolved": int(self.unresolved.sum()),
             "why_not": dict(self.why_not),
         }
 
     def __str__(self) -> str:
-        text = f"rate {self.rate}"
+        text = f"rate {_short(self.rate)}"
         if len(self.rate_by_site) > 1:
-            text += f" ({', '.join(f'{part} in {name}' for name, part in self.rate_by_site.items())})"
+            text += f" ({', '.join(f'{_short(part)} in {name}' for name, part in self.rate_by_site.items())})"
         if self.mutual_information is not None and self.marginal_kl is not None:
             text += (
-                f" = mutual information {self.mutual_information} of at most log N = {math.log(self.num_data):.2f} "
-                f"+ marginal KL {self.marginal_kl}"
+                f" = mutual information {_short(self.mutual_information)} of at most log N = "
+                f"{math.log(self.num_members):.2f} + marginal KL {_short(self.marginal_kl)}"
             )
         text += (
-            f", distortion {self.distortion} nats/{self.unit} ({count(self.num_data, self.unit)}, "
+            f", distortion {_short(self.distortion)} nats/{self.datum} ({count(self.num_members, self.datum)}, "
             f"{count(self.num_samples, 'sample')} each); {self.active_units.in_words}, "
         )
         text += "all collapsed onto the prior" if self.all_collapsed else f"{int(self.collapsed.sum())} collapsed"
         if self.flagged.any():
-            text += f"; {count(int(self.flagged.sum()), self.unit)} with a NaN or infinite weight left out"
+            text += f"; {count(int(self.flagged.sum()), self.datum)} with a NaN or infinite weight left out"
         for name, reason in self.why_not.items():
             text += f"; no {name.replace('_', ' ')}: {reason}"
         return f"{text}; {UNRESOLVED}" if self.unresolved.any() else text
+
+
+def _short(estimate: Estimate) -> str:
+    return f"{estimate.mean:.2f} (s.e. {rounded_error(estimate.standard_error)})"
 
 
 def latent_statistics(
@@ -222,8 +229,8 @@ def latent_statistics(
     if drawn.why_no_kl is not None:
         why_not["kl_per_unit"] = drawn.why_no_kl
 
-    def mean(values: Tensor) -> MonteCarloMean:
-        return MonteCarloMean.of_draws(torch.where(members, values, math.nan))
+    def mean(values: Tensor) -> Estimate:
+        return Estimate.of_draws(torch.where(members, values, math.nan), datum=draws.unit)
 
     kl = kl_errors = None
     if drawn.why_no_kl is None:
@@ -243,7 +250,7 @@ def latent_statistics(
         units=drawn.units,
         why_not=why_not,
         num_samples=num_samples,
-        unit=draws.unit,
+        datum=draws.unit,
         shares=None if there is None else there.double().mean(0),
         unresolved=rounding.lost(drawn.weight.abs().amax(0), slice(None)) & members,
         rate_by_site={name: mean(part) for name, part in drawn.log_ratios.items()},

@@ -2,14 +2,16 @@
 
 import math
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.over_data.posterior_means import posterior_means
+from pyro_vae.evaluation.result import Result
 from pyro_vae.programs.modules import data_args, num_rows
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_number, in_short
@@ -23,12 +25,13 @@ SMALLEST_GRADIENT = 1e-7
 """The largest element of the gradient, in nats, at which the optimum is reached."""
 
 
-@dataclass(frozen=True, eq=False)
-class LinearProbe:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class LinearProbe(Result):
     """What :func:`linear_probe` returns."""
 
-    correct: Tensor = field(repr=False)
-    """Which test labels are predicted, ``(num_test,)``."""
+    accuracy: Estimate
+    """Whether each test label is predicted, 1 or 0, and their share. With the probe as it is nothing is drawn: the
+    Monte Carlo errors are 0, and the error over data is that of another test set."""
     majority: float
     """Accuracy on the test data of the training data's most frequent class."""
     num_classes: int
@@ -38,32 +41,21 @@ class LinearProbe:
     converged: bool
     """Whether the optimum, which is unique, is reached: no gradient above 1e-7, or a loss that no longer falls."""
 
-    @property
-    def accuracy(self) -> float:
-        """Share of test labels that are predicted."""
-        return self.correct.double().mean().item()
-
-    @property
-    def standard_error(self) -> float:
-        """Binomial standard error of the accuracy: what another test set would change, with the probe as it is."""
-        return math.sqrt(self.accuracy * (1 - self.accuracy) / len(self.correct))
-
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers of ``str(self)``, for a file."""
+    def facts(self) -> dict[str, Any]:
+        """Return what the probe learnt from, and what it is to be compared with."""
         return {
-            "accuracy": self.accuracy,
-            "standard_error": self.standard_error,
             "majority_accuracy": self.majority,
             "num_classes": self.num_classes,
             "num_train": self.num_train,
-            "num_test": len(self.correct),
+            "latent_dim": self.latent_dim,
             "l2": self.l2,
             "converged": self.converged,
         }
 
     def __str__(self) -> str:
         text = (
-            f"linear probe {100 * self.accuracy:.2f} % (s.e. {100 * self.standard_error:.2g}; {len(self.correct)} "
+            f"linear probe {100 * self.accuracy.mean:.2f} % (s.e. {100 * self.accuracy.data_standard_error:.2g}; "
+            f"{self.accuracy.num_data} "
             f"test labels of {self.num_classes} classes, {self.num_train} to learn from, "
             f"{count(self.latent_dim, 'latent unit')}; the majority class {100 * self.majority:.2f} %)"
         )
@@ -143,8 +135,9 @@ def linear_probe(
     weight, converged = _fit((train - loc) / scale, targets, len(classes), l2)
     scores = (test - loc) / scale @ weight[:-1] + weight[-1]
     truth = test_labels.cpu()
+    correct = (classes[scores.argmax(1)] == truth).double()
     return LinearProbe(
-        correct=classes[scores.argmax(1)] == truth,
+        accuracy=Estimate(correct, torch.zeros_like(correct), unit="share"),
         majority=(truth == classes[targets.bincount().argmax()]).double().mean().item(),
         num_classes=len(classes),
         num_train=len(train),

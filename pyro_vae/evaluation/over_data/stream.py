@@ -19,7 +19,7 @@ from pyro_vae.graphs.levels import TermDraws, check_level
 from pyro_vae.programs.log_weights import check_num_samples, subsample_blocks
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.nonfinite import check_finite
-from pyro_vae.programs.pair import SOFT_TARGETS, Pair
+from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import LogTerms
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
@@ -111,8 +111,8 @@ class Stream(PairRows):
         elif pair.masked:
             for rows in subsample_blocks(pair, head[0].device):
                 pair.check_masks(head, rows)
-        self.caveat = pair.caveat or SOFT_TARGETS
-        """Why there is no bound, where ``pair.normalized`` says that there is none."""
+        self.caveat = pair.caveat
+        """Why the weights are none of log p(x); None where they are."""
         self.vectorizes = pair.vectorizes
 
     def __iter__(self) -> Iterator[Chunk]:

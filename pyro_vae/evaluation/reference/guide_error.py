@@ -2,12 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.data_error import standard_error_of_mean
+from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
 from pyro_vae.evaluation.over_data.rows import ROWS, Rows
 from pyro_vae.evaluation.reference.bridge import Bridge, bridge
@@ -15,12 +16,13 @@ from pyro_vae.evaluation.reference.chain_diagnostics import mean_and_variance
 from pyro_vae.evaluation.reference.nuts import log_joint_at
 from pyro_vae.evaluation.reference.reference_posterior import R_HAT, ReferencePosterior
 from pyro_vae.evaluation.reference.two_sample import two_sample_test
+from pyro_vae.evaluation.result import Result
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_seed, in_short
 from pyro_vae.runtime.roundings import agree
-from pyro_vae.runtime.wording import count
+from pyro_vae.runtime.wording import count, rounded_error
 
 POINTS = 500
 """Draws of either law in a two-sample test: its time grows with their square."""
@@ -32,9 +34,20 @@ LEVEL = 0.05
 """Of the tests that ``str()`` counts."""
 
 
-@dataclass(frozen=True, eq=False)
-class GuideError:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GuideError(Result):
     """What :func:`guide_error` returns; float64, on the CPU; NaN for data that are not compared."""
+
+    columns = MappingProxyType(
+        {"kl": "lower", "forward_kl": "lower", "mean_error_rms": "", "sd_error_rms": "", "num_compared": ""}
+    )
+
+    kl: Estimate
+    """KL(q(z | x) || p(z | x)) in nats: the inference gap log p(x) - ELBO. NaN where it is not estimable."""
+    forward_kl: Estimate
+    """KL(p(z | x) || q(z | x)) in nats; NaN where it is not estimable."""
+    log_likelihood: Estimate
+    """log p(x) by bridge sampling in nats; NaN where it is not estimable."""
 
     mean_error: Tensor = field(repr=False)
     """(mean of q - mean of p) / sd of p in each unconstrained coordinate, ``(N, dim)``."""
@@ -44,18 +57,6 @@ class GuideError:
     """(sd of q - sd of p) / sd of p, ``(N, dim)``: below 0 where the guide is too narrow."""
     sd_standard_errors: Tensor = field(repr=False)
     """Monte Carlo standard error of each, ``(N, dim)``."""
-    kl: Tensor = field(repr=False)
-    """KL(q(z | x) || p(z | x)) in nats, ``(N,)``: the inference gap log p(x) - ELBO. NaN where it is not estimable."""
-    kl_standard_errors: Tensor = field(repr=False)
-    """Monte Carlo standard error of each, ``(N,)``."""
-    forward_kl: Tensor = field(repr=False)
-    """KL(p(z | x) || q(z | x)) in nats, ``(N,)``; NaN where it is not estimable."""
-    forward_kl_standard_errors: Tensor = field(repr=False)
-    """Monte Carlo standard error of each, ``(N,)``."""
-    log_evidence: Tensor = field(repr=False)
-    """log p(x) by bridge sampling in nats, ``(N,)``; NaN where it is not estimable."""
-    log_evidence_standard_errors: Tensor = field(repr=False)
-    """Monte Carlo standard error of each, ``(N,)``."""
     overlap: Tensor = field(repr=False)
     """Draws that both laws have in common, ``(N,)``; too few, and no KL is estimable."""
     mmd2: Tensor = field(repr=False)
@@ -69,7 +70,6 @@ class GuideError:
     num_samples: int
     no_kl: str | None = None
     """Why there is no KL divergence for any datum, or None."""
-    unit: str = "datum"
     counted: Tensor | None = field(default=None, repr=False)
     """Which coordinates are not masked, ``(N, dim)``, the others being NaN; None where all count."""
     unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
@@ -83,62 +83,50 @@ class GuideError:
         return self.trusted & (finite if self.counted is None else finite | ~self.counted).all(0).all(-1)
 
     @property
-    def mean(self) -> float:
-        """Mean of :attr:`kl` over the data where it is estimable; NaN if there are none."""
-        return self.kl[self.kl.isfinite()].mean().item()
+    def _num_with_kl(self) -> int:
+        return int((~self.kl.left_out).sum())
 
     @property
-    def standard_error(self) -> float:
-        """Monte Carlo standard error of that mean: what another seed would change."""
-        errors = self.kl_standard_errors[self.kl.isfinite()]
-        return (errors.square().sum().sqrt() / len(errors)).item() if len(errors) else math.nan
+    def _tested(self) -> Tensor:
+        return self.p_values[self.p_values.isfinite()]
 
-    @property
-    def data_standard_error(self) -> float:
-        """Standard error of that mean over data: what other data would change; NaN for one datum."""
-        return standard_error_of_mean(self.kl[self.kl.isfinite()])
-
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers of ``str(self)``, for a file."""
-        kept = self.compared
-        where = kept if self.counted is None else kept.unsqueeze(-1) & self.counted
-        tested = self.p_values[self.p_values.isfinite()]
+    def facts(self) -> dict[str, Any]:
+        """Return the errors in mean and standard deviation, the tests, and on how many data they could be had."""
+        where = self.compared if self.counted is None else self.compared.unsqueeze(-1) & self.counted
         return {
-            "num_data": len(kept),
-            "num_compared": int(kept.sum()),
+            "num_compared": int(self.compared.sum()),
             "mean_error_rms": self.mean_error[where].square().mean().sqrt().item(),
             "sd_error_rms": self.sd_error[where].square().mean().sqrt().item(),
-            "kl_nats": self.mean,
-            "standard_error": self.standard_error,
-            "data_standard_error": self.data_standard_error,
-            "num_with_kl": int(self.kl.isfinite().sum()),
             "no_kl": self.no_kl,
             "num_unresolved": int(self.unresolved.sum()),
-            "num_tested": len(tested),
-            "num_rejected": int((tested < LEVEL).sum()),
+            "num_tested": len(self._tested),
+            "num_rejected": int((self._tested < LEVEL).sum()),
             "num_samples": self.num_samples,
         }
 
     def __str__(self) -> str:
-        found = self.summary()
+        facts = self.facts()
         text = (
-            f"guide against posterior of {count(found['num_compared'], self.unit)}: mean off by "
-            f"{found['mean_error_rms']:.2g} sd, sd by {100 * found['sd_error_rms']:.3g} % (root mean squares over "
+            f"guide against posterior of {count(facts['num_compared'], self.datum)}: mean off by "
+            f"{facts['mean_error_rms']:.2g} sd, sd by {100 * facts['sd_error_rms']:.3g} % (root mean squares over "
             f"dims); "
         )
-        if found["num_with_kl"]:
-            text += f"KL(q || p) = {self.mean:.3g} nats/{self.unit} (Monte Carlo s.e. {self.standard_error:.2g}"
-            if found["num_with_kl"] < found["num_compared"]:
+        if self._num_with_kl:
+            text += (
+                f"KL(q || p) = {self.kl.mean:.3g} nats/{self.datum} (Monte Carlo s.e. "
+                f"{rounded_error(self.kl.standard_error)}"
+            )
+            if self._num_with_kl < facts["num_compared"]:
                 lost = " or are lost in roundings" if self.unresolved.any() else ""
-                text += f"; {found['num_with_kl']} of {found['num_compared']}, the others overlap too little{lost}"
+                text += f"; {self._num_with_kl} of {facts['num_compared']}, the others overlap too little{lost}"
             text += ")"
         else:
             lost = "roundings hide the weights" if self.unresolved.any() else "guide and posterior overlap too little"
             text += f"KL not estimable: {self.no_kl or lost}"
-        text += f"; MMD test: p < {LEVEL} for {found['num_rejected']} of {found['num_tested']}"
+        text += f"; MMD test: p < {LEVEL} for {facts['num_rejected']} of {facts['num_tested']}"
         if self.unresolved.any():
             text += f"; {UNRESOLVED}"
-        left_out = found["num_data"] - found["num_compared"]
+        left_out = len(self.trusted) - facts["num_compared"]
         return f"{text}; {left_out} left out without a trusted reference or finite draws" if left_out else text
 
 
@@ -240,29 +228,29 @@ def guide_error(
     kept = trusted & finite.all(0).all(-1)
     moments = [torch.where(kept.unsqueeze(-1), value, math.nan) for value in _moment_errors(reference.draws, u)]
 
-    def of(name: str) -> Tensor:
-        value = kept.new_full(kept.shape, math.nan, dtype=torch.float64) if found is None else getattr(found, name)
-        return torch.where(kept & ~unresolved, value, math.nan)
+    def of_bridge(name: str) -> Tensor:
+        values = kept.new_full(kept.shape, math.nan, dtype=torch.float64) if found is None else getattr(found, name)
+        return torch.where(kept & ~unresolved, values, math.nan)
+
+    def estimate(name: str) -> Estimate:
+        return Estimate(of_bridge(name), of_bridge(f"{name}_errors"), datum=rows.unit)
 
     return GuideError(
+        kl=estimate("kl"),
+        forward_kl=estimate("forward_kl"),
+        log_likelihood=estimate("log_evidence"),
         mean_error=moments[0],
         mean_standard_errors=moments[1],
         sd_error=moments[2],
         sd_standard_errors=moments[3],
-        kl=of("kl"),
-        kl_standard_errors=of("kl_errors"),
-        forward_kl=of("forward_kl"),
-        forward_kl_standard_errors=of("forward_kl_errors"),
-        log_evidence=of("log_evidence"),
-        log_evidence_standard_errors=of("log_evidence_errors"),
-        overlap=of("overlap"),
+        overlap=of_bridge("overlap"),
         mmd2=mmd2,
         p_values=p_values,
         guide_draws=u,
         trusted=trusted,
         num_samples=num_samples,
         no_kl=no_kl,
-        unit=rows.unit,
+        datum=rows.unit,
         counted=counted,
         unresolved=unresolved,
     )

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from pyro_vae.evaluation.over_data.rows import ROWS, Rows
 from pyro_vae.evaluation.reference.chain_diagnostics import ess, mean_and_variance, r_hat
 from pyro_vae.evaluation.reference.nuts import DatumDensity, log_joint_at, run_chain, starts_of
+from pyro_vae.evaluation.result import Result
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
@@ -24,9 +26,11 @@ DIVERGENT_SHARE = 0.001
 ones also come of a step size that is a little large."""
 
 
-@dataclass(frozen=True, eq=False)
-class ReferencePosterior:
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ReferencePosterior(Result):
     """What :func:`reference_posterior` returns; float64, on the CPU."""
+
+    columns = MappingProxyType({"num_trusted": "", "largest_r_hat": "", "smallest_ess_bulk": ""})
 
     draws: Tensor = field(repr=False)
     """Unconstrained u, ``(num_chains, num_samples, N, dim)``; NaN for a datum without a finite density to start at, and
@@ -44,7 +48,6 @@ class ReferencePosterior:
     divergences: Tensor = field(repr=False)
     """Divergent transitions after warmup, all chains, ``(N,)``, int64."""
     warmup: int
-    unit: str = "datum"
     counted: Tensor | None = field(default=None, repr=False)
     """Which coordinates are not masked, ``(N, dim)``; None where all count."""
     unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
@@ -89,8 +92,8 @@ class ReferencePosterior:
         """Monte Carlo standard error of the standard deviation, to first order, ``(N, dim)``."""
         return mean_and_variance((self.draws - self.mean).square())[1].sqrt() / (2 * self.sd)
 
-    def summary(self) -> dict[str, Any]:
-        """Return the numbers of ``str(self)``, for a file."""
+    def facts(self) -> dict[str, Any]:
+        """Return how chains mixed, and for how many data the draws can be trusted."""
         num_chains, num_samples, num_data, dim = self.draws.shape
         return {
             "num_data": num_data,
@@ -107,17 +110,17 @@ class ReferencePosterior:
         }
 
     def __str__(self) -> str:
-        found = self.summary()
+        facts = self.facts()
         text = (
-            f"posterior of {count(found['num_data'], self.unit)} in {count(found['dim'], 'dim')} by NUTS "
-            f"({found['num_chains']} chains x {count(found['num_samples'], 'draw')}): {found['num_trusted']} of "
-            f"{found['num_data']} trusted, largest R-hat {found['largest_r_hat']:.4f}, ESS >= "
-            f"{found['smallest_ess_bulk']:.0f} (bulk) and {found['smallest_ess_tail']:.0f} (tail), "
-            f"{count(found['divergences'], 'divergence')}"
+            f"posterior of {count(facts['num_data'], self.datum)} in {count(facts['dim'], 'dim')} by NUTS "
+            f"({facts['num_chains']} chains x {count(facts['num_samples'], 'draw')}): {facts['num_trusted']} of "
+            f"{facts['num_data']} trusted, largest R-hat {facts['largest_r_hat']:.4f}, ESS >= "
+            f"{facts['smallest_ess_bulk']:.0f} (bulk) and {facts['smallest_ess_tail']:.0f} (tail), "
+            f"{count(facts['divergences'], 'divergence')}"
         )
         if self.unresolved.any():
             text += f"; {UNRESOLVED}"
-        if found["num_trusted"] + found["num_unresolved"] < found["num_data"]:
+        if facts["num_trusted"] + facts["num_unresolved"] < facts["num_data"]:
             text += (
                 f"; the others (R-hat > {R_HAT}, or more than {100 * DIVERGENT_SHARE:g} % divergent) are no "
                 f"reference. Use more draws and a longer warmup, or look for several modes"
@@ -222,9 +225,18 @@ def reference_posterior(
         for name, mask in joint.shown(everything).items() if counted is not None else ():
             values[name] = values[name].masked_fill(~mask.cpu(), math.nan)
     return ReferencePosterior(
-        draws.double(), values, log_joint, r_hat(draws), ess(draws, "bulk"), ess(draws, "tail"), divergences, warmup,
-        rows.unit, None if counted is None else counted.cpu(), unresolved,
-    )  # fmt: skip
+        draws=draws.double(),
+        values=values,
+        log_joint=log_joint,
+        r_hat=r_hat(draws),
+        ess_bulk=ess(draws, "bulk"),
+        ess_tail=ess(draws, "tail"),
+        divergences=divergences,
+        warmup=warmup,
+        counted=None if counted is None else counted.cpu(),
+        unresolved=unresolved,
+        datum=rows.unit,
+    )
 
 
 def _at_draws(joint: Joint, args: tuple[Any, ...], draws: Tensor) -> tuple[dict[str, Tensor], Tensor]:
