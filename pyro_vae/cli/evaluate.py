@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,21 +20,23 @@ from pyro_vae.cli.runs import (
     run_line,
     settings_of,
 )
-from pyro_vae.cli.signature import Option, options_of
-from pyro_vae.cli.usage import Parser, UsageError, a_path
+from pyro_vae.cli.signature import options_of
+from pyro_vae.cli.usage import Parser, a_path
 from pyro_vae.cli.wording import in_text
-from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.cell import MEASUREMENT, Cell
+from pyro_vae.comparison.evaluations import evaluations
+from pyro_vae.comparison.measure import measure_cell
 from pyro_vae.comparison.results import EVALUATION, is_finished, read_cell, read_result
-from pyro_vae.comparison.run_cell import images_hash, load_data_of_run, measure_cell, run_cell
+from pyro_vae.comparison.run_cell import images_hash, load_data_of_run, run_cell
 from pyro_vae.errors import RunError
-from pyro_vae.evaluation import ais
 from pyro_vae.fit.options import as_device
 from pyro_vae.fit.parameters import owners_of
 from pyro_vae.fit.run import read_config
 from pyro_vae.fit.same_data import require_same_data
+from pyro_vae.parts import parse_part
 from pyro_vae.runtime.files import alone_in, write_bytes
 
-MEASURED = ("num_test", "num_samples", "elbo_samples", "num_gaps", "seed", "device")
+MEASURED = (*MEASUREMENT, "seed", "device")
 """Settings of a cell that another measurement may have otherwise."""
 
 
@@ -45,41 +48,46 @@ def run(argv: Sequence[str], output: Output) -> int:
     require_fitted(path, cell)
     given = {name: value for name, value in vars(args).items() if name in MEASURED}
     wanted = replace(cell, **given)
-    chains = {name.removeprefix("ais_"): value for name, value in vars(args).items() if name.startswith("ais_")}
-    images = chains.pop("images", 0)
-    if images < 0:
-        raise UsageError(f"--ais_images must be at least 0; got {images}.")
-    for name, value in chains.items():
-        if value < 1:
-            raise UsageError(f"--ais_{name} must be at least 1; got {value}.")
-    if chains and not images:
-        raise UsageError(f"--ais_{next(iter(chains))} needs --ais_images: how many test images AIS shall measure.")
-    if wanted == cell and not images and (args.out is None or is_finished(path, cell)):
+    asked = _asked(args)
+    if asked:
+        others = [text for text in wanted.measure if parse_part("measure", text)[0] not in asked]
+        wanted = replace(wanted, measure=(*others, *asked.values()))
+    if wanted == cell and (args.out is None or is_finished(path, cell)):
         return _own(path, cell, args, output)
     if args.out is None and not os.access(path, os.W_OK):
         # Said before the work, and not after it.
         raise RunError(f"{path} cannot be written: name a file for the results with --out.")
     opened = open_run(args)
     output.note(f"{opened.run}")
-    options = {f"num_{name}": value for name, value in chains.items()}
-    if images:
-        # What AIS refuses is said before anything is measured.
-        few: dict[str, Any] = {"num_temperatures": 2, "num_chains": 1, "num_leapfrog": 1, "burn_in": 0}
-        ais(opened.run.model, opened.data.test[:2], **few, seed=wanted.seed, progress=False, compile="off")
-    evaluation = _measure(opened, wanted, output)
-    content = {"run": str(path), "settings": settings_of(wanted, MEASURED), **evaluation}
-    if images:
-        test = opened.data.test[:images]
-        found = ais(opened.run.model, test, seed=wanted.seed, progress=output.progress, compile=cell.compile, **options)
-        output.say(str(found))
-        content["ais"] = found.summary()
-        chains |= {"images": images}
-    settings = {name: value for name, value in given.items() if value != getattr(cell, name)}
-    settings |= {f"ais_{name}": value for name, value in chains.items()}
-    name = f"evaluation,{','.join(f'{name}={in_text(settings[name])}' for name in sorted(settings))}.json"
-    _write(args.out or path / name, content, output)
+    if asked:
+        # What an evaluation refuses is said before anything is measured.
+        measure_cell(wanted, opened.run.model, opened.run.guide, opened.data, False, rehearsal=True)
+    content = {"run": str(path), "settings": settings_of(wanted, MEASURED), **_measure(opened, wanted, output)}
+    given |= {"measure": wanted.measure} if asked else {}
+    settings = {name: in_text(value) for name, value in given.items() if value != getattr(cell, name)}
+    name = f"evaluation,{','.join(f'{name}={settings[name]}' for name in sorted(settings))}.json"
+    _write(args.out or path / _in_a_file_name(name), content, output)
     output.give(content)
     return 0
+
+
+def _asked(args: Any) -> dict[str, str]:
+    """Return what flags ask to be measured: each evaluation's name with its options, as a cell has it, by name."""
+    asked = {}
+    for name in evaluations():
+        options = getattr(args, name, None)
+        if options is not None:
+            asked[name] = f"{name}({options})" if options else name
+    return asked
+
+
+def _in_a_file_name(text: str) -> str:
+    """Return a text without what a file's name cannot hold.
+
+    >>> _in_a_file_name("evaluation,measure=ais(num_test=2).json"), _in_a_file_name("a/b 'c'")
+    ('evaluation,measure=ais(num_test=2).json', 'a-b-c-')
+    """
+    return re.sub(r"[^\w.,=()\[\]-]+", "-", text)
 
 
 def _write(file: Path, content: dict[str, Any], output: Output) -> None:
@@ -103,12 +111,12 @@ def _parser() -> Parser:
         if name in MEASURED:
             what = "of the noise" if name == "seed" else option.help
             replace(option, help=what).add(group, default="default: the run's own")
-    chains = parser.add_argument_group("annealed importance sampling from the prior")
-    what = "test images, from the first on, that it shall measure as well; without, there is none"
-    Option("ais_images", int, None, what).add(chains)
-    for name in ("chains", "temperatures"):
-        option = options_of(ais)[f"num_{name}"]
-        replace(option, name=f"ais_{name}", help=f"{name} of each image").add(chains)
+    what = "each for all test images, or with options: --ais 'num_test=20, num_chains=4'"
+    asked = parser.add_argument_group("evaluations", what)
+    for name, evaluation in evaluations().items():
+        asked.add_argument(
+            f"--{name}", nargs="?", const="", default=None, metavar="OPTIONS", help=evaluation.help.replace("%", "%%")
+        )
     help = "run whose model was taken over, where it is not beside this one"
     group.add_argument("--fitted_model", type=a_path, metavar="RUN", help=help)
     help = "file to write to, in place of one in RUN"
@@ -146,8 +154,12 @@ def _measure(opened: Fitted, wanted: Cell, output: Output) -> dict[str, Any]:
     run, data = opened.run, opened.data
     for module in owners_of(run.model, run.guide).values():
         module.to(as_device(wanted.device))
-    found, _ = measure_cell(wanted, run.model, run.guide, data, output.progress)
-    evaluation = {"data": run.data, "test_images": images_hash(data.test[: wanted.num_test]), **found}
-    for line in evaluation["in_words"]:
+    measured = measure_cell(wanted, run.model, run.guide, data, output.progress)
+    for line in measured.in_words:
         output.say(line)
-    return evaluation
+    return {
+        "data": run.data,
+        "test_images": images_hash(data.test[: wanted.num_test]),
+        "measured": measured.summaries,
+        "in_words": measured.in_words,
+    }

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import Comparison, Configuration
-from pyro_vae.comparison.estimates import KHAT_ABOVE, estimate
+from pyro_vae.comparison.estimates import estimate
 from pyro_vae.comparison.grid import Grid
-from pyro_vae.comparison.results import UNFINISHED, CellResult
+from pyro_vae.comparison.results import ELBO, UNFINISHED, CellResult
 from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES
 from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.runtime.wording import count
@@ -152,9 +152,9 @@ def _of_models(found: Sequence[CellResult], there: Sequence[Configuration]) -> l
 
 def _of_evidence(found: Sequence[CellResult], there: Sequence[Configuration]) -> list[str]:
     said = []
-    if not all(result.evaluation["log_likelihood"].get("bound", True) for result in found):
+    if not all(result.measured["log_likelihood"].get("bound", True) for result in found):
         said.append("Targets are soft: what is called log p(x) is no bound on a log-likelihood there.")
-    shares = [estimate(one, KHAT_ABOVE) for one in there]
+    shares = [estimate(one, "khat_above") for one in there]
     doubtful = sum(share is not None and share.mean > MANY for share in shares)
     if doubtful:
         said.append(
@@ -166,7 +166,7 @@ def _of_evidence(found: Sequence[CellResult], there: Sequence[Configuration]) ->
         ("num_unresolved", f"have no k-hat and are in no share of k-hats: {UNRESOLVED}"),
         ("num_without_mass", "have no weight above 0: log p^ is -inf, and they are in no share of k-hats"),
     ):
-        total = sum(result.evaluation["log_likelihood"].get(key, 0) for result in found)
+        total = sum(result.measured["log_likelihood"].get(key, 0) for result in found)
         if total:
             said.append(f"{total} of {sum(map(_num_images, found))} images, over all cells, {what}.")
     if any(result.cell.num_samples < MIN_SAMPLES for result in found):
@@ -177,25 +177,28 @@ def _of_evidence(found: Sequence[CellResult], there: Sequence[Configuration]) ->
 
 
 def _num_images(result: CellResult) -> int:
-    return len(result.per_datum["log_likelihood"])
+    return len(result.per_datum[ELBO])
 
 
 def _of_gaps(found: Sequence[CellResult]) -> list[str]:
-    gaps = [result.evaluation["gaps"] for result in found if "gaps" in result.evaluation]
+    gaps = [result.measured["inference_gaps"] for result in found if "inference_gaps" in result.measured]
     said = []
     if gaps:
-        images, tested = gaps[0]["num_data"], len(found[0].per_datum["elbo"])
+        images, tested = gaps[0]["inference_gap"]["num_data"], len(found[0].per_datum[ELBO])
         if images < tested:
             said.append(f"Gaps are those of the first {count(images, 'test image')}, all else of {tested}.")
+        measured = sum(gap["inference_gap"]["num_data"] for gap in gaps)
+        left_out = sum(gap["inference_gap"]["num_left_out"] for gap in gaps)
+        if left_out:
+            said.append(f"{left_out} of {measured} images, over all cells, are not finite and left out of the gaps.")
         for key, what in (
-            ("num_flagged", "are not finite and left out of the gaps"),
             ("num_doubtful", "have no dependable log p(x) to measure their gaps from, by k-hat, flags or convergence"),
             ("num_not_converged", "have a q* that was cut off before it converged: too small an amortization gap, too "
              "large an approximation gap"),
         ):  # fmt: skip
             total = sum(gap.get(key, 0) for gap in gaps)
             if total:
-                said.append(f"{total} of {sum(gap['num_data'] for gap in gaps)} images, over all cells, {what}.")
+                said.append(f"{total} of {measured} images, over all cells, {what}.")
         larger = sum(bool(gap.get("larger_family")) for gap in gaps)
         if larger:
             said.append(

@@ -13,6 +13,8 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from pyro_vae.comparison.evaluations import NUM_TEST, find_evaluation
+from pyro_vae.comparison.evaluations import check_options as check_evaluation_options
 from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
@@ -75,6 +77,8 @@ class Cell:
         num_samples: K, importance samples an image for the log-likelihood.
         elbo_samples: samples an image for the ELBO.
         num_gaps: test images, from the first on, whose inference gap is split.
+        measure: further evaluations, each ``NAME`` or ``NAME(option=value, ...)``, as ``ais(num_test=100)``, whose
+            ``num_test`` says how many test images, from the first on, it measures.
         fitted_model: the cell whose fitted model is taken as it is: only the guide is fitted. None fits both.
 
     Raises:
@@ -117,6 +121,7 @@ class Cell:
     num_samples: int = 500
     elbo_samples: int = 100
     num_gaps: int = 0
+    measure: tuple[str, ...] = ()
     fitted_model: "Cell | None" = None
 
     def __post_init__(self) -> None:
@@ -125,6 +130,7 @@ class Cell:
         for kind in PARTS:
             object.__setattr__(self, kind, _canonical(kind, getattr(self, kind)))
         object.__setattr__(self, "data", _data(self.data))
+        object.__setattr__(self, "measure", tuple(_canonical_evaluation(text) for text in self.measure))
         choices = {"schedule": SCHEDULES, "compile": LEVELS, "binarization": (None, *BINARIZATIONS)}
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -187,6 +193,27 @@ class Cell:
         return found | {"fitted_model": None if self.fitted_model is None else self.fitted_model.settings()}
 
     @property
+    def evaluations(self) -> dict[str, dict[str, Any]]:
+        """The evaluations that measure it, in their order, each with its options; one that another needs is before it.
+
+        >>> Cell(measure=["guide_error(num_test=3)"]).evaluations["reference_posterior"]
+        {'num_test': 3}
+        """
+        plan: dict[str, dict[str, Any]] = {
+            "elbo_terms": {"num_samples": self.elbo_samples},
+            "log_likelihood": {"num_samples": self.num_samples},
+            "active_units": {},
+        }
+        if self.num_gaps:
+            plan["inference_gaps"] = {NUM_TEST: self.num_gaps}
+        for text in self.measure:
+            name, options = parse_part("measure", text)
+            for other in find_evaluation(name).needs.values():
+                plan.setdefault(other, {key: value for key, value in options.items() if key == NUM_TEST})
+            plan[name] = plan.get(name, {}) | options
+        return plan
+
+    @property
     def hash(self) -> str:
         """Sixteen hex digits of all settings, of their format, and of the files of classes of your own."""
         own = {kind: _source_hash(kind, getattr(self, kind)) for kind in PARTS if ":" in getattr(self, kind)}
@@ -212,7 +239,7 @@ class Cell:
         return ", ".join(named) or self.guide
 
 
-MEASUREMENT = ("num_test", "num_samples", "elbo_samples", "num_gaps")
+MEASUREMENT = ("num_test", "num_samples", "elbo_samples", "num_gaps", "measure")
 """Settings that say how a cell is measured, not how it is fitted."""
 
 LEAST = {
@@ -264,6 +291,17 @@ def _canonical(kind: str, text: str) -> str:
     return f"{name}({given})" if given else name
 
 
+def _canonical_evaluation(text: str) -> str:
+    """Return an evaluation's name and options in one spelling."""
+    name, options = parse_part("measure", text)
+    try:
+        check_evaluation_options(name, options)
+    except ValueError as error:
+        raise ValueError(f"{argument('measure')}: {error}") from error
+    given = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
+    return f"{name}({given})" if given else name
+
+
 def canonical_name(name: str) -> str:
     """Return a part's name with its file's absolute path, where it is in a file."""
     where, _, class_name = name.rpartition(":")
@@ -290,6 +328,9 @@ def _checked(name: str, value: Any, kind: Any) -> Any:
         if option is NoneType:
             if value is None:
                 return None
+        elif get_origin(option) is tuple and str in get_args(option):
+            if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+                return tuple(value)
         elif get_origin(option) is tuple:
             if isinstance(value, list | tuple) and all(_is(item, int) for item in value) and min(value, default=1) > 0:
                 return tuple(value)
@@ -311,6 +352,8 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def _in_words(kind: Any) -> str:
+    if get_origin(kind) is tuple and str in get_args(kind):
+        return "a list of texts"
     if get_origin(kind) is tuple:
         return "a list of positive whole numbers"
     words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "nothing (null)"}

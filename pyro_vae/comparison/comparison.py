@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,11 +12,12 @@ import numpy as np
 
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.grid import FOLDERS, SETTINGS, Grid
-from pyro_vae.comparison.results import EVALUATION, UNFINISHED, CellResult, read_result
+from pyro_vae.comparison.quantities import Quantity, is_estimate
+from pyro_vae.comparison.results import ELBO, UNFINISHED, CellResult, read_result
 from pyro_vae.comparison.task import CELLS
 from pyro_vae.errors import RunError
 from pyro_vae.runtime.files import write_bytes
-from pyro_vae.runtime.reading import Fields, read_yaml, require_inside, shown
+from pyro_vae.runtime.reading import Fields, read_yaml, require_inside
 from pyro_vae.runtime.trust import names_from
 from pyro_vae.statistics.ranking import PairedDifference, Ranking, compare_all, paired_difference
 
@@ -28,15 +29,6 @@ GRID, CSV, PARQUET = "grid.yaml", "results.csv", "results.parquet"
 HASH = re.compile(r"[0-9a-f]{16}")
 """A cell's, which names its folder."""
 
-QUANTITIES = {
-    "elbo": True,
-    "log_likelihood": True,
-    "approximation_gap": False,
-    "amortization_gap": False,
-    "inference_gap": False,
-}
-"""What configurations are compared by, and whether more of it is better."""
-
 
 @dataclass(frozen=True, eq=False)
 class Configuration:
@@ -47,21 +39,28 @@ class Configuration:
     """Those that finished, by seed."""
 
     def values(self, quantity: str) -> np.ndarray:
-        """Return a quantity of each test image in nats, float64 ``(seeds, images)``, NaN where flagged.
+        """Return a quantity of each test image, float64 ``(seeds, images)``, NaN where an image is left out.
+
+        Args:
+            quantity: one of :attr:`CellResult.quantities`, or a name in :attr:`CellResult.per_datum`.
 
         Raises:
             ValueError: no cell has finished, the quantity was not measured, or cells have other test images.
         """
         if not self.results:
             raise ValueError(f"{self.name}: none of its cells has finished.")
+        rows = []
         for result in self.results:
-            if quantity not in result.per_datum:
+            values = result.values_of(quantity)
+            if values is None:
+                there = [name for name in result.quantities if result.values_of(name) is not None]
                 raise ValueError(
-                    f"{self.name}: {quantity} was not measured; there are {', '.join(result.per_datum)}"
+                    f"{self.name}: {quantity} was not measured; there are {', '.join(there)}"
                     f"{'' if result.cell.num_gaps else ' (gaps: set num_gaps)'}."
                 )
+            rows.append(values.double().numpy())
         _require_same_images(self.results)
-        return np.stack([result.per_datum[quantity].double().numpy() for result in self.results])
+        return np.stack(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +175,8 @@ class Comparison:
         whatever shows it.
 
         Raises:
-            ValueError: fewer than two have finished on the same images.
+            ValueError: fewer than two have finished on the same images, or neither more nor less of the quantity is
+                better.
         """
         if quantity not in self._rankings:
             self._rankings[quantity] = self._rank(quantity)
@@ -198,7 +198,7 @@ class Comparison:
             one.name: replace(one, results=[r for r in one.results if r.cell.seed in shared]).values(quantity)
             for one in there
         }
-        return compare_all(values, higher_is_better=QUANTITIES[quantity])
+        return compare_all(values, higher_is_better=self._better(quantity) == "higher")
 
     @property
     def unpaired_seeds(self) -> list[int]:
@@ -206,10 +206,28 @@ class Comparison:
         seeds = [{result.cell.seed for result in one.results} for one in self.configurations.values() if one.results]
         return sorted({seed for own in seeds for seed in own if not all(seed in others for others in seeds)})
 
+    @cached_property
+    def quantities(self) -> dict[str, Quantity]:
+        """What any finished cell has measured, by name."""
+        return {name: there for result in self.finished for name, there in result.quantities.items()}
+
     @property
-    def quantities(self) -> list[str]:
-        """Those of :data:`QUANTITIES` that each finished cell has."""
-        return [name for name in QUANTITIES if self.finished and all(name in r.per_datum for r in self.finished)]
+    def ranked(self) -> list[str]:
+        """The quantities that configurations are compared by: each finished cell has them, and one value is better."""
+        return [
+            name
+            for name, quantity in self.quantities.items()
+            if quantity.better and all(result.values_of(name) is not None for result in self.finished)
+        ]
+
+    def _better(self, quantity: str) -> str:
+        """Return "higher" or "lower"."""
+        found = self.quantities.get(quantity)
+        if found is None or not found.better:
+            raise ValueError(
+                f"configurations are not ranked by {quantity}; there are {', '.join(self.ranked) or 'no rankings'}."
+            )
+        return found.better
 
     @cached_property
     def table(self) -> "pd.DataFrame":
@@ -230,16 +248,19 @@ class Comparison:
         for result in self.failed:
             first = (result.error or "").splitlines()[:1]
             lines.append(f"  {result.cell.label(self.varying)}: {''.join(first)}")
-        for quantity in self.quantities:
+        for quantity in self.ranked:
             try:
-                lines += ["", f"{quantity}, nats per image", str(self.ranking(quantity))]
+                lines += ["", f"{quantity}, {self._unit(quantity)} per image", str(self.ranking(quantity))]
             except ValueError as error:
                 lines.append(f"{quantity}: {error}")
         seeds = self.unpaired_seeds
-        if seeds and self.quantities:
+        if seeds and self.ranked:
             which = ", ".join(map(str, seeds))
             lines.append(f"left out of rankings, as not every configuration has finished with it: seed {which}")
         return "\n".join(lines)
+
+    def _unit(self, quantity: str) -> str:
+        return str(next(result.summary_of(quantity)["unit"] for result in self.finished))
 
     def _configuration(self, name: str) -> Configuration:
         if name not in self.configurations:
@@ -260,7 +281,7 @@ def _require_same_images(results: Sequence[CellResult]) -> None:
 
 def _images_of(result: CellResult) -> str:
     data = result.evaluation["data"]
-    return f"{len(result.per_datum['elbo'])} of {data['name']} ({data['binarization']}, seed {data['seed']})"
+    return f"{len(result.per_datum[ELBO])} of {data['name']} ({data['binarization']}, seed {data['seed']})"
 
 
 def _row(result: CellResult) -> dict[str, Any]:
@@ -273,38 +294,25 @@ def _row(result: CellResult) -> dict[str, Any]:
     }
     row["status"] = "finished" if result.finished else "unfinished" if result.error == UNFINISHED else "failed"
     row["error"] = (result.error or "").partition("\n")[0] or None
-    found = result.evaluation
-    elbo, evidence, gaps = (found.get(name, {}) for name in ("elbo", "log_likelihood", "gaps"))
-    row |= {
-        "elbo": _number(elbo, "elbo_nats"),
-        "elbo_se": _number(elbo, "standard_error"),
-        "elbo_data_se": _number(elbo, "data_standard_error"),
-        "reconstruction": _number(elbo, "reconstruction_nats"),
-        "reconstruction_se": _number(elbo, "reconstruction_standard_error"),
-        "rate": _number(elbo, "rate_nats"),
-        "rate_se": _number(elbo, "rate_standard_error"),
-        "log_likelihood": _number(evidence, "log_likelihood_nats"),
-        "log_likelihood_se": _number(evidence, "standard_error"),
-        "log_likelihood_data_se": _number(evidence, "data_standard_error"),
-        "share_khat_above": _number(evidence, "share_above_threshold"),
-        "median_ess": _number(evidence, "median_ess"),
-    }
-    for gap in ("approximation_gap", "amortization_gap", "inference_gap"):
-        row[gap] = _number(gaps, f"{gap}_nats")
-        row[f"{gap}_se"] = _number(gaps, f"{gap}_standard_error")
-        row[f"{gap}_data_se"] = _number(gaps, f"{gap}_data_standard_error")
-    for name in ("active_units", "epochs_run", "fit_seconds", "evaluation_seconds", "model_parameters",
-                 "guide_parameters"):  # fmt: skip
-        row[name] = _number(found, "epochs" if name == "epochs_run" else name)
-    row["compiled"], row["test_images"] = found.get("compiled"), found.get("test_images")
+    for name in ("epochs", "fit_seconds", "evaluation_seconds", "model_parameters", "guide_parameters"):
+        row["epochs_run" if name == "epochs" else name] = result.evaluation.get(name, math.nan)
+    row["compiled"], row["test_images"] = result.evaluation.get("compiled"), result.evaluation.get("test_images")
+    for evaluation, summary in result.measured.items():
+        for key, value in summary.items():
+            name = key if key not in row else f"{evaluation}.{key}"
+            if is_estimate(value):
+                row |= {
+                    name: _number(value["mean"]),
+                    f"{name}_se": _number(value["standard_error"]),
+                    f"{name}_data_se": _number(value["data_standard_error"]),
+                }
+            elif isinstance(value, int | float):
+                row[name] = value
     row["path"] = str(result.path)
     return row
 
 
-def _number(found: Mapping[str, Any], name: str) -> float:
-    value = found.get(name)
-    if not isinstance(value, int | float | None):
-        raise RunError(f"{name} of {EVALUATION} must be a number; got {shown(value)}.")
+def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 

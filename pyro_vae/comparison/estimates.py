@@ -7,16 +7,14 @@ import numpy as np
 
 from pyro_vae.comparison.comparison import Configuration
 from pyro_vae.comparison.results import CellResult
+from pyro_vae.evaluation.estimate import decimals
 
-KHAT_ABOVE, BOUND_GAP = "khat_above", "bound_gap"
-"""Of each image: whether its k-hat is above the threshold (1 or 0), and log p^(x) - ELBO."""
-
-MOST_DECIMALS = 4
-"""Of a mean whose error is tiny."""
+BOUND_GAP = "bound_gap"
+"""Of each image: log p^(x) - ELBO."""
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanOverSeeds:
     """A mean over seeds and test images, in nats where the quantity is."""
 
     mean: float
@@ -42,7 +40,7 @@ class Estimate:
         """How many of the mean its largest error asks for."""
         return decimals(max((error for error in (self.monte_carlo, self.data, self.spread) if error > 0), default=0.0))
 
-    def times(self, factor: float) -> "Estimate":
+    def times(self, factor: float) -> "MeanOverSeeds":
         """Return the same in another unit."""
         size = abs(factor)
         return replace(
@@ -51,12 +49,12 @@ class Estimate:
         )  # fmt: skip
 
 
-def estimate(configuration: Configuration, quantity: str) -> Estimate | None:
+def estimate(configuration: Configuration, quantity: str) -> MeanOverSeeds | None:
     """Return the mean of a quantity and its errors; None where a cell has not measured it, or no cell has finished.
 
     Args:
         configuration: whose cells are taken together.
-        quantity: one of :attr:`CellResult.per_datum`, or ``"khat_above"``, or ``"bound_gap"``.
+        quantity: one of :attr:`CellResult.quantities`, or ``"bound_gap"``.
 
     The Monte Carlo errors of cells are independent, as each draws from its own seed.
     """
@@ -76,7 +74,7 @@ def estimate(configuration: Configuration, quantity: str) -> Estimate | None:
         return None
     means, count = np.array([row.mean() for row in rows]), min(map(len, rows))
     data = np.stack(rows).mean(0).std(ddof=1) / math.sqrt(count) if same and count > 1 else math.nan
-    return Estimate(
+    return MeanOverSeeds(
         mean=float(means.mean()),
         monte_carlo=math.hypot(*(_monte_carlo(result, quantity) for result in configuration.results)) / len(means),
         data=float(data),
@@ -88,36 +86,23 @@ def estimate(configuration: Configuration, quantity: str) -> Estimate | None:
 
 
 def numbers(configuration: Configuration, name: str) -> list[float]:
-    """Return a number of ``evaluation.json`` of each cell, of those that have it."""
-    return [float(result.evaluation[name]) for result in configuration.results if name in result.evaluation]
-
-
-def decimals(error: float) -> int:
-    """Return how many decimals show two digits of an error: two at least, four at most.
-
-    >>> decimals(0.23), decimals(0.0123), decimals(0.0)
-    (2, 3, 2)
-    """
-    return min(MOST_DECIMALS, max(2, 1 - math.floor(math.log10(error)))) if error > 0 else 2
+    """Return a number of each cell that has it: of ``evaluation.json``, or a fact that an evaluation found."""
+    found = (result.evaluation.get(name, result.summary_of(name)) for result in configuration.results)
+    return [float(number) for number in found if isinstance(number, int | float)]
 
 
 def _values(result: CellResult, quantity: str) -> np.ndarray | None:
     """Return a quantity of each image, float64 ``(N,)``; None where it was not measured."""
-    per_datum = {name: tensor.double().numpy() for name, tensor in result.per_datum.items()}
-    if quantity == BOUND_GAP and {"log_likelihood", "elbo"} <= per_datum.keys():
-        return np.asarray(per_datum["log_likelihood"] - per_datum["elbo"])
-    if quantity == KHAT_ABOVE and "pareto_k" in per_datum:
-        khat, threshold = per_datum["pareto_k"], result.evaluation["log_likelihood"]["khat_threshold"]
-        return np.where(np.isnan(khat), math.nan, khat > threshold)
-    return per_datum.get(quantity)
+    if quantity == BOUND_GAP:
+        evidence, elbo = (_values(result, name) for name in ("log_likelihood", "elbo"))
+        return None if evidence is None or elbo is None else evidence - elbo
+    values = result.values_of(quantity)
+    return None if values is None else values.double().numpy()
 
 
 def _monte_carlo(result: CellResult, quantity: str) -> float:
-    """Return the Monte Carlo standard error of a cell's mean; NaN where it was not recorded."""
-    found = result.evaluation
-    elbo, evidence = (found.get(name, {}).get("standard_error", math.nan) for name in ("elbo", "log_likelihood"))
-    if quantity in ("elbo", "log_likelihood"):
-        return float(elbo if quantity == "elbo" else evidence)
+    """Return the Monte Carlo standard error of a cell's mean; NaN where it is not known."""
     if quantity == BOUND_GAP:
-        return math.hypot(elbo, evidence)
-    return float(found.get("gaps", {}).get(f"{quantity}_standard_error", math.nan))
+        return math.hypot(_monte_carlo(result, "log_likelihood"), _monte_carlo(result, "elbo"))
+    error = result.summary_of(quantity)["standard_error"]
+    return math.nan if error is None else float(error)

@@ -17,9 +17,14 @@ def _whole(fields: Fields, name: str) -> object:
     return fields.whole(name)
 
 
-def _whole_or_null(fields: Fields, name: str) -> None:
+def _number_or_null(fields: Fields, name: str) -> None:
     if fields.has(name):
-        fields.whole(name)
+        fields.number(name)
+
+
+def _size_or_null(fields: Fields, name: str) -> None:
+    if fields.has(name):
+        _size(fields, name)
 
 
 def _seed(fields: Fields, name: str) -> object:
@@ -58,48 +63,30 @@ def _plain(fields: Fields, name: str) -> None:
         raise fields.error(name, "a number or a text")
 
 
-REQUIRED: dict[str, dict[str, Check]] = {
-    "elbo": {
-        "elbo_nats": _number, "standard_error": _size, "data_standard_error": _size, "reconstruction_nats": _number,
-        "reconstruction_standard_error": _size, "rate_nats": _number, "rate_standard_error": _size,
-    },
-    "log_likelihood": {
-        "log_likelihood_nats": _number, "standard_error": _size, "data_standard_error": _size,
-        "khat_threshold": _number,
-    },
-    "gaps": {
-        f"{name}_gap_{what}": check
-        for name in ("approximation", "amortization", "inference")
-        for what, check in (("nats", _number), ("standard_error", _size), ("data_standard_error", _size))
-    },
-    "data": {"name": _text, "binarization": _text, "content_hash": _text, "seed": _seed},
-    "environment": {},
+ESTIMATE: dict[str, Check] = {
+    "mean": _number_or_null, "standard_error": _size_or_null, "data_standard_error": _size_or_null, "num_data": _whole,
+    "num_left_out": _whole, "unit": _text,
 }  # fmt: skip
-"""By group, fields that it always has."""
+"""Of each estimate."""
+
+CORE = {"elbo_terms": ("elbo", "reconstruction", "rate"), "log_likelihood": ("log_likelihood", "khat_above")}
+"""Estimates that every cell has, by evaluation."""
 
 TOP: dict[str, Check] = {
     "epochs": _whole, "compiled": _text, "test_images": _text, "fit_seconds": _size, "evaluation_seconds": _size,
-    "model_parameters": _whole, "guide_parameters": _whole, "active_units": _whole_or_null, "most_active": _units,
-    "in_words": _texts,
+    "model_parameters": _whole, "guide_parameters": _whole, "in_words": _texts,
 }  # fmt: skip
 """Fields that are in no group."""
 
-OTHERS: dict[str, Check] = {
-    "bound": _truth, "larger_family": _truth, "family": _text, "evidence_source": _text, "undecided_units": _whole,
-    "disagreement": _text,
+DATA: dict[str, Check] = {"name": _text, "binarization": _text, "content_hash": _text, "seed": _seed}
+"""Of the data."""
+
+FACTS: dict[str, Check] = {
+    "bound": _truth, "larger_family": _truth, "family": _text, "evidence_source": _text, "disagreement": _text,
+    "active_units": _whole, "most_active": _units, "khat_threshold": _number, "median_ess": _number,
 }  # fmt: skip
-"""Fields that some results have, null where they say nothing."""
-
-BY_NAME: tuple[tuple[str, Check], ...] = (
-    ("num_", _whole),
-    ("share_", _size),
-    ("median_", _size),
-    ("bits_per_dim", _number),
-)
-"""Further ones, by how their names begin."""
-
-BY_END: tuple[tuple[str, Check], ...] = (("standard_error", _size), ("_nats", _number), ("_threshold", _number))
-"""And by how they end."""
+"""Facts that tables, figures and cautions read, null where they say nothing; those that begin with ``num_`` are whole
+numbers."""
 
 
 def check_evaluation(found: Mapping[str, Any], where: str) -> None:
@@ -116,32 +103,34 @@ def check_evaluation(found: Mapping[str, Any], where: str) -> None:
     try:
         for name, check in TOP.items():
             check(_there(fields, name), name)
-        _check_others(fields, TOP)
-        for group, required in REQUIRED.items():
-            if group == "gaps" and group not in found:
-                continue
-            inside = fields.fields(group)
-            for name, check in required.items():
-                check(_there(inside, name), name)
-            if group == "environment":
-                for name in inside.values:
-                    _plain(inside, name)
-            else:
-                _check_others(inside, required)
+        data = fields.fields("data")
+        for name, check in DATA.items():
+            check(_there(data, name), name)
+        environment = fields.fields("environment")
+        for name in environment.values:
+            _plain(environment, name)
+        measured = fields.fields("measured")
+        for evaluation, estimates in CORE.items():
+            for name in estimates:
+                _there(measured.fields(evaluation), name).fields(name)
+        for evaluation in measured.values:
+            _check_summary(measured.fields(evaluation))
     except RunError as error:
         raise RunError(f"{error} Remove the file: it is measured again.") from error
+
+
+def _check_summary(summary: Fields) -> None:
+    """Check the estimates and facts of an evaluation."""
+    for name, value in summary.values.items():
+        if isinstance(value, Mapping) and "mean" in value:
+            estimate = summary.fields(name)
+            for key, check in ESTIMATE.items():
+                check(_there(estimate, key), key)
+        elif value is not None and (name in FACTS or name.startswith("num_")):
+            FACTS.get(name, _whole)(summary, name)
 
 
 def _there(fields: Fields, name: str) -> Fields:
     if name not in fields.values:
         raise RunError(f"{fields.where}: `{name}` is missing.")
     return fields
-
-
-def _check_others(fields: Fields, checked: Mapping[str, Check]) -> None:
-    for name, value in fields.values.items():
-        if name not in checked and value is not None:
-            by_name = [check for start, check in BY_NAME if name.startswith(start)]
-            by_name += [check for end, check in BY_END if name.endswith(end)]
-            for check in [OTHERS[name]] if name in OTHERS else by_name[:1]:
-                check(fields, name)

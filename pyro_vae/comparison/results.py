@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae.comparison.cell import FORMAT, Cell
 from pyro_vae.comparison.evaluation_file import check_evaluation
+from pyro_vae.comparison.quantities import Quantity, is_estimate, quantities_of
 from pyro_vae.errors import RunError
 from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
 from pyro_vae.parts import PARTS
@@ -25,16 +27,10 @@ from pyro_vae.runtime.trust import names_from
 TOLD_TWICE = ("batch_size", "seed", "compile", "kl_warmup", "clip_grad_norm", "patience")
 """Settings that the configuration of a cell's run has beside its recipe."""
 
+ELBO = "elbo_terms.elbo"
+"""What every cell has measured on all of its test images."""
+
 EVALUATION, PER_DATUM, ERROR, FITTED = "evaluation.json", "per_datum.safetensors", "error.txt", "fitted.json"
-
-GAPS = ("approximation_gap", "amortization_gap", "inference_gap")
-
-MEANS = {
-    **dict.fromkeys(("elbo", "reconstruction", "rate"), "elbo"),
-    "log_likelihood": "log_likelihood",
-    **dict.fromkeys(GAPS, "gaps"),
-}
-"""Numbers of each image, and where in :data:`EVALUATION` their means are."""
 
 ROUNDING = 1e-5
 """By which a mean may differ where it was added up in another order or precision."""
@@ -53,9 +49,9 @@ class CellResult:
     evaluation: Mapping[str, Any] = field(default_factory=dict, repr=False)
     """The numbers of ``evaluation.json``; empty where it failed."""
     per_datum: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
-    """Nats of each test image, float64 ``(N,)``: ``elbo``, ``reconstruction``, ``rate``, ``log_likelihood``, its Monte
-    Carlo error ``log_likelihood_standard_errors`` and ``pareto_k``; of the first ``num_gaps`` images
-    ``approximation_gap``, ``amortization_gap`` and ``inference_gap``, NaN where flagged."""
+    """Numbers of each test image, float64 ``(N,)``, by ``EVALUATION.NAME``, as ``elbo_terms.elbo`` and
+    ``log_likelihood.pareto_k``, with Monte Carlo errors as ``elbo_terms.elbo.standard_errors``; NaN where an image is
+    left out. An evaluation of fewer images has those of the first ones."""
     history: list[Row] = field(default_factory=list, repr=False)
     """A row an epoch, as :class:`pyro_vae.Run` has it."""
     error: str | None = None
@@ -65,6 +61,26 @@ class CellResult:
     def finished(self) -> bool:
         """Whether it has results."""
         return self.error is None
+
+    @property
+    def measured(self) -> Mapping[str, Mapping[str, Any]]:
+        """The summary of each evaluation, by its name; empty where the cell failed."""
+        return self.evaluation.get("measured", {})
+
+    @cached_property
+    def quantities(self) -> dict[str, Quantity]:
+        """What tables have columns of, by name."""
+        return quantities_of(self.measured)
+
+    def summary_of(self, quantity: str) -> Any:
+        """Return a quantity's mean with its errors, as :meth:`Estimate.summary` has them, or a number; None if none."""
+        there = self.quantities.get(quantity)
+        return None if there is None else self.measured[there.evaluation][there.key]
+
+    def values_of(self, quantity: str) -> Tensor | None:
+        """Return a quantity of each test image, float64 ``(N,)``; None where it was not measured by the image."""
+        there = self.quantities.get(quantity)
+        return self.per_datum.get(quantity if there is None else there.place)
 
 
 def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datum: Mapping[str, Tensor]) -> None:
@@ -205,8 +221,6 @@ def _read(file: Path, cell: Cell, hash: str | None = None) -> dict[str, Any]:
         )
     if file.name == EVALUATION:
         check_evaluation(found, str(file))
-        if cell.num_gaps:
-            Fields.of(found, str(file)).fields("gaps")
     else:
         Fields.of(found, str(file)).whole("epochs")
     return found
@@ -230,10 +244,10 @@ def _read_per_datum(path: Path) -> dict[str, Tensor]:
         tensors, _ = read_tensors(file, path)
     except RunError as error:
         raise RunError(f"{error} {again}") from error
-    if "elbo" not in tensors:
-        raise RunError(f"{file}: `elbo` is missing. {again}")
+    if ELBO not in tensors:
+        raise RunError(f"{file}: `{ELBO}` is missing. {again}")
     for name, values in tensors.items():
-        most = len(tensors["elbo"]) if tensors["elbo"].ndim else 0
+        most = len(tensors[ELBO]) if tensors[ELBO].ndim else 0
         if values.ndim != 1 or not values.is_floating_point() or not 0 < len(values) <= most:
             raise RunError(
                 f"{file}: `{name}` must be a number of each test image, or of the first; got shape "
@@ -249,16 +263,17 @@ def _require_means(evaluation: Mapping[str, Any], per_datum: Mapping[str, Tensor
         RunError: names the first of them.
     """
     for name, values in per_datum.items():
-        told = evaluation.get(MEANS.get(name, ""), {}).get(f"{name}_nats")
-        if told is None:
+        evaluation_name, _, key = name.partition(".")
+        summary = evaluation["measured"].get(evaluation_name, {}).get(key)
+        if not is_estimate(summary):
             continue
-        # A gap that is flagged is NaN, and in no mean.
-        mean = (values.double().nanmean() if name in GAPS else values.double().mean()).item()
+        told, mean = summary["mean"], values[~values.isnan()].double().mean().item()
+        told = math.nan if told is None else told
         if not math.isclose(told, mean, rel_tol=ROUNDING, abs_tol=ROUNDING) and (
             math.isfinite(told) or math.isfinite(mean)
         ):
             raise RunError(
-                f"{path / EVALUATION}: {MEANS[name]}: `{name}_nats` is {told:.6g}, and the mean of `{name}` in "
+                f"{path / EVALUATION}: {evaluation_name}: the mean of `{key}` is {told:.6g}, and that of its values in "
                 f"{PER_DATUM} is {mean:.6g}: the files are not of one measurement. Remove both: it is measured again."
             )
 

@@ -4,11 +4,10 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pyro
@@ -17,6 +16,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.comparison.cell import Cell, naming_data
+from pyro_vae.comparison.measure import measure_cell
 from pyro_vae.comparison.results import (
     CellResult,
     is_finished,
@@ -28,7 +28,6 @@ from pyro_vae.comparison.results import (
 )
 from pyro_vae.data import DATASETS, DataNotFoundError, ImageData, load_data
 from pyro_vae.errors import NonFiniteError, RunError
-from pyro_vae.evaluation import active_units, elbo_terms, inference_gaps, log_likelihood
 from pyro_vae.fit import Run, fit, load_run
 from pyro_vae.fit.describe import describe
 from pyro_vae.fit.options import as_device
@@ -42,9 +41,6 @@ from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.bounded import bounded, require_sizes
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.trust import is_declared
-
-FEW = 8
-"""Images that a pair is measured on before it is fitted."""
 
 
 def load_data_of(cell: Cell, moved: str | Path | None = None) -> ImageData:
@@ -235,16 +231,12 @@ def rehearse(cell: Cell, data: ImageData, fitted_model: Path | None = None) -> N
     Raises:
         ValueError: as for the evaluations, of which one refuses the pair.
     """
-    few = replace(
-        cell, num_test=min(FEW, cell.num_test or FEW), num_samples=2, elbo_samples=2, compile="off",
-        num_gaps=min(cell.num_gaps, 2),
-    )  # fmt: skip
     with _silent(), pyro.get_param_store().scope(), contextlib.suppress(NonFiniteError):
         model, guide = make_pair_of(cell, data, fitted_model)
         for module in owners_of(model, guide).values():
             module.to(as_device(cell.device))
         with seeded(cell.seed):
-            measure_cell(few, model, guide, data, False, {"num_samples": 2, "evidence_samples": 2, "max_steps": 2})
+            measure_cell(cell, model, guide, data, False, rehearsal=True)
 
 
 @contextlib.contextmanager
@@ -256,52 +248,6 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         logger.disabled = before
-
-
-def measure_cell(
-    cell: Cell, model: Any, guide: Any, data: ImageData, progress: bool | None = None,
-    gap_options: Mapping[str, Any] = MappingProxyType({}),
-) -> tuple[dict[str, Any], dict[str, Tensor]]:  # fmt: skip
-    """Return a pair's numbers, and the nats of each test image, as :class:`CellResult` has them.
-
-    Args:
-        cell: which says how it is measured.
-        model: p(x, z).
-        guide: q(z | x).
-        data: of the cell.
-        progress: show bars; None shows them on a terminal only.
-        gap_options: of :func:`pyro_vae.inference_gaps`, where they are not its own.
-    """
-    test = data.test[: cell.num_test]
-    options: dict[str, Any] = {"seed": cell.seed, "progress": progress}
-    terms = elbo_terms(model, guide, test, cell.elbo_samples, compile=cell.compile, **options)
-    evidence = log_likelihood(model, guide, test, cell.num_samples, compile=cell.compile, **options)
-    # A guide without a closed mean is asked by samples, which have no seed of their own.
-    with seeded(cell.seed):
-        units = active_units(guide, test)
-    said = [str(terms), str(evidence), str(units)]
-    per_datum = {
-        "elbo": terms.elbo,
-        "reconstruction": terms.reconstruction,
-        "rate": terms.rate,
-        "log_likelihood": evidence.per_datum,
-        "log_likelihood_standard_errors": evidence.standard_errors,
-        "pareto_k": evidence.pareto_k,
-    }
-    evaluation: dict[str, Any] = {
-        "elbo": terms.summary(),
-        "log_likelihood": evidence.summary(),
-        "active_units": units.count,
-        "undecided_units": units.num_undecided,
-        "most_active": units.most_active,
-    }
-    if cell.num_gaps:
-        gaps = inference_gaps(model, guide, test[: cell.num_gaps], **options, **gap_options)
-        per_datum |= {f"{part}_gap": getattr(gaps, f"{part}_gap") for part in ("approximation", "amortization")}
-        per_datum["inference_gap"] = gaps.inference_gap
-        evaluation["gaps"] = gaps.summary()
-        said.append(str(gaps))
-    return evaluation | {"in_words": said}, per_datum
 
 
 def run_cell(
@@ -337,8 +283,10 @@ def run_cell(
         rehearse(cell, data, fitted_model)
     run = fit_cell(cell, path, data=data, fitted_model=fitted_model, progress=progress)
     start = time.perf_counter()
-    evaluation, per_datum = measure_cell(cell, run.model, run.guide, data, progress)
-    evaluation |= {
+    measured = measure_cell(cell, run.model, run.guide, data, progress)
+    evaluation = {
+        "measured": measured.summaries,
+        "in_words": measured.in_words,
         "epochs": len(run.history),
         "compiled": run.compiled,
         "fit_seconds": sum(row["seconds"] for row in run.history),
@@ -349,7 +297,7 @@ def run_cell(
         "test_images": images_hash(data.test[: cell.num_test]),
         "environment": run.config["environment"],
     }
-    write_result(path, cell, evaluation, per_datum)
+    write_result(path, cell, evaluation, measured.per_datum)
     return read_result(path, cell)
 
 

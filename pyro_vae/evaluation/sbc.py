@@ -28,7 +28,7 @@ LEVEL = 0.05
 class SBC(Result):
     """What :func:`sbc` returns, on the CPU."""
 
-    columns = MappingProxyType({"num_rejected": "lower", "smallest_adjusted_p_value": ""})
+    columns = MappingProxyType({"num_rejected": "", "smallest_adjusted_p_value": ""})
 
     ranks: Tensor = field(repr=False)
     """How many of the guide's draws lie below the latent that made the datum, ``(num_data, dim)``, int64, from 0 to

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec
 
 import numpy as np
 
-from pyro_vae.comparison.estimates import BOUND_GAP, Estimate, estimate, numbers
+from pyro_vae.comparison.estimates import BOUND_GAP, MeanOverSeeds, estimate, numbers
 from pyro_vae.report.series import COLOURS, OTHERS, Series
 from pyro_vae.report.svg import FOREGROUND, STYLE
 
@@ -153,8 +153,8 @@ def rate_distortion(series: Sequence[Series]) -> "Figure":
         arms = (cost.data, rate.data) if alone else (cost.spread, rate.spread)
         axes.errorbar(-cost.mean, rate.mean, xerr=arms[0], yerr=arms[1], color=entry.colour, marker="o", markersize=4)
         if not alone:
-            cells = [result.evaluation["elbo"] for result in entry.configuration.results]
-            dots = [-cell["reconstruction_nats"] for cell in cells], [cell["rate_nats"] for cell in cells]
+            cells = [result.measured["elbo_terms"] for result in entry.configuration.results]
+            dots = [-cell["reconstruction"]["mean"] for cell in cells], [cell["rate"]["mean"] for cell in cells]
             axes.plot(*dots, ".", color=entry.colour, markersize=4, alpha=0.7)
         _number(axes, entry, -cost.mean, rate.mean)
     axes.margins(0.12)
@@ -176,7 +176,7 @@ def gap_against(series: Sequence[Series], cost: str) -> "Figure":
 
     figure, axes = _single((WIDTH, 3.0))
     quantity = which_gap(series)
-    points: list[tuple[Series, float, Estimate]] = []
+    points: list[tuple[Series, float, MeanOverSeeds]] = []
     for entry in reversed(series):
         gap, costs = estimate(entry.configuration, quantity), numbers(entry.configuration, cost)
         if gap is not None and costs:
@@ -213,7 +213,7 @@ def khats(series: Sequence[Series], top: float) -> "Figure":
     (entry,) = series
     figure, axes = _single((2.4, 1.4))
     axes.stairs(100 * khat_shares(entry), BINS, fill=True, color=entry.colour)
-    threshold = entry.configuration.results[0].evaluation["log_likelihood"]["khat_threshold"]
+    threshold = entry.configuration.results[0].measured["log_likelihood"]["khat_threshold"]
     axes.axvline(threshold, color=FOREGROUND, linewidth=1, linestyle="--")
     axes.set_ylim(0, 105 * top or 1)
     axes.set_xticks([-0.5, 0, 0.5, 1, 1.5], ["≤ −0.5", "0", "0.5", "1", "≥ 1.5"])
@@ -223,7 +223,9 @@ def khats(series: Sequence[Series], top: float) -> "Figure":
 
 def khat_shares(entry: Series) -> np.ndarray:
     """Return the share of images and seeds in each of :data:`BINS`; one without a k-hat is in none of them."""
-    values = np.concatenate([r.per_datum["pareto_k"].double().numpy() for r in entry.configuration.results])
+    values = np.concatenate(
+        [result.per_datum["log_likelihood.pareto_k"].double().numpy() for result in entry.configuration.results]
+    )
     known = np.clip(values[~np.isnan(values)], BINS[0], BINS[-1])
     return np.histogram(known, BINS)[0] / max(len(values), 1)
 

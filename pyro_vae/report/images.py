@@ -84,7 +84,9 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
     drawers: dict[str, Callable[[], tuple[Any, str]]] = {
         "samples": lambda: _samples(model, data.test[:1]),
         "reconstructions": lambda: _reconstructions(model, guide, data.test[: cell.num_test]),
-        "traversal": lambda: _traversal(model, guide, data.test[:1], result.evaluation["most_active"][:UNITS]),
+        "traversal": lambda: _traversal(
+            model, guide, data.test[:1], result.measured["active_units"]["most_active"][:UNITS]
+        ),
     }
     pictures, failures = [], []
     with seeded(cell.seed), torch.no_grad(), local_params(model, guide):

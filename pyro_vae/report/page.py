@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyro_vae.comparison.cautions import cautions
-from pyro_vae.comparison.comparison import QUANTITIES, Comparison, Configuration
+from pyro_vae.comparison.comparison import Comparison, Configuration
 from pyro_vae.report import figures as report_figures
 from pyro_vae.report.figures import khat_shares, which_curve, which_gap
 from pyro_vae.report.images import CellPictures, draw_cells
@@ -89,12 +89,16 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
         comparison=comparison,
         subject=subject(comparison),
         headline=headline(comparison),
-        best=best_of(rankings, configurations),
+        best=best_of(comparison, rankings, configurations),
         cautions=cautions(comparison),
         table=main_table(comparison, rankings, configurations),
         cells=main_table(comparison, {}, [Configuration(name, [result]) for name, result in each]),
-        better={name: "more" if more else "less" for name, more in QUANTITIES.items()},
-        rankings=[shown_ranking(quantity, ranking) for quantity, ranking in rankings.items()],
+        better={
+            name: "more" if one.better == "higher" else "less"
+            for name, one in comparison.quantities.items()
+            if one.better
+        },
+        rankings=[shown_ranking(comparison, quantity, ranking) for quantity, ranking in rankings.items()],
         series={one.configuration.name: one for one in series},
         figures=_figures(series) if series else [],
         khats=_khats(series),

@@ -6,38 +6,27 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pyro_vae.comparison.comparison import QUANTITIES, Comparison, Configuration
-from pyro_vae.comparison.estimates import KHAT_ABOVE, Estimate, estimate, numbers
+from pyro_vae.comparison.comparison import Comparison, Configuration
+from pyro_vae.comparison.estimates import MeanOverSeeds, estimate, numbers
 from pyro_vae.runtime.wording import rounded_error
 from pyro_vae.statistics.ranking import Ranking
 
 Rankings = Mapping[str, Ranking | str]
 """By quantity; what stands in the way where there is none."""
 
-TITLES = {
-    "cells": "seeds",
-    "elbo": "ELBO",
-    "log_likelihood": "log p(x) ≥",
-    "bits_per_dim": "bits/dim ≤",
-    "approximation_gap": "approximation gap",
-    "amortization_gap": "amortization gap",
-    "inference_gap": "inference gap",
-    "reconstruction": "reconstruction",
-    "rate": "rate",
-    "active_units": "active units",
-    KHAT_ABOVE: "k-hat above, %",
+CELLS = "seeds"
+"""The column that says of how many seeds a row is."""
+
+COSTS = {
     "guide_parameters": "guide parameters",
     "model_parameters": "model parameters",
     "fit_seconds": "fit, s",
     "evaluation_seconds": "evaluation, s",
 }
-"""Of the columns, in their order."""
+"""The last columns, of what a cell cost."""
 
-COUNTED = ("active_units", "guide_parameters", "model_parameters", "fit_seconds", "evaluation_seconds")
-"""Columns of numbers that have no error but their spread over seeds."""
-
-NO_BOUND = "log p(x), no bound"
-"""What the log-likelihood is called where a cell has soft targets."""
+LEADING = ("elbo", "log_likelihood", "bits_per_dim")
+"""Quantities whose columns come first."""
 
 NOTE = (
     "Means over seeds and test images, in nats per image where no unit is given. With each mean its errors: MC, the "
@@ -76,17 +65,20 @@ class Entry:
 class Table:
     """A row a configuration."""
 
-    columns: Sequence[str]
-    """Keys of :data:`TITLES`."""
+    heads: Mapping[str, str]
+    """The title of each column, by its quantity."""
     rows: Mapping[str, Sequence[Entry]] = field(repr=False)
     """By the configuration's name, an entry a column."""
-    bounded: bool = True
-    """Whether the log-likelihoods are lower bounds."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns' quantities."""
+        return list(self.heads)
 
     @property
     def titles(self) -> list[str]:
         """The columns' heads."""
-        return [NO_BOUND if key == "log_likelihood" and not self.bounded else TITLES[key] for key in self.columns]
+        return list(self.heads.values())
 
 
 def main_table(comparison: Comparison, rankings: Rankings, configurations: Sequence[Configuration]) -> Table:
@@ -97,11 +89,29 @@ def main_table(comparison: Comparison, rankings: Rankings, configurations: Seque
         rankings: in which to look up who is not told apart from the best.
         configurations: a row each, in this order: the comparison's, or cells as if each were one.
     """
-    columns = {key: _column(comparison, key, rankings.get(key), configurations) for key in TITLES}
+    heads = _heads(comparison)
+    columns = {key: _column(comparison, key, rankings.get(key), configurations) for key in heads}
     columns = {key: column for key, column in columns.items() if not all(entry.empty for entry in column)}
     rows = {one.name: [column[at] for column in columns.values()] for at, one in enumerate(configurations)}
-    bounded = all(result.evaluation["log_likelihood"].get("bound", True) for result in comparison.finished)
-    return Table(list(columns), rows, bounded)
+    return Table({key: heads[key] for key in columns}, rows)
+
+
+def _heads(comparison: Comparison) -> dict[str, str]:
+    """Return the title of each column that there may be, by its quantity, in the table's order."""
+    quantities = comparison.quantities
+    ordered = [*(name for name in LEADING if name in quantities), *(name for name in quantities if name not in LEADING)]
+    heads = {CELLS: CELLS}
+    for name in ordered:
+        measured = [result.measured.get(quantities[name].evaluation, {}) for result in comparison.finished]
+        title = quantities[name].title(bound=all(summary.get("bound", True) for summary in measured))
+        heads[name] = f"{title}, %" if _unit(comparison, name) == "share" else title
+    return heads | COSTS
+
+
+def _unit(comparison: Comparison, quantity: str) -> str:
+    """Return the unit of an estimate; nothing of what is no estimate."""
+    summaries = (result.summary_of(quantity) for result in comparison.finished)
+    return next((summary["unit"] for summary in summaries if isinstance(summary, Mapping)), "")
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -155,12 +165,12 @@ def ranked_table(comparison: Comparison) -> Table:
 def rankings_of(comparison: Comparison) -> dict[str, Ranking | str]:
     """Return the ranking of each quantity that a finished cell has, or why there is none."""
     found: dict[str, Ranking | str] = {}
-    for quantity in QUANTITIES:
-        if any(quantity in result.per_datum for result in comparison.finished):
+    for name, quantity in comparison.quantities.items():
+        if quantity.better and any(result.values_of(name) is not None for result in comparison.finished):
             try:
-                found[quantity] = comparison.ranking(quantity)
+                found[name] = comparison.ranking(name)
             except ValueError as error:
-                found[quantity] = str(error)
+                found[name] = str(error)
     return found
 
 
@@ -183,7 +193,7 @@ def short(name: str) -> str:
     return _OWN_CLASS.sub(r"\1", name)
 
 
-def errors_of(found: Estimate) -> dict[str, str]:
+def errors_of(found: MeanOverSeeds) -> dict[str, str]:
     """Return the errors of a mean that are known, by name."""
     named = {"MC": found.monte_carlo, "data": found.data, "seeds": found.spread}
     return {name: rounded_error(error) for name, error in named.items() if not math.isnan(error)}
@@ -192,15 +202,18 @@ def errors_of(found: Estimate) -> dict[str, str]:
 def _column(
     comparison: Comparison, key: str, ranking: Ranking | str | None, configurations: Sequence[Configuration]
 ) -> list[Entry]:
-    if key == "cells":
+    if key == CELLS:
         settings = [name for name in comparison.varying if name != "seed"]
         cells = Counter(result.cell.label(settings) for result in comparison.results)
         return [_of_cells(len(one.results), cells[one.name]) for one in configurations]
-    if key in COUNTED:
+    unit = _unit(comparison, key)
+    if not unit:
         return [_of_numbers(numbers(one, key)) for one in configurations]
-    found = [_in_unit(one, key) for one in configurations]
+    found = [estimate(one, key) for one in configurations]
+    if unit == "share":
+        found = [None if one is None else one.times(100) for one in found]
     # All means of a column have as many decimals.
-    digits = 1 if key == KHAT_ABOVE else max((one.decimals for one in found if one is not None), default=0)
+    digits = 1 if unit == "share" else max((one.decimals for one in found if one is not None), default=0)
     best = ranking.best if isinstance(ranking, Ranking) else ()
     return [
         Entry()
@@ -208,21 +221,6 @@ def _column(
         else Entry(one.mean, f"{one.mean:.{digits}f}", errors_of(one), configuration.name in best)
         for one, configuration in zip(found, configurations, strict=True)
     ]
-
-
-def _in_unit(one: Configuration, key: str) -> Estimate | None:
-    """Return the mean of a column's quantity, in the column's unit."""
-    if key == KHAT_ABOVE:
-        share = estimate(one, key)
-        return None if share is None else share.times(100)
-    if key != "bits_per_dim":
-        return estimate(one, key)
-    evidence = [
-        result.evaluation["log_likelihood"] for result in one.results if key in result.evaluation["log_likelihood"]
-    ]
-    nats = estimate(one, "log_likelihood")
-    # In all cells of a configuration a nat is as many bits of each element.
-    return nats.times(evidence[0][key] / evidence[0]["log_likelihood_nats"]) if nats is not None and evidence else None
 
 
 def _of_cells(done: int, cells: int) -> Entry:
@@ -254,7 +252,7 @@ def _latex(text: str) -> str:
 
 def _latex_title(title: str) -> str:
     """Return the head of a column, a line a word but for formulas."""
-    if title.startswith("log p(x)"):
+    if "log p(x)" in title:
         return _latex(title).replace("log p(x)", r"$\log p(x)$")
     return rf"\shortstack[r]{{{_latex(title).replace(' ', chr(92) * 2)}}}"
 

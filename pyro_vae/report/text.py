@@ -9,11 +9,13 @@ from typing import Any
 
 from pyro_vae.comparison.comparison import GRID as GRID_FILE
 from pyro_vae.comparison.comparison import Comparison, Configuration
-from pyro_vae.comparison.estimates import decimals, estimate
+from pyro_vae.comparison.estimates import estimate
 from pyro_vae.comparison.grid import SETTINGS
+from pyro_vae.comparison.results import ELBO
 from pyro_vae.comparison.task import CELLS
+from pyro_vae.evaluation.estimate import decimals
 from pyro_vae.fit.run import CONFIG
-from pyro_vae.report.table import TITLES, Rankings, errors_of
+from pyro_vae.report.table import Rankings, errors_of
 from pyro_vae.runtime.wording import count
 from pyro_vae.statistics.ranking import Ranking
 
@@ -78,12 +80,12 @@ def headline(comparison: Comparison) -> str:
     named = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
     configurations = count(len(comparison.configurations), "configuration")
     text = f"{len(done)} of {count(len(comparison.results), 'cell')} finished: {configurations}, {named}"
-    images = sorted({(len(r.per_datum["elbo"]), r.evaluation["data"]["name"]) for r in done})
+    images = sorted({(len(r.per_datum[ELBO]), r.evaluation["data"]["name"]) for r in done})
     measured = " and ".join(f"{count(number, 'test image')} of {Path(data).name}" for number, data in images)
     return f"{text}; measured on {measured}." if images else f"{text}."
 
 
-def best_of(rankings: Rankings, configurations: Sequence[Configuration]) -> list[Best]:
+def best_of(comparison: Comparison, rankings: Rankings, configurations: Sequence[Configuration]) -> list[Best]:
     """Return the best configuration by each of the two bounds that has a ranking."""
     by_name = {configuration.name: configuration for configuration in configurations}
     best = []
@@ -94,14 +96,14 @@ def best_of(rankings: Rankings, configurations: Sequence[Configuration]) -> list
             mean = estimate(by_name[first], quantity)
             assert mean is not None
             errors = ", ".join(f"{name} {size}" for name, size in errors_of(mean).items())
-            best.append(Best(_title(quantity), first, f"{mean.mean:.{mean.decimals}f}", errors, tied))
+            best.append(Best(_title(comparison, quantity), first, f"{mean.mean:.{mean.decimals}f}", errors, tied))
     return best
 
 
-def shown_ranking(quantity: str, ranking: Ranking | str) -> ShownRanking:
+def shown_ranking(comparison: Comparison, quantity: str, ranking: Ranking | str) -> ShownRanking:
     """Return a ranking in words."""
     if isinstance(ranking, str):
-        return ShownRanking(quantity, _title(quantity), ranking)
+        return ShownRanking(quantity, _title(comparison, quantity), ranking)
     digits = max(decimals(pair.difference.standard_error) for pair in ranking.comparisons)
     ends = [0.0, *(end for row in ranking.rows for end in row.interval)]
     low, width = min(ends), (max(ends) - min(ends)) or 1.0
@@ -125,7 +127,7 @@ def shown_ranking(quantity: str, ranking: Ranking | str) -> ShownRanking:
     left_out = f", {ranking.num_left_out} left out as not finite" if ranking.num_left_out else ""
     images, pairs = count(ranking.num_images, "image"), count(len(ranking.comparisons), "pair")
     note = f"over {over}, {images}{left_out}), corrected for {pairs} (Bonferroni, Holm)"
-    return ShownRanking(quantity, _title(quantity), None, rows, f"{100 * ranking.level:g} %", note)
+    return ShownRanking(quantity, _title(comparison, quantity), None, rows, f"{100 * ranking.level:g} %", note)
 
 
 def varying_settings(comparison: Comparison) -> dict[str, list[str]]:
@@ -159,8 +161,8 @@ def commands(comparison: Comparison) -> tuple[str, dict[str, str]]:
     return shlex.join(["pyro-vae", "compare", GRID_FILE, "--out", AGAIN]), fits
 
 
-def _title(quantity: str) -> str:
-    return TITLES[quantity].removesuffix(" ≥")
+def _title(comparison: Comparison, quantity: str) -> str:
+    return comparison.quantities[quantity].title().removesuffix(" ≥")
 
 
 def _values(comparison: Comparison, names: Iterable[str]) -> dict[str, list[str]]:

@@ -1,0 +1,96 @@
+"""Measures a fitted pair by all evaluations that its cell asks for."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.evaluations import NUM_TEST, find_evaluation
+from pyro_vae.data import ImageData
+from pyro_vae.evaluation import Estimate, Result
+from pyro_vae.runtime.wording import in_one_line
+
+LITTLE = {
+    "num_samples": 4, "evidence_samples": 2, "max_steps": 2, "num_temperatures": 2, "num_chains": 2, "num_leapfrog": 1,
+    "burn_in": 0, "warmup": 1, "num_data": 2, "num_draws": 1, "ks": (1, 2),
+}  # fmt: skip
+"""Options with which an evaluation is rehearsed."""
+
+FEW = 8
+"""Test images that an evaluation is rehearsed on; two where it is slow."""
+
+
+@dataclass
+class Measured:
+    """What :func:`measure_cell` returns."""
+
+    summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The numbers of each evaluation, by its name."""
+    in_words: list[str] = field(default_factory=list)
+    """A line of each."""
+    per_datum: dict[str, Tensor] = field(default_factory=dict)
+    """Numbers of each datum, each ``(N,)``, by ``EVALUATION.NAME``, with ``EVALUATION.NAME.standard_errors``."""
+
+    def add(self, name: str, result: Any) -> None:
+        """Take in the result of an evaluation."""
+        estimates = result.estimates if isinstance(result, Result) else {name: result}
+        self.summaries[name] = result.summary() if isinstance(result, Result) else {name: Estimate.summary(result)}
+        self.in_words.append(str(result))
+        for key, estimate in estimates.items():
+            self.per_datum[f"{name}.{key}"] = estimate.per_datum
+            self.per_datum[f"{name}.{key}.standard_errors"] = estimate.standard_errors
+        if isinstance(result, Result):
+            self.per_datum |= {f"{name}.{key}": values.double() for key, values in result.tensors().items()}
+
+
+def measure_cell(
+    cell: Cell, model: Any, guide: Any, data: ImageData, progress: bool | None = None, *, rehearsal: bool = False
+) -> Measured:
+    """Measure a pair by each evaluation of a cell, in the cell's order.
+
+    What ELBO, log-likelihood and active units refuse ends the measurement. An evaluation that is asked for besides and
+    refuses, as one without a trusted reference, is said not to have measured anything, and the others go on.
+
+    Args:
+        cell: which says how it is measured.
+        model: p(x, z).
+        guide: q(z | x).
+        data: of the cell.
+        progress: show bars; None shows them on a terminal only.
+        rehearsal: measure a few images with as few samples as there can be, and let every evaluation refuse. Those that
+            need another one's result are left out.
+
+    Raises:
+        ValueError: as for the evaluations.
+    """
+    measured, results = Measured(), dict[str, tuple[Any, int]]()
+    compute: dict[str, Any] = {
+        "seed": cell.seed, "progress": progress, "compile": "off" if rehearsal else cell.compile,
+    }  # fmt: skip
+    for name, options in cell.evaluations.items():
+        evaluation = find_evaluation(name)
+        options = dict(options)
+        size = options.pop(NUM_TEST, None)
+        required = name in Cell().evaluations
+        if rehearsal:
+            if evaluation.needs:
+                continue
+            options |= {option: value for option, value in LITTLE.items() if option in evaluation.options}
+            size = min(FEW if required else 2, size or FEW)
+        test = data.test[: cell.num_test][:size]
+        inputs: dict[str, Any] = {"model": model, "guide": guide, "x": test}
+        for parameter, other in {**evaluation.needs, **evaluation.takes}.items():
+            result, images = results.get(other, (None, 0))
+            if images == len(test):
+                inputs[parameter] = result
+        try:
+            result = evaluation.measure(inputs, options, **compute)
+        except ValueError as error:
+            if required or rehearsal:
+                raise
+            measured.in_words.append(f"{name} measured nothing: {in_one_line(error)}")
+            continue
+        results[name] = result, len(test)
+        measured.add(name, result)
+    return measured

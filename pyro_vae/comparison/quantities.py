@@ -1,0 +1,78 @@
+"""What the evaluations of a cell have measured, by the names that tables, rankings and reports have for it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pyro_vae.comparison.evaluations import result_class
+
+ABBREVIATIONS = {"elbo": "ELBO", "kl": "KL", "rms": "RMS", "sd": "s.d.", "ess": "ESS", "khat": "k-hat", "num": "number"}
+"""How words of a quantity's name are written in a title, where not as they are."""
+
+EVALUATIONS_IN_TITLES = {"ais": "AIS", "bdmc": "BDMC", "sbc": "SBC"}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """An estimate or a fact of an evaluation's summary."""
+
+    name: str
+    """Its own, or ``EVALUATION.NAME`` where an evaluation before has measured one of that name."""
+    evaluation: str
+    key: str
+    """Its name in the evaluation's summary."""
+    better: str = ""
+    """Which of its values is better: "higher", "lower", or "" where neither is."""
+
+    @property
+    def place(self) -> str:
+        """Under which name its values of each datum are kept."""
+        return f"{self.evaluation}.{self.key}"
+
+    def title(self, bound: bool = True) -> str:
+        """Return what a table calls it.
+
+        Args:
+            bound: whether log-likelihoods are lower bounds.
+
+        >>> Quantity("elbo", "elbo_terms", "elbo").title()
+        'ELBO'
+        >>> Quantity("ais.log_likelihood", "ais", "log_likelihood").title()
+        'AIS: log p(x) ≥'
+        """
+        if self.key == "log_likelihood":
+            text = "log p(x) ≥" if bound else "log p(x), no bound"
+        elif self.key.endswith("bits_per_dim"):
+            text = f"{self.key.removesuffix('bits_per_dim').replace('elbo_', 'ELBO, ')}bits/dim{' ≤' if bound else ''}"
+        else:
+            text = " ".join(ABBREVIATIONS.get(word, word) for word in self.key.split("_"))
+        if "." not in self.name:
+            return text
+        return f"{EVALUATIONS_IN_TITLES.get(self.evaluation, self.evaluation.replace('_', ' '))}: {text}"
+
+
+def quantities_of(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Quantity]:
+    """Return the columns of what a cell has measured, by name.
+
+    Args:
+        measured: the summary of each evaluation, by the evaluation's name, in the order of measurement.
+    """
+    quantities: dict[str, Quantity] = {}
+    for evaluation, summary in measured.items():
+        for key, better in columns_of(evaluation, summary).items():
+            if summary.get(key) is not None:
+                name = key if key not in quantities else f"{evaluation}.{key}"
+                quantities[name] = Quantity(name, evaluation, key, better)
+    return quantities
+
+
+def columns_of(evaluation: str, summary: Mapping[str, Any]) -> Mapping[str, str]:
+    """Return which estimates and facts of an evaluation are columns, and which of their values is better."""
+    result = result_class(evaluation)
+    columns = None if result is None else result.columns
+    return {key: "" for key, value in summary.items() if is_estimate(value)} if columns is None else columns
+
+
+def is_estimate(value: Any) -> bool:
+    """Whether a value of a summary is an estimate's."""
+    return isinstance(value, Mapping) and "mean" in value
