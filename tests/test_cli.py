@@ -18,6 +18,7 @@ from matplotlib import image
 
 import pyro_vae
 from pyro_vae.cli import COMMANDS, SWITCHES, main
+from pyro_vae.cli.output import finite
 from pyro_vae.cli.part_flags import Part
 from pyro_vae.cli.signature import REQUIRED
 from pyro_vae.cli.wording import in_text, is_list, summary
@@ -223,6 +224,7 @@ def test_every_value_of_a_cell_comes_through():
         "binarization": "static", "valid_size": 7, "data_seed": 1, "seed": 2, "epochs": 3, "batch_size": 8, "lr": 0.01,
         "adam_eps": 1e-4, "schedule": "iwae", "kl_warmup": 1, "clip_grad_norm": 2.5, "patience": 4, "compile": "off",
         "device": "cuda", "num_test": 9, "num_samples": 10, "elbo_samples": 11, "num_gaps": 12,
+        "measure": ["sbc(num_draws=9)", "ais"],
     }  # fmt: skip
     words = [str(word) for name, v in others.items() for word in (f"--{name}", *(v if isinstance(v, list) else [v]))]
     assert cell_of(*words) == Cell.of(others)
@@ -428,7 +430,7 @@ def test_a_run_is_not_overwritten_and_resume_shows_it(fitted):
     assert run("fit", *words, "--resume").out == done.out
     again = run("fit", "--resume", "--out", path, "--json", "--quiet")
     assert again.err == ""
-    assert again.json == {"run": str(path), "settings": read_cell(path).settings()} | evaluation(path)
+    assert again.json == {"run": str(path), "settings": read_cell(path).settings()} | finite(evaluation(path))
     other = run("fit", "--resume", "--out", path, "--epochs", 2)
     said = f"{path} holds a run with other settings; epochs: was 1, is 2. Choose another --out."
     assert assert_one_line(other) == f"pyro-vae: error: {said}\n"
@@ -443,7 +445,7 @@ def test_a_run_is_repeated_from_its_configuration(fitted, tmp_path):
     assert cell_of("--config", path / "config.yaml") == cell_of("--config", path) == read_cell(path)
     done = run("fit", "--config", path / "config.yaml", "--out", tmp_path / "again", "--quiet")
     assert (done.code, done.err) == (0, "")
-    assert evaluation(tmp_path / "again")["elbo"] == evaluation(path)["elbo"]
+    assert evaluation(tmp_path / "again")["measured"] == evaluation(path)["measured"]
 
 
 def test_a_run_with_its_own_settings_is_not_measured_again(fitted):
@@ -457,20 +459,24 @@ def test_a_run_with_its_own_settings_is_not_measured_again(fitted):
 def test_other_settings_are_measured_into_a_file_of_their_own(fitted):
     path, _ = fitted
     before = (path / "evaluation.json").read_bytes()
-    words = ["--num-samples", 30, "--seed", 5, "--ais-images", 2, "--ais-chains", 2, "--ais-temperatures", 3]
+    words = ["--num-samples", 30, "--seed", 5, "--ais", "num_chains=2, num_temperatures=3, num_test=2"]
     done = run("evaluate", path, *words, "--json")
     assert done.code == 0, done.err
     found = done.json
-    assert found["settings"]["num_samples"] == found["log_likelihood"]["num_samples"] == 30
-    assert (found["ais"]["num_chains"], found["ais"]["num_temperatures"], found["ais"]["num_data"]) == (2, 3, 2)
-    assert found["elbo"]["num_data"] == 20
+    measured = found["measured"]
+    assert found["settings"]["num_samples"] == measured["log_likelihood"]["num_samples"] == 30
+    assert (measured["ais"]["num_chains"], measured["ais"]["num_temperatures"]) == (2, 3)
+    assert measured["ais"]["log_likelihood"]["num_data"] == 2
+    assert measured["elbo_terms"]["elbo"]["num_data"] == 20
     assert (path / "evaluation.json").read_bytes() == before
     (file,) = path.glob("evaluation,*.json")
-    assert file.name == "evaluation,ais_chains=2,ais_images=2,ais_temperatures=3,num_samples=30,seed=5.json"
+    assert file.name == (
+        "evaluation,measure=ais(num_chains=2,-num_temperatures=3,-num_test=2),num_samples=30,seed=5.json"
+    )
     assert json.loads(file.read_text()) == found
     assert "log p(x) >= " in done.err
     assert "AIS from the prior: 2 chains x 3 temperatures" in done.err
-    assert "--ais_chains needs --ais_images" in assert_one_line(run("evaluate", path, "--ais_chains", 2))
+    assert "Did you mean 'num_chains'?" in assert_one_line(run("evaluate", path, "--ais", "num_chain=2"))
 
 
 def test_a_run_is_fitted_now_and_measured_later(tmp_path):

@@ -6,7 +6,16 @@ from typing import Any
 
 from pyro_vae.comparison.evaluations import result_class
 
-ABBREVIATIONS = {"elbo": "ELBO", "kl": "KL", "rms": "RMS", "sd": "s.d.", "ess": "ESS", "khat": "k-hat", "num": "number"}
+ABBREVIATIONS = {
+    "elbo": "ELBO",
+    "iwae": "IWAE",
+    "kl": "KL",
+    "rms": "RMS",
+    "sd": "s.d.",
+    "ess": "ESS",
+    "khat": "k-hat",
+    "num": "number",
+}
 """How words of a quantity's name are written in a title, where not as they are."""
 
 EVALUATIONS_IN_TITLES = {"ais": "AIS", "bdmc": "BDMC", "sbc": "SBC"}
@@ -45,8 +54,8 @@ class Quantity:
         elif self.key.endswith("bits_per_dim"):
             text = f"{self.key.removesuffix('bits_per_dim').replace('elbo_', 'ELBO, ')}bits/dim{' ≤' if bound else ''}"
         else:
-            text = " ".join(ABBREVIATIONS.get(word, word) for word in self.key.split("_"))
-        if "." not in self.name:
+            text = " ".join(ABBREVIATIONS.get(word, word) for word in self.key.split("_")).replace("r hat", "R-hat")
+        if "." not in self.name and self.evaluation not in EVALUATIONS_IN_TITLES:
             return text
         return f"{EVALUATIONS_IN_TITLES.get(self.evaluation, self.evaluation.replace('_', ' '))}: {text}"
 
@@ -54,23 +63,22 @@ class Quantity:
 def quantities_of(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Quantity]:
     """Return the columns of what a cell has measured, by name.
 
+    An evaluation that names no columns has one for each estimate that no evaluation before it has.
+
     Args:
         measured: the summary of each evaluation, by the evaluation's name, in the order of measurement.
     """
     quantities: dict[str, Quantity] = {}
     for evaluation, summary in measured.items():
-        for key, better in columns_of(evaluation, summary).items():
+        result = result_class(evaluation)
+        columns = None if result is None else result.columns
+        if columns is None:
+            columns = {key: "" for key, value in summary.items() if is_estimate(value) and key not in quantities}
+        for key, better in columns.items():
             if summary.get(key) is not None:
                 name = key if key not in quantities else f"{evaluation}.{key}"
                 quantities[name] = Quantity(name, evaluation, key, better)
     return quantities
-
-
-def columns_of(evaluation: str, summary: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return which estimates and facts of an evaluation are columns, and which of their values is better."""
-    result = result_class(evaluation)
-    columns = None if result is None else result.columns
-    return {key: "" for key, value in summary.items() if is_estimate(value)} if columns is None else columns
 
 
 def is_estimate(value: Any) -> bool:

@@ -89,7 +89,8 @@ def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datu
     Raises:
         CheckpointError: the disk refuses.
     """
-    tensors = {name: value.contiguous() for name, value in per_datum.items()}
+    # Copies: two names of one tensor cannot be written.
+    tensors = {name: value.contiguous().clone() for name, value in per_datum.items()}
     write_bytes(path / PER_DATUM, save(tensors, {"format": str(FORMAT)}))
     content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), **evaluation}
     write_bytes(path / EVALUATION, (json.dumps(content, indent=2) + "\n").encode())

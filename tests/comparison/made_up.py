@@ -8,9 +8,14 @@ from typing import Any
 import torch
 
 from pyro_vae.comparison import Cell, CellResult, Comparison, Grid
+from pyro_vae.comparison.measure import Measured
 from pyro_vae.comparison.run_cell import fit_cell
+from pyro_vae.evaluation import ElboTerms, Estimate, InferenceGaps, LogLikelihood
 
-GAPS = ("approximation_gap", "amortization_gap")
+
+def of(values: torch.Tensor, error: float) -> Estimate:
+    """An estimate whose mean has a Monte Carlo error, all images the same."""
+    return Estimate(values, torch.full_like(values, error * math.sqrt(len(values))), datum="image")
 
 
 def made_up_result(
@@ -23,24 +28,35 @@ def made_up_result(
     def draws(size: int, mean: float, scale: float) -> torch.Tensor:
         return mean + scale * torch.randn(size, dtype=torch.float64, generator=noise)
 
-    rate, gaps = draws(num_images, 20 + level / 4, 2), [draws(num_gaps, mean, 0.2) for mean in (0.5, 1.0)]
-    elbo = draws(num_images, level - 100, 5)
-    per_datum = {
-        "elbo": elbo,
-        "reconstruction": elbo + rate,
-        "rate": rate,
-        "log_likelihood": elbo + draws(num_images, 1.6, 0.1),
-        "log_likelihood_standard_errors": torch.full((num_images,), 0.05, dtype=torch.float64),
-        "pareto_k": draws(num_images, khat, 0.2),
-    }
+    rate, elbo = draws(num_images, 20 + level / 4, 2), draws(num_images, level - 100, 5)
+    threshold, khats = 0.63, draws(num_images, khat, 0.2)
+    evidence = LogLikelihood(
+        per_datum=elbo + draws(num_images, 1.6, 0.1),
+        standard_errors=torch.full_like(elbo, 0.01 * math.sqrt(num_images)),
+        ess=torch.full_like(elbo, 300.0), pareto_k=khats, num_samples=math.floor(10 ** (1 / (1 - threshold))),
+        datum="image",
+    )  # fmt: skip
+    measured = Measured()
+    measured.add(
+        "elbo_terms",
+        ElboTerms(elbo=of(elbo, 0.03), reconstruction=of(elbo + rate, 0.04), rate=of(rate, 0.02), num_samples=100),
+    )
+    measured.add("log_likelihood", evidence)
+    measured.summaries["log_likelihood"]["khat_threshold"] = threshold
+    measured.summaries["active_units"] = {"active_units": 3, "most_active": list(range(cell.latent_dim))}
+    if num_gaps:
+        approximation, amortization = (draws(num_gaps, mean, 0.2) for mean in (0.5, 1.0))
+        first = elbo[:num_gaps]
+        gaps = InferenceGaps(
+            inference_gap=of(approximation + amortization, 0.02), approximation_gap=of(approximation, 0.02),
+            amortization_gap=of(amortization, 0.02), elbo=of(first, 0.02), best_elbo=of(first + amortization, 0.02),
+            log_likelihood=of(first + amortization + approximation, 0.02),
+            converged=torch.ones(num_gaps, dtype=torch.bool), steps=torch.ones(num_gaps), family="diagonal",
+            evidence_source="IWAE-5000 with q", num_samples=1000,
+        )  # fmt: skip
+        measured.add("inference_gaps", gaps)
     evaluation: dict[str, Any] = {
-        "elbo": {"elbo_nats": elbo.mean().item(), "standard_error": 0.03, "data_standard_error": 1.1,
-                 "reconstruction_nats": (elbo + rate).mean().item(), "reconstruction_standard_error": 0.04,
-                 "rate_nats": rate.mean().item(), "rate_standard_error": 0.02},
-        "log_likelihood": {"log_likelihood_nats": per_datum["log_likelihood"].mean().item(), "standard_error": 0.01,
-                           "data_standard_error": 1.1, "khat_threshold": 0.63, "bound": True},
-        "active_units": 3,
-        "most_active": list(range(cell.latent_dim)),
+        "measured": measured.summaries,
         "in_words": ["a line"],
         "epochs": epochs,
         "compiled": "trace",
@@ -53,18 +69,12 @@ def made_up_result(
         "test_images": "e7f6557d2d9650d9",
         "environment": {"python": "3.12.1", "torch": "2.9.0", "pyro": "1.9.2", "machine": "x86_64", "threads": 2},
     }  # fmt: skip
-    if num_gaps:
-        per_datum |= dict(zip(GAPS, gaps, strict=True)) | {"inference_gap": sum(gaps, torch.zeros(()).double())}
-        evaluation["gaps"] = {f"{name}_standard_error": 0.02 for name in (*GAPS, "inference_gap")}
-        evaluation["gaps"] |= {f"{name}_data_standard_error": 0.1 for name in (*GAPS, "inference_gap")}
-        evaluation["gaps"] |= {f"{name}_nats": per_datum[name].mean().item() for name in (*GAPS, "inference_gap")}
-        evaluation["gaps"] |= {"num_data": num_gaps, "family": "diagonal", "num_flagged": 0, "num_not_converged": 0}
     history = [
         {"epoch": float(epoch), "train_bound_nats": level - 100 - 80 / epoch, "kl_weight": 1.0,
          "valid_bound_nats": level - 101 - 80 / epoch if valid else math.nan, "learning_rate": 1e-3, "seconds": 3.0}
         for epoch in range(1, epochs + 1)
     ]  # fmt: skip
-    return CellResult(cell, out / "cells" / cell.hash, evaluation, per_datum, history)
+    return CellResult(cell, out / "cells" / cell.hash, evaluation, measured.per_datum, history)
 
 
 def made_up_comparison(

@@ -15,12 +15,16 @@ def said(comparison: Comparison, words: str) -> bool:
 
 
 def changed(comparison: Comparison, at: int, **evaluation) -> Comparison:
-    """The same with other numbers in one cell; those that are dicts are merged."""
+    """The same with other numbers in one cell; the facts of an evaluation are merged."""
     result = comparison.results[at]
-    merged = {name: {**result.evaluation[name], **value} if isinstance(value, dict) else value
-              for name, value in evaluation.items()}  # fmt: skip
+    measured, others = dict(result.measured), dict(result.evaluation)
+    for name, value in evaluation.items():
+        if name in measured:
+            measured[name] = {**measured[name], **value}
+        else:
+            others[name] = {**others[name], **value} if isinstance(value, dict) else value
     results = list(comparison.results)
-    results[at] = replace(result, evaluation={**result.evaluation, **merged})
+    results[at] = replace(result, evaluation={**others, "measured": measured})
     return replace(comparison, results=results)
 
 
@@ -39,7 +43,7 @@ def test_numbers_without_the_seeds_that_some_have_not_finished_say_so(tmp_path):
     assert "left out" not in str(whole)
     assert str(lost).endswith("\nleft out of rankings, as not every configuration has finished with it: seed 1, 3")
     assert said(lost, "2 cells of 12 did not finish and are in no number below. 2 of them failed: what is left of a ")
-    mean = sum(r.evaluation["elbo"]["elbo_nats"] for r in lost.results[6:] if r.cell.seed in (0, 2, 4, 5)) / 4
+    mean = sum(r.summary_of("elbo")["mean"] for r in lost.results[6:] if r.cell.seed in (0, 2, 4, 5)) / 4
     assert f"{mean:.2f}" in str(lost)
     none = made_up_comparison(tmp_path, TWO_BY_TWO, failed=[0, 1])
     assert "left out" not in str(none)
@@ -97,10 +101,16 @@ def test_gaps_of_fewer_images(tmp_path):
     comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
     assert said(comparison, "Gaps are those of the first 6 test images, all else of 20")
     assert not said(made_up_comparison(tmp_path, TWO_BY_TWO, num_gaps=20), "Gaps are those")
-    assert said(changed(comparison, 0, gaps={"num_flagged": 2}), "2 of 24 images, over all cells, are not finite")
-    assert said(changed(comparison, 0, gaps={"family": "flow"}), "best members of different families (diagonal, flow)")
+    assert said(
+        changed(comparison, 0, inference_gaps={"num_flagged": 2}), "2 of 24 images, over all cells, are not finite"
+    )
+    assert said(
+        changed(comparison, 0, inference_gaps={"family": "flow"}), "best members of different families (diagonal, flow)"
+    )
     assert not said(comparison, "families")
-    assert said(changed(comparison, 0, gaps={"num_not_converged": 1}), "1 of 24 images, over all cells, have a q*")
+    assert said(
+        changed(comparison, 0, inference_gaps={"num_not_converged": 1}), "1 of 24 images, over all cells, have a q*"
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +143,7 @@ def test_images_without_a_khat_are_counted(tmp_path):
     comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
     assert not said(comparison, "no share of k-hats")
     lost = changed(comparison, 0, log_likelihood={"num_unresolved": 3, "num_without_mass": 2})
-    images = sum(len(result.per_datum["elbo"]) for result in comparison.results)
+    images = sum(len(result.values_of("elbo")) for result in comparison.results)
     assert said(
         lost, f"3 of {images} images, over all cells, have no k-hat and are in no share of k-hats: float32 cannot"
     )
@@ -143,7 +153,6 @@ def test_images_without_a_khat_are_counted(tmp_path):
 def test_gaps_without_a_dependable_evidence_are_counted(tmp_path):
     comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
     assert not said(comparison, "dependable log p(x)")
-    gaps = comparison.results[0].evaluation["gaps"]
-    lost = changed(comparison, 0, gaps={**gaps, "num_doubtful": 2, "disagreement": "IWAE-9 with q is 3 nats above"})
+    lost = changed(comparison, 0, inference_gaps={"num_doubtful": 2, "disagreement": "IWAE-9 with q is 3 nats above"})
     assert said(lost, "images, over all cells, have no dependable log p(x)")
     assert said(lost, "In 1 of 4 cells, estimates of log p(x) that gaps could be measured from differ")

@@ -23,7 +23,8 @@ OTHER = {
     "data": "mnist", "binarization": "static", "valid_size": 10, "data_seed": 1, "seed": 1, "epochs": 2,
     "batch_size": 5, "lr": 0.5, "adam_eps": 1e-4, "schedule": "iwae", "kl_warmup": 2, "clip_grad_norm": 3.0,
     "patience": 4, "compile": "off", "device": "cuda", "num_test": 7, "num_samples": 9, "elbo_samples": 8,
-    "num_gaps": 3, "fitted_model": {}, "encoder": "mlp(hidden_dims=(5,))", "decoder": "mlp(activation='relu')",
+    "num_gaps": 3, "measure": ["sbc"], "fitted_model": {}, "encoder": "mlp(hidden_dims=(5,))",
+    "decoder": "mlp(activation='relu')",
 }  # fmt: skip
 
 

@@ -39,9 +39,9 @@ def test_each_cell_is_there_with_its_numbers(done):
         assert result.path == done.path / "cells" / result.cell.hash
         assert len(result.history) == 2
         for name in ("elbo", "log_likelihood"):
-            assert result.per_datum[name].shape == (20,)
-        assert result.evaluation["elbo"]["elbo_nats"] == pytest.approx(result.per_datum["elbo"].mean().item())
-        assert (result.per_datum["log_likelihood"] >= result.per_datum["elbo"] - 3).all()
+            assert result.values_of(name).shape == (20,)
+        assert result.summary_of("elbo")["mean"] == pytest.approx(result.values_of("elbo").mean().item())
+        assert (result.values_of("log_likelihood") >= result.values_of("elbo") - 3).all()
 
 
 def test_a_cell_has_the_numbers_that_the_library_gives(done):
@@ -64,7 +64,7 @@ def test_a_cell_has_the_numbers_that_the_library_gives(done):
         evidence = pyro_vae.log_likelihood(model, guide, data.test[:20], 30, seed=cell.seed, compile="off")
     finally:
         torch.set_num_threads(before)
-    torch.testing.assert_close(evidence.per_datum, result.per_datum["log_likelihood"], rtol=0, atol=0)
+    torch.testing.assert_close(evidence.per_datum, result.values_of("log_likelihood"), rtol=0, atol=0)
 
 
 def test_what_is_finished_is_never_computed_again(done):
@@ -96,12 +96,12 @@ def test_configurations_are_cells_but_for_their_seed(done):
     assert list(done.configurations) == ["mean_field", "iaf(num_flows=1)"]
     values = done.configurations["mean_field"].values("elbo")
     assert values.shape == (2, 20)
-    np.testing.assert_array_equal(values[1], done.results[1].per_datum["elbo"])
+    np.testing.assert_array_equal(values[1], done.results[1].values_of("elbo"))
 
 
 def test_differences_are_paired_by_seed_and_image(done):
     found = done.difference("iaf(num_flows=1)", "mean_field", "log_likelihood")
-    a, b = (np.stack([r.per_datum["log_likelihood"] for r in rows]) for rows in (done.results[2:], done.results[:2]))
+    a, b = (np.stack([r.values_of("log_likelihood") for r in rows]) for rows in (done.results[2:], done.results[:2]))
     assert found.mean_difference == pytest.approx((a - b).mean())
     assert (found.num_seeds, found.num_images) == (2, 20)
     with pytest.raises(ValueError, match=r"there is no configuration 'iav'; there are mean_field, iaf"):
@@ -113,7 +113,7 @@ def test_the_pair_of_a_cell_is_read_back(done):
     data = load_data_of(cell)
     model, guide = load_pair(done.results[2].path, cell, data)
     terms = pyro_vae.elbo_terms(model, guide, data.test[:20], 5, seed=cell.seed, compile="off")
-    torch.testing.assert_close(terms.elbo, done.results[2].per_datum["elbo"])
+    torch.testing.assert_close(terms.elbo.per_datum, done.results[2].values_of("elbo"))
 
 
 def test_str_has_a_ranking_of_each_quantity(done):
@@ -359,7 +359,7 @@ def test_a_folder_of_another_version_or_none_is_refused(done, tmp_path):
 def test_gaps_are_measured_where_they_are_asked_for(tmp_path):
     grid = {"common": {**COMMON, "epochs": 1, "num_gaps": 4}, "grid": {"guide": ["mean_field", "full_rank"]}}
     done = compare(grid, tmp_path, threads=1)
-    assert done.quantities == [
+    assert done.ranked == [
         "elbo", "log_likelihood", "approximation_gap", "amortization_gap", "inference_gap"
     ]  # fmt: skip
     values = done.configurations["full_rank"].values("inference_gap")

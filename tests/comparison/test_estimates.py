@@ -8,7 +8,7 @@ import torch
 from made_up import made_up_result
 
 from pyro_vae.comparison import Cell, Configuration
-from pyro_vae.comparison.estimates import BOUND_GAP, KHAT_ABOVE, decimals, estimate, numbers
+from pyro_vae.comparison.estimates import BOUND_GAP, estimate, numbers
 
 
 def configuration(tmp_path, **values: list[list[float]]) -> Configuration:
@@ -17,7 +17,8 @@ def configuration(tmp_path, **values: list[list[float]]) -> Configuration:
     for seed in range(len(next(iter(values.values())))):
         result = made_up_result(Cell(seed=seed), tmp_path)
         rows = {name: torch.tensor(rows[seed], dtype=torch.float64) for name, rows in values.items()}
-        results.append(replace(result, per_datum=rows))
+        per_datum = {result.quantities[name].place: row for name, row in rows.items()}
+        results.append(replace(result, per_datum=per_datum))
     return Configuration("by hand", results)
 
 
@@ -61,15 +62,14 @@ def test_seeds_with_other_images_have_a_mean_but_no_data_error(tmp_path):
     assert found.standard_error == pytest.approx(found.spread / math.sqrt(2))
 
 
-def test_the_share_of_khats_above_the_threshold(tmp_path):
-    # The threshold is 0.63; minus infinity is a tail without spread.
-    found = estimate(configuration(tmp_path, pareto_k=[[0.62, 0.64, -math.inf, 0.9]]), KHAT_ABOVE)
-    assert found.mean == 0.5
+def test_a_share_whose_monte_carlo_error_is_not_known_has_none(tmp_path):
+    found = estimate(configuration(tmp_path, khat_above=[[0.0, 1.0, 0.0, 1.0, math.nan]]), "khat_above")
+    assert (found.mean, found.num_images, found.num_left_out) == (0.5, 4, 1)
     assert math.isnan(found.monte_carlo)
 
 
 def test_khats_that_were_not_computed_are_no_share(tmp_path):
-    assert estimate(configuration(tmp_path, pareto_k=[[math.nan, math.nan]]), KHAT_ABOVE) is None
+    assert estimate(configuration(tmp_path, khat_above=[[math.nan, math.nan]]), "khat_above") is None
 
 
 def test_the_gap_of_the_bounds_is_paired_by_image(tmp_path):
@@ -86,11 +86,8 @@ def test_another_unit(tmp_path):
     assert scaled.num_images == 2
 
 
-def test_decimals_show_two_digits_of_the_error():
-    assert [decimals(error) for error in (5.0, 0.34, 0.034, 0.0034, 0.00034, 0.0)] == [2, 2, 3, 4, 4, 2]
-
-
 def test_numbers_of_cells_that_have_them(tmp_path):
     results = [made_up_result(Cell(seed=seed), tmp_path) for seed in (0, 1)]
     assert numbers(Configuration("two", results), "fit_seconds") == [10.0, 11.0]
+    assert numbers(Configuration("two", results), "active_units") == [3, 3]
     assert numbers(Configuration("two", results), "no such") == []

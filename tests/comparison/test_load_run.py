@@ -206,8 +206,8 @@ def test_what_is_finished_is_read_without_writing(data, tmp_path):
     assert str(Comparison.read(out))
     assert snapshot(run) | snapshot(out) == before
     own = json.loads((elsewhere / "own.json").read_text())
-    for name, value in json.loads((tmp_path / "kept.json").read_text())["elbo"].items():
-        assert own["elbo"][name] == value
+    for name, value in json.loads((tmp_path / "kept.json").read_text())["measured"]["elbo_terms"].items():
+        assert own["measured"]["elbo_terms"][name] == value
     assert (elsewhere / "report" / "report.html").is_file()
     assert (elsewhere / "report" / "report.tex").is_file()
     assert list((elsewhere / "figures").iterdir())

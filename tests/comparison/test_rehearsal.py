@@ -1,11 +1,13 @@
 """Before a cell is fitted: what cannot be measured afterwards is found, and what can be goes through to its figures."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
 from pyro_vae.cli import main
 from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.evaluations import evaluations
 from pyro_vae.comparison.results import is_fitted
 from pyro_vae.comparison.run_cell import load_data_of, rehearse, run_cell
 
@@ -84,8 +86,8 @@ def test_latents_of_any_name_and_number_go_through_all_commands(sites, programs,
     assert "ELBO" in said
     assert f"of {2 * sites} latent units active" in said
     assert ("in latent_0" in said) == (sites == 2)
-    assert main(["evaluate", str(out), "--num_samples", "6", "--ais_images", "2", "--ais_chains", "2",
-                 "--ais_temperatures", "3", "--quiet", "--trust"]) == 0  # fmt: skip
+    assert main(["evaluate", str(out), "--num_samples", "6", "--ais",
+                 "num_test=2, num_chains=2, num_temperatures=3", "--quiet", "--trust"]) == 0  # fmt: skip
     assert "AIS" in capsys.readouterr().out
     assert main(["figures", str(out), "--trust"]) == 0
     drawn = {line.rpartition("/")[2] for line in capsys.readouterr().out.split()}
@@ -104,11 +106,12 @@ def test_gaps_are_rehearsed_too(programs, monkeypatch):
     cell = Cell(model=f"{programs}:Own", guide=f"{programs}:Guide", num_gaps=2, **TINY)
     rehearse(cell, load_data_of(cell))
 
-    def refuse(*_, **options):
-        assert options["max_steps"] == 2
+    def refuse(*_, max_steps, **options):
+        assert max_steps == 2
         raise ValueError("this pair has no gaps")
 
-    monkeypatch.setattr("pyro_vae.comparison.run_cell.inference_gaps", refuse)
+    known = evaluations()
+    monkeypatch.setitem(known, "inference_gaps", replace(known["inference_gaps"], function=refuse))
     with pytest.raises(ValueError, match="this pair has no gaps"):
         rehearse(cell, load_data_of(cell))
 
@@ -118,4 +121,4 @@ def test_a_rehearsal_changes_no_number(programs, tmp_path, monkeypatch):
     rehearsed = run_cell(cell, tmp_path / "one")
     monkeypatch.setattr("pyro_vae.comparison.run_cell.rehearse", lambda *_: None)
     straight = run_cell(cell, tmp_path / "two")
-    assert rehearsed.evaluation["log_likelihood"] == straight.evaluation["log_likelihood"]
+    assert rehearsed.measured == straight.measured

@@ -29,8 +29,10 @@ def written(path):
     made_up = made_up_result(CELL, path.parent, epochs=2)
     write_history(path, made_up.history)
     values = torch.tensor([1.0, math.nan], dtype=torch.float64)
-    elbo = {**made_up.evaluation["elbo"], "elbo_nats": math.nan, "rate_nats": math.nan, "standard_error": 3.25}
-    write_result(path, CELL, {**made_up.evaluation, "elbo": elbo}, {"elbo": values, "rate": values.flip(0)})
+    terms = {name: {**made_up.summary_of(name), "mean": 1.0, "standard_error": 3.25} for name in ("elbo", "rate")}
+    measured = {**made_up.measured, "elbo_terms": {**made_up.measured["elbo_terms"], **terms}}
+    per_datum = {"elbo_terms.elbo": values, "elbo_terms.rate": values.flip(0)}
+    write_result(path, CELL, {**made_up.evaluation, "measured": measured}, per_datum)
     return values
 
 
@@ -41,8 +43,8 @@ def test_a_result_goes_to_its_folder_and_back(tmp_path):
     assert is_finished(path, CELL)
     found = read_result(path, CELL)
     assert found.finished
-    assert found.evaluation["elbo"]["standard_error"] == 3.25
-    torch.testing.assert_close(found.per_datum["elbo"], values, rtol=0, atol=0, equal_nan=True)
+    assert found.summary_of("elbo")["standard_error"] == 3.25
+    torch.testing.assert_close(found.values_of("elbo"), values, rtol=0, atol=0, equal_nan=True)
     assert [row["epoch"] for row in found.history] == [1, 2]
     assert epochs_done(path) == 2
 
@@ -73,24 +75,29 @@ def test_values_that_are_damaged_are_said(tmp_path):
 @pytest.mark.parametrize(
     ("group", "name"),
     [
-        ("elbo", "elbo"), ("elbo", "reconstruction"), ("elbo", "rate"), ("log_likelihood", "log_likelihood"),
-        ("gaps", "approximation_gap"), ("gaps", "amortization_gap"), ("gaps", "inference_gap"),
+        ("elbo_terms", "elbo"), ("elbo_terms", "reconstruction"), ("elbo_terms", "rate"),
+        ("log_likelihood", "log_likelihood"), ("log_likelihood", "khat_above"),
+        ("inference_gaps", "approximation_gap"), ("inference_gaps", "amortization_gap"),
+        ("inference_gaps", "inference_gap"), ("inference_gaps", "elbo"),
     ],
 )  # fmt: skip
 def test_means_that_are_not_those_of_the_images_are_refused(group, name, tmp_path):
     """As where one of the two files was copied from another run: the table would contradict its rankings."""
     made_up = made_up_result(CELL, tmp_path, epochs=2)
-    values = {**made_up.per_datum, "inference_gap": made_up.per_datum["inference_gap"].clone()}
-    values["inference_gap"][0] = math.nan  # flagged, and in no mean
-    gaps = {**made_up.evaluation["gaps"], "inference_gap_nats": values["inference_gap"][1:].mean().item()}
-    evaluation = {**made_up.evaluation, "gaps": gaps}
+    gap = made_up.values_of("inference_gap").clone()
+    gap[0] = math.nan  # flagged, and in no mean
+    values = {**made_up.per_datum, "inference_gaps.inference_gap": gap}
+    summary = {**made_up.summary_of("inference_gap"), "mean": gap[1:].mean().item()}
+    gaps = {**made_up.measured["inference_gaps"], "inference_gap": summary}
+    evaluation = {**made_up.evaluation, "measured": {**made_up.measured, "inference_gaps": gaps}}
     write_history(tmp_path, made_up.history)
     write_result(tmp_path, CELL, evaluation, values)
     assert read_result(tmp_path, CELL).finished
-    for wrong in (values[name] + 0.01, values[name] * math.nan):
-        write_result(tmp_path, CELL, evaluation, values | {name: wrong})
+    place = f"{group}.{name}"
+    for wrong in (values[place] + 0.01, values[place] * math.nan):
+        write_result(tmp_path, CELL, evaluation, values | {place: wrong})
         with pytest.raises(
-            RunError, match=rf"evaluation\.json: {group}: `{name}_nats` is \S+, and the mean of `{name}` in"
+            RunError, match=rf"evaluation\.json: {group}: the mean of `{name}` is \S+, and that of its values in"
         ):
             read_result(tmp_path, CELL)
 

@@ -166,7 +166,7 @@ def test_khats_are_counted_over_all_seeds_and_none_is_lost(tmp_path):
     (one, _) = made_up_series(tmp_path)
     values = [[0.32, 0.33, -math.inf, 7.0], [0.32, math.nan, 0.9, 1.2]]
     results = [
-        replace(result, per_datum={**result.per_datum, "pareto_k": torch.tensor(row)})
+        replace(result, per_datum={**result.per_datum, "log_likelihood.pareto_k": torch.tensor(row)})
         for result, row in zip(one.configuration.results, values, strict=True)
     ]
     shares = khat_shares(replace(one, configuration=replace(one.configuration, results=results)))
@@ -185,7 +185,7 @@ def test_the_khat_threshold_is_drawn(tmp_path):
 
 def test_khats_that_were_not_computed_leave_an_empty_figure(tmp_path):
     (one, _) = made_up_series(tmp_path)
-    results = [replace(r, per_datum={**r.per_datum, "pareto_k": torch.full((20,), math.nan)})
+    results = [replace(r, per_datum={**r.per_datum, "log_likelihood.pareto_k": torch.full((20,), math.nan)})
                for r in one.configuration.results]  # fmt: skip
     one = replace(one, configuration=replace(one.configuration, results=results))
     assert khat_shares(one).sum() == 0

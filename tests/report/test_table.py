@@ -1,15 +1,17 @@
 """The main table, for a page and for a paper."""
 
+import math
 import re
 from dataclasses import replace
 
 import pytest
+import torch
 from made_up import TWO_BY_TWO, made_up_comparison
 
 from pyro_vae.comparison import Configuration
 from pyro_vae.comparison.estimates import estimate
+from pyro_vae.evaluation import Estimate
 from pyro_vae.report.table import (
-    NO_BOUND,
     Entry,
     _code,
     _latex,
@@ -58,7 +60,7 @@ def test_means_of_a_column_have_as_many_decimals(tmp_path):
 
 def test_cells_that_are_missing_are_counted(tmp_path):
     comparison = made_up_comparison(tmp_path, TWO_BY_TWO, failed=[0])
-    assert [entry.text for entry in column(table_of(comparison), "cells")] == ["2", "1 of 2"]
+    assert [entry.text for entry in column(table_of(comparison), "seeds")] == ["2", "1 of 2"]
 
 
 def test_a_configuration_without_results_is_an_empty_row(tmp_path):
@@ -80,13 +82,17 @@ def test_bits_per_dim_are_the_log_likelihood_in_another_unit(tmp_path):
     comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
     results = []
     for result in comparison.results:
-        evidence = result.evaluation["log_likelihood"]
-        evidence = {**evidence, "bits_per_dim": evidence["log_likelihood_nats"] / -200}
-        results.append(replace(result, evaluation={**result.evaluation, "log_likelihood": evidence}))
+        nats = result.per_datum["log_likelihood.log_likelihood"]
+        bits = Estimate(nats, torch.full_like(nats, 0.05)).in_bits(300)
+        evidence = {**result.measured["log_likelihood"], "bits_per_dim": bits.summary()}
+        measured = {**result.measured, "log_likelihood": evidence}
+        per_datum = {**result.per_datum, "log_likelihood.bits_per_dim": bits.per_datum}
+        results.append(replace(result, evaluation={**result.evaluation, "measured": measured}, per_datum=per_datum))
     comparison = replace(comparison, results=results)
     nats, bits = (column(table_of(comparison), key)[0] for key in ("log_likelihood", "bits_per_dim"))
-    assert bits.value == pytest.approx(nats.value / -200)
-    assert float(bits.errors["data"]) == pytest.approx(float(nats.errors["data"]) / 200, rel=0.1)
+    assert bits.value == pytest.approx(nats.value / -300 / math.log(2))
+    assert float(bits.errors["data"]) == pytest.approx(float(nats.errors["data"]) / 300 / math.log(2), rel=0.1)
+    assert table_of(comparison).heads["bits_per_dim"] == "bits/dim ≤"
 
 
 def test_those_that_are_told_apart_from_the_best_are_not_bold(tmp_path):
@@ -99,10 +105,10 @@ def test_those_that_are_told_apart_from_the_best_are_not_bold(tmp_path):
 def test_soft_targets_are_no_bound(tmp_path):
     comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
     result = comparison.results[0]
-    evidence = {**result.evaluation["log_likelihood"], "bound": False}
-    soft = replace(result, evaluation={**result.evaluation, "log_likelihood": evidence})
+    measured = {**result.measured, "log_likelihood": {**result.measured["log_likelihood"], "bound": False}}
+    soft = replace(result, evaluation={**result.evaluation, "measured": measured})
     titles = table_of(replace(comparison, results=[soft, *comparison.results[1:]])).titles
-    assert NO_BOUND in titles
+    assert "log p(x), no bound" in titles
     assert "log p(x) ≥" not in titles
 
 
