@@ -101,9 +101,9 @@ def test_gaps_of_fewer_images(tmp_path):
     comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
     assert said(comparison, "Gaps are those of the first 6 test images, all else of 20")
     assert not said(made_up_comparison(tmp_path, TWO_BY_TWO, num_gaps=20), "Gaps are those")
-    assert said(
-        changed(comparison, 0, inference_gaps={"num_flagged": 2}), "2 of 24 images, over all cells, are not finite"
-    )
+    gap = comparison.results[0].summary_of("inference_gap")
+    lost = changed(comparison, 0, inference_gaps={"inference_gap": {**gap, "num_left_out": 2}})
+    assert said(lost, "2 of 24 images, over all cells, are not finite")
     assert said(
         changed(comparison, 0, inference_gaps={"family": "flow"}), "best members of different families (diagonal, flow)"
     )
