@@ -1,5 +1,6 @@
 """`pyro-vae evaluate`: a run that is there, measured with other samples, images or noise."""
 
+import hashlib
 import json
 import os
 import re
@@ -39,6 +40,9 @@ from pyro_vae.runtime.files import alone_in, write_bytes
 MEASURED = (*MEASUREMENT, "seed", "device")
 """Settings of a cell that another measurement may have otherwise."""
 
+LONGEST_NAME = 120
+"""Characters of a file's name, which most file systems have cut at 255 bytes."""
+
 
 def run(argv: Sequence[str], output: Output) -> int:
     """Run the command."""
@@ -65,8 +69,8 @@ def run(argv: Sequence[str], output: Output) -> int:
     content = {"run": str(path), "settings": settings_of(wanted, MEASURED), **_measure(opened, wanted, output)}
     given |= {"measure": wanted.measure} if asked else {}
     settings = {name: in_text(value) for name, value in given.items() if value != getattr(cell, name)}
-    name = f"evaluation,{','.join(f'{name}={settings[name]}' for name in sorted(settings))}.json"
-    _write(args.out or path / _in_a_file_name(name), content, output)
+    name = _in_a_file_name("evaluation," + ",".join(f"{name}={settings[name]}" for name in sorted(settings)))
+    _write(args.out or path / f"{name}.json", content, output)
     output.give(content)
     return 0
 
@@ -82,12 +86,15 @@ def _asked(args: Any) -> dict[str, str]:
 
 
 def _in_a_file_name(text: str) -> str:
-    """Return a text without what a file's name cannot hold.
+    """Return a text without what a file's name cannot hold; a long one ends in a hash.
 
-    >>> _in_a_file_name("evaluation,measure=ais(num_test=2).json"), _in_a_file_name("a/b 'c'")
-    ('evaluation,measure=ais(num_test=2).json', 'a-b-c-')
+    >>> _in_a_file_name("evaluation,measure=ais(num_test=2)"), _in_a_file_name("a/b 'c'")
+    ('evaluation,measure=ais(num_test=2)', 'a-b-c-')
     """
-    return re.sub(r"[^\w.,=()\[\]-]+", "-", text)
+    name = re.sub(r"[^\w.,=()\[\]-]+", "-", text)
+    if len(name) <= LONGEST_NAME:
+        return name
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def _write(file: Path, content: dict[str, Any], output: Output) -> None:

@@ -85,6 +85,8 @@ def measure_cell(
             if images == len(test):
                 inputs[parameter] = result
         try:
+            if evaluation.needs_labels:
+                inputs |= _labelled(name, data, test)
             result = evaluation.measure(inputs, options, **compute)
         except ValueError as error:
             if required or rehearsal:
@@ -94,3 +96,17 @@ def measure_cell(
         results[name] = result, len(test)
         measured.add(name, result)
     return measured
+
+
+def _labelled(name: str, data: ImageData, test: Tensor) -> dict[str, Tensor]:
+    """Return training and test data with their labels.
+
+    Raises:
+        ValueError: the data have none.
+    """
+    if data.train_labels is None or data.test_labels is None:
+        raise ValueError(f"{name}: the data have no labels; {data.name} would have to bring them.")
+    return {
+        "train_x": data.observe(data.train), "train_labels": data.train_labels,
+        "test_x": test, "test_labels": data.test_labels[: len(test)],
+    }  # fmt: skip

@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,8 @@ SMALLEST_GRADIENT = 1e-7
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LinearProbe(Result):
     """What :func:`linear_probe` returns."""
+
+    columns = MappingProxyType({"accuracy": "higher"})
 
     accuracy: Estimate
     """Whether each test label is predicted, 1 or 0, and their share. With the probe as it is nothing is drawn: the

@@ -1,0 +1,219 @@
+"""Evaluations by name: what is one, what it is asked for with, and what comes of it in files and tables."""
+
+import inspect
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from pyro_vae import evaluation
+from pyro_vae.cli import main
+from pyro_vae.comparison import Cell, Comparison, compare
+from pyro_vae.comparison.evaluations import evaluations, find_evaluation
+from pyro_vae.comparison.measure import measure_cell
+from pyro_vae.comparison.quantities import quantities_of
+from pyro_vae.comparison.run_cell import load_data_of, load_pair, make_pair_of, rehearse
+from pyro_vae.evaluation import Estimate, Result
+from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import LinearGaussian
+
+TINY = {"epochs": 1, "latent_dim": 2, "hidden_dims": [5], "num_test": 6, "num_samples": 30, "elbo_samples": 4,
+        "compile": "off"}  # fmt: skip
+
+FAST = {
+    "elbo_terms": "num_samples=3",
+    "log_likelihood": "num_samples=30, num_test=5",
+    "active_units": "threshold=0.02",
+    "inference_gaps": "num_test=2, max_steps=50, num_samples=20, evidence_samples=30",
+    "ais": "num_test=2, num_chains=2, num_temperatures=3",
+    "bdmc": "num_test=2, num_chains=2, num_temperatures=3",
+    "evidence_budget": "ks=(1, 5)",
+    "latent_statistics": "num_samples=4",
+    "linear_probe": "l2=0.1",
+    "sbc": "num_data=20, num_draws=5",
+    "reference_posterior": "num_test=2, num_chains=2, num_samples=400, warmup=200",
+    "guide_error": "num_test=2, num_samples=50, num_permutations=9",
+}
+"""Options with which each evaluation is fast."""
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    grid = {"common": {**TINY, "measure": [f"{name}({options})" for name, options in FAST.items()]},
+            "grid": {"guide": ["mean_field", "full_rank"]}}  # fmt: skip
+    with torch.random.fork_rng():
+        return compare(grid, tmp_path_factory.mktemp("evaluations") / "out", threads=1)
+
+
+def test_every_function_that_returns_estimates_is_an_evaluation():
+    returning = {
+        name
+        for name in evaluation.__all__
+        if inspect.isfunction(function := getattr(evaluation, name))
+        and (result := inspect.get_annotations(function, eval_str=True).get("return")) in vars(evaluation).values()
+        and inspect.isclass(result)
+        and issubclass(result, Result | Estimate)
+    }
+    assert set(evaluations()) == returning - {"sharpness_ratio"}
+    assert all(one.help for one in evaluations().values())
+    assert set(evaluations()) == set(FAST), "an evaluation that no test asks for by its name"
+
+
+def test_each_is_measured_where_a_grid_asks_for_it(done):
+    for result in done.finished:
+        assert list(result.measured) == [
+            "elbo_terms", "log_likelihood", "active_units", *(name for name in FAST if name not in CORE)
+        ]  # fmt: skip
+        assert len(result.evaluation["in_words"]) == len(FAST)
+        assert result.measured["elbo_terms"]["num_samples"] == 3
+        assert result.measured["log_likelihood"]["log_likelihood"]["num_data"] == 5
+        assert result.measured["ais"]["log_likelihood"]["num_data"] == 2
+        assert result.measured["active_units"]["threshold"] == 0.02
+
+
+CORE = ("elbo_terms", "log_likelihood", "active_units")
+
+
+def test_each_has_the_numbers_that_the_function_gives(done):
+    """The same by hand, with the cell's seed."""
+    result = done.finished[1]
+    cell, data = result.cell, load_data_of(result.cell)
+    model, _ = load_pair(result.path, cell, data)
+    found = evaluation.ais(model, data.test[:2], num_chains=2, num_temperatures=3, seed=cell.seed, compile="off")
+    torch.testing.assert_close(result.per_datum["ais.log_likelihood"], found.per_datum, rtol=0, atol=0)
+    assert result.summary_of("ais.log_likelihood") == Estimate.summary(found)
+    reference = evaluation.reference_posterior(
+        model, data.test[:2], num_chains=2, num_samples=400, warmup=200, seed=cell.seed
+    )
+    assert result.measured["reference_posterior"] == json.loads(json.dumps(reference.summary()))
+
+
+def test_all_estimates_have_the_same_keys(done):
+    keys = set()
+    for result in done.finished:
+        for summary in result.measured.values():
+            keys |= {tuple(value) for value in summary.values() if isinstance(value, dict) and "mean" in value}
+    assert keys == {("mean", "standard_error", "data_standard_error", "num_data", "num_left_out", "unit")}
+
+
+def test_each_becomes_columns_with_its_errors(done):
+    table = done.table
+    for name in (
+        "elbo",
+        "rate",
+        "log_likelihood",
+        "inference_gap",
+        "ais.log_likelihood",
+        "width",
+        "mutual_information",
+    ):
+        assert {name, f"{name}_se", f"{name}_data_se"} <= set(table.columns)
+        assert table[name].notna().all()
+    assert (table["num_rejected"] >= 0).all()
+    assert {"ais.log_likelihood", "mutual_information", "khat_above", "smallest_adjusted_p_value"} <= set(
+        done.quantities
+    )
+    assert {"elbo", "log_likelihood", "ais.log_likelihood", "inference_gap"} <= set(done.ranked)
+    assert "mutual_information" not in done.ranked
+
+
+def test_what_two_evaluations_call_alike_is_told_apart():
+    measured = {"elbo_terms": {"elbo": ESTIMATE}, "own": {"elbo": ESTIMATE, "other": ESTIMATE},
+                "ais": {"log_likelihood": ESTIMATE}}  # fmt: skip
+    found = quantities_of(measured)
+    assert list(found) == ["elbo", "other", "log_likelihood"], "of an evaluation that names no columns, new ones alone"
+    measured = {"log_likelihood": {"log_likelihood": ESTIMATE}, "ais": {"log_likelihood": ESTIMATE}}
+    assert [one.title() for one in quantities_of(measured).values()] == ["log p(x) ≥", "AIS: log p(x) ≥"]
+
+
+ESTIMATE = {"mean": 1.0, "standard_error": 0.1, "data_standard_error": 0.1, "num_data": 3, "num_left_out": 0,
+            "unit": "nats"}  # fmt: skip
+
+
+def test_one_that_needs_anothers_result_brings_it_along():
+    plan = Cell(measure=["guide_error(num_test=3)"]).evaluations
+    assert list(plan)[-2:] == ["reference_posterior", "guide_error"]
+    assert plan["reference_posterior"] == {"num_test": 3}
+
+
+def test_one_that_refuses_says_so_and_the_others_go_on(tmp_path):
+    """Ten draws are no reference, so that there is nothing to hold the guide against."""
+    measure = ["reference_posterior(num_test=2, num_chains=2, num_samples=5, warmup=1)", "guide_error(num_test=2)",
+               "ais(num_test=2, num_chains=2, num_temperatures=2)"]  # fmt: skip
+    cell = Cell.of({**TINY, "measure": measure})
+    data = load_data_of(cell)
+    measured = measure_cell(cell, *make_pair_of(cell, data), data, False)
+    assert "guide_error" not in measured.summaries
+    assert "ais" in measured.summaries
+    (said,) = [line for line in measured.in_words if line.startswith("guide_error")]
+    assert "measured nothing: ValueError: guide_error: none of the 2 data has a trusted reference" in said
+
+
+def test_labels_are_asked_for_where_the_data_have_none(tmp_path):
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 3)).astype(np.float32))
+    cell = Cell.of({**TINY, "data": str(tmp_path / "x.npy"), "measure": ["linear_probe"], "init_bias": False,
+                    "likelihood": "gaussian"})  # fmt: skip
+    with pytest.raises(ValueError, match="linear_probe: the data have no labels"):
+        rehearse(cell, load_data_of(cell))
+
+
+def test_what_an_evaluation_refuses_is_found_before_a_step():
+    cell = Cell.of({**TINY, "measure": ["inference_gaps(num_test=2, family='square')"]})
+    with pytest.raises(ValueError, match="family must be one of own"):
+        rehearse(cell, load_data_of(cell))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("aiss", "measure: there is no evaluation 'aiss'. Did you mean 'ais'?"),
+        ("ais(num_chain=2)", "measure: evaluation ais has no option 'num_chain'. Did you mean 'num_chains'?"),
+        ("ais(num_test=0)", "measure: evaluation ais: num_test must be a whole number of at least 1; got 0."),
+        ("ais(seed=2)", "has no option 'seed'"),
+        ("ais(2)", "measure: cannot read 'ais(2)'"),
+    ],
+)
+def test_what_cannot_be_asked_for_is_said(text, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Cell(measure=(text,))
+
+
+def test_spellings_of_one_evaluation_are_one_cell():
+    assert Cell(measure=("ais( num_chains = 2,num_test=3 )",)) == Cell(measure=["ais(num_test=3, num_chains=2)"])
+    assert Cell().hash != Cell(measure=("sbc",)).hash
+
+
+def test_a_guide_is_given_to_what_can_do_without_only_where_asked(gaussian):
+    model, guide, x = gaussian
+    ais = find_evaluation("ais")
+    inputs = {"model": model, "guide": guide, "x": x}
+    few = {"num_temperatures": 2, "num_chains": 2, "burn_in": 0}
+    how = {"seed": 0, "progress": False, "compile": "off"}
+    assert ais.measure(inputs, few, **how).start == "prior"
+    assert ais.measure(inputs, {**few, "guide": True}, **how).start == "guide"
+
+
+@pytest.fixture
+def gaussian():
+    return LinearGaussian(4, 2), MeanFieldGuide((4,), 2), torch.zeros(3, 4)
+
+
+def test_every_evaluation_is_a_flag(done, capsys):
+    run = done.finished[0].path
+    assert main(["evaluate", "--help"]) == 0
+    text = capsys.readouterr().out
+    for name in evaluations():
+        assert f"--{name} [OPTIONS]" in text
+    assert main(["evaluate", str(run), "--sbc", "num_data=9, num_draws=3", "--bdmc",
+                 "num_test=2, num_chains=2, num_temperatures=2", "--json", "--quiet"]) == 0  # fmt: skip
+    measured = json.loads(capsys.readouterr().out)["measured"]
+    assert measured["sbc"]["num_draws"] == 3
+    assert measured["bdmc"]["width"]["num_data"] == 2
+    assert measured["bdmc"]["num_temperatures"] == 2
+
+
+def test_a_comparison_reads_back_what_it_measured(done):
+    again = Comparison.read(done.path)
+    assert [r.quantities for r in again.results] == [r.quantities for r in done.results]
