@@ -139,14 +139,14 @@ def standard_error_of_mean(values: Tensor) -> float:
 def decimals(error: float) -> int:
     """Return how many decimals show two digits of an error: two at least, four at most.
 
-    >>> decimals(0.23), decimals(0.0123), decimals(0.0)
-    (2, 3, 2)
+    >>> decimals(0.23), decimals(0.0123), decimals(0.0), decimals(math.inf)
+    (2, 3, 2, 2)
     """
-    return min(MOST_DECIMALS, max(2, 1 - math.floor(math.log10(error)))) if error > 0 else 2
+    return min(MOST_DECIMALS, max(2, 1 - math.floor(math.log10(error)))) if 0 < error < math.inf else 2
 
 
 def html_table(estimates: Mapping[str, Estimate], caption: str) -> str:
-    """Return estimates as a table for notebooks, a row each, with the text that ``print`` shows below.
+    """Return estimates as a table for notebooks, a row each, with the text that ``print`` shows below; or it alone.
 
     Args:
         estimates: by name.
@@ -154,7 +154,7 @@ def html_table(estimates: Mapping[str, Estimate], caption: str) -> str:
     """
     rows = []
     for name, estimate in estimates.items():
-        places = decimals(max(estimate.standard_error, 0.0))
+        places = decimals(estimate.standard_error)
         numbers = [
             f"{estimate.mean:.{places}f}",
             rounded_error(estimate.standard_error),
@@ -163,6 +163,10 @@ def html_table(estimates: Mapping[str, Estimate], caption: str) -> str:
         ]
         cells = [name.replace("_", " "), estimate.unit, *numbers]
         rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
+    # Some texts are tables by themselves, whose lines and columns stay.
+    text = f'<pre style="white-space: pre-wrap">{html.escape(caption)}</pre>'
+    if not rows:
+        return text
     titles = ("", "unit", "mean", "Monte Carlo s.e.", "data s.e.", "data")
     head = "".join(f"<th>{title}</th>" for title in titles)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table><p>{html.escape(caption)}</p>"
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>{text}"

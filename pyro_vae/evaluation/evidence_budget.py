@@ -167,7 +167,8 @@ def evidence_budget(
     n = stream.size
     given: dict[str, Estimate] = {}
     if ais is not None:
-        given["ais"] = Estimate(ais.per_datum.where(~ais.flagged, math.nan), ais.standard_errors)
+        relied_on = ais.per_datum.isfinite() & ~ais.flagged
+        given["ais"] = Estimate(ais.per_datum.where(relied_on, math.nan), ais.standard_errors, datum=stream.unit)
     if gaps is not None:
         given |= {name: gaps.estimates[name] for name in ("approximation_gap", "amortization_gap")}
     for name, term in given.items():

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -47,6 +47,25 @@ class AIS(BoundResult, Estimate):
     unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """Which data have a chain at whose end roundings may move log p(x, u) by more than 0.1 nats, ``(N,)``: its weight
     is NaN, and the datum flagged."""
+
+    @classmethod
+    def of_weights(cls, log_weights: Tensor, *, diverged: Tensor, **others: Any) -> Self:
+        """Return the estimates that chains make.
+
+        Args:
+            log_weights: ``(num_chains, N)``.
+            diverged: share of each datum's divergent transitions, ``(N,)``.
+            others: the other attributes.
+        """
+        log_mean = LogMean.of(log_weights)
+        left_out = ~log_mean.value.isfinite() | (diverged > DIVERGED)
+        return cls(
+            per_datum=log_mean.value.where(~left_out, math.nan),
+            standard_errors=log_mean.standard_error,
+            log_weights=log_weights,
+            diverged=diverged,
+            **others,
+        )
 
     @property
     def num_chains(self) -> int:
@@ -200,14 +219,10 @@ def ais(
     annealing = Annealing(num_temperatures, num_chains, num_leapfrog, schedule, step_size, step_size_bounds, burn_in)
     annealer = Annealer("ais", model, guide, x, annealing, plate, max_rows, compile)
     found, _ = annealer.run(seed, progress, out)
-    log_mean, diverged = LogMean.of(found["log_weight"]), found["diverged"].mean(0)
-    left_out = ~log_mean.value.isfinite() | (diverged > DIVERGED)
-    return AIS(
-        per_datum=log_mean.value.where(~left_out, math.nan),
-        standard_errors=log_mean.standard_error,
-        log_weights=found["log_weight"],
+    return AIS.of_weights(
+        found["log_weight"],
+        diverged=found["diverged"].mean(0),
         acceptance=found["acceptance"].mean(0),
-        diverged=diverged,
         num_temperatures=num_temperatures,
         num_leapfrog=num_leapfrog,
         schedule=schedule,

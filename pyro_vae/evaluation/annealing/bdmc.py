@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -52,6 +52,37 @@ class BDMC(BoundResult):
     unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """Which data have a chain at whose end roundings may move log p(x, u) by more than 0.1 nats, ``(N,)``: its weight
     is NaN, and the datum flagged."""
+
+    @classmethod
+    def of_weights(
+        cls, log_weights: Tensor, reverse_log_weights: Tensor, *, diverged: Tensor, datum: str, **others: Any
+    ) -> Self:
+        """Return the bounds that chains make.
+
+        Args:
+            log_weights: of the forward chains, ``(num_chains, N)``.
+            reverse_log_weights: of the reverse chains, ``(num_chains, N)``.
+            diverged: share of each datum's divergent transitions, both ways, ``(N,)``.
+            datum: what a datum is called.
+            others: the other attributes.
+        """
+        forward, backward = LogMean.of(log_weights), LogMean.of(-reverse_log_weights)
+        lower, upper = forward.value, -backward.value
+        left_out = ~(upper - lower).isfinite() | (diverged > DIVERGED)
+
+        def bound(values: Tensor, errors: Tensor) -> Estimate:
+            return Estimate(values.where(~left_out, math.nan), errors, datum=datum)
+
+        return cls(
+            lower=bound(lower, forward.standard_error),
+            upper=bound(upper, backward.standard_error),
+            width=bound(upper - lower, torch.hypot(forward.standard_error, backward.standard_error)),
+            log_weights=log_weights,
+            reverse_log_weights=reverse_log_weights,
+            diverged=diverged,
+            datum=datum,
+            **others,
+        )
 
     @property
     def num_chains(self) -> int:
@@ -150,22 +181,12 @@ def bdmc(
     annealing = Annealing(num_temperatures, num_chains, num_leapfrog, schedule, step_size, step_size_bounds, burn_in)
     annealer = Annealer("bdmc", model, guide, x, annealing, plate, max_rows, compile, simulated=True)
     found, data = annealer.run(seed, progress, out)
-    forward, backward = LogMean.of(found["log_weight"]), LogMean.of(-found["reverse_log_weight"])
-    diverged = (found["diverged"].mean(0) + found["reverse_diverged"].mean(0)) / 2
-    left_out = ~(-backward.value - forward.value).isfinite() | (diverged > DIVERGED)
-
-    def bound(values: Tensor, errors: Tensor) -> Estimate:
-        return Estimate(values.where(~left_out, math.nan), errors, datum=annealer.unit)
-
-    return BDMC(
-        lower=bound(forward.value, forward.standard_error),
-        upper=bound(-backward.value, backward.standard_error),
-        width=bound(-backward.value - forward.value, torch.hypot(forward.standard_error, backward.standard_error)),
+    return BDMC.of_weights(
+        found["log_weight"],
+        found["reverse_log_weight"],
+        diverged=(found["diverged"].mean(0) + found["reverse_diverged"].mean(0)) / 2,
         data=data.cpu(),
-        log_weights=found["log_weight"],
-        reverse_log_weights=found["reverse_log_weight"],
         acceptance=(found["acceptance"].mean(0) + found["reverse_acceptance"].mean(0)) / 2,
-        diverged=diverged,
         num_temperatures=num_temperatures,
         num_leapfrog=num_leapfrog,
         schedule=schedule,
