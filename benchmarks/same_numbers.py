@@ -17,6 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -115,9 +116,10 @@ def fitted_program() -> Case:
 CASES: dict[str, Callable[[], Case]] = {"vae": fitted_vae, "program": fitted_program}
 
 
-def read(result: Any, *names: str) -> Numbers:
-    """Return the named attributes, and what the result prints."""
-    return {**{name: getattr(result, name) for name in names}, "str": str(result)}
+def read(result: Any, *names: str, **paths: str) -> Numbers:
+    """Return the named attributes, others by a label and a dotted path, and what the result prints."""
+    attributes = {name: name for name in names} | paths
+    return {**{label: attrgetter(path)(result) for label, path in attributes.items()}, "str": str(result)}
 
 
 def weights(case: Case) -> Numbers:
@@ -137,7 +139,10 @@ def likelihood(case: Case, **options: Any) -> Numbers:
 def elbo(case: Case) -> Numbers:
     """Return the ELBO and its terms."""
     result = pyro_vae.elbo_terms(case.model, case.guide, case.x, 20, seed=3)
-    return read(result, "elbo", "reconstruction", "rate", "mean", "standard_error", "data_standard_error")
+    return read(
+        result, elbo="elbo.per_datum", reconstruction="reconstruction.per_datum", rate="rate.per_datum",
+        mean="elbo.mean", standard_error="elbo.standard_error", data_standard_error="elbo.data_standard_error",
+    )  # fmt: skip
 
 
 def units(case: Case) -> Numbers:
@@ -159,8 +164,9 @@ def gaps(case: Case, name: str, family: str) -> Numbers:
     """Return inference gaps with one family."""
     del case
     return read(
-        gaps_of(name, family), "elbo", "best_elbo", "log_evidence", "approximation_gap", "amortization_gap",
-        "inference_gap", "converged", "steps",
+        gaps_of(name, family), "converged", "steps", elbo="elbo.per_datum", best_elbo="best_elbo.per_datum",
+        log_evidence="log_likelihood.per_datum", approximation_gap="approximation_gap.per_datum",
+        amortization_gap="amortization_gap.per_datum", inference_gap="inference_gap.per_datum",
     )  # fmt: skip
 
 
@@ -182,7 +188,10 @@ def sandwich(case: Case) -> Numbers:
     result = pyro_vae.bdmc(
         case.model, case.x[:4], num_temperatures=20, num_chains=4, num_leapfrog=3, burn_in=10, seed=3, progress=False
     )
-    return read(result, "lower", "upper", "width", "lower_standard_errors", "upper_standard_errors", "mean")
+    return read(
+        result, lower="lower.per_datum", upper="upper.per_datum", width="width.per_datum",
+        lower_standard_errors="lower.standard_errors", upper_standard_errors="upper.standard_errors", mean="width.mean",
+    )  # fmt: skip
 
 
 @cache
@@ -207,7 +216,10 @@ def guide_error(case: Case, name: str) -> Numbers:
         reference_of(name), case.model, case.guide, case.x[:2], num_samples=100, num_permutations=19, seed=3,
         progress=False,
     )  # fmt: skip
-    return read(result, "mean_error", "sd_error", "kl", "forward_kl", "log_evidence", "p_values")
+    return read(
+        result, "mean_error", "sd_error", "p_values", kl="kl.per_datum", forward_kl="forward_kl.per_datum",
+        log_evidence="log_likelihood.per_datum",
+    )  # fmt: skip
 
 
 def calibration(case: Case) -> Numbers:
@@ -229,11 +241,16 @@ def latents(case: Case) -> Numbers:
 
 def budget(case: Case, name: str) -> Numbers:
     """Return the evidence budget, of every K and with gaps and annealing."""
+    ks = (1, 10, 100)
     result = pyro_vae.evidence_budget(
-        case.model, case.guide, case.x[:4], ks=(1, 10, 100), gaps=gaps_of(name, "diagonal"),
+        case.model, case.guide, case.x[:4], ks=ks, gaps=gaps_of(name, "diagonal"),
         ais=annealed(case, guided=True), seed=3, progress=False,
     )  # fmt: skip
-    terms = {term: (value.per_datum, value.standard_errors) for term, value in result.terms.items()}
+    titles = {"elbo": "ELBO", "ais": "AIS", **{f"iwae_{k}": f"IWAE-{k}" for k in ks}}
+    terms = {
+        titles.get(term, term.replace("_", " ")): (value.per_datum, value.standard_errors)
+        for term, value in result.terms.items()
+    }
     return {**terms, "str": str(result)}
 
 
@@ -253,7 +270,12 @@ def probe(case: Case) -> Numbers:
     labels = torch.arange(200) % 3
     x = images().train[:200] + 0.0
     x[:, :, :3] = labels.reshape(-1, 1, 1, 1) / 2
-    return read(linear_probe(case.guide, x[:150], labels[:150], x[150:], labels[150:]), "correct", "accuracy")
+    result = linear_probe(case.guide, x[:150], labels[:150], x[150:], labels[150:])
+    return {
+        "correct": result.accuracy.per_datum.bool(),
+        "accuracy": result.accuracy.mean,
+        "str": str(result),
+    }
 
 
 def sharp(case: Case) -> Numbers:

@@ -46,14 +46,14 @@ CALLS = {
     "fit": fitted,
     "log_weights": weights,
     "log_likelihood": lambda m, g, x: log_likelihood(m, g, x, 3, seed=0).per_datum,
-    "elbo_terms": lambda m, g, x: elbo_terms(m, g, x, 3, seed=0).elbo,
+    "elbo_terms": lambda m, g, x: elbo_terms(m, g, x, 3, seed=0).elbo.per_datum,
     "inference_gaps": lambda m, g, x: (
-        inference_gaps(m, g, x, num_samples=3, evidence_samples=3, max_steps=2, seed=0).elbo
+        inference_gaps(m, g, x, num_samples=3, evidence_samples=3, max_steps=2, seed=0).elbo.per_datum
     ),
     "latent_statistics": lambda m, g, x: latent_statistics(m, g, x, num_samples=3, seed=0).kl_per_unit,
-    "evidence_budget": lambda m, g, x: evidence_budget(m, g, x, ks=(1, 2), seed=0).terms["ELBO"].per_datum,
+    "evidence_budget": lambda m, g, x: evidence_budget(m, g, x, ks=(1, 2), seed=0).terms["elbo"].per_datum,
     "ais": lambda m, _, x: ais(m, x, **ANNEALED).per_datum,
-    "bdmc": lambda m, _, x: bdmc(m, x, **ANNEALED).lower,
+    "bdmc": lambda m, _, x: bdmc(m, x, **ANNEALED).lower.per_datum,
     "reference_posterior": lambda m, _, x: (
         reference_posterior(
             m,
@@ -66,7 +66,7 @@ CALLS = {
     ),
     "sbc": lambda m, g, x: sbc(m, g, x, num_data=4, num_draws=3, seed=0).ranks,
     "active_units": lambda _, g, x: active_units(g, x).variance,
-    "linear_probe": lambda _, g, x: linear_probe(g, x, LABELS, x, LABELS).correct,
+    "linear_probe": lambda _, g, x: linear_probe(g, x, LABELS, x, LABELS).accuracy.per_datum,
     "to_inference_data": lambda m, g, x: torch.as_tensor(
         to_inference_data(m, g, x, num_samples=3, num_chains=2, seed=0)["posterior"]["z"].values
     ),

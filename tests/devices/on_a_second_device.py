@@ -119,26 +119,26 @@ CALLS: dict[str, Call] = {
     "log_likelihood to a target": lambda model, guide, x: (
         evaluation.log_likelihood(model, guide, x, 600, target_se=0.1, **QUIET).per_datum
     ),
-    "elbo_terms": lambda model, guide, x: torch.tensor(evaluation.elbo_terms(model, guide, x, **QUIET).mean),
+    "elbo_terms": lambda model, guide, x: torch.tensor(evaluation.elbo_terms(model, guide, x, **QUIET).elbo.mean),
     "active_units": lambda _, guide, x: evaluation.active_units(guide, x).variance,
     "latent_statistics": lambda model, guide, x: evaluation.latent_statistics(model, guide, x, **QUIET).kl_per_unit,
     "linear_probe": lambda _, guide, x: torch.tensor(
-        evaluation.linear_probe(guide, x, torch.arange(6) % 2, x, torch.arange(6) % 2).accuracy
+        evaluation.linear_probe(guide, x, torch.arange(6) % 2, x, torch.arange(6) % 2).accuracy.mean
     ),
     "sharpness": lambda model, *_: evaluation.sharpness(torch.rand(6, 1, 4, 4).to(device_of(model))).cpu(),
     "inference_gaps": lambda model, guide, x: (
         evaluation.inference_gaps(
             model, guide, x, num_samples=50, evidence_samples=100, max_steps=30, **QUIET
-        ).best_elbo
+        ).best_elbo.per_datum
     ),
     "inference_gaps by a flow": lambda model, guide, x: (
         evaluation.inference_gaps(
             model, guide, x, family="flow", num_samples=50, evidence_samples=100, max_steps=30, **QUIET
-        ).best_elbo
+        ).best_elbo.per_datum
     ),
     "ais": lambda model, _, x: evaluation.ais(model, x, **SHORT).per_datum,
     "ais from the guide": lambda model, guide, x: evaluation.ais(model, x, guide=guide, **SHORT).per_datum,
-    "bdmc": lambda model, _, x: evaluation.bdmc(model, x[:4], **SHORT).width,
+    "bdmc": lambda model, _, x: evaluation.bdmc(model, x[:4], **SHORT).width.per_datum,
     "reference_posterior": lambda model, _, x: evaluation.reference_posterior(model, x[:1], **NUTS).draws,
     "guide_error": lambda model, guide, x: (
         evaluation.guide_error(

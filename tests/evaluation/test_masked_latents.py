@@ -39,9 +39,9 @@ def test_the_map_moves_and_counts_only_what_is_there(case):
         learning_rate=0.05, patience=2, step_samples=16, seed=0,
     )  # fmt: skip
     truth = case.evidence(*args)
-    assert close(gaps.log_evidence, gaps.errors["log_evidence"], truth)
-    assert (gaps.best_elbo < truth + 1e-6 + 4 * gaps.errors["best_elbo"]).all()
-    assert (truth - gaps.best_elbo < 0.03 + 4 * gaps.errors["best_elbo"]).all()
+    assert close(gaps.log_likelihood.per_datum, gaps.log_likelihood.standard_errors, truth)
+    assert (gaps.best_elbo.per_datum < truth + 1e-6 + 4 * gaps.best_elbo.standard_errors).all()
+    assert (truth - gaps.best_elbo.per_datum < 0.03 + 4 * gaps.best_elbo.standard_errors).all()
 
 
 @pytest.mark.parametrize("start", ["prior", "guide"])
@@ -60,9 +60,9 @@ def test_bdmc_on_data_of_its_own(case):
         return
     found = bdmc(case.model, case.args(), num_temperatures=40, num_chains=20, burn_in=20, seed=0)
     truth = case.evidence(found.data, *case.args()[1:])
-    assert close(found.lower, found.lower_standard_errors, truth)
+    assert close(found.lower.per_datum, found.lower.standard_errors, truth)
     # The reverse chains of a datum share their start, which the errors do not know of.
-    assert ((found.upper - truth).abs() < 0.7).all()
+    assert ((found.upper.per_datum - truth).abs() < 0.7).all()
 
 
 # ---------------------------------------------------------------- refusals

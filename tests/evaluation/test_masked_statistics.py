@@ -62,12 +62,13 @@ def test_a_reference_moves_what_is_there_and_measures_the_guide(case, rows, apar
     assert torch.equal(found.overlap < LEAST_OVERLAP, few)
     assert not found.unresolved.any()
     known = found.compared & ~few
-    for value in (found.kl, found.forward_kl, found.log_evidence, found.log_evidence_standard_errors):
-        assert torch.equal(value.isfinite(), known)
+    for estimate in (found.kl, found.forward_kl, found.log_likelihood):
+        assert torch.equal(estimate.per_datum.isfinite(), known)
+        assert torch.equal(estimate.standard_errors.isfinite(), known)
     assert ("the others overlap too little" in str(found)) == bool(apart)
-    assert found.summary()["num_with_kl"] == known.sum()
-    error = (found.log_evidence - case.evidence(*args)).abs()
-    assert (error[known] < 5 * found.log_evidence_standard_errors[known] + 0.01).all()
+    assert found.summary()["kl"]["num_left_out"] == (~known).sum()
+    error = (found.log_likelihood.per_datum - case.evidence(*args)).abs()
+    assert (error[known] < 5 * found.log_likelihood.standard_errors[known] + 0.01).all()
 
 
 def test_ranks_are_of_what_is_there(case):

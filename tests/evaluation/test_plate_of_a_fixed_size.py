@@ -61,9 +61,9 @@ def test_evaluations_of_a_few_data_are_those_of_a_plate_of_their_length():
         found.append(
             [
                 ais(model, x, **quick).per_datum,
-                bdmc(model, x, **quick).upper,
+                bdmc(model, x, **quick).upper.per_datum,
                 sbc(model, guide, x, num_data=20, num_draws=9, seed=0).ranks,
-                gaps.elbo,
+                gaps.elbo.per_datum,
                 drawn.draws,
             ]
         )

@@ -236,4 +236,4 @@ def test_a_bound_that_a_scale_multiplies_is_called_none(scale, said, caplog):
         run = fit(model, guide, X, epochs=1, batch_size=8, objective=Trace_ELBO(), optimizer=STILL)
     assert run.history[0]["train_bound_nats"] == pytest.approx(scale * exact, rel=1e-5)
     assert ("its bounds are none on log p(x): they are multiplied by 0.25, the scale" in caplog.text) == said
-    assert elbo_terms(model, guide, X, 3).mean == pytest.approx(exact, rel=1e-5)
+    assert elbo_terms(model, guide, X, 3).elbo.mean == pytest.approx(exact, rel=1e-5)

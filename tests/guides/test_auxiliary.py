@@ -117,7 +117,7 @@ def test_a_wrong_reverse_costs_its_divergence(linear_gaussian):
     case = linear_gaussian
     auxiliary, x = LinearAuxiliary.at_the_posterior(case.model), case.data(50)
     cost = auxiliary.spoil_reverse()
-    found = elbo_terms(case.model, auxiliary.guide, x, num_samples=4000, seed=0)
+    found = elbo_terms(case.model, auxiliary.guide, x, num_samples=4000, seed=0).elbo
     lost = case.evidence(x).mean().item() - found.mean
     assert abs(lost - cost) < 4 * found.standard_error
     assert cost > 100 * found.standard_error
@@ -128,7 +128,7 @@ def test_importance_weighting_closes_the_gap_from_below(linear_gaussian):
     case = linear_gaussian
     auxiliary, x = LinearAuxiliary.at_the_posterior(case.model), case.data(100)
     auxiliary.spoil_reverse()
-    elbo = elbo_terms(case.model, auxiliary.guide, x, num_samples=100, seed=0)
+    elbo = elbo_terms(case.model, auxiliary.guide, x, num_samples=100, seed=0).elbo
     evidence = case.evidence(x).mean().item()
     few, many = (log_likelihood(case.model, auxiliary.guide, x, num_samples=k, seed=1) for k in (5, 1000))
     assert few.mean - elbo.mean > 4 * (few.standard_error + elbo.standard_error)
@@ -165,7 +165,7 @@ def test_training_beats_every_mean_field_guide():
     x = model.evidence().sample((2000,))
     guide = AuxiliaryGuide((3,), 2, (16,), context_dim=8)
     fit(model, guide, x, optimizer=partial(Adam, lr=5e-3), epochs=10, batch_size=100, progress=False)
-    found = elbo_terms(model, guide, x, num_samples=20, seed=0)
+    found = elbo_terms(model, guide, x, num_samples=20, seed=0).elbo
     gap = model.evidence().log_prob(x).mean().item() - found.mean
     assert mean_field_gap > 1
     assert -4 * found.standard_error < gap < 0.6 * mean_field_gap - 10 * found.standard_error

@@ -3,16 +3,17 @@
 import pytest
 import torch
 
-from pyro_vae.evaluation.evidence_budget import EvidenceBudget, Term
+from pyro_vae.evaluation import Estimate, EvidenceBudget
 from pyro_vae.plots.budget import best_evidence, evidence_budgets
 
-EXACT = {"reconstruction": -70.0, "rate": 25.0, "ELBO": -95.0, "IWAE-1": -95.0, "IWAE-5000": -91.0}
+EXACT = {"reconstruction": -70.0, "rate": 25.0, "elbo": -95.0, "iwae_1": -95.0, "iwae_5000": -91.0}
 
 
 def budget(**more):
-    values = EXACT | {name.replace("_", " "): value for name, value in more.items()}
-    terms = {name: Term(torch.full((3,), value), torch.full((3,), 0.1)) for name, value in values.items()}
-    return EvidenceBudget(terms, torch.zeros(3), 5000, unit="image")
+    values = EXACT | more
+    terms = {name: Estimate(torch.full((3,), value), torch.full((3,), 0.1)) for name, value in values.items()}
+    nowhere = torch.zeros(3, dtype=torch.bool)
+    return EvidenceBudget(terms=terms, pareto_k=torch.zeros(3), num_samples=5000, without_mass=nowhere, datum="image")
 
 
 def ends(axes):
@@ -24,7 +25,7 @@ def ends(axes):
 
 
 def test_both_bars_end_at_minus_the_elbo():
-    runs = {"plain": budget(), "split": budget(AIS=-90.0, amortization_gap=3.0, approximation_gap=1.5)}
+    runs = {"plain": budget(), "split": budget(ais=-90.0, amortization_gap=3.0, approximation_gap=1.5)}
     figure = evidence_budgets(runs)
     whole, gaps = figure.axes
     assert ends(whole) == pytest.approx([95.0, 95.0])
@@ -36,8 +37,8 @@ def test_both_bars_end_at_minus_the_elbo():
 
 def test_the_best_bound_stands_for_the_evidence():
     assert best_evidence(budget()).mean == pytest.approx(-91.0)
-    assert best_evidence(budget(AIS=-90.0)).mean == pytest.approx(-90.0)
-    assert best_evidence(budget(AIS=-92.0)).mean == pytest.approx(-91.0)
+    assert best_evidence(budget(ais=-90.0)).mean == pytest.approx(-90.0)
+    assert best_evidence(budget(ais=-92.0)).mean == pytest.approx(-91.0)
 
 
 def test_nothing_to_draw_is_refused():

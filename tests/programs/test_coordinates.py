@@ -116,8 +116,8 @@ def test_the_evidence_of_angles_is_the_integral_over_the_circle():
     gaps = inference_gaps(
         angle_model, angle_guide, x, num_samples=500, evidence_samples=2000, max_steps=300, learning_rate=0.05, seed=0
     )
-    assert ((gaps.log_evidence - truth).abs() < 5 * gaps.errors["log_evidence"] + 0.01).all()
-    assert (gaps.best_elbo < truth + 4 * gaps.errors["best_elbo"]).all()
+    assert ((gaps.log_likelihood.per_datum - truth).abs() < 5 * gaps.log_likelihood.standard_errors + 0.01).all()
+    assert (gaps.best_elbo.per_datum < truth + 4 * gaps.best_elbo.standard_errors).all()
     assert gaps.larger_family
     for guide in (None, angle_guide):
         found = ais(angle_model, x, guide=guide, num_temperatures=30, num_chains=50, burn_in=20, seed=0)

@@ -54,8 +54,8 @@ def test_simulated_data_are_those_without_it(extra):
     bare, found = bdmc(plain, x, **settings), bdmc(model, x, **settings)
     assert torch.equal(found.data, bare.data)
     shift = -0.5 if extra == "constant" else 0.0
-    assert_close(found.lower, bare.lower + shift)
-    assert_close(found.upper, bare.upper + shift)
+    assert_close(found.lower.per_datum, bare.lower.per_datum + shift)
+    assert_close(found.upper.per_datum, bare.upper.per_datum + shift)
     ranks = [sbc(each, guide, x, num_data=40, num_draws=9, seed=0).ranks for each in (plain, model)]
     assert torch.equal(*ranks)
 
@@ -181,7 +181,7 @@ def test_draws_stand_for_no_data_that_the_model_does_not_observe_as_they_are(mad
 @pytest.mark.parametrize("made_of", [lambda x: x.clone(), lambda x: x.reshape(8, 2), lambda x: x * 1])
 def test_a_copy_of_the_data_is_the_data(made_of):
     found = bdmc(observing(made_of), X, num_temperatures=3, num_chains=2, seed=0)
-    assert found.lower.isfinite().all()
+    assert found.lower.per_datum.isfinite().all()
 
 
 def test_bounds_of_an_unnormalised_model_say_so():

@@ -23,7 +23,7 @@ def make(log_weights, **options):
     """A result by hand; two data unless weights are given for more."""
     n = log_weights.shape[1]
     given = {"acceptance": torch.full((n,), 0.7), "diverged": torch.zeros(n)} | options
-    return AIS(log_weights, num_temperatures=100, num_leapfrog=10, schedule="sigmoid", **given)
+    return AIS.of_weights(log_weights, num_temperatures=100, num_leapfrog=10, schedule="sigmoid", **given)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "sigmoid"])
@@ -106,7 +106,7 @@ def test_a_vae_in_float32_agrees_with_its_importance_weighted_likelihood():
         assert found.log_weights.dtype == torch.float64
         error = (found.standard_errors.square() + expected.standard_errors.square()).sqrt()
         assert ((found.per_datum - expected.per_datum).abs() < 4 * error).all()
-        assert found.unit == "image"
+        assert found.datum == "image"
 
 
 def partly_broken(x):
@@ -124,7 +124,8 @@ def test_what_is_broken_is_flagged_and_the_rest_survives(linear_gaussian):
     quick = {**QUICK, "burn_in": 0, "step_size": 0.4}
     found = ais(partly_broken, x, **quick)
     assert found.flagged.tolist() == [True, True, True, False]
-    assert found.per_datum.isnan().tolist() == [True, True, False, False]
+    assert LogMean.of(found.log_weights).value.isnan().tolist() == [True, True, False, False]
+    assert torch.equal(found.per_datum.isnan(), found.flagged)
     assert found.diverged[2] > 0.05
     assert found.diverged[3] == 0
     exact = dist.Normal(0.0, math.sqrt(2.0)).log_prob(x[3]).sum()
@@ -132,7 +133,7 @@ def test_what_is_broken_is_flagged_and_the_rest_survives(linear_gaussian):
     assert found.mean == found.per_datum[3]
     assert found.standard_error == pytest.approx(found.standard_errors[3].item())
     assert str(found).endswith("; 4 data, 3 flagged and left out)")
-    assert found.summary()["num_flagged"] == 3
+    assert found.summary()["log_likelihood"]["num_left_out"] == 3
     alone = ais(partly_broken, x[3:], **quick)
     assert not alone.flagged.any()
 
@@ -164,15 +165,16 @@ def test_the_log_of_a_mean_by_hand():
 
 def test_one_line_and_a_summary():
     weights = torch.tensor([[-87.0, -86.0], [-86.8, -86.2]], dtype=torch.float64)
-    found = make(weights, unit="image")
+    found = make(weights, datum="image")
     assert str(found) == (
         "log p(x) >= -86.50 nats/image (AIS from the prior: 2 chains x 100 temperatures; Monte Carlo s.e. 0.07, "
         "data s.e. 0.40; acceptance 0.70; 2 images)"
     )
     summary = found.summary()
-    assert summary["ais_nats"] == pytest.approx(found.mean)
-    assert (summary["num_chains"], summary["num_data"], summary["schedule"]) == (2, 2, "sigmoid")
-    assert str(make(weights, bound=False)).startswith("no log-likelihood (soft targets): -86.50 nats/datum")
+    assert summary["log_likelihood"]["mean"] == found.mean == pytest.approx(found.per_datum.mean().item())
+    assert summary["log_likelihood"]["num_data"] == 2
+    assert (summary["num_chains"], summary["schedule"]) == (2, "sigmoid")
+    assert str(make(weights, caveat="soft targets")).startswith("no log-likelihood (soft targets): -86.50 nats/datum")
     one = make(weights[:1, :1])
     assert "1 chain x 100 temperatures; Monte Carlo s.e. unknown, data s.e. unknown; acceptance 0.70; 1 datum)" in str(
         one

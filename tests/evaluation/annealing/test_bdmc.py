@@ -27,7 +27,7 @@ def test_both_weights_have_the_mean_that_makes_them_bounds(make_linear_gaussian,
         assert abs(weight.mean() - 1) < 4 * weight.std() / 1000**0.5
         assert weight.std() > 0.02
     # The bounds hold on average; from the prior, at three temperatures, by far.
-    for miss in (evidence - found.lower, found.upper - evidence):
+    for miss in (evidence - found.lower.per_datum, found.upper.per_datum - evidence):
         assert miss.mean() > (4 if count == 3 and not guided else -4) * miss.std() / 1000**0.5
 
 
@@ -38,11 +38,11 @@ def test_the_sandwich_is_narrow_and_holds_in_ten_dims_at_a_thousand_temperatures
     quick = {"seed": 0, "progress": False, "compile": "trace"}
     found = bdmc(case.model, x, num_temperatures=1000, num_leapfrog=5, **quick)
     evidence = case.evidence(found.data)
-    assert found.standard_error < 0.04
-    assert found.mean + 2 * found.standard_error < 0.1
-    margin = 4 * found.standard_error
-    assert found.mean_lower - margin < evidence.mean() < found.mean_upper + margin
-    assert ((found.lower - evidence).abs() < 4 * found.lower_standard_errors + 0.05).all()
+    assert found.width.data_standard_error < 0.04
+    assert found.width.mean + 2 * found.width.data_standard_error < 0.1
+    margin = 4 * found.width.data_standard_error
+    assert found.lower.mean - margin < evidence.mean() < found.upper.mean + margin
+    assert ((found.lower.per_datum - evidence).abs() < 4 * found.lower.standard_errors + 0.05).all()
     assert not found.flagged.any()
 
 
@@ -52,10 +52,10 @@ def test_twice_the_temperatures_halve_the_width(make_linear_gaussian):
     case = make_linear_gaussian(x_dim=3, latent_dim=2)
     quick = {**QUICK, "num_chains": 1, "step_size_bounds": (1e-3, 1.0), "compile": "trace"}
     x = torch.zeros(300, 3).double()
-    coarse, fine = (bdmc(case.model, x, **{**quick, "num_temperatures": count}) for count in (60, 120))
-    error = (fine.standard_error**2 + (coarse.standard_error / 2) ** 2) ** 0.5
+    coarse, fine = (bdmc(case.model, x, **{**quick, "num_temperatures": count}).width for count in (60, 120))
+    error = (fine.data_standard_error**2 + (coarse.data_standard_error / 2) ** 2) ** 0.5
     assert abs(fine.mean - coarse.mean / 2) < 4 * error + 0.1 * coarse.mean
-    assert coarse.mean > 4 * coarse.standard_error
+    assert coarse.mean > 4 * coarse.data_standard_error
 
 
 def test_the_data_are_the_models_and_the_same_under_a_seed(linear_gaussian):
@@ -72,16 +72,16 @@ def test_the_data_are_the_models_and_the_same_under_a_seed(linear_gaussian):
 
 def test_a_vae_with_images_in_float32():
     found = bdmc(VAE((1, 3, 2), 2, (5,)), torch.zeros(6, 1, 3, 2), **QUICK)
-    assert found.unit == "image"
+    assert found.datum == "image"
     assert ((found.data == 0) | (found.data == 1)).all()
-    assert found.width.isfinite().all()
-    assert found.width.mean() < 1
+    assert found.width.per_datum.isfinite().all()
+    assert found.width.mean < 1
 
 
 def test_an_exact_guide_leaves_no_gap(linear_gaussian):
     found = bdmc(linear_gaussian.model, torch.zeros(4, 5).double(), guide=linear_gaussian.exact_guide, **QUICK)
-    assert_close(found.lower, linear_gaussian.evidence(found.data), rtol=1e-7, atol=1e-7)
-    assert_close(found.upper, found.lower, rtol=1e-7, atol=1e-7)
+    assert_close(found.lower.per_datum, linear_gaussian.evidence(found.data), rtol=1e-7, atol=1e-7)
+    assert_close(found.upper.per_datum, found.lower.per_datum, rtol=1e-7, atol=1e-7)
     assert "from the guide" in str(found)
 
 
@@ -93,27 +93,31 @@ def make(**options):
         "acceptance": torch.full((3,), 0.7),
         "diverged": torch.tensor([0.0, 0.0, 0.06]),
     }
-    return BDMC(**(given | options), num_temperatures=100, num_leapfrog=10, schedule="sigmoid", unit="image")
+    return BDMC.of_weights(**given | options, num_temperatures=100, num_leapfrog=10, schedule="sigmoid", datum="image")
 
 
 def test_bounds_by_hand_one_line_and_a_summary():
     found = make()
-    assert_close(found.lower[0], torch.tensor([-87.0, -86.8], dtype=torch.float64).exp().mean().log())
-    assert_close(found.upper[0], -torch.tensor([86.0, 86.2], dtype=torch.float64).exp().mean().log())
-    assert_close(found.width, found.upper - found.lower)
+    lower, upper, width = (estimate.per_datum for estimate in (found.lower, found.upper, found.width))
+    assert_close(lower[0], torch.tensor([-87.0, -86.8], dtype=torch.float64).exp().mean().log())
+    assert_close(upper[0], -torch.tensor([86.0, 86.2], dtype=torch.float64).exp().mean().log())
+    assert_close(width, upper - lower, equal_nan=True)
+    assert_close(found.width.standard_errors, torch.hypot(found.lower.standard_errors, found.upper.standard_errors))
     assert found.flagged.tolist() == [False, False, True]
-    assert found.mean == pytest.approx(found.width[:2].mean().item())
+    assert found.width.mean == pytest.approx(width[:2].mean().item())
     assert str(found) == (
         "log p(x) between -86.50 and -85.69 nats/image (width 0.80, s.e. 0.012; BDMC from the prior: C = 2, T = 100; "
         "acceptance 0.70; 3 images, 1 flagged and left out of the model's own)"
     )
     summary = found.summary()
-    assert summary["width_nats"] == pytest.approx(summary["upper_nats"] - summary["lower_nats"])
-    assert (summary["num_data"], summary["num_flagged"], summary["num_chains"]) == (3, 1, 2)
+    assert summary["width"]["mean"] == pytest.approx(summary["upper"]["mean"] - summary["lower"]["mean"])
+    for name in ("lower", "upper", "width"):
+        assert (summary[name]["num_data"], summary[name]["num_left_out"]) == (3, 1)
+    assert summary["num_chains"] == 2
     broken = make(reverse_log_weights=torch.full((2, 3), math.nan).double())
     assert broken.flagged.all()
-    assert math.isnan(broken.mean)
-    assert make(log_weights=found.log_weights[:1]).lower_standard_errors.isnan().all()
+    assert math.isnan(broken.width.mean)
+    assert make(log_weights=found.log_weights[:1]).lower.standard_errors.isnan().all()
 
 
 def test_what_cannot_be_simulated_is_refused():

@@ -350,7 +350,9 @@ def test_what_float32_cannot_resolve_is_flagged_and_said():
     assert "k-hat unknown for 3 data" in str(found)
     assert "float32 cannot resolve these weights: use dtype=torch.float64 (model.double()" in str(found)
     summary = found.summary()
-    assert (summary["share_above_threshold"], summary["num_unresolved"], summary["num_without_mass"]) == (None, 3, 0)
+    assert summary["khat_above"]["num_left_out"] == 3
+    assert math.isnan(summary["khat_above"]["mean"])
+    assert (summary["num_unresolved"], summary["num_without_mass"]) == (3, 0)
     # As it says; the guide has the mean that float32 gave it.
     model, guide, x, _ = large(torch.float64, offset=1e4)
     remedied = log_likelihood(model, guide, x, 300, seed=0)
@@ -416,7 +418,8 @@ def test_few_samples_have_no_khat(linear_gaussian):
     found = log_likelihood(linear_gaussian.model, linear_gaussian.inexact_guide, x, 25)
     assert found.pareto_k.isnan().all()
     assert "k-hat needs K >= 26; 3 data)" in str(found)
-    assert found.summary()["share_above_threshold"] is None
+    assert found.summary()["khat_above"]["num_left_out"] == 3
+    assert math.isnan(found.khat_above.mean)
     found = log_likelihood(linear_gaussian.model, linear_gaussian.inexact_guide, x, 26)
     assert found.pareto_k.isfinite().all()
     assert "k-hat > 0.29 for" in str(found)
@@ -438,14 +441,14 @@ def test_the_line_it_prints():
         ess=torch.full((n,), 100.0).double(),
         pareto_k=torch.tensor([0.1, 0.2, 0.9, 0.3]).double(),
         num_samples=5000,
-        unit="image",
+        datum="image",
     )
     assert str(result) == (
         "log p(x) >= -87.00 nats/image (Monte Carlo s.e. 0.01, data s.e. 0.41; K = 5000; "
         "k-hat > 0.70 for 25.0 % of 4 images)"
     )
-    assert result.summary()["share_above_threshold"] == 0.25
-    assert result.summary()["log_likelihood_nats"] == -87.0
+    assert result.summary()["khat_above"]["mean"] == 0.25
+    assert result.summary()["log_likelihood"]["mean"] == -87.0
 
 
 def test_the_line_it_prints_under_a_target():
@@ -457,7 +460,7 @@ def test_the_line_it_prints_under_a_target():
         ess=torch.full((4,), 100.0).double(),
         pareto_k=torch.tensor([0.4, 0.6, 0.65, 0.9]).double(),
         num_samples=5000,
-        unit="image",
+        datum="image",
         target_se=0.05,
         num_deciding=320,
         chosen_samples=torch.tensor([128, 640, 2176, 4672]),

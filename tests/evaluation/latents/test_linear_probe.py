@@ -35,8 +35,11 @@ def test_two_gaussians_are_told_apart_as_well_as_can_be():
     """Bayes' accuracy is Phi(1) = 0.841; 4000 training data bring the probe within its square error of that."""
     found = linear_probe(identity_guide(2), *two_gaussians(4000), *two_gaussians(4000))
     best = 0.5 * (1 + math.erf(1 / math.sqrt(2)))
-    assert abs(found.accuracy - best) < 4 * found.standard_error
-    assert found.standard_error == pytest.approx(math.sqrt(found.accuracy * (1 - found.accuracy) / 4000))
+    accuracy, error = found.accuracy.mean, found.accuracy.data_standard_error
+    assert abs(accuracy - best) < 4 * error
+    # The variance over n labels is taken about their own mean, over n - 1.
+    assert error == pytest.approx(math.sqrt(accuracy * (1 - accuracy) / 3999))
+    assert found.accuracy.standard_error == 0
     assert abs(found.majority - 0.5) < 4 * 0.5 / math.sqrt(4000)
     assert found.converged
     assert (found.num_classes, found.num_train, found.latent_dim) == (2, 4000, 2)
@@ -69,7 +72,7 @@ def test_units_of_any_scale_and_order_of_data_change_nothing():
     stretch = torch.tensor([1e4, 1e-3]).double()
     order = torch.randperm(300)
     other = linear_probe(identity_guide(2), x[order] * stretch + 7, labels[order], test * stretch + 7, truth)
-    assert torch.equal(first.correct, other.correct)
+    assert torch.equal(first.accuracy.per_datum, other.accuracy.per_datum)
 
 
 def test_a_collapsed_latent_has_the_majority_classs_accuracy():
@@ -77,7 +80,7 @@ def test_a_collapsed_latent_has_the_majority_classs_accuracy():
     labels = torch.tensor([0] * 70 + [1] * 30)
     x = 3 + 1e-13 * torch.where(labels == 1, 1.0, -1.0).double().unsqueeze(-1)
     found = linear_probe(identity_guide(1), x, labels, x, labels)
-    assert found.accuracy == found.majority == 0.7
+    assert found.accuracy.mean == found.majority == 0.7
     assert str(found) == (
         "linear probe 70.00 % (s.e. 4.6; 100 test labels of 2 classes, 100 to learn from, 1 latent unit; the majority "
         "class 70.00 %)"
@@ -91,8 +94,8 @@ def test_a_guide_without_a_mean_is_sampled_under_the_seed():
 
     data = (*two_gaussians(200), *two_gaussians(200))
     first, again = (linear_probe(guide, *data, site="w", num_samples=5, seed=0) for _ in range(2))
-    assert torch.equal(first.correct, again.correct)
-    assert first.accuracy > 0.7
+    assert torch.equal(first.accuracy.per_datum, again.accuracy.per_datum)
+    assert first.accuracy.mean > 0.7
 
 
 def test_a_class_that_was_not_in_training_is_missed():
@@ -100,9 +103,9 @@ def test_a_class_that_was_not_in_training_is_missed():
     truth = labels.clone()
     truth[:10] = 99
     found = linear_probe(identity_guide(2), x, labels, x, truth)
-    assert not found.correct[:10].any()
-    assert found.correct[10:].all()
-    assert_close(found.summary()["accuracy"], 0.9)
+    assert not found.accuracy.per_datum[:10].any()
+    assert found.accuracy.per_datum[10:].all()
+    assert_close(found.summary()["accuracy"]["mean"], 0.9)
 
 
 def test_bad_input():

@@ -33,8 +33,9 @@ def chains(case, x, num_chains=4, num_samples=250, correlation=0.0):
     log_joint = log_joint_at(joint, (x,), draws.flatten(0, 1)).unflatten(0, (num_chains, num_samples))
     # The chains are right by construction; what R-hat makes of so many is tested with the reference.
     return ReferencePosterior(
-        draws, {"z": draws}, log_joint, torch.ones(len(x), case.latent_dim), ess(draws, "bulk"), ess(draws, "tail"),
-        torch.zeros(len(x), dtype=torch.int64), 0,
+        draws=draws, values={"z": draws}, log_joint=log_joint, r_hat=torch.ones(len(x), case.latent_dim),
+        ess_bulk=ess(draws, "bulk"), ess_tail=ess(draws, "tail"), divergences=torch.zeros(len(x), dtype=torch.int64),
+        warmup=0,
     )  # fmt: skip
 
 
@@ -67,17 +68,17 @@ def test_errors_of_a_guide_with_known_faults(linear_gaussian):
     for value, error, truth in (
         (found.mean_error, found.mean_standard_errors, SHIFT),
         (found.sd_error, found.sd_standard_errors, STRETCH - 1),
-        (found.kl, found.kl_standard_errors, kl),
-        (found.forward_kl, found.forward_kl_standard_errors, forward),
-        (found.log_evidence, found.log_evidence_standard_errors, linear_gaussian.evidence(x)),
+        (found.kl.per_datum, found.kl.standard_errors, kl),
+        (found.forward_kl.per_datum, found.forward_kl.standard_errors, forward),
+        (found.log_likelihood.per_datum, found.log_likelihood.standard_errors, linear_gaussian.evidence(x)),
     ):
         assert ((value - truth).abs() < 4 * error).all()
         assert (error < 0.12).all()
     assert (found.p_values == 1 / 200).all()
     assert found.compared.all()
     assert found.guide_draws.shape == (2000, 3, 3)
-    assert found.mean == pytest.approx(found.kl.mean().item())
-    assert found.standard_error == pytest.approx(found.kl_standard_errors.square().sum().sqrt().item() / 3)
+    assert found.kl.mean == pytest.approx(found.kl.per_datum.mean().item())
+    assert found.kl.standard_error == pytest.approx(found.kl.standard_errors.square().sum().sqrt().item() / 3)
     text = str(found)
     assert text.startswith("guide against posterior of 3 data: mean off by 0.4")
     assert "KL(q || p) = " in text
@@ -90,9 +91,9 @@ def test_the_exact_guide_has_no_error(linear_gaussian):
     found = guide_error(reference, linear_gaussian.model, linear_gaussian.exact_guide, x, num_permutations=199, seed=1)
     assert (found.mean_error.abs() < 4 * found.mean_standard_errors).all()
     assert (found.sd_error.abs() < 4 * found.sd_standard_errors).all()
-    for exactly in (found.kl, found.forward_kl, found.kl_standard_errors):
+    for exactly in (found.kl.per_datum, found.forward_kl.per_datum, found.kl.standard_errors):
         assert exactly.abs().max() < 1e-9
-    torch.testing.assert_close(found.log_evidence, linear_gaussian.evidence(x), rtol=1e-9, atol=0)
+    torch.testing.assert_close(found.log_likelihood.per_datum, linear_gaussian.evidence(x), rtol=1e-9, atol=0)
     assert (found.p_values > 1 / 200).all()
 
 
@@ -117,9 +118,9 @@ def test_standard_errors_cover_with_correlated_chains(make_linear_gaussian, shif
     ]
     if shift == SHIFT:
         checked += [
-            (found.kl, found.kl_standard_errors, kl),
-            (found.forward_kl, found.forward_kl_standard_errors, forward),
-            (found.log_evidence, found.log_evidence_standard_errors, case.evidence(x)),
+            (found.kl.per_datum, found.kl.standard_errors, kl),
+            (found.forward_kl.per_datum, found.forward_kl.standard_errors, forward),
+            (found.log_likelihood.per_datum, found.log_likelihood.standard_errors, case.evidence(x)),
         ]
     for value, error, truth in checked:
         assert 0.90 < ((value - truth).abs() < 2 * error).double().mean() < 0.99
@@ -147,11 +148,14 @@ def test_divergences_do_not_depend_on_coordinates():
     joint = Joint("test", model, x)
     log_joint = log_joint_at(joint, (x,), draws.flatten(0, 1)).unflatten(0, (4, 500))
     judged, none = torch.ones(2, 1), torch.zeros(2, dtype=torch.int64)
-    reference = ReferencePosterior(draws, {"rate": rates}, log_joint, judged, 2000 * judged, 2000 * judged, none, 0)
+    reference = ReferencePosterior(
+        draws=draws, values={"rate": rates}, log_joint=log_joint, r_hat=judged, ess_bulk=2000 * judged,
+        ess_tail=2000 * judged, divergences=none, warmup=0,
+    )  # fmt: skip
     found = guide_error(reference, model, guide, x, num_samples=2000, num_permutations=9, seed=1)
     for value, error, truth in (
-        (found.kl, found.kl_standard_errors, kl_divergence(wrong(x), exact)),
-        (found.forward_kl, found.forward_kl_standard_errors, kl_divergence(exact, wrong(x))),
+        (found.kl.per_datum, found.kl.standard_errors, kl_divergence(wrong(x), exact)),
+        (found.forward_kl.per_datum, found.forward_kl.standard_errors, kl_divergence(exact, wrong(x))),
     ):
         assert ((value - truth).abs() < 4 * error).all()
         assert (error < 0.05).all()
@@ -181,9 +185,15 @@ def test_data_without_a_trusted_reference_are_left_out(linear_gaussian):
     reference = replace(reference, r_hat=torch.where(draws[0, 0].isnan(), draws[0, 0], doubted), draws=draws)
     found = guide_error(reference, linear_gaussian.model, linear_gaussian.exact_guide, x, num_permutations=199, seed=1)
     assert found.compared.tolist() == [True, False, True, False]
-    for value in (found.mean_error[:, 0], found.sd_standard_errors[:, 1], found.kl, found.log_evidence, found.p_values):
+    for value in (
+        found.mean_error[:, 0],
+        found.sd_standard_errors[:, 1],
+        found.kl.per_datum,
+        found.log_likelihood.per_datum,
+        found.p_values,
+    ):
         assert value.isfinite().tolist() == [True, False, True, False]
-    assert math.isfinite(found.mean)
+    assert math.isfinite(found.kl.mean)
     assert found.summary()["num_compared"] == 2
     assert "posterior of 2 data" in str(found)
     assert "2 left out without a trusted reference or finite draws" in str(found)
@@ -228,16 +238,17 @@ def test_a_guide_without_a_density_is_compared_by_its_draws(linear_gaussian):
     joint = Joint("test", model, x)
     draws = joint.draw(x, 400).unflatten(0, (4, 100))
     judged = torch.ones(2, 2)
+    log_joint = log_joint_at(joint, (x,), draws.flatten(0, 1)).unflatten(0, (4, 100)).detach()
     reference = ReferencePosterior(
-        draws, {"z": draws}, log_joint_at(joint, (x,), draws.flatten(0, 1)).unflatten(0, (4, 100)).detach(), judged,
-        400 * judged, 400 * judged, torch.zeros(2, dtype=torch.int64), 0,
+        draws=draws, values={"z": draws}, log_joint=log_joint, r_hat=judged, ess_bulk=400 * judged,
+        ess_tail=400 * judged, divergences=torch.zeros(2, dtype=torch.int64), warmup=0,
     )  # fmt: skip
     guide = AuxiliaryGuide((4,), latent_dim=2, hidden_dims=(4,)).double()
     found = guide_error(reference, model, guide, x, num_samples=100, num_permutations=199, seed=1)
-    assert found.kl.isnan().all()
+    assert found.kl.per_datum.isnan().all()
     assert found.no_kl.startswith("the guide has sites of its own (v, log_reverse)")
     assert "KL not estimable: the guide has sites of its own" in str(found)
-    assert math.isnan(found.mean)
+    assert math.isnan(found.kl.mean)
     assert found.p_values.isfinite().all()
     assert found.mean_error.isfinite().all()
 
@@ -249,7 +260,7 @@ def test_a_guide_that_is_far_off_has_no_kl_but_errors(linear_gaussian):
 
     x = linear_gaussian.data(2)
     found = guide_error(chains(linear_gaussian, x), linear_gaussian.model, far, x, num_permutations=199, seed=1)
-    assert found.kl.isnan().all()
+    assert found.kl.per_datum.isnan().all()
     assert found.no_kl is None
     assert "KL not estimable: guide and posterior overlap too little" in str(found)
     assert (found.mean_error > 10).all()
@@ -263,7 +274,7 @@ def test_the_same_seed_gives_the_same_numbers(linear_gaussian):
         guide_error(reference, linear_gaussian.model, partial(off, linear_gaussian), x, num_permutations=199, seed=3)
         for _ in "12"
     )
-    assert torch.equal(one.kl, other.kl)
+    assert torch.equal(one.kl.per_datum, other.kl.per_datum)
     assert torch.equal(one.p_values, other.p_values)
     assert torch.equal(state, torch.get_rng_state())
 

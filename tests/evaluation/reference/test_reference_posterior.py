@@ -46,8 +46,8 @@ def test_moments_are_those_of_the_gaussian_posterior(make_linear_gaussian):
     # And a guide is held against them: its divergence is the closed one.
     error = guide_error(found, case.model, case.inexact_guide, x, seed=1)
     wrong = MultivariateNormal(case.diagonal(x).mean, torch.diag_embed(case.diagonal(x).variance))
-    assert ((error.kl - kl_divergence(wrong, exact)).abs() < 4 * error.kl_standard_errors).all()
-    assert (error.kl_standard_errors < 0.1).all()
+    assert ((error.kl.per_datum - kl_divergence(wrong, exact)).abs() < 4 * error.kl.standard_errors).all()
+    assert (error.kl.standard_errors < 0.1).all()
 
 
 def poisson(x):
@@ -107,7 +107,10 @@ def test_trust_needs_agreement_in_every_dim_and_few_divergences():
     draws = torch.randn(2, 1000, 4, 2).double()
     values = torch.tensor([[1.0, 1.01], [1.0, 1.011], [1.0, math.nan], [1.0, 1.0]])
     divergences = torch.tensor([2, 0, 0, 3])
-    found = ReferencePosterior(draws, {"z": draws}, draws[..., 0], values.double(), values, values, divergences, 10)
+    found = ReferencePosterior(
+        draws=draws, values={"z": draws}, log_joint=draws[..., 0], r_hat=values.double(), ess_bulk=values,
+        ess_tail=values, divergences=divergences, warmup=10,
+    )  # fmt: skip
     assert found.trusted.tolist() == [True, False, False, False]
 
 
