@@ -22,7 +22,7 @@ from pyro_vae.cli.runs import (
     settings_of,
 )
 from pyro_vae.cli.signature import options_of
-from pyro_vae.cli.usage import Parser, a_path
+from pyro_vae.cli.usage import Parser, UsageError, a_path
 from pyro_vae.cli.wording import in_text
 from pyro_vae.comparison.cell import MEASUREMENT, Cell
 from pyro_vae.comparison.evaluations import evaluations
@@ -35,6 +35,7 @@ from pyro_vae.fit.parameters import owners_of
 from pyro_vae.fit.run import read_config
 from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.parts import parse_part
+from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.files import alone_in, write_bytes
 
 MEASURED = (*MEASUREMENT, "seed", "device")
@@ -82,6 +83,11 @@ def _asked(args: Any) -> dict[str, str]:
         options = getattr(args, name, None)
         if options is not None:
             asked[name] = f"{name}({options})" if options else name
+            try:
+                Cell(measure=(asked[name],))
+            except ValueError as error:
+                message = re.sub(rf"^{argument('measure')}: (evaluation {name}:? )?", "", str(error))
+                raise UsageError(f"--{name}: {message}") from error
     return asked
 
 

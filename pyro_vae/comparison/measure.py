@@ -76,7 +76,8 @@ def measure_cell(
         if rehearsal:
             if evaluation.needs:
                 continue
-            options |= {option: value for option, value in LITTLE.items() if option in evaluation.options}
+            options |= {option: _less(options.get(option), value) for option, value in LITTLE.items()
+                        if option in evaluation.options}  # fmt: skip
             size = min(FEW if required else 2, size or FEW)
         test = data.test[: cell.num_test][:size]
         inputs: dict[str, Any] = {"model": model, "guide": guide, "x": test}
@@ -96,6 +97,11 @@ def measure_cell(
         results[name] = result, len(test)
         measured.add(name, result)
     return measured
+
+
+def _less(asked: Any, little: Any) -> Any:
+    """Return what is asked for where it is less already, or no number: an evaluation refuses what is wrong."""
+    return little if asked is None or (isinstance(asked, int) and asked > little) else asked
 
 
 def _labelled(name: str, data: ImageData, test: Tensor) -> dict[str, Tensor]:

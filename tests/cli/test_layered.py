@@ -54,7 +54,7 @@ def test_a_fit_tells_active_units_by_site(fitted):
 
 def test_a_run_is_measured_again(fitted):
     path, _ = fitted
-    printed = run("evaluate", path, "--trust", "--num-samples", 30, "--ais-images", 2, "--ais-temperatures", 3)
+    printed = run("evaluate", path, "--trust", "--num-samples", 30, "--ais", "num_test=2, num_temperatures=3")
     assert "log p(x)" in printed
 
 

@@ -124,7 +124,7 @@ FLAGS = [
     ["--model", "x"], ["--guide", "x"], ["--prior", "x"], ["--likelihood", "x"], ["--objective", "x"],
     ["--encoder", "x"], ["--decoder", "x"],
     ["--activation", "x"], ["--init_bias", "x"], ["--patience", 3, "--valid_size", 0], ["--out", "images.npy"],
-    ["--prior", "vamp"], ["--guide", "iaf", "--latent_dim", 1],
+    ["--measure", "aiss"], ["--prior", "vamp"], ["--guide", "iaf", "--latent_dim", 1],
 ]  # fmt: skip
 
 
@@ -149,12 +149,31 @@ def test_a_wrong_value_is_told_with_its_flag(words, folder):
 @pytest.mark.parametrize(
     "words",
     [["--num_test", 0], ["--num_samples", 0], ["--elbo_samples", 1], ["--num_gaps", -1], ["--seed", -1],
-     ["--device", "x"], ["--ais_images", -1], ["--ais_chains", 0, "--ais_images", 2], ["--ais_chains", 2],
-     ["--ais_temperatures", 0, "--ais_images", 2], ["--data", "nothing.npy"]],
+     ["--device", "x"], ["--data", "nothing.npy"]],
     ids=lambda words: " ".join(map(str, words)),
 )  # fmt: skip
 def test_a_wrong_value_of_evaluate_is_told_with_its_flag(words, fitted):
     assert_in_flags(said("evaluate", fitted, *words), words[0], words)
+
+
+@pytest.mark.parametrize(
+    ("flag", "options", "words"),
+    [
+        ("--ais", "num_test=0", "num_test must be a whole number of at least 1; got 0."),
+        ("--ais", "num_chain=2", "has no option 'num_chain'. Did you mean 'num_chains'?"),
+        ("--ais", "num_chains=2,,", "cannot read 'ais(num_chains=2,,)'"),
+        ("--ais", "2", "cannot read 'ais(2)'"),
+        ("--log_likelihood", "seed=2", "has no option 'seed'"),
+    ],
+)
+def test_wrong_options_of_an_evaluation_are_told_with_its_flag(flag, options, words, fitted):
+    assert said("evaluate", fitted, flag, options).startswith(f"{flag}: {words}")
+
+
+def test_what_an_evaluation_refuses_is_told_before_anything_is_measured(fitted):
+    told = said("evaluate", fitted, "--ais", "num_chains=0")
+    assert "ais: num_chains must be" in told
+    assert not list(fitted.glob("evaluation,*"))
 
 
 def test_a_fitted_model_of_a_run_that_takes_none_is_refused(fitted):

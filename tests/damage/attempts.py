@@ -71,7 +71,7 @@ COMMANDS = (
     [*FIT, "--prior", "student_t", "--prior.df", "3", "--objective", "iwae(num_particles=2)", "--print_config"],
     [*FIT, "--kl_warmup", "2", "--lr", "1e-3", "--patience", "1", "--clip_grad_norm", "1.0", "--valid_size", "2"],
     ["evaluate", "run", "--num_samples", "7", "--num_test", "3", "--seed", "1"],
-    ["evaluate", "run", "--ais_images", "1", "--ais_chains", "2", "--ais_temperatures", "3"],
+    ["evaluate", "run", "--ais", "num_test=1, num_chains=2, num_temperatures=3"],
     ["figures", "run"],
     ["report", "comparison"],
     ["compare", "grid.yaml", "--out", "new"],
