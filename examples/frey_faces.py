@@ -114,7 +114,8 @@ def evaluate(args: argparse.Namespace, run: pyro_vae.Run, data: ImageData) -> No
     evidence = pyro_vae.log_likelihood(*pair, data.test, args.num_samples, seed=args.seed, progress=progress)
     units = pyro_vae.active_units(run.guide, data.test)
     print(f"{run}\n{terms}\n{evidence}\n{units}", flush=True)
-    results = {"data": run.data, "elbo": terms.summary(), "log_likelihood": evidence.summary(), "active": units.count}
+    measured = {"elbo_terms": terms, "log_likelihood": evidence, "active_units": units}
+    results = {"data": run.data, "measured": {name: result.summary() for name, result in measured.items()}}
     write_bytes(run.path / "evaluation.json", f"{json.dumps(results, indent=2)}\n".encode())
 
     prior, likelihood = run.model.prior, run.model.likelihood

@@ -22,7 +22,7 @@ from pyro_vae.parts import make_part, part_names
 from pyro_vae.runtime.files import write_bytes
 
 GUIDES = ["mean_field", "full_rank", "iaf", "auxiliary"]
-COLUMNS = ["log_evidence", "best_elbo", "elbo", "approximation_gap", "amortization_gap", "inference_gap"]
+COLUMNS = ["log_likelihood", "best_elbo", "elbo", "approximation_gap", "amortization_gap", "inference_gap"]
 HEADS = ["log p^", "L[q*]", "L[q]", "approximation", "amortization", "whole gap"]
 
 
@@ -123,7 +123,8 @@ def fit_and_measure(
 
 def cell(gaps: InferenceGaps, column: str) -> str:
     """Return a mean and its standard error over images."""
-    return f"{gaps.mean(column):.2f} ({gaps.data_standard_error(column):.2f})"
+    estimate = gaps.estimates[column]
+    return f"{estimate.mean:.2f} ({estimate.data_standard_error:.2f})"
 
 
 def stacked_bars(rows: dict[str, dict]) -> Figure:
@@ -132,8 +133,8 @@ def stacked_bars(rows: dict[str, dict]) -> Figure:
     axes = figure.add_subplot()
     names, bottom = [name.replace(", ", "\n") for name in rows], [0.0] * len(rows)
     for gap, color in (("approximation_gap", "C0"), ("amortization_gap", "C1")):
-        heights = [row[f"{gap}_nats"] for row in rows.values()]
-        errors = [2 * row[f"{gap}_data_standard_error"] for row in rows.values()]
+        heights = [row[gap]["mean"] for row in rows.values()]
+        errors = [2 * row[gap]["data_standard_error"] for row in rows.values()]
         axes.bar(names, heights, bottom=bottom, yerr=errors, capsize=3, color=color, label=gap.replace("_", " "))
         bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
     axes.set_ylabel("log p^(x) - ELBO (nats per image)")

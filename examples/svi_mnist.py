@@ -121,7 +121,8 @@ def main() -> None:
     units = pyro_vae.active_units(guide, test.to(args.device))
     evidence = pyro_vae.log_likelihood(model, guide, test, args.num_samples, seed=args.seed, progress=progress)
     print(f"{terms}\n{evidence}\n{units}", flush=True)
-    results = {"data": run.data, "elbo": terms.summary(), "log_likelihood": evidence.summary(), "active": units.count}
+    measured = {"elbo_terms": terms, "log_likelihood": evidence, "active_units": units}
+    results = {"data": run.data, "measured": {name: result.summary() for name, result in measured.items()}}
     write_bytes(args.out / "evaluation.json", f"{json.dumps(results, indent=2)}\n".encode())
     draw(args.out / "figures", run, test.to(args.device), units.most_active)
     print(f"Figures and numbers are in {args.out}.")

@@ -29,9 +29,10 @@ def test_prints_the_evidence_of_each_model_and_bits_where_they_exist(smoke):
     assert done.stdout.count("ELBO ") == done.stdout.count("log p(x) >= ") == 3
     assert done.stdout.count("bits/dim (") == 2  # of the third model's ELBO and evidence; densities have none
     results = json.loads((out / "16_discretized_logistic" / "evaluation.json").read_text())
-    for name in ("elbo", "log_likelihood"):
-        assert 0 < results[name]["bits_per_dim"] < 8
-        assert f"; {results[name]['bits_per_dim']:.3f} bits/dim (" in done.stdout
+    for evaluation, name in (("elbo_terms", "elbo_bits_per_dim"), ("log_likelihood", "bits_per_dim")):
+        bits = results["measured"][evaluation][name]["mean"]
+        assert 0 < bits < 8
+        assert f"; {bits:.3f} bits/dim (" in done.stdout
 
 
 def test_draws_sweeps_of_each_model_and_the_manifold_of_the_plane(smoke):

@@ -21,11 +21,11 @@ def test_every_k_has_a_row_in_print_and_on_disk(smoke):
     assert list(table["K"]) == ["1", "10", "100", "500"]
     for k, row in table["K"].items():
         (line,) = [line for line in done.stdout.splitlines() if line.split()[:1] == [k]]
-        assert f"{row['log_likelihood_nats']:.2f} " in line
+        assert f"{row['log_likelihood']['mean']:.2f} " in line
         assert ("too few" in line) == (int(k) < 26)
-        assert row["num_data"] == 40
+        assert row["log_likelihood"]["num_data"] == 40
     # One K to the next is a factor of ten or five: the bound rises by far more than its noise.
-    bounds = [row["log_likelihood_nats"] for row in table["K"].values()]
+    bounds = [row["log_likelihood"]["mean"] for row in table["K"].values()]
     assert bounds == sorted(bounds)
 
 

@@ -36,11 +36,13 @@ def test_keeps_what_was_really_used_and_every_figure(smoke):
     assert config["data"]["name"] == "mnist-5k"
     assert config["data"]["sizes"] == {"train": 4000, "valid": 500, "test": 500}
     results = json.loads((out / "evaluation.json").read_text())
-    assert results["log_likelihood"]["num_data"] == results["elbo"]["num_data"] == 100
-    assert results["log_likelihood"]["num_samples"] == 50
+    measured = results["measured"]
+    elbo, log_likelihood = measured["elbo_terms"]["elbo"], measured["log_likelihood"]["log_likelihood"]
+    assert log_likelihood["num_data"] == elbo["num_data"] == 100
+    assert measured["log_likelihood"]["num_samples"] == 50
     assert results["data"]["content_hash"] == config["data"]["content_hash"]
-    assert results["elbo"]["elbo_nats"] < results["log_likelihood"]["log_likelihood_nats"]
-    assert f"ELBO {results['elbo']['elbo_nats']:.2f}" in smoke[0].stdout
+    assert elbo["mean"] < log_likelihood["mean"]
+    assert f"ELBO {elbo['mean']:.2f}" in smoke[0].stdout
     drawn = {path.stem for path in (out / "figures").glob("*.png")}
     assert drawn == FIGURES | {"manifold"}
     for name in drawn:
