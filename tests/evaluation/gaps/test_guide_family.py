@@ -202,7 +202,7 @@ def test_the_approximation_gap_of_a_plain_function(law):
     )
     assert gaps.family == "diagonal"
     assert truth.mean() > 0.2
-    assert math.isclose(gaps.mean("approximation_gap"), truth.mean(), abs_tol=0.03)
+    assert math.isclose(gaps.approximation_gap.mean, truth.mean(), abs_tol=0.03)
     assert "larger" not in str(gaps)
     assert gaps.summary()["larger_family"] is False
 
