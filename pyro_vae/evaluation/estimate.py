@@ -24,6 +24,7 @@ class Estimate:
     A difference of two quantities of the same data has paired errors. It is an estimate of its own, which the
     evaluation makes; estimates are therefore not subtracted from one another.
 
+    >>> import torch
     >>> estimate = Estimate.of_draws(torch.tensor([[1.0, 4.0], [3.0, 4.0]]))
     >>> estimate.mean, estimate.standard_error, estimate.data_standard_error
     (3.0, 0.5, 1.0)
@@ -86,6 +87,7 @@ class Estimate:
         For a log-probability of discrete x it is the mean length of an ideal code. Lower is better; where the nats are
         a lower bound, it is an upper one.
 
+        >>> import torch
         >>> print(Estimate(torch.tensor([-1660.0, -1668.0]), torch.tensor([0.2, 0.2])).in_bits(560))
         4.287 bits/dim (Monte Carlo s.e. 0.00036, data s.e. 0.01; 2 data)
         """
@@ -130,6 +132,7 @@ class Estimate:
 def standard_error_of_mean(values: Tensor) -> float:
     """Return the standard error of the mean of independent values ``(N,)``; NaN for fewer than two.
 
+    >>> import torch
     >>> standard_error_of_mean(torch.tensor([1.0, 3.0])), standard_error_of_mean(torch.tensor([1.0]))
     (1.0, nan)
     """
