@@ -420,7 +420,7 @@ def _arguments(kind: str, text: str) -> set[str]:
 
 def _own_class(kind: str, name: str) -> type:
     where, _, class_name = name.rpartition(":")
-    module = _from_file(kind, Path(where)) if where.endswith(".py") else _from_module(kind, where)
+    module = own_module(kind, where)
     found = getattr(module, class_name, None) if class_name else None
     if inspect.isclass(found):
         if not kind_of(kind).has(found):
@@ -441,6 +441,19 @@ def _own_class(kind: str, name: str) -> type:
         f"{argument(kind)}: {where} does not define the class {class_name!r}; {there}"
         f"{did_you_mean(class_name, classes)}"
     )
+
+
+def own_module(kind: str, where: str) -> ModuleType:
+    """Import what a part of the user's own is defined in.
+
+    Args:
+        kind: of the part, for the message.
+        where: ``path/to/file.py`` or ``package.module``.
+
+    Raises:
+        ValueError: it is missing, or fails on import.
+    """
+    return _from_file(kind, Path(where)) if where.endswith(".py") else _from_module(kind, where)
 
 
 def _from_module(kind: str, path: str) -> ModuleType:

@@ -70,6 +70,7 @@ def read_settings(path: Path, trust: bool = False, named: Collection[str] = ()) 
 def named_classes(known: argparse.Namespace) -> set[str]:
     """Return the classes of the user's own that flags name, as a cell has them."""
     names = [parse_part(kind, getattr(known, kind))[0] for kind in PARTS if getattr(known, kind, None)]
+    names += [parse_part("measure", text)[0] for text in getattr(known, "measure", ())]
     return {canonical_name(name) for name in names if ":" in name}
 
 

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.usage import Parser, UsageError
 from pyro_vae.cli.wording import summary
+from pyro_vae.comparison.evaluations import evaluations
 from pyro_vae.data import DATASETS
 from pyro_vae.parts import KINDS, find_part, part_names
 from pyro_vae.runtime.wording import did_you_mean
 
-LISTS = {f"{kind}s": kind for kind in KINDS} | {"data": "data"}
+LISTS = {f"{kind}s": kind for kind in KINDS} | {"evaluations": "evaluation", "data": "data"}
 
 
 def run(argv: Sequence[str], output: Output) -> int:
@@ -42,4 +43,6 @@ def _list(kind: str) -> dict[str, str]:
     """Return what there is of a kind: name and first sentence."""
     if kind == "data":
         return {name: summary(type(source)) for name, source in DATASETS.items()}
+    if kind == "evaluation":
+        return {name: known.help for name, known in evaluations().items()}
     return {name: summary(find_part(kind, name)) for name in part_names(kind)}

@@ -87,6 +87,7 @@ def find_fitted_model(cell: Cell, given: Path | None, beside: Sequence[Path], tr
 def classes_of(cell: Cell) -> set[str]:
     """Return the names of the classes that a cell, and the cell whose model it takes, are made of."""
     names = {parse_part(kind, getattr(cell, kind))[0] for kind in PARTS}
+    names |= {parse_part("measure", text)[0] for text in cell.measure}
     return names if cell.fitted_model is None else names | classes_of(cell.fitted_model)
 
 

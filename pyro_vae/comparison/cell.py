@@ -217,6 +217,8 @@ class Cell:
     def hash(self) -> str:
         """Sixteen hex digits of all settings, of their format, and of the files of classes of your own."""
         own = {kind: _source_hash(kind, getattr(self, kind)) for kind in PARTS if ":" in getattr(self, kind)}
+        evaluations = (parse_part("measure", text)[0] for text in self.measure)
+        own |= {name: _hash_when_loaded(find_evaluation(name).function) for name in evaluations if ":" in name}
         fitted_model = None if self.fitted_model is None else self.fitted_model.hash
         text = json.dumps(
             {"format": FORMAT, **self.settings(), "fitted_model": fitted_model, "own": own}, sort_keys=True
@@ -298,6 +300,7 @@ def _canonical_evaluation(text: str) -> str:
         check_evaluation_options(name, options)
     except ValueError as error:
         raise ValueError(f"{argument('measure')}: {error}") from error
+    name = canonical_name(name)
     given = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
     return f"{name}({given})" if given else name
 
@@ -313,8 +316,8 @@ def _source_hash(kind: str, text: str) -> str:
 
 
 @cache
-def _hash_when_loaded(cls: type) -> str:
-    """Return the hash of the file that a class of the user's own is written in, as it was when first asked for.
+def _hash_when_loaded(cls: Any) -> str:
+    """Return the hash of the file that a class or function of the user's own is in, as it was when first asked for.
 
     Cells ask as soon as they have imported it: what is changed later in the file does not run in this process.
     """

@@ -2,13 +2,18 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
+from importlib.metadata import EntryPoint
 from typing import Any, get_args, get_type_hints
 
 from pyro_vae import evaluation
 from pyro_vae.evaluation import Estimate, Result
+from pyro_vae.parts import own_module
+from pyro_vae.runtime.installed import installed, package_of
 from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.trust import require_trusted
+from pyro_vae.runtime.user_code import told
 from pyro_vae.runtime.wording import did_you_mean
 
 PAIR = ("model", "guide", "x")
@@ -80,41 +85,92 @@ class Evaluation:
             return self.function(**arguments)
 
 
-@cache
 def evaluations() -> dict[str, Evaluation]:
-    """Return all evaluations by name, in the order of their package's ``__all__``.
+    """Return all evaluations by name: the package's own, then those that installed packages declare.
+
+    Raises:
+        ValueError: an installed package declares a name that is taken, or what is no evaluation.
 
     >>> evaluations()["ais"].options[:2], evaluations()["guide_error"].needs
     (('guide', 'num_temperatures'), {'reference': 'reference_posterior'})
     """
-    functions = {}
-    for name in evaluation.__all__:
-        function = getattr(evaluation, name)
-        if inspect.isfunction(function):
-            result = get_type_hints(function).get("return")
-            given = [*PAIR, *LABELLED]
-            if (
-                inspect.isclass(result)
-                and issubclass(result, Result | Estimate)
-                and any(parameter in given for parameter in inspect.signature(function).parameters)
-            ):
-                functions[name] = function
-    by_result = {get_type_hints(function)["return"]: name for name, function in functions.items()}
-    return {name: _described(name, function, by_result) for name, function in functions.items()}
+    known = dict(_packaged())
+    for point in installed("evaluations"):
+        where = f"evaluation {point.name}, of the installed package {package_of(point)}"
+        if point.name in known:
+            raise ValueError(f"{where}: the name is taken; rename the entry point, or uninstall the package.")
+        known[point.name] = _declared(point, where)
+    return known
+
+
+@cache
+def _packaged() -> dict[str, Evaluation]:
+    """Return the package's own evaluations, in the order of their package's ``__all__``."""
+    functions = [getattr(evaluation, name) for name in evaluation.__all__]
+    found = [function for function in functions if inspect.isfunction(function) and _is_evaluation(function)]
+    by_result = {get_type_hints(function)["return"]: function.__name__ for function in found}
+    return {function.__name__: _described(function, by_result) for function in found}
+
+
+@cache
+def _declared(point: EntryPoint, where: str) -> Evaluation:
+    """Return the evaluation of an entry point, whose package is imported here."""
+    try:
+        function = point.load()
+    except Exception as error:
+        raise ValueError(f"{where}: {point.value} cannot be imported: {told(error)}.") from error
+    return replace(_own(function, where), name=point.name)
 
 
 def find_evaluation(name: str) -> Evaluation:
-    """Return an evaluation by its name.
+    """Return an evaluation by its name, or a function of your own: ``path/to/file.py:function``.
 
     Raises:
-        ValueError: there is none of that name; the nearest is suggested.
+        ValueError: there is none of that name, and the nearest is suggested; or the function is no evaluation.
+        RunError: the name is a file's that the user has not said to trust, and the function none of the package's.
     """
+    if ":" in name:
+        require_trusted(name)
+        where, _, function = name.rpartition(":")
+        module = own_module("measure", where)
+        if not hasattr(module, function):
+            names = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+            raise ValueError(
+                f"{where} does not define the function {function!r}; it defines {', '.join(sorted(names)) or 'none'}."
+                f"{did_you_mean(function, names)}"
+            )
+        return _own(getattr(module, function), name)
     known = evaluations()
     if name not in known:
         raise ValueError(
-            f"there is no evaluation {name!r}.{did_you_mean(name, known)} There are {', '.join(sorted(known))}."
+            f"there is no evaluation {name!r}.{did_you_mean(name, known)} There are {', '.join(sorted(known))}; your "
+            f"own is path/to/file.py:function or package.module:function."
         )
     return known[name]
+
+
+def _own(function: Any, where: str) -> Evaluation:
+    """Return an evaluation of the user's own.
+
+    Raises:
+        ValueError: it is none, or has the name of one of the package's.
+    """
+    if not inspect.isfunction(function) or not _is_evaluation(function):
+        raise ValueError(
+            f"{where} is no evaluation: it must be a function that takes model, guide or x, whose return annotation "
+            f"is Estimate or a subclass of Result (pyro_vae.evaluation)."
+        )
+    if function.__name__ in _packaged():
+        raise ValueError(f"{where} has the name of one of the package's evaluations: rename it.")
+    by_result = {known.result: name for name, known in _packaged().items()}
+    return _described(function, by_result)
+
+
+def _is_evaluation(function: Callable[..., Any]) -> bool:
+    result = get_type_hints(function).get("return")
+    parameters = inspect.signature(function).parameters
+    returns_estimates = inspect.isclass(result) and issubclass(result, Result | Estimate)
+    return returns_estimates and any(name in parameters for name in (*PAIR, *LABELLED))
 
 
 def result_class(name: str) -> type[Result] | None:
@@ -140,7 +196,7 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             raise ValueError(f"evaluation {name}: num_test must be a whole number of at least 1; got {value!r}.")
 
 
-def _described(name: str, function: Callable[..., Any], by_result: Mapping[Any, str]) -> Evaluation:
+def _described(function: Callable[..., Any], by_result: Mapping[Any, str]) -> Evaluation:
     hints = get_type_hints(function)
     needs: dict[str, str] = {}
     takes: dict[str, str] = {}
@@ -154,4 +210,4 @@ def _described(name: str, function: Callable[..., Any], by_result: Mapping[Any, 
             parameter.name in PAIR and parameter.default is parameter.empty
         ):
             options.append(parameter.name)
-    return Evaluation(name, function, hints["return"], needs, takes, tuple(options))
+    return Evaluation(function.__name__, function, hints["return"], needs, takes, tuple(options))

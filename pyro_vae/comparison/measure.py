@@ -92,10 +92,10 @@ def measure_cell(
         except ValueError as error:
             if required or rehearsal:
                 raise
-            measured.in_words.append(f"{name} measured nothing: {in_one_line(error)}")
+            measured.in_words.append(f"{evaluation.name} measured nothing: {in_one_line(error)}")
             continue
         results[name] = result, len(test)
-        measured.add(name, result)
+        measured.add(evaluation.name, result)
     return measured
 
 

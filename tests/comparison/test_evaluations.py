@@ -3,6 +3,7 @@
 import inspect
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from pyro_vae.comparison.evaluations import evaluations, find_evaluation
 from pyro_vae.comparison.measure import measure_cell
 from pyro_vae.comparison.quantities import quantities_of
 from pyro_vae.comparison.run_cell import load_data_of, load_pair, make_pair_of, rehearse
+from pyro_vae.errors import RunError
 from pyro_vae.evaluation import Estimate, Result
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import LinearGaussian
+from pyro_vae.report.page import to_markdown
 
 TINY = {"epochs": 1, "latent_dim": 2, "hidden_dims": [5], "num_test": 6, "num_samples": 30, "elbo_samples": 4,
         "compile": "off"}  # fmt: skip
@@ -217,3 +220,82 @@ def test_every_evaluation_is_a_flag(done, capsys):
 def test_a_comparison_reads_back_what_it_measured(done):
     again = Comparison.read(done.path)
     assert [r.quantities for r in again.results] == [r.quantities for r in done.results]
+
+
+OWN = """
+import torch
+from torch import Tensor
+
+from pyro_vae.evaluation import Estimate
+
+
+def first_pixel(x: Tensor, *, factor: float = 1.0) -> Estimate:
+    \"\"\"The first pixel of each image, times a factor.\"\"\"
+    pixels = factor * x.flatten(1)[:, 0].double()
+    return Estimate(pixels, torch.zeros_like(pixels), unit="grey levels", datum="image")
+
+
+def ais(x: Tensor) -> Estimate:
+    return first_pixel(x)
+
+
+def nothing(x):
+    return x
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    path = tmp_path / "own_evaluations.py"
+    path.write_text(OWN)
+    yield path
+    sys.modules.pop("own_evaluations", None)
+
+
+def test_a_function_in_a_file_is_measured_and_becomes_a_column(own_file, tmp_path):
+    grid = {"common": {**TINY, "measure": [f"{own_file}:first_pixel(factor=2.0, num_test=4)"]},
+            "grid": {"guide": ["mean_field", "full_rank"]}}  # fmt: skip
+    done = compare(grid, tmp_path / "out", threads=1)
+    data = load_data_of(done.finished[0].cell)
+    expected = 2.0 * data.test[:4].flatten(1)[:, 0].double()
+    for result in done.finished:
+        torch.testing.assert_close(result.values_of("first_pixel"), expected, rtol=0, atol=0)
+    assert list(done.table["first_pixel"]) == [expected.mean().item()] * 2
+    assert "| first pixel |" in to_markdown(done)
+    assert Comparison.read(done.path, trust=True).quantities["first_pixel"].evaluation == "first_pixel"
+    with pytest.raises(RunError, match="own_evaluations"):
+        Comparison.read(done.path)
+
+
+def test_a_changed_file_is_another_cell(own_file):
+    before = Cell(measure=(f"{own_file}:first_pixel",)).hash
+    sys.modules.pop("own_evaluations")
+    own_file.write_text(OWN + "# changed\n")
+    assert Cell(measure=(f"{own_file}:first_pixel",)).hash != before
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("first_pixl", "does not define the function 'first_pixl'"),
+        ("ais", "has the name of one of the package's evaluations"),
+        ("nothing", "is no evaluation: it must be a function that takes model, guide or x"),
+    ],
+)
+def test_what_is_no_evaluation_in_a_file_is_said(name, words, own_file):
+    with pytest.raises(ValueError, match=words):
+        Cell(measure=(f"{own_file}:{name}",))
+
+
+def test_an_installed_package_declares_evaluations(own_file, tmp_path, monkeypatch):
+    info = tmp_path / "plugin-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plugin\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[pyro_vae.evaluations]\ncorner = own_evaluations:first_pixel\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert evaluations()["corner"].help == "The first pixel of each image, times a factor"
+    assert Cell(measure=("corner(factor=3.0)",)).evaluations["corner"] == {"factor": 3.0}
+    (info / "entry_points.txt").write_text("[pyro_vae.evaluations]\nsbc = own_evaluations:first_pixel\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "."))
+    with pytest.raises(ValueError, match="of the installed package plugin: the name is taken"):
+        evaluations()
