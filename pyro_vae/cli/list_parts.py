@@ -1,13 +1,14 @@
 """`pyro-vae list`: the parts and the data sets that there are."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.usage import Parser, UsageError
-from pyro_vae.cli.wording import summary
+from pyro_vae.cli.wording import citation, summary
 from pyro_vae.comparison.evaluations import evaluations
 from pyro_vae.data import DATASETS
-from pyro_vae.parts import KINDS, find_part, part_names
+from pyro_vae.parts import KINDS, find_part, own_parts, part_names
 from pyro_vae.runtime.wording import did_you_mean
 
 LISTS = {f"{kind}s": kind for kind in KINDS} | {"evaluations": "evaluation", "data": "data"}
@@ -22,12 +23,18 @@ def run(argv: Sequence[str], output: Output) -> int:
         "options of a guide, and so for the other parts.",
     )
     parser.add_argument("what", nargs="?", metavar="WHAT", help=f"one of {', '.join(LISTS)}; all unless given")
+    help = "the package's own parts as the README's table, in Markdown"
+    parser.add_argument("--markdown", action="store_true", help=help)
     parser.add_switches()
     args = parser.read(argv)
     what = getattr(args, "what", None)
     if what is not None and what not in LISTS:
         hint = did_you_mean(what, LISTS, quoted=False)
         raise UsageError(f"there is no list of {what!r}.{hint} There are {', '.join(LISTS)}.")
+    if "markdown" in args:
+        rows = [row for name in (LISTS if what is None else [what]) for row in _rows(LISTS[name])]
+        output.text("\n".join(["| part | in Python | what |", "|---|---|---|", *rows]))
+        return 0
     found = {name: _list(LISTS[name]) for name in (LISTS if what is None else [what])}
     for name, entries in found.items():
         if what is None:
@@ -46,3 +53,27 @@ def _list(kind: str) -> dict[str, str]:
     if kind == "evaluation":
         return {name: known.help for name, known in evaluations().items()}
     return {name: summary(find_part(kind, name)) for name in part_names(kind)}
+
+
+def _rows(kind: str) -> list[str]:
+    """Return a row of a Markdown table for each of the package's own parts of a kind, with its first reference."""
+    if kind == "data":
+        things: dict[str, tuple[Any, str]] = {
+            name: (type(source), f'load_data("{name}")') for name, source in DATASETS.items()
+        }
+    elif kind == "evaluation":
+        functions = {name: known.function for name, known in evaluations().items()}
+        things = {
+            name: (function, f"evaluation.{name}")
+            for name, function in functions.items()
+            if function.__module__.startswith("pyro_vae.")
+        }
+    else:
+        package = KINDS[kind].package.removeprefix("pyro_vae.")
+        things = {name: (cls, f"{package}.{cls.__name__}") for name, cls in own_parts(kind).items()}
+    rows = []
+    for name, (thing, python) in things.items():
+        cited = citation(thing)
+        what = summary(thing).removesuffix(".") + (f" ({cited})" if cited else "")
+        rows.append(f"| {kind} `{name}` | `{python}` | {what.replace('|', chr(92) + '|')} |")
+    return rows

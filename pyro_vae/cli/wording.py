@@ -23,16 +23,40 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def summary(cls: type) -> str:
-    """Return the first sentence of a class's docstring, in plain words; nothing where only its parents have one.
+def summary(thing: Any) -> str:
+    """Return the first sentence of a class's or function's docstring, in plain words; nothing where only its parents have one.
 
     >>> from pyro_vae.models.priors import StandardNormalPrior
     >>> summary(StandardNormalPrior)
     'p(z) = N(0, I).'
     """
-    first = plain(inspect.cleandoc(vars(cls).get("__doc__") or "").partition("\n\n")[0])
+    first = plain(_docstring(thing).partition("\n\n")[0])
     # A sentence goes on after "e.g." and in "1.0"; the next one starts with a capital letter.
     return re.split(r"(?<=[^.A-Z][.]) (?=[A-Z])", first, maxsplit=1)[0]
+
+
+def citation(thing: Any) -> str:
+    """Return the first reference of a class's or function's docstring as authors and year; nothing where there is none.
+
+    >>> from pyro_vae.guides import MeanFieldGuide, SylvesterGuide
+    >>> citation(MeanFieldGuide), citation(SylvesterGuide)
+    ('Kingma & Welling 2014', 'van den Berg et al. 2018')
+    """
+    references = _docstring(thing).partition("References:")[2]
+    found = re.match(r"([^(*;]*?)\s*\((\d{4})\)", " ".join(references.split()))
+    if found is None:
+        return ""
+    names = [re.sub(r"^(?:[A-Z]\.[- ]?)+", "", name) for name in found[1].split(", ")]
+    if len(names) > 2:
+        names = [f"{names[0]} et al."]
+    return f"{' & '.join(names)} {found[2]}"
+
+
+def _docstring(thing: Any) -> str:
+    """Return the docstring of a class, not that of its parents, or of a function."""
+    return inspect.cleandoc(
+        (vars(thing) if inspect.isclass(thing) else {"__doc__": thing.__doc__}).get("__doc__") or ""
+    )
 
 
 def in_words(kind: Any) -> str:
