@@ -1,7 +1,7 @@
 """What a model, guide, prior, likelihood and objective owe, in Pyro's terms.
 
-Nothing here is a base class: anything of the right shape will do. The contract suites in ``tests/`` run over
-every part the package ships and can be pointed at your own.
+Nothing here is a base class: anything of the right shape will do. The suites of :mod:`pyro_vae.testing` hold every part
+the package ships to it, and your own.
 """
 
 from collections.abc import Callable

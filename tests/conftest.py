@@ -13,6 +13,8 @@ from torch import Tensor
 
 from pyro_vae.models import LinearGaussian
 
+pytest.register_assert_rewrite("pyro_vae.testing")
+
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The cores are divided among the processes; what these start inherits it.
     threads = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))

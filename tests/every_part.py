@@ -1,8 +1,12 @@
-"""Pairs in which every guide, prior, likelihood and objective is found at least once."""
+"""Pairs in which every guide, prior, likelihood and objective is found at least once.
+
+A part that no pair below has comes with the plain ones, as its own test file makes it.
+"""
 
 from typing import NamedTuple
 
 import torch
+from held_parts import held_parts
 from torch import Tensor
 
 from pyro_vae.parts import make_pair, parse_part
@@ -44,6 +48,12 @@ TOGETHER = [
         "miwae(num_groups=2, num_particles=3)",
     ),
 ]  # fmt: skip
+
+PLAIN = Parts("mean_field", "standard_normal", "bernoulli", "trace_elbo")
+
+for kind in Parts._fields:
+    paired = {parse_part(kind, getattr(parts, kind))[0] for parts in TOGETHER}
+    TOGETHER += [PLAIN._replace(**{kind: text}) for name, text in held_parts(kind).items() if name not in paired]
 
 
 def images(likelihood: str, n: int = 40) -> Tensor:

@@ -24,7 +24,7 @@ def plain(text: str) -> str:
 
 
 def summary(thing: Any) -> str:
-    """Return the first sentence of a class's or function's docstring, in plain words; nothing where only its parents have one.
+    """Return the first sentence of a docstring in plain words; nothing where only a class's parents have one.
 
     >>> from pyro_vae.models.priors import StandardNormalPrior
     >>> summary(StandardNormalPrior)

@@ -17,6 +17,7 @@ from pyro_vae.guides import AuxiliaryGuide
 from pyro_vae.guides.auxiliary import LIMIT
 from pyro_vae.models import LinearGaussian
 from pyro_vae.protocols import PosteriorGuide
+from pyro_vae.testing import GuideSuite
 
 
 def before_bound(log_scale):
@@ -249,3 +250,7 @@ def test_v_may_have_another_dimension_than_z():
 def test_no_auxiliary_dimension_or_context_is_refused(name):
     with pytest.raises(ValueError, match=rf"AuxiliaryGuide: {name} must be at least 1; got 0\."):
         AuxiliaryGuide((3,), 4, **{name: 0})
+
+
+class TestContract(GuideSuite):
+    part = "auxiliary(context_dim=3)"

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from pyro_vae import log_weights
 from pyro_vae.guides import FullRankGuide
+from pyro_vae.testing import GuideSuite
 
 
 def exact_guide(model):
@@ -101,3 +102,7 @@ def test_one_latent_dim_has_nothing_below_the_diagonal():
     q = FullRankGuide((3,), 1, (4,)).posterior(torch.randn(2, 3))
     assert q.scale_tril.shape == (2, 1, 1)
     assert (q.scale_tril > 0).all()
+
+
+class TestContract(GuideSuite):
+    part = "full_rank"

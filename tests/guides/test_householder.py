@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from pyro_vae import log_weights
 from pyro_vae.guides import HouseholderGuide
 from pyro_vae.guides.householder import ReflectedNormal, reflect
+from pyro_vae.testing import GuideSuite
 
 
 def reflected(batch=(6,), reflections=3, dim=4):
@@ -96,3 +97,7 @@ def test_a_wider_batch_is_checked_as_well():
 def test_no_reflections_are_refused():
     with pytest.raises(ValueError, match=r"HouseholderGuide: num_reflections must be at least 1; got 0\."):
         HouseholderGuide((3,), 4, num_reflections=0)
+
+
+class TestContract(GuideSuite):
+    part = "householder(num_reflections=2)"

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 from pyro_vae.guides import InverseAutoregressiveGuide
 from pyro_vae.guides.iaf import gated, ungated
 from pyro_vae.nn.made import MADE
+from pyro_vae.testing import GuideSuite
 
 
 def stirred(guide, size=1.0):
@@ -114,3 +115,7 @@ def test_what_makes_no_sense_is_refused():
         InverseAutoregressiveGuide((3,), 1)
     with pytest.raises(ValueError, match=r"each hidden layer must be at least as wide as z, 50, .*; got \(20,\)"):
         InverseAutoregressiveGuide((3,), 50, flow_hidden_dims=(20,))
+
+
+class TestContract(GuideSuite):
+    part = "iaf(num_flows=2, flow_hidden_dims=(6,), context_dim=3)"

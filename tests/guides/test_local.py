@@ -15,6 +15,7 @@ from pyro_vae.fit.batches import TensorBatches
 from pyro_vae.graphs.capture import capture
 from pyro_vae.guides import LocalGuide, MeanFieldGuide
 from pyro_vae.models import VAE
+from pyro_vae.testing import GuideSuite
 
 SHAPE = (1, 2, 3)
 UNKNOWN = (
@@ -204,3 +205,7 @@ def test_what_it_cannot_be_made_of_is_refused():
         LocalGuide(SHAPE, 4, data=images(3), init=nn.Linear(6, 4))
     with pytest.raises(ValueError, match=r"LocalGuide: init must have latent_dim = 4; its z has shape \(3,\)\."):
         LocalGuide(SHAPE, 4, data=images(3), init=MeanFieldGuide(SHAPE, 3, (5,)))
+
+
+class TestContract(GuideSuite):
+    part = "local"

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from pyro_vae import log_weights
 from pyro_vae.guides import LowRankGuide
+from pyro_vae.testing import GuideSuite
 
 
 def exact_guide(model):
@@ -49,3 +50,7 @@ def test_its_covariance_is_diagonal_plus_the_factors_square():
 def test_a_rank_out_of_range_is_told_so(rank):
     with pytest.raises(ValueError, match=rf"LowRankGuide: rank must be from 1 to latent_dim = 4; got {rank}\."):
         LowRankGuide((3,), 4, rank=rank)
+
+
+class TestContract(GuideSuite):
+    part = "low_rank(rank=2)"

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_weights
 from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.testing import GuideSuite
 
 
 def best_guide(model):
@@ -88,3 +89,7 @@ def test_an_encoder_with_the_wrong_number_of_features_is_told_so():
     )
     with pytest.raises(ValueError, match=message):
         guide.posterior(torch.zeros(4, 1, 2, 3))
+
+
+class TestContract(GuideSuite):
+    part = "mean_field"

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from pyro_vae.guides import MixtureGuide
 from pyro_vae.guides.mixture import DiagonalNormalMixture
+from pyro_vae.testing import GuideSuite
 
 
 def parameters(components, dim, batch=(), apart=1.0):
@@ -196,3 +197,7 @@ def test_features_are_locations_then_log_scales_then_logits():
     assert_close(q.loc, torch.tensor([[[0.0, 1.0], [2.0, 3.0]]]))
     assert_close(q.scale, torch.tensor([[[4.0, 5.0], [6.0, 7.0]]]).exp())
     assert_close(q.logits, torch.tensor([[8.0, 9.0]]))
+
+
+class TestContract(GuideSuite):
+    part = "mixture(num_components=3)"

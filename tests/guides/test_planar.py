@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from pyro_vae.guides import PlanarGuide
 from pyro_vae.guides.planar import planar
+from pyro_vae.testing import GuideSuite
 
 
 def parameters(*batch, dim=4, size=1.0):
@@ -90,3 +91,7 @@ def test_another_z_is_refused_by_name():
 def test_no_flows_are_refused():
     with pytest.raises(ValueError, match=r"PlanarGuide: num_flows must be at least 1; got 0\."):
         PlanarGuide((3,), 4, num_flows=0)
+
+
+class TestContract(GuideSuite):
+    part = "planar(num_flows=2)"

@@ -7,6 +7,7 @@ from torch.testing import assert_close
 
 from pyro_vae.guides import SplineGuide
 from pyro_vae.guides.spline import stretch, unstretch
+from pyro_vae.testing import GuideSuite
 
 
 def stirred(latent_dim=4, num_flows=3, size=0.5):
@@ -115,3 +116,7 @@ def test_what_makes_no_sense_is_refused():
             SplineGuide((3,), 4, **{argument: value})
     with pytest.raises(ValueError, match=r"SplineGuide: unknown activation 'sine'; there are elu, gelu"):
         SplineGuide((3,), 4, activation="sine", encoder=torch.nn.Linear(3, 58))
+
+
+class TestContract(GuideSuite):
+    part = "spline(num_flows=2, flow_hidden_dims=(6,), context_dim=3, num_bins=4)"

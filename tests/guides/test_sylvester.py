@@ -7,6 +7,7 @@ from torch.testing import assert_close
 from pyro_vae.guides import SylvesterGuide
 from pyro_vae.guides.householder import reflect
 from pyro_vae.guides.sylvester import sylvester
+from pyro_vae.testing import GuideSuite
 
 
 def parameters(*batch, dim=4, columns=3, reflections=2, size=1.0):
@@ -118,3 +119,7 @@ def test_another_z_is_refused_by_name():
     q = SylvesterGuide((3,), 2, (5,)).posterior(torch.zeros(4, 3))
     with pytest.raises(ValueError, match=r"SylvesterGuide: this flow has no inverse"):
         q.log_prob(torch.zeros(4, 2))
+
+
+class TestContract(GuideSuite):
+    part = "sylvester(num_flows=2, num_columns=3, num_reflections=2)"

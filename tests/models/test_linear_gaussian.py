@@ -4,6 +4,7 @@ import torch
 from torch.testing import assert_close
 
 from pyro_vae.models import LinearGaussian
+from pyro_vae.testing import ModelSuite
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -66,3 +67,8 @@ def test_the_score_is_zero_on_average_at_the_truth(linear_gaussian):
     scores = torch.stack(scores)
     error = scores.std(0) / len(scores) ** 0.5
     assert (scores.mean(0).abs() < 5 * error).all()
+
+
+class TestContract(ModelSuite):
+    part = "linear_gaussian"
+    x_shape = (6,)

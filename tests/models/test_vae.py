@@ -15,6 +15,7 @@ from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.nn import MLP
+from pyro_vae.testing import ModelSuite
 
 
 def test_the_joint_by_hand():
@@ -63,3 +64,7 @@ def test_the_evidence_of_a_one_dimensional_vae_by_quadrature():
     evidence = log_joint.logsumexp(1) + math.log(24 / 4000)
     found = log_likelihood(model, guide, x, 2000, seed=0)
     assert ((found.per_datum - evidence).abs() < 4 * found.standard_errors).all()
+
+
+class TestContract(ModelSuite):
+    part = "vae"

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from pyro_vae.nn import MLP
 from pyro_vae.nn.mlp import ACTIVATIONS
+from pyro_vae.testing import NetworkSuite
 
 
 @pytest.mark.parametrize("batch", [(), (5,), (2, 0, 3), (4, 2, 3)])
@@ -50,3 +51,7 @@ def test_glorots_start():
 def test_an_unknown_activation_is_named():
     with pytest.raises(ValueError, match=r"^MLP: activation must be one of elu, gelu, relu, silu, .*; got 'swish'\.$"):
         MLP(3, (4,), 2, "swish")
+
+
+class TestContract(NetworkSuite):
+    part = "mlp"

@@ -12,6 +12,7 @@ from torch.testing import assert_close
 
 from pyro_vae import fit
 from pyro_vae.objectives import AnalyticKL, FreeBits
+from pyro_vae.testing import ObjectiveSuite
 
 
 def test_it_is_pyros():
@@ -87,3 +88,8 @@ def test_a_tensor_loss_with_several_particles():
     assert_close(
         ours.item(), TraceMeanField_ELBO(num_particles=3).loss(toy.model, toy.guide, toy.x), rtol=1e-12, atol=0
     )
+
+
+class TestContract(ObjectiveSuite):
+    part = "analytic_kl"
+    needs_reparameterized_samples = True

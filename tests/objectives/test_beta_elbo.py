@@ -11,6 +11,7 @@ from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import LinearGaussian
 from pyro_vae.objectives import BetaELBO
 from pyro_vae.objectives.kl_weight import KLWeight
+from pyro_vae.testing import ObjectiveSuite
 
 
 def test_the_gradient_is_that_of_the_weighted_bound():
@@ -74,3 +75,7 @@ def test_fit_records_the_weight_of_each_epoch_and_validates_at_the_last_one():
 def test_settings_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         BetaELBO(**arguments)
+
+
+class TestContract(ObjectiveSuite):
+    part = "beta_elbo"

@@ -5,6 +5,7 @@ from gaussian_toy import Toy
 from torch.testing import assert_close
 
 from pyro_vae.objectives import CIWAE, IWAE, MIWAE
+from pyro_vae.testing import ObjectiveSuite
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
@@ -19,3 +20,7 @@ def test_gradient_is_the_mean_of_both(beta):
 def test_a_weight_outside_the_unit_interval_is_refused(beta):
     with pytest.raises(ValueError, match=rf"CIWAE: beta must be from 0 to 1; got {beta}\."):
         CIWAE(beta)
+
+
+class TestContract(ObjectiveSuite):
+    part = "ciwae(beta=0.3, num_particles=3)"

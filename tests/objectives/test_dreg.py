@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from pyro_vae.objectives import IWAE, PIWAE, DReG, ReweightedWakeSleep
 from pyro_vae.objectives.kl_weight import KLWeight
+from pyro_vae.testing import ObjectiveSuite
 
 
 def test_the_guides_gradient_is_the_papers_formula():
@@ -123,3 +124,8 @@ def test_a_sample_without_mass_has_no_part_in_the_gradient():
         loss = objective.differentiable_loss(model, toy.guide, toy.x)
         assert loss.isfinite()
         assert all(value.isfinite().all() for value in torch.autograd.grad(loss, toy.parameters()))
+
+
+class TestContract(ObjectiveSuite):
+    part = "dreg(num_particles=3)"
+    needs_reparameterized_samples = True

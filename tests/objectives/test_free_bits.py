@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from pyro_vae.objectives import AnalyticKL, FreeBits
 from pyro_vae.objectives.kl_weight import KLWeight
+from pyro_vae.testing import ObjectiveSuite
 
 
 def toy_with_different_rates():
@@ -156,3 +157,11 @@ def test_auxiliary_sites_are_refused_by_name():
 def test_settings_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         FreeBits(*arguments)
+
+
+class TestContract(ObjectiveSuite):
+    part = "free_bits(floor=0.0)"
+    needs_reparameterized_samples = True
+
+    def make_for_correlated_dims(self):
+        return FreeBits(0.0, per="site")

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from pyro_vae.objectives import CIWAE, IWAE, MIWAE, DReG, RenyiBound
 from pyro_vae.objectives.kl_weight import KLWeight
+from pyro_vae.testing import ObjectiveSuite
 
 
 def test_one_particle_is_the_elbo():
@@ -144,3 +145,7 @@ def test_signal_to_noise_falls_for_q_and_rises_under_dreg_and_for_the_model():
 def test_fewer_than_one_particle_is_refused():
     with pytest.raises(ValueError, match=r"IWAE: num_particles must be at least 1; got 0\."):
         IWAE(0)
+
+
+class TestContract(ObjectiveSuite):
+    part = "iwae(num_particles=3)"

@@ -6,6 +6,7 @@ from pyro.infer import Trace_ELBO
 from torch.testing import assert_close
 
 from pyro_vae.objectives import IWAE, MIWAE
+from pyro_vae.testing import ObjectiveSuite
 
 
 def test_gradient_by_hand():
@@ -30,3 +31,7 @@ def test_one_group_is_iwae_and_groups_of_one_the_elbo():
 def test_fewer_than_one_is_refused(arguments, name):
     with pytest.raises(ValueError, match=rf"MIWAE: {name} must be at least 1; got 0\."):
         MIWAE(*arguments)
+
+
+class TestContract(ObjectiveSuite):
+    part = "miwae(num_groups=2, num_particles=3)"

@@ -6,6 +6,7 @@ from gaussian_toy import Toy
 from torch.testing import assert_close
 
 from pyro_vae.objectives import IWAE, MIWAE, PIWAE
+from pyro_vae.testing import ObjectiveSuite
 
 
 @pytest.mark.parametrize("loc", [0.2, 300.0])
@@ -26,3 +27,8 @@ def test_the_loss_is_iwaes():
         torch.manual_seed(0)
         losses.append(objective.loss(toy.model, toy.guide, toy.x))
     assert losses[0] == pytest.approx(losses[1], rel=1e-12)
+
+
+class TestContract(ObjectiveSuite):
+    part = "piwae(num_groups=2, num_particles=3)"
+    needs_reparameterized_samples = True

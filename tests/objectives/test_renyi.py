@@ -7,6 +7,7 @@ from gaussian_toy import Toy
 from torch.testing import assert_close
 
 from pyro_vae.objectives import IWAE, RenyiBound
+from pyro_vae.testing import ObjectiveSuite
 
 
 def losses(objective, toy, seed=0):
@@ -50,3 +51,7 @@ def test_alpha_one_is_refused():
         ValueError, match="RenyiBound: alpha must not be 1, where the bound is the ELBO: use Trace_ELBO"
     ):
         RenyiBound(alpha=1)
+
+
+class TestContract(ObjectiveSuite):
+    part = "renyi(alpha=0.5, num_particles=3)"

@@ -10,6 +10,7 @@ from pyro import distributions as dist
 from torch.testing import assert_close
 
 from pyro_vae.objectives import IWAE, ReweightedWakeSleep
+from pyro_vae.testing import ObjectiveSuite
 
 
 def wake(toy, noise):
@@ -125,3 +126,7 @@ def test_auxiliary_sites_are_refused():
 def test_insomnia_outside_the_unit_interval_is_refused(insomnia):
     with pytest.raises(ValueError, match=rf"ReweightedWakeSleep: insomnia must be from 0 to 1; got {insomnia}\."):
         ReweightedWakeSleep(2, insomnia)
+
+
+class TestContract(ObjectiveSuite):
+    part = "reweighted_wake_sleep(num_particles=3, insomnia=0.5)"

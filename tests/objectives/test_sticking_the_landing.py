@@ -9,6 +9,7 @@ from pyro.infer import Trace_ELBO
 from torch.testing import assert_close
 
 from pyro_vae.objectives import StickingTheLanding
+from pyro_vae.testing import ObjectiveSuite
 
 
 def test_the_guides_gradient_is_zero_in_each_draw_where_it_is_the_posterior():
@@ -144,3 +145,8 @@ def test_a_guide_whose_density_changes_from_run_to_run_is_refused():
         StickingTheLanding().differentiable_loss(chain.model, guide, x)
     net.eval()
     assert StickingTheLanding().differentiable_loss(chain.model, guide, x).isfinite()
+
+
+class TestContract(ObjectiveSuite):
+    part = "sticking_the_landing"
+    needs_reparameterized_samples = True

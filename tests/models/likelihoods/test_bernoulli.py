@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from pyro_vae.models.likelihoods import BernoulliLikelihood
+from pyro_vae.testing import LikelihoodSuite
 
 
 def test_log_mass_by_formula():
@@ -52,3 +53,7 @@ def test_hard_and_soft_targets():
 def test_soft_targets_stay_marked_when_expanded():
     soft = BernoulliLikelihood((2,), 1, (), soft_targets=True)(torch.zeros(1))
     assert soft.expand((7,)).base_dist.normalized is False
+
+
+class TestContract(LikelihoodSuite):
+    part = "bernoulli"

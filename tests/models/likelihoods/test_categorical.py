@@ -6,6 +6,7 @@ from torch.testing import assert_close
 
 from pyro_vae.models.likelihoods import CategoricalLikelihood
 from pyro_vae.models.likelihoods.categorical import GreyCategorical
+from pyro_vae.testing import LikelihoodSuite
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 
@@ -55,3 +56,7 @@ def test_values_off_the_grid_are_refused_also_when_expanded():
     for q in (p, p.expand((3, 2))):
         with pytest.raises(ValueError, match="support"):
             q.log_prob(torch.tensor([0.0, 0.3]))
+
+
+class TestContract(LikelihoodSuite):
+    part = "categorical"

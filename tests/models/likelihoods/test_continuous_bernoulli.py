@@ -9,6 +9,7 @@ from scipy import integrate
 from torch.testing import assert_close
 
 from pyro_vae.models.likelihoods.continuous_bernoulli import SERIES_BELOW, ContinuousBernoulli
+from pyro_vae.testing import LikelihoodSuite
 
 EDGES = [SERIES_BELOW * (1 - 1e-9), SERIES_BELOW, 0.2, 1e-3, 1e-9]
 LOGITS = [0.0, *EDGES, *(-edge for edge in EDGES), 2.0, -2.0, 17.0, -17.0, 40.0, -40.0, 300.0, -300.0]
@@ -68,3 +69,7 @@ def test_values_outside_its_support_are_refused():
         ContinuousBernoulli(torch.zeros(2), validate_args=True).log_prob(torch.tensor([0.5, 1.5]))
     with pytest.raises(ValueError, match="support"):
         ContinuousBernoulli(torch.zeros(2), validate_args=True).expand((3, 2)).log_prob(torch.tensor([0.5, 1.5]))
+
+
+class TestContract(LikelihoodSuite):
+    part = "continuous_bernoulli"

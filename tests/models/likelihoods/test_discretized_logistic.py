@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from pyro_vae.models.likelihoods import DiscretizedLogisticLikelihood
 from pyro_vae.models.likelihoods.discretized_logistic import START, DiscretizedLogistic
+from pyro_vae.testing import LikelihoodSuite
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 LOCS = [-0.7, 0.0, 1 / 510, 0.2, 0.5, 0.987, 1.0, 3.0]
@@ -152,3 +153,7 @@ def test_other_numbers_of_levels():
     p = DiscretizedLogistic(torch.tensor(0.4).double(), torch.tensor(0.2).double(), levels=5)
     assert_close(p.log_prob(torch.linspace(0, 1, 5).double()).exp().sum().item(), 1.0, rtol=1e-12, atol=0)
     assert p.expand((7,)).levels == 5
+
+
+class TestContract(LikelihoodSuite):
+    part = "discretized_logistic"

@@ -7,6 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from pyro_vae.models.likelihoods import GaussianLikelihood
+from pyro_vae.testing import LikelihoodSuite
 
 
 @pytest.mark.parametrize("kind", [0.3, "shared", "predicted"])
@@ -34,3 +35,7 @@ def test_only_a_shared_scale_is_a_parameter_of_its_own():
 def test_a_scale_that_is_none_is_refused(scale):
     with pytest.raises(ValueError, match="scale must be a positive number, 'shared' or 'predicted'; got"):
         GaussianLikelihood((3,), 2, scale=scale)
+
+
+class TestContract(LikelihoodSuite):
+    part = "gaussian"

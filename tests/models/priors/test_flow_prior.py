@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from pyro_vae.models.priors import FlowPrior
+from pyro_vae.testing import PriorSuite
 
 
 def flow(latent_dim, num_flows=3, std=0.3):
@@ -102,3 +103,14 @@ def test_dimensions_and_numbers_it_cannot_have_are_refused():
         FlowPrior(1)
     with pytest.raises(ValueError, match=r"FlowPrior: num_flows must be at least 1; got 0\."):
         FlowPrior(2, num_flows=0)
+
+
+class TestContract(PriorSuite):
+    part = "flow(num_flows=3, hidden_dims=(5,))"
+
+    def make(self):
+        """One that has left its start, at which it is the standard normal."""
+        prior = super().make()
+        for layer in prior.layers:
+            torch.nn.init.normal_(layer.network.output.weight, std=0.3)
+        return prior

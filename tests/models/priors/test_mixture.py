@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from pyro_vae.models.priors import GaussianMixturePrior
+from pyro_vae.testing import PriorSuite
 
 
 def mixture(latent_dim, num_components=3):
@@ -47,3 +48,7 @@ def test_draws_follow_the_density():
 def test_no_components_are_refused():
     with pytest.raises(ValueError, match=r"GaussianMixturePrior: num_components must be at least 1; got 0\."):
         GaussianMixturePrior(4, 0)
+
+
+class TestContract(PriorSuite):
+    part = "mixture(num_components=3)"

@@ -6,6 +6,7 @@ import torch
 from torch.testing import assert_close
 
 from pyro_vae.models.priors import StandardNormalPrior
+from pyro_vae.testing import PriorSuite
 
 
 def test_log_density_by_formula():
@@ -18,3 +19,7 @@ def test_it_has_nothing_to_train_or_save():
     prior = StandardNormalPrior(3)
     assert list(prior.parameters()) == []
     assert prior.state_dict() == {}
+
+
+class TestContract(PriorSuite):
+    part = "standard_normal"

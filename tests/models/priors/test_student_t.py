@@ -8,6 +8,7 @@ from scipy import stats
 from torch.testing import assert_close
 
 from pyro_vae.models.priors import StudentTPrior
+from pyro_vae.testing import PriorSuite
 
 
 def prior_1d():
@@ -44,3 +45,7 @@ def test_draws_follow_the_density():
 def test_an_infinite_variance_is_refused():
     with pytest.raises(ValueError, match=r"StudentTPrior: df must be above 2, for a finite variance; got 2\.0\."):
         StudentTPrior(4, df=2.0)
+
+
+class TestContract(PriorSuite):
+    part = "student_t(df=7.0)"

@@ -18,6 +18,7 @@ from pyro_vae.guides import FullRankGuide, HouseholderGuide, LowRankGuide, MeanF
 from pyro_vae.models import VAE
 from pyro_vae.models.priors import VampPrior
 from pyro_vae.models.priors.vamp import InwardClamp
+from pyro_vae.testing import PriorSuite
 
 X_SHAPE = (1, 3, 2)
 GUIDES = [FullRankGuide, HouseholderGuide, LowRankGuide, MeanFieldGuide]
@@ -221,3 +222,7 @@ def test_another_latent_dim_than_the_guides_is_refused():
     prior = VampPrior(3, MeanFieldGuide(X_SHAPE, 2, (4,)), torch.rand(9, *X_SHAPE), 3)
     with pytest.raises(ValueError, match=r"VampPrior: latent_dim is 3, and the guide's z has shape \(2,\)"):
         prior()
+
+
+class TestContract(PriorSuite):
+    part = "vamp(num_components=3)"

@@ -1,0 +1,13 @@
+"""Every part is held to the suite of its kind, by its own test file. One that is not fails here; it is not skipped."""
+
+import pytest
+from held_parts import held_parts
+
+from pyro_vae.parts import KINDS, part_names
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_part_is_held_to_its_suite(kind):
+    assert set(held_parts(kind)) == set(part_names(kind)), (
+        f"the test file of each {kind} needs a class of pyro_vae.testing.{kind.title()}Suite, with `part = ...`"
+    )
