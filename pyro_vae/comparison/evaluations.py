@@ -202,7 +202,8 @@ def _described(function: Callable[..., Any], by_result: Mapping[Any, str]) -> Ev
     takes: dict[str, str] = {}
     options = []
     for parameter in inspect.signature(function).parameters.values():
-        kinds = get_args(hints[parameter.name]) or (hints[parameter.name],)
+        hint = hints.get(parameter.name)
+        kinds = get_args(hint) or (hint,)
         other = next((by_result[kind] for kind in kinds if kind in by_result), None)
         if other is not None:
             (needs if parameter.default is parameter.empty else takes)[parameter.name] = other
