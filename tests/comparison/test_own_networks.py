@@ -120,7 +120,9 @@ def test_they_are_fitted_measured_kept_and_read_again(level, file, data, tmp_pat
     options = {"seed": 0, "compile": level, "progress": False}
     for a, b in ((model, guide), (loaded.model, loaded.guide)):
         again = pyro_vae.log_likelihood(a, b, images.test[:5], 30, **options)
-        assert_close(again.per_datum.double(), result.per_datum["log_likelihood.log_likelihood"].double(), rtol=1e-5, atol=1e-5)
+        assert_close(
+            again.per_datum.double(), result.per_datum["log_likelihood.log_likelihood"].double(), rtol=1e-5, atol=1e-5
+        )
     with pytest.raises(RunError, match="if you trust that code, pass trust=True"):
         load_cell(tmp_path / "run")
 
