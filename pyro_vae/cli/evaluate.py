@@ -172,7 +172,7 @@ def _measure(opened: Fitted, wanted: Cell, output: Output) -> dict[str, Any]:
         output.say(line)
     return {
         "data": run.data,
-        "test_images": images_hash(data.test[: wanted.num_test]),
+        "test_images": images_hash(data.test_images[: wanted.num_test]),
         "measured": measured.summaries,
         "in_words": measured.in_words,
     }

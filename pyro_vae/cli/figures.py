@@ -69,7 +69,7 @@ def _figures(opened: Fitted, output: Output) -> Iterator[tuple[str, "Figure"]]:
     if len(data.x_shape) != 3 or data.x_shape[0] not in (1, 3):
         output.note(f"Data of shape {data.x_shape} are no images in grey or colour: none are drawn.")
         return
-    x = data.test[:IMAGES]
+    x = data.first(IMAGES)
     drawers: dict[str, Callable[[], Figure]] = {
         "reconstructions": lambda: plots.pair_reconstructions(run.model, run.guide, x),
         "prior_samples": lambda: plots.model_samples(run.model, x),
@@ -91,9 +91,9 @@ def _figures(opened: Fitted, output: Output) -> Iterator[tuple[str, "Figure"]]:
 
 def _traversal(opened: Fitted, output: Output) -> "Figure":
     """Draw the most active units from the first test image on, and say which cannot be drawn."""
-    run, test = opened.run, opened.data.test
-    units = active_units(run.guide, test).most_active[:ROWS]
-    figure, _, left_out = plots.pair_traversal(run.model, run.guide, test[:1], units)
+    run, data = opened.run, opened.data
+    units = active_units(run.guide, data.test).most_active[:ROWS]
+    figure, _, left_out = plots.pair_traversal(run.model, run.guide, data.first(1), units)
     for unit, reason in left_out.items():
         output.note(f"The traversal leaves out {unit}: {reason}.")
     return figure

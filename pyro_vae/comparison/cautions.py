@@ -224,11 +224,16 @@ def _of_what_differs(found: Sequence[CellResult]) -> list[str]:
     said = []
     if len({result.evaluation.get("test_images") for result in found}) > 1:
         said.append("Cells were measured on different test images: their nats cannot be paired.")
-    contents: dict[tuple[str, int | None], set[str]] = {}
+    if len({result.cell.labels for result in found}) > 1:
+        said.append(
+            "Some cells are given the labels y and some are not: log p(x | y) and log p(x) are of the same images, but "
+            "the label has told the former what the image shows."
+        )
+    contents: dict[tuple[str, int | None, bool], set[str]] = {}
     for result in found:
-        of_one_name = contents.setdefault((result.cell.data, result.cell.valid_size), set())
+        of_one_name = contents.setdefault((result.cell.data, result.cell.valid_size, result.cell.labels), set())
         of_one_name.add(result.evaluation["data"]["content_hash"])
-    for (name, _), hashes in contents.items():
+    for (name, _, _), hashes in contents.items():
         if len(hashes) > 1:
             said.append(
                 f"Data called {name} had {len(hashes)} different contents (content_hash in evaluation.json): not all "

@@ -31,7 +31,7 @@ SCHEDULES = ("cosine", "iwae", "constant")
 
 MODEL_SETTINGS = (
     "model", "prior", "likelihood", "decoder", "latent_dim", "hidden_dims", "activation", "init_bias",
-    "data", "binarization", "valid_size", "data_seed",
+    "data", "labels", "binarization", "valid_size", "data_seed",
 )  # fmt: skip
 """Settings that a cell shares with the one whose model it takes over."""
 
@@ -58,6 +58,7 @@ class Cell:
         activation: of both networks; each part's own where none is given.
         init_bias: start the output bias where the mean image asks for.
         data: name of a data set, or a path.
+        labels: give model and guide the images' labels as well, which come second.
         binarization: stochastic, static, threshold or none; the data set's own where none is given.
         valid_size: images held out of training; the data set's own number where none is given.
         data_seed: of draws made when data are loaded. Cells that shall be compared need the same.
@@ -103,6 +104,7 @@ class Cell:
     activation: str | None = None
     init_bias: bool = True
     data: str = "mnist-5k"
+    labels: bool = False
     binarization: str | None = None
     valid_size: int | None = None
     data_seed: int = 0

@@ -198,7 +198,7 @@ def _require_same_data(done: Sequence[Cell], to_do: Sequence[Cell], out: Path) -
 
 
 def _data_of(cell: Cell) -> tuple[Any, ...]:
-    return cell.data, cell.binarization, cell.data_seed, cell.valid_size
+    return cell.data, cell.labels, cell.binarization, cell.data_seed, cell.valid_size
 
 
 def _require_own(file: Path) -> None:

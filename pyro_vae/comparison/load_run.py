@@ -52,7 +52,10 @@ def load_run(
         kept = {name: config["data"].get(name) for name in ("binarization", "seed", "valid_size")}
         if kept["binarization"] is None:
             raise RunError(f"{path} was fitted to {config['data']['name']}, which has no name to load: pass it itself.")
-        data = load_data(data, binarization=kept["binarization"], seed=kept["seed"] or 0, valid_size=kept["valid_size"])
+        data = load_data(
+            data, binarization=kept["binarization"], seed=kept["seed"] or 0, valid_size=kept["valid_size"],
+            labels="tensors" in config["data"],
+        )  # fmt: skip
     if data is not None:
         require_same_data(config["data"], data, path)
     described = all(is_buildable(config[name]) for name in ("model", "guide"))

@@ -8,7 +8,9 @@ from torch import Tensor
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.evaluations import NUM_TEST, find_evaluation
 from pyro_vae.data import ImageData
+from pyro_vae.data.image_data import Inputs, first_of
 from pyro_vae.evaluation import Estimate, Result
+from pyro_vae.programs.modules import as_args
 from pyro_vae.runtime.wording import in_one_line
 
 LITTLE = {
@@ -79,22 +81,23 @@ def measure_cell(
             options |= {option: _less(options.get(option), value) for option, value in LITTLE.items()
                         if option in evaluation.options}  # fmt: skip
             size = min(FEW if required else 2, size or FEW)
-        test = data.test[: cell.num_test][:size]
+        test = first_of(data.first(cell.num_test), size)
+        num_data = len(as_args(test)[0])
         inputs: dict[str, Any] = {"model": model, "guide": guide, "x": test}
         for parameter, other in {**evaluation.needs, **evaluation.takes}.items():
             result, images = results.get(other, (None, 0))
-            if images == len(test):
+            if images == num_data:
                 inputs[parameter] = result
         try:
             if evaluation.needs_labels:
-                inputs |= _labelled(name, data, test)
+                inputs |= _labelled(name, data, test, num_data)
             result = evaluation.measure(inputs, options, **compute)
         except ValueError as error:
             if required or rehearsal:
                 raise
             measured.in_words.append(f"{evaluation.name} measured nothing: {in_one_line(error)}")
             continue
-        results[name] = result, len(test)
+        results[name] = result, num_data
         measured.add(evaluation.name, result)
     return measured
 
@@ -104,7 +107,7 @@ def _less(asked: Any, little: Any) -> Any:
     return little if asked is None or (isinstance(asked, int) and asked > little) else asked
 
 
-def _labelled(name: str, data: ImageData, test: Tensor) -> dict[str, Tensor]:
+def _labelled(name: str, data: ImageData, test: Inputs, num_data: int) -> dict[str, Any]:
     """Return training and test data with their labels.
 
     Raises:
@@ -114,5 +117,5 @@ def _labelled(name: str, data: ImageData, test: Tensor) -> dict[str, Tensor]:
         raise ValueError(f"{name}: the data have no labels; {data.name} would have to bring them.")
     return {
         "train_x": data.observe(data.train), "train_labels": data.train_labels,
-        "test_x": test, "test_labels": data.test_labels[: len(test)],
+        "test_x": test, "test_labels": data.test_labels[:num_data],
     }  # fmt: skip

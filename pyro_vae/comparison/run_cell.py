@@ -27,6 +27,7 @@ from pyro_vae.comparison.results import (
     write_result,
 )
 from pyro_vae.data import DATASETS, DataNotFoundError, ImageData, load_data
+from pyro_vae.data.image_data import first_of
 from pyro_vae.errors import NonFiniteError, RunError
 from pyro_vae.fit import Run, fit, load_run
 from pyro_vae.fit.describe import describe
@@ -36,7 +37,7 @@ from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted
 from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.parts import PARTS, make_guide, make_objective, make_pair, parse_part
-from pyro_vae.programs.modules import local_params
+from pyro_vae.programs.modules import as_args, local_params
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.bounded import bounded, require_sizes
 from pyro_vae.runtime.random_state import seeded
@@ -56,7 +57,7 @@ def load_data_of(cell: Cell, moved: str | Path | None = None) -> ImageData:
     with naming_data():
         return load_data(
             cell.data if moved is None else moved, binarization=cell.binarization, seed=cell.data_seed,
-            valid_size=cell.valid_size,
+            valid_size=cell.valid_size, labels=cell.labels,
         )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def make_pair_of(cell: Cell, data: ImageData, fitted_model: Path | None = None) 
         fitted_model: the run folder that the model is taken from, where the cell takes one over; the model then
             requires no gradient.
     """
-    inputs = partial(data.observe, data.train)
+    inputs = partial(data.observe, data.train_images)
     with seeded(cell.seed):
         if cell.fitted_model is not None:
             if fitted_model is None or not is_fitted(fitted_model, cell.fitted_model):
@@ -148,7 +149,7 @@ def _pair_as_large_as_its_checkpoint(
     # A class of the user's own, which the user trusts, may do what it likes.
     trusted = any(":" in name and not is_declared(name.rpartition(":")[0]) for name in names)
     try:
-        with contextlib.nullcontext() if trusted else bounded(values, str(path), others=data.train.numel()):
+        with contextlib.nullcontext() if trusted else bounded(values, str(path), others=data.train_images.numel()):
             # The bias is the checkpoint's; to look for one may take thousands of steps.
             model, guide = make_pair_of(
                 cell if cell.fitted_model else replace(cell, init_bias=False), data, fitted_model
@@ -156,9 +157,9 @@ def _pair_as_large_as_its_checkpoint(
         if any(name.startswith("values.store.") for name in tensors):
             # Parameters of `pyro.param` statements must be there to be filled.
             with seeded(cell.seed), torch.no_grad(), poutine.block(), local_params(model, guide):
-                x = data.observe(data.train[:2])
-                guide(x)
-                model(x)
+                x = as_args(data.observe(first_of(data.train, 2)))
+                guide(*x)
+                model(*x)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         raise RunError(
             f"{path}: its pair cannot be made again: {type(error).__name__}: {' '.join(str(error).split())}."
@@ -294,7 +295,7 @@ def run_cell(
         "model_parameters": _numbers_in(run.model, besides=run.guide),
         "guide_parameters": _numbers_in(run.guide),
         "data": run.data,
-        "test_images": images_hash(data.test[: cell.num_test]),
+        "test_images": images_hash(data.test_images[: cell.num_test]),
         "environment": run.config["environment"],
     }
     write_result(path, cell, evaluation, measured.per_datum)

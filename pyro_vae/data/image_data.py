@@ -8,10 +8,17 @@ from torch import Tensor
 
 from pyro_vae.data.binarization import BINARIZATIONS, to_grey
 
+Inputs = Tensor | tuple[Tensor, ...]
+"""What model and guide are called with: images, or a tuple of images and labels."""
+
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImageData:
     """A data set, held in memory; `pyro_vae.load_data` makes one.
+
+    A datum is an image; or, where labels were asked for, a tuple of an image and its label. `train`, `valid` and
+    `test` can be passed on as they are to `pyro_vae.fit` and to every evaluation, and `first` takes some of the test
+    data. `train_images`, `valid_images` and `test_images` are the images alone, `train_labels` etc. the labels.
 
     Attributes:
         name: what `load_data` was given (for a file or folder its absolute path).
@@ -21,7 +28,8 @@ class ImageData:
         test: float32 model input, ``(N_test, *x_shape)``.
         binarization: a key of `BINARIZATIONS`.
         seed: fixes every draw that is not made afresh in the step.
-        content_hash: sha256 over the stored, not binarized pixels and shapes of the three splits.
+        content_hash: sha256 over the stored, not binarized pixels and shapes of the three splits, and over the labels
+            where a datum has one.
         source: where the pixels came from; a note for the reader, never needed to load them again.
         train_labels: int64 ``(N,)``, or None where the data set has no labels.
         valid_labels: int64 ``(N_valid,)`` or None.
@@ -29,9 +37,9 @@ class ImageData:
     """
 
     name: str
-    train: Tensor
-    valid: Tensor
-    test: Tensor
+    train: Inputs
+    valid: Inputs
+    test: Inputs
     binarization: str
     seed: int
     content_hash: str
@@ -41,53 +49,94 @@ class ImageData:
     test_labels: Tensor | None = None
 
     @property
+    def labels(self) -> bool:
+        """Whether a datum is an image with its label."""
+        return isinstance(self.train, tuple)
+
+    @property
+    def train_images(self) -> Tensor:
+        """The training images alone, as `train` has them."""
+        return _images(self.train)
+
+    @property
+    def valid_images(self) -> Tensor:
+        """The validation images alone."""
+        return _images(self.valid)
+
+    @property
+    def test_images(self) -> Tensor:
+        """The test images alone."""
+        return _images(self.test)
+
+    @property
     def x_shape(self) -> tuple[int, ...]:
         """The shape of one image: ``(channels, height, width)``, or ``(features,)`` for flat data."""
-        return tuple(self.train.shape[1:])
+        return tuple(self.train_images.shape[1:])
 
-    def observe(self, rows: Tensor) -> Tensor:
+    def first(self, number: int | None) -> Inputs:
+        """The first test data, labels included where a datum has one; all of them for None."""
+        return first_of(self.test, number)
+
+    def observe(self, rows: Any) -> Any:
         """What the model sees of some training rows; new noise each time when binarization is "stochastic".
 
         Only torch operations without branches on values, so a traced training step can contain it. The
         noise comes from torch's global generator of the rows' device.
 
         Args:
-            rows: rows of `train`, ``(batch, *x_shape)``, on any device.
+            rows: rows of `train`, ``(batch, *x_shape)``, on any device; a tuple of images and labels where `train` is
+                one, whose labels stay as they are.
 
         Returns:
-            float32 ``(batch, *x_shape)``.
+            float32 ``(batch, *x_shape)``, with the labels where they were given.
         """
-        return BINARIZATIONS[self.binarization].observe(rows)
+        observe = BINARIZATIONS[self.binarization].observe
+        return (observe(rows[0]), *rows[1:]) if isinstance(rows, tuple) else observe(rows)
 
     def train_mean(self) -> Tensor:
         """The mean training image, float32 ``x_shape`` in [0, 1], added up in float64.
 
         Under "stochastic" it is the mean intensity, which is the mean of all possible draws.
         """
-        total = torch.zeros(self.x_shape, dtype=torch.float64, device=self.train.device)
+        images = self.train_images
+        total = torch.zeros(self.x_shape, dtype=torch.float64, device=images.device)
         # Some 6 MB of float64 at a time for images of 28 x 28.
-        for rows in self.train.split(1024):
+        for rows in images.split(1024):
             total += to_grey(rows).sum(0, dtype=torch.float64)
-        return (total / len(self.train)).to(torch.float32)
+        return (total / len(images)).to(torch.float32)
 
     def describe(self) -> dict[str, Any]:
         """What a run folder records, in plain Python types.
 
-        ``load_data(d["name"], binarization=d["binarization"], seed=d["seed"], valid_size=d["valid_size"])``
-        gives the same data again, which equal ``content_hash`` confirms.
+        ``load_data(d["name"], binarization=d["binarization"], seed=d["seed"], valid_size=d["valid_size"],
+        labels="tensors" in d)`` gives the same data again, which equal ``content_hash`` confirms.
         """
-        return {
+        splits = {"train": self.train_images, "valid": self.valid_images, "test": self.test_images}
+        described = {
             "name": self.name,
             "binarization": self.binarization,
             "seed": self.seed,
-            "valid_size": len(self.valid),
-            "sizes": {"train": len(self.train), "valid": len(self.valid), "test": len(self.test)},
+            "valid_size": len(self.valid_images),
+            "sizes": {name: len(images) for name, images in splits.items()},
             "x_shape": list(self.x_shape),
             "content_hash": self.content_hash,
             "source": self.source,
         }
+        if isinstance(self.train, tuple):
+            named = zip(("images", "labels"), self.train, strict=True)
+            described["tensors"] = {name: list(column.shape) for name, column in named}
+        return described
 
     def __repr__(self) -> str:
-        sizes = "/".join(str(len(split)) for split in (self.train, self.valid, self.test))
-        shape = "x".join(map(str, self.x_shape))
+        sizes = "/".join(str(len(split)) for split in (self.train_images, self.valid_images, self.test_images))
+        shape = "x".join(map(str, self.x_shape)) + (" with labels" if self.labels else "")
         return f"ImageData({self.name!r}, {sizes} of {shape}, {self.binarization}, seed={self.seed})"
+
+
+def first_of(inputs: Inputs, number: int | None) -> Inputs:
+    """The first data of all tensors; all of them for None."""
+    return tuple(column[:number] for column in inputs) if isinstance(inputs, tuple) else inputs[:number]
+
+
+def _images(inputs: Inputs) -> Tensor:
+    return inputs[0] if isinstance(inputs, tuple) else inputs

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import platformdirs
+from torch import Tensor
 
 from pyro_vae.data.array_file import ArrayFile
 from pyro_vae.data.binarization import BINARIZATIONS, split_generator
@@ -40,6 +41,7 @@ def load_data(
     *,
     seed: int = 0,
     valid_size: int | None = None,
+    labels: bool = False,
     download: bool = True,
 ) -> ImageData:
     """Load images in three splits, binarized in one of four ways.
@@ -57,16 +59,20 @@ def load_data(
         seed: fixes the draws that are made at loading; it never changes which image is in which split.
         valid_size: number of validation images, by default the data set's own (see its class). The test
             images stay the same; 0 gives an empty validation split.
+        labels: whether a datum is a tuple of an image and its label, int64, which model and guide are given in this
+            order: ``data.train``, ``data.valid`` and ``data.test`` then are ``(images, labels)``. Without it, labels
+            are in ``data.train_labels`` etc. alone. MNIST, Fashion-MNIST and "mnist-5k" have labels, folders of images
+            have them where each class has a folder, and a ``.npz`` where it has ``train_labels`` and so on.
         download: whether missing files of "mnist" or "fashion-mnist" may be fetched; the others never are.
 
     Returns:
-        The images, ``(N, *x_shape)`` in each split.
+        The images, ``(N, *x_shape)`` in each split, with their labels ``(N,)`` where they were asked for.
 
     Raises:
         DataNotFoundError: the files are not there and cannot be fetched.
         DataCorruptError: a file is truncated or not what it should be.
-        ValueError: an unknown name or binarization, a split that cannot be made, or pixels that are no
-        images.
+        ValueError: an unknown name or binarization, a split that cannot be made, pixels that are no
+        images, or labels asked for where there are none.
 
     >>> data = load_data("mnist-5k", binarization="threshold")
     >>> data
@@ -83,14 +89,17 @@ def load_data(
         _warn_of_copies(splits, label)
     # Pixels of zeros and ones are their own binarization: "none" hands them over as they are.
     way = BINARIZATIONS["none" if source.already_binary else binarization]
+    images = {
+        "train": way.train(splits.train.images, split_generator(seed, "train")),
+        "valid": way.held_out(splits.valid.images, split_generator(seed, "valid")),
+        "test": way.held_out(splits.test.images, split_generator(seed, "test")),
+    }
     return ImageData(
         name=label,
-        train=way.train(splits.train.images, split_generator(seed, "train")),
-        valid=way.held_out(splits.valid.images, split_generator(seed, "valid")),
-        test=way.held_out(splits.test.images, split_generator(seed, "test")),
+        **(_with_labels(images, splits, label) if labels else images),
         binarization=binarization,
         seed=seed,
-        content_hash=_content_hash(splits),
+        content_hash=_content_hash(splits, labels),
         source=splits.source,
         train_labels=splits.train.labels,
         valid_labels=splits.valid.labels,
@@ -183,14 +192,36 @@ def _data_root(root: str | os.PathLike[str] | None, source: Source | None = None
         ) from error
 
 
-def _content_hash(splits: Splits) -> str:
-    """sha256 over the shapes, dtypes and stored bytes of the three splits."""
+def _with_labels(images: dict[str, Tensor], splits: Splits, name: str) -> dict[str, tuple[Tensor, Tensor]]:
+    """The images of each split with their labels.
+
+    Raises:
+        ValueError: a split has none.
+    """
+    labels = {split: getattr(splits, split).labels for split in images}
+    missing = [split for split, column in labels.items() if column is None]
+    if missing:
+        whose = "the data have no labels" if len(missing) == len(labels) else f"{' and '.join(missing)} have no labels"
+        raise ValueError(
+            f"load_data({name!r}): {argument('labels', True)} asks for a label of each image, and {whose}. Leave it "
+            f"out; or take data with labels: mnist, fashion-mnist, mnist-5k, a folder with a folder for each class, or "
+            f"a .npz with train_labels, valid_labels and test_labels"
+        )
+    return {split: (images[split], labels[split]) for split in images}
+
+
+def _content_hash(splits: Splits, labels: bool = False) -> str:
+    """sha256 over the shapes, dtypes and stored bytes of the three splits, and of their labels if these are used."""
     content = hashlib.sha256()
     for name in ("train", "valid", "test"):
         pixels = getattr(splits, name).images.contiguous().numpy()
         # Little-endian is written down so that a machine of the other kind would notice.
         content.update(f"{name} {pixels.dtype.str} {pixels.shape}\n".encode())
         content.update(pixels)
+        if labels:
+            classes = getattr(splits, name).labels.contiguous().numpy()
+            content.update(f"{name} labels {classes.dtype.str} {classes.shape}\n".encode())
+            content.update(classes)
     return content.hexdigest()
 
 

@@ -1,7 +1,7 @@
 """Where a training loop's rows come from: tensors in memory, or any DataLoader."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,7 +11,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
 from pyro_vae.data import ImageData
+from pyro_vae.fit.steps.gradients import Batch
 from pyro_vae.programs.missing import all_finite, check_finite_rows, check_not_empty
+from pyro_vae.programs.modules import as_args, as_input
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.checks import check_count, check_dense, in_short
 from pyro_vae.runtime.random_state import unmoved_generators
@@ -20,8 +22,8 @@ from pyro_vae.runtime.random_state import unmoved_generators
 class Batches(Protocol):
     """Batches of training data, epoch by epoch, and how they become the model's input.
 
-    A batch is a tensor as long as the rows that it stands for: their indices, or the rows themselves. What is done to
-    it in ``observe`` is part of the step, and of its graph.
+    A batch is as long as the rows that it stands for: a tensor of their indices, or the rows themselves, in a tuple
+    where a datum is of several tensors. What is done to it in ``observe`` is part of the step, and of its graph.
     """
 
     steps: int | None
@@ -31,13 +33,13 @@ class Batches(Protocol):
     same: bool
     """Whether each batch is the same data in the same order."""
 
-    def epoch(self, index: int) -> Iterator[Tensor]:
+    def epoch(self, index: int) -> Iterator[Batch]:
         """Yield the batches of one epoch."""
 
-    def observe(self, batch: Tensor) -> Any:
+    def observe(self, batch: Any) -> Any:
         """Return the model's input for a batch: a tensor, or a tuple of several."""
 
-    def first(self) -> Tensor:
+    def first(self) -> Batch:
         """Return a batch, without touching any random state."""
 
     def describe(self) -> dict[str, Any]:
@@ -92,11 +94,11 @@ class TensorBatches:
         for step in range(len(self._rows) // self._batch_size):
             yield order[step * self._batch_size : (step + 1) * self._batch_size]
 
-    def observe(self, batch: Tensor) -> Any:
+    def observe(self, batch: Any) -> Any:
         """Return the model's input for rows by their indices: scaled and binarized as the data set says."""
         rows = [column.index_select(0, batch) for column in self._columns]
-        x = [self._data.observe(rows[0])] if isinstance(self._data, ImageData) else rows
-        return as_input([part.to(self._dtype) if part.is_floating_point() else part for part in x])
+        x = as_args(self._data.observe(as_input(rows))) if isinstance(self._data, ImageData) else rows
+        return in_dtype(x, self._dtype)
 
     def first(self) -> Tensor:
         """Return the indices of the first rows, as many as a batch."""
@@ -110,7 +112,7 @@ class TensorBatches:
 
 
 class LoaderBatches:
-    """Batches of a DataLoader, each a tensor or a sequence of one.
+    """Batches of a DataLoader, each a tensor or a sequence of those that model and guide are called with in order.
 
     Args:
         loader: any ``torch.utils.data.DataLoader``.
@@ -121,7 +123,7 @@ class LoaderBatches:
     def __init__(self, loader: DataLoader, device: torch.device, dtype: torch.dtype) -> None:
         self._loader, self._device, self._dtype = loader, device, dtype
         self.generator: torch.Generator | None = loader.generator
-        self.check: Callable[[Tensor], None] = partial(check_finite_rows, "a batch of the DataLoader")
+        self.check: Callable[[Batch], None] = partial(check_finite_rows, "a batch of the DataLoader")
         """Refuses a batch with NaN or infinite values, unless they are known to be hidden by a mask."""
         try:
             self.steps: int | None = len(loader)
@@ -131,23 +133,20 @@ class LoaderBatches:
         if self.steps == 0:
             raise ValueError("fit: the DataLoader has no batch; lower its batch_size or set drop_last=False.")
 
-    def epoch(self, index: int) -> Iterator[Tensor]:  # noqa: ARG002 (the loader keeps its own order)
+    def epoch(self, index: int) -> Iterator[Batch]:  # noqa: ARG002 (the loader keeps its own order)
         """Yield the rows of one epoch, in the loader's order."""
         for batch in self._loader:
-            rows = batch[0] if isinstance(batch, list | tuple) and len(batch) == 1 else batch
-            if not isinstance(rows, Tensor):
-                raise ValueError(_not_one_tensor(rows))
-            check_not_empty("a batch of the DataLoader", rows)
-            if not all_finite(rows):
-                self.check(rows)
+            columns = _columns_of_batch(batch)
+            if not all(map(all_finite, columns)):
+                self.check(as_input(columns))
             # A graph takes rows as they lay in memory when it was recorded.
-            yield rows.to(self._device, non_blocking=True).contiguous()
+            yield as_input([column.to(self._device, non_blocking=True).contiguous() for column in columns])
 
-    def observe(self, batch: Tensor) -> Tensor:
+    def observe(self, batch: Batch) -> Any:
         """Return rows in the model's dtype."""
-        return batch.to(self._dtype) if batch.is_floating_point() else batch
+        return in_dtype(as_args(batch), self._dtype)
 
-    def first(self) -> Tensor:
+    def first(self) -> Batch:
         """Return the first batch, without advancing the loader's random state."""
         own = None if self.generator is None else self.generator.clone_state()
         with unmoved_generators():
@@ -193,9 +192,9 @@ def columns_of(argument: str, what: str, data: Any) -> list[Tensor]:
     return columns
 
 
-def as_input(columns: list[Tensor]) -> Any:
-    """Return what model and guide are called with: a tensor, or a tuple of several."""
-    return columns[0] if len(columns) == 1 else tuple(columns)
+def in_dtype(columns: Sequence[Tensor], dtype: torch.dtype) -> Any:
+    """Return the model's input: floating tensors in its dtype, whole numbers as they are."""
+    return as_input([column.to(dtype) if column.is_floating_point() else column for column in columns])
 
 
 def describe_tensors(data: Tensor | tuple[Tensor, ...]) -> dict[str, Any]:
@@ -217,18 +216,26 @@ def describe_loader(loader: DataLoader) -> dict[str, Any]:
     return {"name": "DataLoader", "dataset": f"{dataset.__module__}:{dataset.__qualname__}"}
 
 
-def _not_one_tensor(batch: Any) -> str:
-    """Say what a DataLoader yields in place of a tensor, and how to have it yield one."""
-    remedy = (
-        "collate_fn=lambda batch: torch.stack([datum[0] for datum in batch]) keeps the first tensor of each datum; to "
-        "give model and guide all of them, pass the tensors themselves: fit(model, guide, (x, y))"
-    )
-    if isinstance(batch, list | tuple):
-        kinds = ", ".join(
-            f"{type(part).__name__}{tuple(part.shape) if isinstance(part, Tensor) else ''}" for part in batch
+def _columns_of_batch(batch: Any) -> list[Tensor]:
+    """Return the tensors of a DataLoader's batch, with one row for each datum.
+
+    Raises:
+        ValueError: it has something else, or rows of another number.
+    """
+    what = "a batch of the DataLoader"
+    columns = list(batch) if isinstance(batch, list | tuple) else [batch]
+    if not columns or not all(isinstance(column, Tensor) and column.ndim for column in columns):
+        parts = ", ".join(
+            f"{type(part).__name__}{tuple(part.shape) if isinstance(part, Tensor) else ''}" for part in columns
         )
-        return (
-            f"fit: a batch of the DataLoader must be one tensor, as model and guide are given one; got "
-            f"{len(batch)} parts ({kinds}), and none is left out unasked: {remedy}."
+        came = f"{len(columns)} parts ({parts})" if isinstance(batch, list | tuple) else in_short(batch)
+        raise ValueError(
+            f"fit: {what} must be a tensor, or a sequence of tensors that model and guide are called with in order; "
+            f"got {came}: collate_fn=... makes tensors of it."
         )
-    return f"fit: a batch of the DataLoader must be one tensor; got {in_short(batch)}: {remedy}."
+    for column in columns:
+        check_not_empty(what, column)
+    if len({len(column) for column in columns}) > 1:
+        shapes = ", ".join(str(tuple(column.shape)) for column in columns)
+        raise ValueError(f"fit: the tensors of {what} must have one row for each datum; got shapes {shapes}.")
+    return columns

@@ -17,15 +17,15 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from pyro_vae.data import ImageData
-from pyro_vae.errors import NonFiniteError
+from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.fit.batches import (
     Batches,
     LoaderBatches,
     TensorBatches,
-    as_input,
     columns_of,
     describe_loader,
     describe_tensors,
+    in_dtype,
 )
 from pyro_vae.fit.by_place import check_places
 from pyro_vae.fit.describe import describe, describe_settings, structure
@@ -53,7 +53,7 @@ from pyro_vae.fit.training import Training
 from pyro_vae.fit.vectorized import takes_particles
 from pyro_vae.objectives.analytic_kl import AnalyticKL
 from pyro_vae.programs.missing import all_finite, check_finite_rows
-from pyro_vae.programs.modules import as_args, check_programs, in_mode, local_params, plain_errors
+from pyro_vae.programs.modules import as_args, check_arguments, check_programs, in_mode, local_params, plain_errors
 from pyro_vae.programs.nonfinite import find_outside
 from pyro_vae.programs.pair import SOFT_TARGETS, Pair
 from pyro_vae.programs.support import check_support
@@ -104,8 +104,8 @@ def fit(
             plate around all sites; those that sum, as Pyro's own, do not.
         guide: q(z | x), with the same latent sites; under ``TraceEnum_ELBO`` the model may enumerate others.
         data: an ``ImageData``; or a tensor of model inputs ``(N, ...)``, or a tuple of such tensors, which are
-            all passed to model and guide in order; or any DataLoader of batches, each a
-            tensor or a sequence of one.
+            all passed to model and guide in order; or any DataLoader of batches, each a tensor or a sequence of
+            tensors, which are passed on in the same way.
         valid: validation data, where ``data`` is not an ``ImageData`` that brings its own.
         objective: any ``pyro.infer.ELBO``, ``Trace_ELBO()`` unless given. Its loss is summed over the batch, and
             so is the gradient, as in ``pyro.infer.SVI``.
@@ -180,6 +180,7 @@ def fit(
     rows = batches.first()
     with no_side_effects(modules):
         x = batches.observe(rows)
+        _require_arguments(model, guide, x, isinstance(data, DataLoader))
         inputs = _all_inputs(data, x)
         if not all(all_finite(column) for column in as_args(inputs)):
             whole = inputs if isinstance(data, DataLoader) else batches.observe(torch.arange(len(as_args(inputs)[0])))
@@ -193,6 +194,7 @@ def fit(
             _say_what_is_no_bound(pair)
         check_support(model, inputs, x)
         for block in [] if valid_blocks is None else valid_blocks():
+            _require_as_many(block, x)
             check_finite_rows("validation data", block, model, guide)
             check_support(model, block, block)
         parameters = Parameters.of(model, guide, x)
@@ -337,6 +339,37 @@ def _run_epochs(
             training.look_once_more()
 
 
+def _require_arguments(model: Program, guide: Program, x: Any, loaded: bool) -> None:
+    """Refuse data of more or fewer tensors than model and guide take.
+
+    Raises:
+        PairError: says how many there are; of a DataLoader also how to leave one out.
+    """
+    try:
+        check_arguments(as_args(x), model=model, guide=guide)
+    except PairError as error:
+        if not loaded or len(as_args(x)) == 1:
+            raise
+        raise PairError(
+            f"fit: {error} To leave out all tensors of the DataLoader but the first, pass it collate_fn=lambda batch: "
+            f"torch.stack([datum[0] for datum in batch])."
+        ) from error
+
+
+def _require_as_many(block: Any, x: Any) -> None:
+    """Refuse validation data of more or fewer tensors than the training data have.
+
+    Raises:
+        ValueError: says how many there are.
+    """
+    counts = len(as_args(block)), len(as_args(x))
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"fit: a datum of the validation data must have as many tensors as one of the training data, {counts[1]}; "
+            f"got {counts[0]}."
+        )
+
+
 def _say_what_is_no_bound(pair: Pair) -> None:
     """Say in one line why the loss of this pair, which is trained as Pyro does it, is no bound on log p(x)."""
     reasons = []
@@ -355,7 +388,7 @@ def _valid_blocks(
     valid: Tensor | tuple[Tensor, ...] | DataLoader | None, device: torch.device, dtype: torch.dtype
 ) -> Callable[[], Iterator[Any]] | None:
     """Return what yields the validation data block by block as model inputs."""
-    if valid is None or (isinstance(valid, Tensor) and len(valid) == 0):
+    if valid is None or (isinstance(valid, Tensor | tuple) and all(len(column) == 0 for column in as_args(valid))):
         return None
     if isinstance(valid, DataLoader):
         loader = LoaderBatches(valid, device, dtype)
@@ -364,8 +397,7 @@ def _valid_blocks(
     blocks = range(0, len(columns[0]), VALIDATION_BLOCK)
 
     def block(start: int) -> Any:
-        rows = (column[start : start + VALIDATION_BLOCK].to(device) for column in columns)
-        return as_input([part.to(dtype) if part.is_floating_point() else part for part in rows])
+        return in_dtype([column[start : start + VALIDATION_BLOCK].to(device) for column in columns], dtype)
 
     return lambda: (block(start) for start in blocks)
 
@@ -381,7 +413,7 @@ def _num_data(data: ImageData | Tensor | tuple[Tensor, ...] | DataLoader) -> int
     """Return how many data there are, None where a loader does not know."""
     if isinstance(data, DataLoader):
         return len(data.dataset) if isinstance(data.dataset, Sized) else None
-    return len(data.train if isinstance(data, ImageData) else as_args(data)[0])
+    return len(as_args(data.train if isinstance(data, ImageData) else data)[0])
 
 
 def _all_inputs(data: ImageData | Tensor | tuple[Tensor, ...] | DataLoader, first: Any) -> Any:

@@ -12,7 +12,7 @@ from pyro_vae.fit.batches import describe_tensors
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.differences import differences, listed
 
-COMPARED = ("content_hash", "binarization", "seed", "sizes", "shape", "shapes")
+COMPARED = ("content_hash", "binarization", "seed", "sizes", "shape", "shapes", "tensors")
 """Of two descriptions; a name and a source say only where the data lay."""
 
 

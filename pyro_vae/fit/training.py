@@ -15,6 +15,7 @@ from pyro_vae.errors import NonFiniteError
 from pyro_vae.fit.batches import Batches
 from pyro_vae.fit.parameters import Parameters
 from pyro_vae.fit.run import CHECKPOINT, Row
+from pyro_vae.fit.steps.gradients import Batch
 from pyro_vae.fit.steps.step import Step
 from pyro_vae.fit.steps.watch import EVERY, Watch
 from pyro_vae.fit.summed import Summed
@@ -47,7 +48,7 @@ class Training:
     best: dict[str, Tensor] = field(default_factory=dict)
     _unwatched: int = 0
     """Steps since the graph was last compared with the pair."""
-    _last: tuple[Tensor, Tensor] | None = None
+    _last: tuple[Batch, Tensor] | None = None
     """The last step's batch and KL weight."""
 
     def epoch(self, index: int, kl_weight: float, on_step: Callable[[], object] = lambda: None) -> float:
@@ -74,8 +75,9 @@ class Training:
         try:
             for number, batch in enumerate(self.batches.epoch(index)):
                 noise = torch.get_rng_state()
-                pending.append((self.step(batch, beta), len(batch) / self._stands_for(batch)))
-                count += len(batch)
+                rows = len(as_args(batch)[0])
+                pending.append((self.step(batch, beta), rows / self._stands_for(rows)))
+                count += rows
                 if len(pending) == together:
                     total -= self._read(pending, (index, number), batch, noise)
                 self._look(batch, beta, first=number == 0)
@@ -91,7 +93,7 @@ class Training:
             raise self._stopped(f"a step made parameters NaN or infinite in epoch {index + 1}")
         return total / count
 
-    def _read(self, pending: list[tuple[Tensor, float]], last: tuple[int, int], batch: Tensor, noise: Tensor) -> float:
+    def _read(self, pending: list[tuple[Tensor, float]], last: tuple[int, int], batch: Batch, noise: Tensor) -> float:
         """Empty the list of losses and return their sum, each for as many data as it is a share of.
 
         Raises:
@@ -130,9 +132,9 @@ class Training:
                     loss = objective.loss(model, guide, *as_args(x))
                 if not math.isfinite(loss):
                     raise self._stopped(f"the validation loss became {loss} at epoch {index + 1}", x)
-                rows = as_args(x)[0]
-                total -= loss / self._stands_for(rows) * len(rows)
-                count += len(rows)
+                rows = len(as_args(x)[0])
+                total -= loss / self._stands_for(rows) * rows
+                count += rows
         return total / count
 
     def advance_schedule(self, bound: float) -> None:
@@ -165,17 +167,17 @@ class Training:
             self._unwatched = 0
             self.watch.look(self.step, *self._last)
 
-    def _look(self, batch: Tensor, beta: Tensor, first: bool) -> None:
+    def _look(self, batch: Batch, beta: Tensor, first: bool) -> None:
         """Now and then, and where an objective has just set a weight of its own, compare the graph with the pair."""
         self._unwatched += 1
         self._last = (batch, beta)
         if self._unwatched >= EVERY or (first and isinstance(self.objective, ScheduledObjective)):
             self.look_once_more()
 
-    def _stands_for(self, rows: Tensor) -> int:
-        """Return how many data a loss on these rows is a sum over: a plate of a fixed size scales up to all of it."""
+    def _stands_for(self, rows: int) -> int:
+        """Return how many data a loss on so many is a sum over: a plate of a fixed size scales up to all of it."""
         plate = self.pair.plate
-        return plate.full_size if plate.full_size != self.pair.num_rows else len(rows)
+        return plate.full_size if plate.full_size != self.pair.num_rows else rows
 
     def _stopped(self, what: str, x: Any = None) -> NonFiniteError:
         site = "" if x is None else f" {nonfinite_site(self.pair.model, self.pair.guide, x)}"

@@ -7,19 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, PairError
-from pyro_vae.fit.steps.gradients import BatchLoss
+from pyro_vae.fit.steps.gradients import Batch, BatchLoss
 from pyro_vae.fit.summed import Summed
-from pyro_vae.programs.modules import in_mode
+from pyro_vae.programs.modules import as_args, in_mode
 from pyro_vae.programs.pair import REMEDY, Pair
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.wording import in_one_line
 
 
 @contextmanager
-def takes_particles(pair: Pair | Summed, loss: BatchLoss, batch: Tensor) -> Iterator[None]:
+def takes_particles(pair: Pair | Summed, loss: BatchLoss, batch: Batch) -> Iterator[None]:
     """Refuse a pair that fails, or gives wrong numbers, with particles in a dim left of the data's.
 
     A pair with weights of each datum is tried before the first step, in evaluation mode, where batch normalization
@@ -62,7 +61,7 @@ def takes_particles(pair: Pair | Summed, loss: BatchLoss, batch: Tensor) -> Iter
         one_by_one: Any = copy(objective)
         one_by_one.vectorize_particles = False
         try:
-            replace(loss, objective=one_by_one).eager()(batch, torch.ones((), device=batch.device))
+            replace(loss, objective=one_by_one).eager()(batch, torch.ones((), device=as_args(batch)[0].device))
         except Exception:
             # Not the particles are what it fails by.
             raise error from None

@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import CellType, FunctionType, MethodType
@@ -30,6 +30,11 @@ _EMPTY_CELL = CellType()
 def as_args(x: Any) -> tuple[Any, ...]:
     """Return the positional arguments of a pair: a tuple as it is, anything else as the only one."""
     return x if isinstance(x, tuple) else (x,)
+
+
+def as_input(columns: Sequence[Tensor]) -> Any:
+    """Return what model and guide are called with: a tensor, or a tuple of several. Undoes :func:`as_args`."""
+    return columns[0] if len(columns) == 1 else tuple(columns)
 
 
 @dataclass(frozen=True)

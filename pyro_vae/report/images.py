@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pyro_vae import plots
 from pyro_vae.comparison.results import CellResult
 from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
 from pyro_vae.comparison.task import folder_of
 from pyro_vae.data import ImageData
+from pyro_vae.data.image_data import Inputs, first_of
 from pyro_vae.programs.modules import local_params
 from pyro_vae.runtime.random_state import seeded
 
@@ -65,7 +65,7 @@ def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | Non
     drawn = []
     for result in results:
         cell = result.cell
-        key = cell.data, cell.binarization, cell.data_seed, cell.valid_size
+        key = cell.data, cell.labels, cell.binarization, cell.data_seed, cell.valid_size
         try:
             if key not in loaded:
                 loaded[key] = load_data_of_run(result.path, cell, moved)
@@ -82,10 +82,10 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
         result.path, cell, data, None if cell.fitted_model is None else folder_of(out, cell.fitted_model)
     )
     drawers: dict[str, Callable[[], tuple[Any, str]]] = {
-        "samples": lambda: _samples(model, data.test[:1]),
-        "reconstructions": lambda: _reconstructions(model, guide, data.test[: cell.num_test]),
+        "samples": lambda: _samples(model, data.first(SAMPLES)),
+        "reconstructions": lambda: _reconstructions(model, guide, data.first(cell.num_test)),
         "traversal": lambda: _traversal(
-            model, guide, data.test[:1], result.measured["active_units"]["most_active"][:UNITS]
+            model, guide, data.first(1), result.measured["active_units"]["most_active"][:UNITS]
         ),
     }
     pictures, failures = [], []
@@ -99,16 +99,16 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
     return CellPictures(result, pictures, failures)
 
 
-def _samples(model: Any, first: Tensor) -> "tuple[Figure, str]":
-    return plots.model_samples(model, first, SAMPLES), "Means of p(x | z), z drawn from the prior."
+def _samples(model: Any, test: Inputs) -> "tuple[Figure, str]":
+    return plots.model_samples(model, test, SAMPLES), "Means of p(x | z), z drawn from the prior."
 
 
-def _reconstructions(model: Any, guide: Any, test: Tensor) -> "tuple[Figure, str]":
-    figure = plots.pair_reconstructions(model, guide, test[: COLUMNS * ROWS], COLUMNS)
+def _reconstructions(model: Any, guide: Any, test: Inputs) -> "tuple[Figure, str]":
+    figure = plots.pair_reconstructions(model, guide, first_of(test, COLUMNS * ROWS), COLUMNS)
     return figure, "Test images, and below each row the means of p(x | z), z drawn from q(z | x)."
 
 
-def _traversal(model: Any, guide: Any, first: Tensor, units: Sequence[int]) -> "tuple[Figure, str]":
+def _traversal(model: Any, guide: Any, first: Inputs, units: Sequence[int]) -> "tuple[Figure, str]":
     figure, shown, left_out = plots.pair_traversal(model, guide, first, units)
     low, high = (round(100 * share.item()) for share in plots.QUANTILES[[0, -1]])
     caption = (

@@ -175,5 +175,60 @@ def test_the_doctests_hold():
 
 def test_the_signature_is_the_documented_one():
     parameters = inspect.signature(load_data).parameters
-    assert list(parameters) == ["name", "root", "binarization", "seed", "valid_size", "download"]
-    assert [parameters[name].default for name in list(parameters)[1:]] == [None, None, 0, None, True]
+    assert list(parameters) == ["name", "root", "binarization", "seed", "valid_size", "labels", "download"]
+    assert [parameters[name].default for name in list(parameters)[1:]] == [None, None, 0, None, False, True]
+
+
+@pytest.mark.parametrize("binarization", ["stochastic", "static"])
+def test_labels_make_a_datum_a_tuple(binarization):
+    """Images and labels are those that are loaded without; each split is what model and guide are called with."""
+    plain = load_data("mnist-5k", binarization=binarization)
+    data = load_data("mnist-5k", binarization=binarization, labels=True)
+    assert data.labels
+    assert not plain.labels
+    for split in ("train", "valid", "test"):
+        images, labels = getattr(data, split)
+        assert torch.equal(images, getattr(plain, split))
+        assert torch.equal(images, getattr(data, f"{split}_images"))
+        assert torch.equal(labels, getattr(plain, f"{split}_labels"))
+    assert data.x_shape == plain.x_shape
+    assert torch.equal(data.train_mean(), plain.train_mean())
+    torch.manual_seed(0)
+    expected = plain.observe(plain.train[:5])
+    torch.manual_seed(0)
+    images, labels = data.observe(tuple(column[:5] for column in data.train))
+    assert torch.equal(images, expected)
+    assert torch.equal(labels, plain.train_labels[:5])
+    assert [len(column) for column in data.first(7)] == [7, 7]
+    assert len(plain.first(7)) == 7
+    assert plain.first(None) is not None
+    assert len(data.first(None)[1]) == 500
+
+
+def test_labels_are_part_of_the_content(tmp_path):
+    """Equal pixels with other labels are other data; without labels asked for, labels do not matter."""
+
+    def described(labels: np.ndarray, asked: bool) -> dict:
+        images = np.arange(240, dtype=np.uint8).reshape(20, 3, 4)
+        np.savez(tmp_path / "x.npz", train=images[:15], test=images[15:], train_labels=labels, test_labels=labels[:5])
+        return load_data(tmp_path / "x.npz", valid_size=0, labels=asked).describe()
+
+    classes = np.arange(15)
+    with_labels, others = described(classes, True), described(classes + 1, True)
+    assert with_labels["tensors"] == {"images": [15, 1, 3, 4], "labels": [15]}
+    assert with_labels["content_hash"] != others["content_hash"]
+    assert described(classes, False) == described(classes + 1, False)
+    assert "tensors" not in described(classes, False)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "missing"),
+    [(["train"], "valid and test have no labels"), ([], "the data have no labels")],
+)
+def test_labels_that_are_not_there_are_an_error(arrays, missing, tmp_path):
+    images = np.zeros((6, 4, 4), dtype=np.uint8)
+    images[range(6), 0, 0] = range(50, 56)
+    splits = {"train": images[:2], "valid": images[2:4], "test": images[4:]}
+    np.savez(tmp_path / "x.npz", **splits, **{f"{name}_labels": np.arange(2) for name in arrays})
+    with pytest.raises(ValueError, match=f"labels=True asks for a label of each image, and {missing}"):
+        load_data(tmp_path / "x.npz", labels=True)

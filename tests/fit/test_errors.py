@@ -44,9 +44,13 @@ def only_matrices(parameters):
 FAILS_AT = only_matrices.__code__.co_firstlineno + 1
 HERE = os.path.relpath(__file__) if Path(__file__).is_relative_to(Path.cwd()) else __file__
 
-ONE_TENSOR = (
-    "collate_fn=lambda batch: torch.stack([datum[0] for datum in batch]) keeps the first tensor of each datum; to give "
-    "model and guide all of them, pass the tensors themselves: fit(model, guide, (x, y))."
+LEAVE_OUT = (
+    "To leave out all tensors of the DataLoader but the first, pass it collate_fn=lambda batch: "
+    "torch.stack([datum[0] for datum in batch])."
+)
+TENSORS = (
+    "fit: a batch of the DataLoader must be a tensor, or a sequence of tensors that model and guide are called with in "
+    "order; got"
 )
 NAN, INF = X.clone(), X.repeat(2, 1)
 NAN[7, 0] = NAN[9, 0] = torch.nan
@@ -102,13 +106,12 @@ INF[3, 0] = -torch.inf
         ),
         (
             {"data": DataLoader(TensorDataset(X, torch.arange(12)), batch_size=6)},
-            "fit: a batch of the DataLoader must be one tensor, as model and guide are given one; got 2 parts "
-            f"(Tensor(6, 1), Tensor(6,)), and none is left out unasked: {ONE_TENSOR}",
+            "fit: the model cannot be called with the data, which are 2 positional arguments of model and guide: too "
+            f"many positional arguments. {LEAVE_OUT}",
         ),
         (
             {"valid": DataLoader(TensorDataset(X, X), batch_size=12)},
-            "fit: a batch of the DataLoader must be one tensor, as model and guide are given one; got 2 parts "
-            f"(Tensor(12, 1), Tensor(12, 1)), and none is left out unasked: {ONE_TENSOR}",
+            "fit: a datum of the validation data must have as many tensors as one of the training data, 1; got 2.",
         ),
         (
             {"data": (X, X[:5])},
@@ -209,7 +212,16 @@ INF[3, 0] = -torch.inf
         ({"data": DataLoader(Empty())}, "fit: the DataLoader yields nothing."),
         (
             {"data": DataLoader([{"x": row} for row in X], batch_size=4)},
-            f"fit: a batch of the DataLoader must be one tensor; got an object of class dict: {ONE_TENSOR}",
+            f"{TENSORS} an object of class dict: collate_fn=... makes tensors of it.",
+        ),
+        (
+            {"data": DataLoader([(row, "a label") for row in X], batch_size=4)},
+            f"{TENSORS} 2 parts (Tensor(4, 1), tuple): collate_fn=... makes tensors of it.",
+        ),
+        (
+            {"data": DataLoader([X], batch_size=None, collate_fn=lambda x: (x, x[:5]))},
+            "fit: the tensors of a batch of the DataLoader must have one row for each datum; got shapes (12, 1), "
+            "(5, 1).",
         ),
     ],
 )

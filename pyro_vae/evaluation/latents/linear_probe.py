@@ -67,9 +67,9 @@ class LinearProbe(Result):
 
 def linear_probe(
     guide: Program,
-    train_x: Tensor,
+    train_x: Any,
     train_labels: Tensor,
-    test_x: Tensor,
+    test_x: Any,
     test_labels: Tensor,
     *,
     site: str | None = None,
@@ -89,9 +89,9 @@ def linear_probe(
 
     Args:
         guide: q(z | x).
-        train_x: data ``(num_train, ...)``.
+        train_x: data ``(num_train, ...)``, or a tuple of all positional arguments that starts with them.
         train_labels: integers ``(num_train,)``, of two classes or more, under any numbers.
-        test_x: data ``(num_test, ...)`` that the probe has not seen.
+        test_x: data ``(num_test, ...)`` that the probe has not seen, or such a tuple.
         test_labels: ``(num_test,)``; a class that is not in training counts as missed.
         site: a latent site; None for all of them, whose means are put beside one another.
         l2: :math:`\lambda`, above 0.

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.fit.steps.gradients import BatchLoss, TracedGradients
+from pyro_vae.fit.steps.gradients import Batch, BatchLoss, TracedGradients
 from pyro_vae.fit.steps.step import SeparateStep, Step
 from pyro_vae.fit.steps.whole_step import WholeStep
 
@@ -52,7 +52,7 @@ class AutoStep:
         """How it runs now: "off", "trace" or "inductor"."""
         return self._step.level
 
-    def __call__(self, batch: Tensor, beta: Tensor) -> Tensor:
+    def __call__(self, batch: Batch, beta: Tensor) -> Tensor:
         """Take a step on a batch and return the loss."""
         if self.pick is not None and self._traced_seconds is None:
             return self._step(batch, beta)
@@ -77,7 +77,7 @@ class AutoStep:
             self._switch(state["pick"])
         self._seconds, self._traced_seconds = list(state["seconds"]), state["traced_seconds"]
 
-    def replay(self, batch: Tensor, beta: Tensor) -> list[Tensor] | None:
+    def replay(self, batch: Batch, beta: Tensor) -> list[Tensor] | None:
         """Return loss and gradients by the graph, or None where none runs."""
         return self._step.replay(batch, beta)
 

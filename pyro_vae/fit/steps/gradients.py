@@ -13,12 +13,15 @@ from pyro_vae.graphs.capture import NotTraceable, capture, unlike
 from pyro_vae.graphs.draws import Draws
 from pyro_vae.objectives.kl_weight import KLWeight
 from pyro_vae.objectives.tensor_loss import tensor_loss
-from pyro_vae.programs.modules import as_args, local_params
+from pyro_vae.programs.modules import as_args, as_input, local_params
 from pyro_vae.protocols import Objective, Program
 
 logger = logging.getLogger("pyro_vae")
 
-LossAndGradients = Callable[[Tensor, Tensor], list[Tensor]]
+Batch = Tensor | tuple[Tensor, ...]
+"""What a step is taken on: indices of rows, or the rows themselves; a tuple where a datum is of several tensors."""
+
+LossAndGradients = Callable[[Batch, Tensor], list[Tensor]]
 """From a batch and the KL weight to [loss, gradient of each parameter]."""
 
 MAX_GRAPHS = 4
@@ -35,7 +38,7 @@ class BatchLoss:
     """q(z | x)."""
     objective: Objective
     """A ``pyro.infer.ELBO``."""
-    observe: Callable[[Tensor], Any]
+    observe: Callable[[Batch], Any]
     """From a batch to the model's input; where rows are gathered and binarized."""
     parameters: Sequence[Tensor]
     modules: Sequence[nn.Module] = field(default=(), repr=False)
@@ -63,7 +66,7 @@ class BatchLoss:
         return KLWeight(beta) if self.warmup else nullcontext()
 
     def _differentiated(self, loss_function: Callable[..., Tensor]) -> LossAndGradients:
-        def loss_and_gradients(batch: Tensor, beta: Tensor) -> list[Tensor]:
+        def loss_and_gradients(batch: Batch, beta: Tensor) -> list[Tensor]:
             with local_params(self.model, self.guide), self._weighted(beta), self.guarded():
                 loss = loss_function(self.model, self.guide, *as_args(self.observe(batch)))
             gradients = torch.autograd.grad(loss, list(self.parameters), allow_unused=True, materialize_grads=True)
@@ -71,7 +74,7 @@ class BatchLoss:
 
         return loss_and_gradients
 
-    def _by_svi(self, batch: Tensor, beta: Tensor) -> list[Tensor]:
+    def _by_svi(self, batch: Batch, beta: Tensor) -> list[Tensor]:
         # RenyiELBO, TraceGraph_ELBO and others have only what SVI calls: it leaves the gradients in `.grad`.
         for parameter in self.parameters:
             parameter.grad = None
@@ -88,6 +91,21 @@ class BatchLoss:
         return [beta.new_tensor(loss), *gradients]
 
 
+def shapes_of(batch: Batch) -> tuple[Any, ...]:
+    """Return what a graph of a batch depends on: shape and dtype of each tensor."""
+    return tuple((part.shape, part.dtype) for part in as_args(batch))
+
+
+def of_tensors(function: LossAndGradients) -> Callable[..., list[Tensor]]:
+    """Return a function of a batch and the KL weight as one of the batch's tensors and the KL weight."""
+    return lambda *tensors: function(as_input(tensors[:-1]), tensors[-1])
+
+
+def recorded_on(batch: Batch, beta: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the tensors that a graph is recorded with, and other ones that it is tried on."""
+    return [*as_args(batch), beta], [*map(unlike, as_args(batch)), 0.5 * beta]
+
+
 class TracedGradients:
     """The same as a graph for each batch shape, with the same noise, loss and gradients under a seed.
 
@@ -97,37 +115,37 @@ class TracedGradients:
     def __init__(self, loss: BatchLoss) -> None:
         self._eager = loss.eager()
         self._modules = loss.modules
-        self._graphs: dict[Any, LossAndGradients] = {}
+        self._graphs: dict[Any, Callable[..., list[Tensor]]] = {}
         self.level = "trace"
         try:
             self._source = loss.recordable()
         except NotTraceable as reason:
             self._fall_back(str(reason))
 
-    def __call__(self, batch: Tensor, beta: Tensor) -> list[Tensor]:
+    def __call__(self, batch: Batch, beta: Tensor) -> list[Tensor]:
         """Return [loss, gradient of each parameter] of one batch."""
         if self.level == "off":
             return self._eager(batch, beta)
-        key = (batch.shape, batch.dtype)
+        key = shapes_of(batch)
         if key not in self._graphs:
             self._graphs[key] = self._capture(batch, beta)
         with torch.no_grad():
-            return self._graphs[key](batch, beta)
+            return self._graphs[key](*as_args(batch), beta)
 
-    def has_graph(self, batch: Tensor) -> bool:
+    def has_graph(self, batch: Batch) -> bool:
         """Whether batches of this shape run as a graph."""
-        return self.level == "trace" and isinstance(self._graphs.get((batch.shape, batch.dtype)), Draws)
+        return self.level == "trace" and isinstance(self._graphs.get(shapes_of(batch)), Draws)
 
-    def _capture(self, batch: Tensor, beta: Tensor) -> LossAndGradients:
+    def _capture(self, batch: Batch, beta: Tensor) -> Callable[..., list[Tensor]]:
         if len(self._graphs) == MAX_GRAPHS:
             logger.warning("fit: more than %d batch shapes; the others run without a graph", MAX_GRAPHS)
         if len(self._graphs) >= MAX_GRAPHS:
-            return torch.enable_grad()(self._eager)
+            return torch.enable_grad()(of_tensors(self._eager))
         try:
-            return capture(self._source, [batch, beta], [unlike(batch), 0.5 * beta], self._modules)
+            return capture(of_tensors(self._source), *recorded_on(batch, beta), self._modules)
         except NotTraceable as reason:
             self._fall_back(str(reason))
-            return torch.enable_grad()(self._eager)
+            return torch.enable_grad()(of_tensors(self._eager))
 
     def _fall_back(self, reason: str) -> None:
         logger.warning("fit: compile='trace' is not possible here, the step runs eagerly: %s", reason)

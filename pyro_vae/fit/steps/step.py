@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from pyro_vae.fit.steps.gradients import BatchLoss, LossAndGradients, TracedGradients
+from pyro_vae.fit.steps.gradients import Batch, BatchLoss, LossAndGradients, TracedGradients
 
 
 class Step(Protocol):
@@ -17,13 +17,13 @@ class Step(Protocol):
     def level(self) -> str:
         """How it really runs: "off", "trace" or "inductor"."""
 
-    def __call__(self, batch: Tensor, beta: Tensor) -> Tensor:
+    def __call__(self, batch: Batch, beta: Tensor) -> Tensor:
         """Take a step on a batch at this KL weight, and return the loss.
 
         On the CPU a loss that is not finite moves nothing.
         """
 
-    def replay(self, batch: Tensor, beta: Tensor) -> list[Tensor] | None:
+    def replay(self, batch: Batch, beta: Tensor) -> list[Tensor] | None:
         """Return loss and gradients by the graph that the steps run, or None where they run none of this shape."""
 
     def settle(self) -> None:
@@ -51,7 +51,7 @@ class SeparateStep:
         """How it really runs: "off" or "trace"."""
         return self._gradients.level if isinstance(self._gradients, TracedGradients) else "off"
 
-    def __call__(self, batch: Tensor, beta: Tensor) -> Tensor:
+    def __call__(self, batch: Batch, beta: Tensor) -> Tensor:
         """Take a step on a batch and return the loss."""
         loss, *gradients = self._gradients(batch, beta)
         # Other devices are not waited for: whoever collects the losses finds out a few steps later.
@@ -64,7 +64,7 @@ class SeparateStep:
         self._optimizer.step()
         return loss
 
-    def replay(self, batch: Tensor, beta: Tensor) -> list[Tensor] | None:
+    def replay(self, batch: Batch, beta: Tensor) -> list[Tensor] | None:
         """Return loss and gradients by the graph, or None where there is none for this shape."""
         traced = isinstance(self._gradients, TracedGradients) and self._gradients.has_graph(batch)
         return self._gradients(batch, beta) if traced else None

@@ -8,7 +8,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.errors import StaleGraphError
-from pyro_vae.fit.steps.gradients import BatchLoss
+from pyro_vae.fit.steps.gradients import Batch, BatchLoss
 from pyro_vae.fit.steps.step import Step
 from pyro_vae.programs.modules import as_args, local_params
 from pyro_vae.programs.undo import VERIFICATION_SEED, no_side_effects
@@ -31,11 +31,11 @@ class Watch:
         batch: some batch.
     """
 
-    def __init__(self, loss: BatchLoss, batch: Tensor) -> None:
+    def __init__(self, loss: BatchLoss, batch: Batch) -> None:
         self._loss, self._batch = loss, batch
         self._sites = self._structure()
 
-    def look(self, step: Step, batch: Tensor, beta: Tensor) -> None:
+    def look(self, step: Step, batch: Batch, beta: Tensor) -> None:
         """Compare sites, then loss and gradients under the same noise; leaves no trace.
 
         Raises:

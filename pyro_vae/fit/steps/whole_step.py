@@ -12,11 +12,19 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.optim import Optimizer
 
-from pyro_vae.fit.steps.gradients import BatchLoss, TracedGradients
+from pyro_vae.fit.steps.gradients import (
+    Batch,
+    BatchLoss,
+    TracedGradients,
+    of_tensors,
+    recorded_on,
+    shapes_of,
+)
 from pyro_vae.fit.steps.step import SeparateStep, clipped
 from pyro_vae.fit.steps.updates import Update
-from pyro_vae.graphs.capture import NotTraceable, record, unlike
+from pyro_vae.graphs.capture import NotTraceable, record
 from pyro_vae.graphs.inductor import NotCompilable, as_not_compilable, launched_once, lift, native
+from pyro_vae.programs.modules import as_args
 from pyro_vae.programs.undo import VERIFICATION_SEED, no_side_effects
 from pyro_vae.runtime.roundings import agree
 
@@ -53,24 +61,24 @@ class WholeStep:
         """How it really runs: "inductor", or what the traced step does."""
         return self._traced.level if self._falls_back else "inductor"
 
-    def __call__(self, batch: Tensor, beta: Tensor) -> Tensor:
+    def __call__(self, batch: Batch, beta: Tensor) -> Tensor:
         """Take a step on a batch and return the loss; one that is not finite moves nothing."""
         if not self._falls_back and (self._run is None or self._update is None or not self._update.is_current):
             self._prepare(batch, beta)
-        if self._run is None or self._update is None or self._takes != (batch.shape, batch.dtype):
+        if self._run is None or self._update is None or self._takes != shapes_of(batch):
             return self._by_the_optimizer(batch, beta)
-        numbers = self._update.numbers().to(batch.device, non_blocking=True)
+        numbers = self._update.numbers().to(beta.device, non_blocking=True)
         with torch.no_grad():
-            loss = self._run(batch, beta, numbers)[0]
+            loss = self._run(*as_args(batch), beta, numbers)[0]
         self._count(loss)
         return loss
 
-    def replay(self, batch: Tensor, beta: Tensor) -> list[Tensor] | None:
+    def replay(self, batch: Batch, beta: Tensor) -> list[Tensor] | None:
         """Return loss and gradients by the graph, or None where none runs."""
-        if self._recorded is None or self._takes != (batch.shape, batch.dtype):
+        if self._recorded is None or self._takes != shapes_of(batch):
             return None if self._update is None and not self._falls_back else self._traced.replay(batch, beta)
         with torch.no_grad():
-            return self._recorded(batch, beta)
+            return self._recorded(*as_args(batch), beta)
 
     def settle(self) -> None:
         """Write the number of steps into the optimizer's state."""
@@ -78,7 +86,7 @@ class WholeStep:
         if self._update is not None:
             self._update.write_steps()
 
-    def _by_the_optimizer(self, batch: Tensor, beta: Tensor) -> Tensor:
+    def _by_the_optimizer(self, batch: Batch, beta: Tensor) -> Tensor:
         self.settle()
         loss = self._traced(batch, beta)
         self._count(loss)
@@ -89,7 +97,7 @@ class WholeStep:
         if self._update is not None and (loss.device.type != "cpu" or loss.isfinite()):
             self._update.advance()
 
-    def _prepare(self, batch: Tensor, beta: Tensor) -> None:
+    def _prepare(self, batch: Batch, beta: Tensor) -> None:
         self.settle()
         self._run, self._update, self._recorded = None, None, None
         update = None
@@ -98,7 +106,7 @@ class WholeStep:
                 twin = deepcopy(self._optimizer)
                 update = Update(self._optimizer, self._loss.parameters)
             self._run = self._compiled(update, twin, batch, beta)
-            self._takes, self._update = (batch.shape, batch.dtype), update
+            self._takes, self._update = shapes_of(batch), update
         except NotTraceable:
             # The traced step finds the same, and says so.
             pass
@@ -110,14 +118,15 @@ class WholeStep:
                 update.forget()
         self._falls_back = self._run is None
 
-    def _compiled(self, update: Update, twin: Optimizer, batch: Tensor, beta: Tensor) -> Callable[..., list[Tensor]]:
+    def _compiled(self, update: Update, twin: Optimizer, batch: Batch, beta: Tensor) -> Callable[..., list[Tensor]]:
         """Return the step as native code that takes batch, KL weight and the update's numbers.
 
         Raises:
             NotTraceable: the gradient cannot be recorded.
             NotCompilable: the step cannot be compiled, or does not do what it should.
         """
-        recorded = record(self._loss.recordable(), [batch, beta], [unlike(batch), 0.5 * beta], self._loss.modules)
+        taken, others = recorded_on(batch, beta)
+        recorded = record(of_tensors(self._loss.recordable()), taken, others, self._loss.modules)
         gradients, held = lift(recorded)
         read = len(held)
         # The tensors that the graph reads come first, then the other parameters, then the optimizer's state.
@@ -125,9 +134,10 @@ class WholeStep:
         state = list(itertools.chain.from_iterable(update.tensors))
         tensors = [tensor.detach() for tensor in [*held, *state]]
 
-        def step(batch: Tensor, beta: Tensor, numbers: Tensor, *tensors: Tensor) -> list[Tensor]:
+        def step(*arguments: Tensor) -> list[Tensor]:
+            given, numbers, tensors = arguments[: len(taken)], arguments[len(taken)], arguments[len(taken) + 1 :]
             before, rest = list(tensors[: len(held)]), iter(tensors[len(held) :])
-            loss, *slopes = gradients(*before[:read], batch, beta)
+            loss, *slopes = gradients(*before[:read], *given)
             if self._clip_grad_norm is not None:
                 slopes = clipped(slopes, self._clip_grad_norm)
             parameters = [before[place] for place in places]
@@ -143,26 +153,26 @@ class WholeStep:
         written = {*(places[place] for place in update.places), *range(len(held), len(tensors))}
         if _overlap(tensors, written):
             raise NotCompilable("parameters share their memory with other tensors")
-        inputs = [batch, beta, update.numbers().to(batch.device), *tensors]
+        inputs = [*taken, update.numbers().to(beta.device), *tensors]
 
-        def in_place(batch: Tensor, beta: Tensor, numbers: Tensor) -> list[Tensor]:
-            return run(batch, beta, numbers, *tensors)
+        def in_place(*arguments: Tensor) -> list[Tensor]:
+            return run(*arguments, *tensors)
 
         with as_not_compilable():
             whole = make_fx(step, tracing_mode="fake")(*inputs)
             run = native(whole, inputs)
-            steps = (recorded, run, update, batch, beta, tensors, places, written)
+            steps = (recorded, run, update, taken, tensors, places, written)
             # A draw within a rounding of a spline's knot or of a clamp may differ; with a wrong graph all draws do.
             if not any(self._same_step(*steps, twin=deepcopy(twin), seed=seed) for seed in NOISES):
                 raise NotCompilable("the compiled step rounds too differently")
             # A number on the CPU, as an objective's weight, is read at a launch: then each step needs its own launch.
             on_gpu = all(tensor.device.type == "cuda" for tensor in inputs)
-            compiled = launched_once(in_place, inputs[:3]) if on_gpu else in_place
+            compiled = launched_once(in_place, inputs[: len(taken) + 1]) if on_gpu else in_place
         self._recorded = recorded
         return compiled
 
     def _same_step(
-        self, recorded: GraphModule, run: Callable[..., list[Tensor]], update: Update, batch: Tensor, beta: Tensor,
+        self, recorded: GraphModule, run: Callable[..., list[Tensor]], update: Update, taken: Sequence[Tensor],
         tensors: Sequence[Tensor], places: Sequence[int], written: set[int], *, twin: Optimizer, seed: int,
     ) -> bool:  # fmt: skip
         """Whether native code and torch's optimizer take the same step, on copies and with the same noise."""
@@ -170,7 +180,7 @@ class WholeStep:
         twins = {id(p): q for p, q in zip(_held(self._optimizer), _held(twin), strict=True)}
         with no_side_effects(self._loss.modules), torch.no_grad():
             torch.manual_seed(seed)
-            loss, *gradients = recorded(batch, beta)
+            loss, *gradients = recorded(*taken)
             gradients = [gradient.clone() for gradient in gradients]
         if self._clip_grad_norm is not None:
             gradients = clipped(gradients, self._clip_grad_norm)
@@ -182,7 +192,7 @@ class WholeStep:
         copies = [tensor.clone() if place in written else tensor for place, tensor in enumerate(tensors)]
         with no_side_effects(self._loss.modules), torch.no_grad():
             torch.manual_seed(seed)
-            native_loss = run(batch, beta, update.numbers().to(batch.device), *copies)[0]
+            native_loss = run(*taken, update.numbers().to(loss.device), *copies)[0]
         alike = agree(loss, native_loss, roundings=1000)
         before = [p.detach() for p in parameters]
         expected = [twins.get(id(p), p).detach() for p in parameters]
