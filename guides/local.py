@@ -34,7 +34,7 @@ class LocalGuide(PyroModule):
     What an amortized guide of the same family loses by its encoder is what this one gains on the same data.
     A datum is found by its content (a 64-bit hash of its elements in float32), so that any order, batch or block of
     the data will do; two data are taken for one another with a chance of about :math:`N^2 / 2^{65}`. The data
-    themselves are not kept, and a run folder records such a guide by name only.
+    themselves are not kept.
 
     Of data that it was not made for, it knows nothing, and says so: in a captured graph, which has no way to raise,
     by parameters that are NaN. In ``fit``, ``valid=data.valid[:0]`` leaves out validation data.
@@ -44,7 +44,8 @@ class LocalGuide(PyroModule):
     Args:
         x_shape: shape of one datum.
         latent_dim: dimension of z.
-        data: everything the guide shall know, as the model sees it, ``(N, *x_shape)``.
+        data: everything the guide shall know, as the model sees it, ``(N, *x_shape)``; or how many distinct data there
+            are, for a guide whose parameters and keys are then loaded.
         init: a guide with ``posterior``, whose means and standard deviations are the start. Otherwise the scales
             start at 1 and the locations as draws from N(0, 0.1^2).
 
@@ -67,21 +68,29 @@ class LocalGuide(PyroModule):
     multipliers: Tensor
 
     def __init__(
-        self, x_shape: Sequence[int], latent_dim: int = 50, *, data: Tensor, init: PosteriorGuide | None = None
+        self, x_shape: Sequence[int], latent_dim: int = 50, *, data: Tensor | int, init: PosteriorGuide | None = None
     ) -> None:
         super().__init__()
         self.x_shape = tuple(x_shape)
         check_count("LocalGuide", "latent_dim", latent_dim)
         self.latent_dim = latent_dim
         self.register_buffer("multipliers", _odd_numbers(math.prod(self.x_shape)), persistent=False)
-        if len(data) == 0:
+        if isinstance(data, int):
+            check_count("LocalGuide", "data", data)
+            keys, rows = torch.zeros(data, dtype=torch.int64), torch.arange(data)
+        elif len(data) == 0:
             raise ValueError(f"LocalGuide: there are no data (shape {tuple(data.shape)}).")
-        found = torch.cat([self._keys_of(block.cpu()) for block in data.split(BLOCK)])
-        keys, rows = found.unique(return_inverse=True)
+        else:
+            found = torch.cat([self._keys_of(block.cpu()) for block in data.split(BLOCK)])
+            keys, rows = found.unique(return_inverse=True)
+        # What builds the guide again, once its parameters and keys are loaded.
+        self.data, self.init = len(keys), None
         self.register_buffer("keys", keys)
         self.loc = nn.Parameter(START * torch.randn(len(keys), latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(len(keys), latent_dim))
         if init is not None:
+            if isinstance(data, int):
+                raise ValueError(f"LocalGuide: init needs the data themselves, of which it knows; got data={data}.")
             self._start_from(init, data, rows)
 
     def posterior(self, x: Tensor) -> Distribution:

@@ -38,8 +38,8 @@ class SemiAmortizedGuide(AmortizedGuide):
     exact where log p(x, z) is quadratic in z without cross terms; as many as the matrix has rows, for any polynomial
     in z up to the third degree. h comes from the gradient of the log scales, not from second derivatives.
 
-    The model is no part of the guide: neither its parameters nor its state are the guide's. A run folder records
-    such a guide by name only. ``posterior`` must not be called inside a plate of dim -1, where the model has its own.
+    The model is no part of the guide: neither its parameters nor its state are the guide's.
+    ``posterior`` must not be called inside a plate of dim -1, where the model has its own.
 
     Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
 
@@ -115,6 +115,11 @@ class SemiAmortizedGuide(AmortizedGuide):
         self._models = (model,)
         rows = [[(-1.0) ** (row & column).bit_count() for column in range(latent_dim)] for row in range(num_pairs)]
         self.register_buffer("signs", torch.tensor(rows), persistent=False)
+
+    @property
+    def model(self) -> Program:
+        """p(x, z), the program that the steps climb."""
+        return self._models[0]
 
     def posterior(self, x: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""

@@ -1,5 +1,6 @@
 """The VampPrior: the average posterior of learned inputs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -46,7 +47,8 @@ class VampPrior(nn.Module):
         latent_dim: dimension of z.
         guide: q(z | x) with ``posterior(x)``; the one that the model is trained with.
         data: model inputs ``(N, *x_shape)``, floating point, from which the pseudo-inputs are drawn without
-            repetition, by torch's global generator.
+            repetition, by torch's global generator; or ``x_shape`` alone, for a prior whose pseudo-inputs are then
+            loaded: they are 0.
         num_components: K, at most N.
         low: the pseudo-inputs' least value: 0 for pixels.
         high: their largest: 1 for pixels. ``-inf`` and ``inf`` leave them free.
@@ -70,7 +72,7 @@ class VampPrior(nn.Module):
         self,
         latent_dim: int,
         guide: PosteriorGuide,
-        data: Tensor,
+        data: Tensor | Sequence[int],
         num_components: int = 500,
         low: float = 0.0,
         high: float = 1.0,
@@ -85,6 +87,8 @@ class VampPrior(nn.Module):
         check_whole("VampPrior", "num_components", num_components)
         for name, end in (("low", low), ("high", high)):
             check_number("VampPrior", name, end)
+        if not isinstance(data, Tensor):
+            data = torch.zeros(1, *data).expand(num_components, *data)
         if not 1 <= num_components <= len(data):
             raise ValueError(
                 f"VampPrior: num_components must be from 1 to the number of data, {len(data)}, of which the "
@@ -97,6 +101,8 @@ class VampPrior(nn.Module):
             )
         self.latent_dim = latent_dim
         self.guide = guide
+        # What builds the prior again, once its pseudo-inputs are loaded.
+        self.data = tuple(data.shape[1:])
         self.num_components = num_components
         self.low = low
         self.high = high

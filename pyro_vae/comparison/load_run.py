@@ -28,8 +28,9 @@ def load_run(
 
     A folder is data: nothing in it is executed. The pair is built from the classes and arguments in ``config.yaml``,
     as far as they are the package's, Pyro's or torch's parts; others are imported only if ``trust`` is set. Where they
-    do not say all of it, as of a VampPrior, whose guide is the pair's own, a run of the command line is made again from
-    its names and options, and its data are loaded for that. Any other pair is passed in.
+    do not say all of it, as of a class of your own that does not keep its constructor arguments, a run of the command
+    line is made again from its names and options, and its data are loaded for that. Any other pair is passed in, and
+    so is one of which a part was replaced by hand: the message says which.
 
     Args:
         path: the run folder.

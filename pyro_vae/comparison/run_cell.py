@@ -30,10 +30,10 @@ from pyro_vae.data import DATASETS, DataNotFoundError, ImageData, load_data
 from pyro_vae.data.image_data import first_of
 from pyro_vae.errors import NonFiniteError, RunError
 from pyro_vae.fit import Run, fit, load_run
-from pyro_vae.fit.describe import describe
+from pyro_vae.fit.describe import describe_pair, is_buildable, not_described, structure
 from pyro_vae.fit.options import as_device
 from pyro_vae.fit.parameters import owners_of
-from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted
+from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted, require_structure
 from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.parts import PARTS, make_guide, make_objective, make_pair, parse_part
@@ -126,9 +126,17 @@ def load_pair(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None
     """
     config = read_config(path)
     require_same_data(config["data"], data, path)
+    for name in ("model", "guide"):
+        # A part of the package that is not what its arguments build is not what its recipe makes either.
+        if "why" in config[name] and is_declared(str(config[name].get("class")).partition(":")[0]):
+            raise not_described(config[name], f"{path}: {name}")
     run = load_run(path, *_pair_as_large_as_its_checkpoint(path, cell, data, fitted_model))
-    for name, program in (("model", run.model), ("guide", run.guide)):
-        if config[name] != describe(program):
+    require_structure(config.get("structure"), structure(owners_of(run.model, run.guide)), ("model", "guide"), path)
+    described = describe_pair(run.model, run.guide)
+    for name, made in described.items():
+        recorded = config[name]
+        same = recorded == made if is_buildable(recorded) else recorded.get("class") == made["class"]
+        if not same:
             raise RunError(f"{path / CONFIG}: `{name}` describes another {name} than its recipe makes.")
     return run.model, run.guide
 

@@ -4,8 +4,10 @@ Constructor arguments are the configuration: a class that keeps each argument un
 of this package does, needs nothing more.
 """
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from pyro.nn import PyroModule
@@ -16,8 +18,31 @@ from pyro_vae.errors import RunError
 from pyro_vae.runtime.reading import shown
 from pyro_vae.runtime.trust import trusted_class
 
+SAME = "same"
+"""Of a description that says where else the object is described."""
+
+FAILURES = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+"""Of a class that is imported and called with recorded arguments."""
+
 STATE = {"last_epoch", "max_plate_nesting"}
 """Constructor arguments that torch's schedulers and Pyro's objectives overwrite while they run."""
+
+
+def describe_pair(model: Any, guide: Any) -> dict[str, Any]:
+    """Return ``{"model": ..., "guide": ...}`` in YAML's terms; :func:`build_pair` makes the pair again.
+
+    A module that is found at several places is described at one; the others are ``{"same": place}``. So a VampPrior's
+    guide is the pair's own again, and so is the model that a semi-amortized guide climbs.
+
+    >>> import torch
+    >>> from pyro_vae.guides import MeanFieldGuide
+    >>> from pyro_vae.models.priors import VampPrior
+    >>> guide = MeanFieldGuide((4,), 2)
+    >>> describe_pair(VampPrior(2, guide, torch.rand(9, 4), 3), guide)["model"]["args"]["guide"]
+    {'same': 'guide'}
+    """
+    places = {id(guide): "guide", id(model): "model"}
+    return {name: _described(program, name, places) for name, program in (("model", model), ("guide", guide))}
 
 
 def describe(value: Any) -> Any:
@@ -30,12 +55,19 @@ def describe(value: Any) -> Any:
     >>> describe(StandardNormalPrior(2))
     {'class': 'pyro_vae.models.priors.standard_normal:StandardNormalPrior', 'args': {'latent_dim': 2}}
     """
+    return _described(value, "value", {})
+
+
+def _described(value: Any, place: str, places: dict[int, str]) -> Any:
+    """Return a description; ``places`` says where modules are described, and is added to."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, nn.Module) and places.setdefault(id(value), place) != place:
+        return {SAME: places[id(value)]}
     if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
+        return {str(key): _described(item, f"{place}.{key}", places) for key, item in value.items()}
     if isinstance(value, Sequence):
-        return [describe(item) for item in value]
+        return [_described(item, f"{place}.{index}", places) for index, item in enumerate(value)]
     # A partial that Python binds as it does a method has no name of its own.
     if inspect.isroutine(value) and hasattr(value, "__qualname__"):
         return {"class": f"{value.__module__}:{value.__qualname__}"}
@@ -43,7 +75,7 @@ def describe(value: Any) -> Any:
     description: dict[str, Any] = {"class": f"{cls.__module__}:{cls.__qualname__}"}
     names = None if isinstance(value, Tensor) else _argument_names(cls)
     if names is not None and all(hasattr(value, name) for name in names):
-        args = {name: describe(getattr(value, name)) for name in names}
+        args = {name: _described(getattr(value, name), f"{place}.{name}", places) for name in names}
         if is_buildable(args):
             description["args"] = args
     return description
@@ -125,49 +157,116 @@ def _argument_names(cls: type) -> list[str] | None:
     return [p.name for p in parameters]
 
 
-def build(description: Any, who: str, trust: bool = False) -> Any:
-    """Undo :func:`describe`.
+def build_pair(
+    described: Mapping[str, Any], where: str, trust: bool = False, given: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Undo :func:`describe_pair`.
 
     Only networks and objectives are built: a class is looked at before it is called, and its module is imported only
     if it is one of those that define parts of the package, of Pyro or of torch, or if ``trust`` is set.
 
     Args:
-        description: what :func:`describe` returned.
-        who: what is being built, for the message.
+        described: what :func:`describe_pair` returned.
+        where: the run folder, for messages.
         trust: the description may name any module, which is imported.
+        given: the model or the guide, where it need not be built.
 
     Raises:
         RunError: the class may not or cannot be imported, is no network, refuses its arguments, or was recorded by
             name only.
     """
-    if isinstance(description, list):
-        return tuple(build(item, who, trust) for item in description)
-    if not isinstance(description, dict) or "class" not in description:
-        return description
-    path, args = description["class"], description.get("args")
-    if not isinstance(path, str):
-        raise RunError(f"{who}: `class` must be a text; got {shown(path)}.")
-    if "args" not in description:
-        raise RunError(
-            f"{who}: {path} was recorded by name only, since it does not keep its constructor arguments. "
-            f"Build it yourself and pass it: load_run(path, model=..., guide=...)."
-        )
-    if not isinstance(args, dict):
-        raise RunError(f"{who}: `args` of {path} must be fields with names; got {shown(args)}.")
-    try:
-        target = trusted_class(path, who, trust)
-        return target(**{str(key): build(value, who, trust) for key, value in args.items()})
-    except RunError:
-        raise
-    except (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise RunError(
-            f"{who}: {path} cannot be built again: {' '.join(str(error).split())}. Make it importable, or build it "
-            f"yourself and pass it: load_run(path, model=..., guide=...)."
-        ) from error
+    builder = _Builder(described, where, trust, given)
+    return {name: builder.at(name) for name in ("model", "guide")}
+
+
+class _Builder:
+    """Builds what lies at a place of a description, once."""
+
+    def __init__(self, described: Mapping[str, Any], where: str, trust: bool, given: Mapping[str, Any]) -> None:
+        self._described, self._where, self._trust, self._given = described, where, trust, given
+        self._made: dict[str, Any] = dict(given)
+        self._underway: set[str] = set()
+
+    def at(self, place: str) -> Any:
+        """Return the object at a place, as ``"guide"`` or ``"model.prior"``."""
+        if place in self._made:
+            return self._made[place]
+        root, *names = place.split(".")
+        try:
+            if root in self._given:
+                return functools.reduce(getattr, names, self._given[root])
+            description = self._described[root]
+            for name in names:
+                inside = description["args"] if isinstance(description, Mapping) else description
+                description = inside[int(name)] if isinstance(inside, list) else inside[name]
+        except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
+            raise RunError(f"{self._where}: nothing is described at {shown(place)}, which it refers to.") from error
+        return self._build(description, place)
+
+    def _build(self, description: Any, place: str) -> Any:
+        if isinstance(description, list):
+            return tuple(self._build(item, f"{place}.{index}") for index, item in enumerate(description))
+        if is_same(description):
+            return self.at(description[SAME])
+        if not isinstance(description, dict) or "class" not in description:
+            return description
+        if place in self._made:
+            return self._made[place]
+        who = f"{self._where}: {place.partition('.')[0]}"
+        if place in self._underway:
+            raise RunError(f"{who}: what lies at {shown(place)} is made of itself.")
+        self._underway.add(place)
+        self._made[place] = self._call(description, place, who)
+        return self._made[place]
+
+    def _call(self, description: dict[str, Any], place: str, who: str) -> Any:
+        path, args = description["class"], description.get("args")
+        if not isinstance(path, str):
+            raise RunError(f"{who}: `class` must be a text; got {shown(path)}.")
+        if "args" not in description:
+            raise not_described(description, who)
+        if not isinstance(args, dict):
+            raise RunError(f"{who}: `args` of {path} must be fields with names; got {shown(args)}.")
+        try:
+            target = trusted_class(path, who, self._trust)
+            return target(**{str(key): self._build(value, f"{place}.{key}") for key, value in args.items()})
+        except RunError:
+            raise
+        except (
+            ArithmeticError,
+            AttributeError,
+            ImportError,
+            LookupError,
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:
+            raise RunError(
+                f"{who}: {path} cannot be built again: {' '.join(str(error).split())}. Make it importable, or build it "
+                f"yourself and pass it: load_run(path, model=..., guide=...)."
+            ) from error
+
+
+def not_described(description: Mapping[str, Any], who: str) -> RunError:
+    """Return the error that says why an object which was recorded by name cannot be built, and what to do."""
+    reason = description.get("why")
+    told = (
+        f"cannot be built from its description: {' '.join(str(reason).split())}"
+        if reason
+        else "was recorded by name only, since it or what it is made of does not keep its constructor arguments"
+    )
+    return RunError(
+        f"{who}: {description['class']} {told}. Build it yourself and pass it: load_run(path, model=..., guide=...)."
+    )
+
+
+def is_same(description: Any) -> bool:
+    """Whether a description says where else the object is described."""
+    return isinstance(description, Mapping) and description.keys() == {SAME} and isinstance(description[SAME], str)
 
 
 def is_buildable(description: Any) -> bool:
-    """Whether :func:`build` can be asked for an object: it, and all in it, were recorded with their arguments."""
+    """Whether :func:`build_pair` can be asked for an object: it, and all in it, were recorded with their arguments."""
     if isinstance(description, dict):
         if "class" in description and "args" not in description:
             return False

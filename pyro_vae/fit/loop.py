@@ -28,7 +28,7 @@ from pyro_vae.fit.batches import (
     in_dtype,
 )
 from pyro_vae.fit.by_place import check_places
-from pyro_vae.fit.describe import describe, describe_settings, structure
+from pyro_vae.fit.describe import describe_pair, describe_settings, structure
 from pyro_vae.fit.options import (
     BATCH_SIZE,
     EPOCHS,
@@ -41,6 +41,7 @@ from pyro_vae.fit.options import (
     check_settings,
 )
 from pyro_vae.fit.parameters import Parameters, owners_of
+from pyro_vae.fit.rebuilt import checked_description
 from pyro_vae.fit.run import Run, bounds, environment
 from pyro_vae.fit.schedules import kl_weight_at
 from pyro_vae.fit.shared_params import say_what_is_shared
@@ -221,8 +222,7 @@ def fit(
     step = make_step(compile, loss, optimizer, clip_grad_norm, steps)
 
     config = {
-        "model": describe(model),
-        "guide": describe(guide),
+        **(describe_pair(model, guide) if out is None else checked_description(model, guide, x)),
         "structure": structure(parameters.owners),
         "data": batches.describe(),
         "valid": _describe_valid(valid),

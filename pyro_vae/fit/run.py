@@ -16,8 +16,9 @@ import yaml
 from torch import Tensor
 
 from pyro_vae.errors import RunError
-from pyro_vae.fit.describe import build, structure
+from pyro_vae.fit.describe import build_pair, structure
 from pyro_vae.fit.parameters import Parameters, owners_of
+from pyro_vae.fit.rebuilt import differing_part
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.bounded import bounded, require_sizes
 from pyro_vae.runtime.checkpoint import FORMAT, read_checkpoint
@@ -175,7 +176,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]
             return config, tensors, state, history
 
 
-def _require_structure(
+def require_structure(
     recorded: Mapping[str, str] | None, found: Mapping[str, str], rebuilt: Sequence[str], path: Path
 ) -> None:
     """Refuse a model or guide whose modules are not those that were fitted, as where one was replaced once it was made.
@@ -191,17 +192,19 @@ def _require_structure(
     """
     if recorded is None:
         return
-    for name in sorted(recorded.keys() | found.keys()):
-        before, now = recorded.get(name), found.get(name)
-        which = name.partition(".")[0].partition("_")[0]
+    for which in rebuilt:
         # A guide that is a part of the model's prior, too, is named as a part of the model.
-        both = which in recorded and which in found
-        if both and which in rebuilt and before != now:
-            raise RunError(
-                f"{path}: {which} cannot be built from its description: {name} was {shown(before)} when it was fitted, "
-                f"and is {shown(now)} when it is made anew, as where a part is replaced in an object that is there. "
-                f"Build it yourself and pass it: load_run(path, {which}=...)."
+        if which in recorded and which in found:
+            ours, theirs = (
+                {name: part for name, part in parts.items() if name.partition(".")[0].partition("_")[0] == which}
+                for parts in (recorded, found)
             )
+            part = differing_part(ours, theirs)
+            if part is not None:
+                raise RunError(
+                    f"{path}: {which} cannot be built from its description: {part}. Build it yourself and pass it: "
+                    f"load_run(path, {which}=...)."
+                )
 
 
 def read_fitted(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -247,15 +250,13 @@ def load_run(
     config, tensors, state, history = _read(path)
     values = {name: t for name, t in tensors.items() if name.startswith(("values.", "best."))}
     with contextlib.nullcontext() if trust else bounded(values, str(path)):
-        built = []
-        for name, program in (("model", model), ("guide", guide)):
-            if program is None and not trust:
-                require_sizes(config[name], sum(t.numel() for t in values.values()), f"{path}: {name}")
-            built.append(build(config[name], f"{path}: {name}", trust) if program is None else program)
-    rebuilt = [name for name, program in (("model", model), ("guide", guide)) if program is None]
-    model, guide = built
+        given = {name: program for name, program in (("model", model), ("guide", guide)) if program is not None}
+        rebuilt = [name for name in ("model", "guide") if name not in given]
+        for name in [] if trust else rebuilt:
+            require_sizes(config[name], sum(t.numel() for t in values.values()), f"{path}: {name}")
+        model, guide = build_pair(config, str(path), trust, given).values()
     owners = owners_of(model, guide)
-    _require_structure(config.get("structure"), structure(owners), rebuilt, path)
+    require_structure(config.get("structure"), structure(owners), rebuilt, path)
     dtype = getattr(torch, config["dtype"])
     floating = {t.dtype for name, t in values.items() if t.is_floating_point()}
     if floating and dtype not in floating:

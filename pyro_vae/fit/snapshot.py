@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import RunError
+from pyro_vae.fit.describe import is_buildable
 from pyro_vae.fit.optimizer_state import load_optimizer_state, optimizer_state, plain, restored
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted, read_history, write_config, write_history
 from pyro_vae.fit.same_data import differing_data
@@ -62,6 +63,9 @@ def _differing(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for key in now:
         if key not in FREE_ON_RESUME and key in stored:
             both = stored[key], now[key]
+            if key in ("model", "guide") and not all(map(is_buildable, both)):
+                # Which of the two could be built again may have changed with the version.
+                both = both[0].get("class"), both[1].get("class")
             found[key] = differing_data(*both, key) if key == "data" else list(differences(*both, key))
     if found.get("model") or found.get("guide"):
         found["structure"] = []

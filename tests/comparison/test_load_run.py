@@ -14,8 +14,8 @@ from torch import nn
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.comparison import Cell, Comparison, compare, load_cell
-from pyro_vae.comparison.results import read_cell
-from pyro_vae.comparison.run_cell import fit_cell
+from pyro_vae.comparison.results import read_cell, write_fitted
+from pyro_vae.comparison.run_cell import fit_cell, load_data_of, make_pair_of
 from pyro_vae.errors import RunError
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
@@ -27,16 +27,24 @@ def data(tmp_path) -> Path:
     return write_images(tmp_path / "images.npy")
 
 
+def weights(model, guide, x) -> torch.Tensor:
+    torch.manual_seed(1)
+    with torch.no_grad():
+        return pyro_vae.log_weights(model, guide, x, 3)
+
+
 def draws(guide, x) -> torch.Tensor:
     torch.manual_seed(1)
     trace = poutine.trace(guide).get_trace(x)
     return torch.cat([site["value"].flatten() for site in trace.nodes.values() if site["type"] == "sample"])
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in ("guide", "prior") for name in part_names(kind)])
+@pytest.mark.parametrize(
+    ("kind", "name"), [(kind, name) for kind in ("guide", "prior", "likelihood") for name in part_names(kind)]
+)
 def test_a_run_of_the_command_line_comes_back_whatever_its_parts(kind, name, data, tmp_path):
-    text = "vamp(num_components=5)" if name == "vamp" else name
-    run = tmp_path / "run"
+    options = {"vamp": "(num_components=5)", "categorical": "(levels=2)", "discretized_logistic": "(levels=2)"}
+    text, run = name + options.get(name, ""), tmp_path / "run"
     fit_cell(Cell.of(settings(data) | {kind: text, "epochs": 1, "valid_size": 0}), run, progress=False)
     loaded = pyro_vae.load_run(run)
     model, guide, images = load_cell(run)
@@ -49,6 +57,7 @@ def test_a_run_of_the_command_line_comes_back_whatever_its_parts(kind, name, dat
     # A local guide knows its training data only.
     x = images.observe(images.train[:3])
     assert torch.equal(draws(loaded.guide, x), draws(guide, x))
+    assert torch.equal(weights(loaded.model, loaded.guide, x), weights(model, guide, x))
 
 
 @pytest.mark.parametrize("replacement", [nn.ReLU, nn.Sigmoid, lambda: nn.LeakyReLU(0.3)])
@@ -72,7 +81,9 @@ def test_every_reader_refuses_data_that_have_changed(data, tmp_path, capsys):
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     moved = shutil.copy(data, tmp_path / "moved.npy")
     change(data)
-    for read in (pyro_vae.load_run, load_cell, lambda path: pyro_vae.load_run(path, data=data)):
+    # The folder alone gives the pair back, its pseudo-inputs included.
+    assert pyro_vae.load_run(run).model.prior.pseudo_inputs.shape == (5, 1, 4, 4)
+    for read in (load_cell, lambda path: pyro_vae.load_run(path, data=data)):
         with pytest.raises(
             RunError, match=r"was fitted to other data than are in .*; content_hash: was .*, is .* data=\.\.\."
         ):
@@ -101,7 +112,8 @@ def test_every_reader_says_how_data_that_have_moved_are_named(data, tmp_path, ca
     for file in ("evaluation.json", "fitted.json"):
         (half / file).unlink()
     data.rename(tmp_path / "moved.npy")
-    for read in (pyro_vae.load_run, load_cell):
+    pyro_vae.load_run(run)
+    for read in (load_cell,):
         with pytest.raises(RunError, match=r"no such file .*images\.npy.* lie elsewhere now, name them with data="):
             read(run)
     for words in (["evaluate", run, "--num_samples", 9], ["figures", run], ["fit", "--resume", "--out", half]):
@@ -127,6 +139,48 @@ def test_an_empty_name_is_no_data(words, data, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([*words, "--quiet"]) == 2
     assert "the name of the data is empty" in capsys.readouterr().err
+
+
+def swap(decoder):
+    decoder.layers[1] = nn.ReLU()
+
+
+def patch(decoder):
+    decoder.layers[1].forward = torch.sin
+
+
+@pytest.mark.parametrize("change", [swap, patch])
+def test_a_cell_whose_part_was_changed_is_noticed_by_every_reader(change, data, tmp_path, capsys):
+    """A folder of the command line's form, of a pair that was changed by hand in Python."""
+    cell, run = Cell.of(settings(data)), tmp_path / "run"
+    images = load_data_of(cell)
+    model, guide = make_pair_of(cell, images)
+    change(model.likelihood.decoder)
+    options = {"epochs": cell.epochs, "batch_size": cell.batch_size, "compile": "off", "recipe": cell.settings()}
+    fitted = pyro_vae.fit(model, guide, images, out=run, **options)
+    write_fitted(run, cell, len(fitted.history))
+    for read in (pyro_vae.load_run, load_cell):
+        with pytest.raises(RunError, match="VAE cannot be built from its description: "):
+            read(run)
+    for words in (["evaluate", run, "--num_samples", 9], ["figures", run]):
+        assert main([*map(str, words), "--quiet"]) == 2
+        assert "VAE cannot be built from its description" in capsys.readouterr().err
+    assert pyro_vae.load_run(run, model=model).model is model
+
+
+def test_a_model_that_was_taken_over_comes_back_from_the_run_alone(data, tmp_path):
+    """Of a frozen comparison: without the folder that the model was fitted in."""
+    out = write_comparison(tmp_path / "cmp", data)
+    results = Comparison.read(out).results
+    taken = [result for result in results if result.cell.fitted_model is not None]
+    assert taken
+    pairs = {result.path: load_cell(result.path) for result in taken}
+    decoders = {out / "cells" / result.cell.fitted_model.hash for result in taken}
+    for path in decoders:
+        shutil.rmtree(path)
+    for path, (model, guide, images) in pairs.items():
+        loaded = pyro_vae.load_run(path)
+        assert torch.equal(weights(loaded.model, loaded.guide, images.test), weights(model, guide, images.test))
 
 
 def test_tensors_are_compared_as_well(tmp_path):

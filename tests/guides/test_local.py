@@ -133,7 +133,8 @@ def test_fit_brings_it_near_the_best_mean_field_solution(level, make_linear_gaus
     )
     assert gap() < 0.05 < 1 < before
     assert "runs eagerly" not in caplog.text
-    assert run.config["guide"] == {"class": "pyro_vae.guides.local:LocalGuide"}
+    args = {"x_shape": [5], "latent_dim": 3, "data": 40, "init": None}
+    assert run.config["guide"] == {"class": "pyro_vae.guides.local:LocalGuide", "args": args}
 
 
 def image_data(train, valid, binarization):

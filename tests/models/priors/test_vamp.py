@@ -176,10 +176,13 @@ def test_a_run_trains_guide_and_pseudo_inputs_and_is_taken_up_again(tmp_path, co
     assert torch.equal(log_weights(*loaded, x, 3), expected)
 
 
-def test_a_run_folder_says_that_the_pair_must_be_given(tmp_path):
-    run(make_pair(), 1, out=tmp_path)
-    with pytest.raises(RunError, match=r"Build it yourself and pass it: load_run\(path, model=\.\.\., guide=\.\.\.\)"):
-        load_run(tmp_path)
+def test_a_run_folder_gives_the_pair_back_without_its_data(tmp_path):
+    fitted = make_pair()
+    run(fitted, 1, out=tmp_path)
+    loaded = load_run(tmp_path)
+    assert loaded.model.prior.guide is loaded.guide
+    assert torch.equal(loaded.model.prior.pseudo_inputs, fitted[0].prior.pseudo_inputs)
+    # A model whose prior has another guide than the pair's is not the one that was fitted.
     model, _ = make_pair()
     with pytest.raises(RunError, match="its parameters are not those of this model and guide"):
         load_run(tmp_path, model)
