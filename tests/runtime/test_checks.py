@@ -13,7 +13,7 @@ from pyro_vae.evaluation.latents.latent_statistics import latent_statistics
 from pyro_vae.fit import iwae_schedule
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
-from pyro_vae.parts import find_part, part_names
+from pyro_vae.parts import KINDS, find_part, part_names
 from pyro_vae.runtime.checks import check_count, check_number
 
 X_SHAPE = (3,)
@@ -36,13 +36,10 @@ def others(cls, name):
     x = torch.rand(8, *X_SHAPE)
     made = {
         "x_shape": X_SHAPE, "x_dim": 3, "latent_dim": 2, "hidden_dims": (4,), "data": x,
-        "guide": MeanFieldGuide(X_SHAPE, 2, (4,)), "model": VAE(X_SHAPE, 2, (4,)),
+        "in_features": 3, "out_features": 2, "guide": MeanFieldGuide(X_SHAPE, 2, (4,)), "model": VAE(X_SHAPE, 2, (4,)),
     }  # fmt: skip
     needed = [p.name for p in inspect.signature(cls).parameters.values() if p.name in made and p.name != name]
     return {key: made[key] for key in needed}
-
-
-KINDS = ("guide", "prior", "likelihood", "model", "objective")
 
 
 @pytest.mark.parametrize(("cls", "name"), [case for kind in KINDS for case in arguments_of(kind, (int,))])
