@@ -16,7 +16,7 @@ from pyro_vae.evaluation.reference.reference_posterior import ReferencePosterior
 from pyro_vae.evaluation.reference.two_sample import TwoSample, two_sample_test
 from pyro_vae.evaluation.result import BoundResult, Result
 from pyro_vae.evaluation.sbc import SBC, sbc
-from pyro_vae.evaluation.sharpness import SharpnessRatio, sharpness, sharpness_ratio
+from pyro_vae.evaluation.sharpness import SharpnessRatio, reconstruction_sharpness, sharpness, sharpness_ratio
 
 __all__ = [
     "AIS",
@@ -46,6 +46,7 @@ __all__ = [
     "latent_statistics",
     "linear_probe",
     "log_likelihood",
+    "reconstruction_sharpness",
     "reference_posterior",
     "sbc",
     "sharpness",

@@ -1,11 +1,18 @@
 """How blurred images are: the variance of their Laplacian, and its ratio to the data's."""
 
+import math
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.latents.data_means import reconstruction_means
 from pyro_vae.evaluation.result import Result
+from pyro_vae.protocols import Program
+from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 
 SMALLEST = 3
@@ -52,6 +59,8 @@ def sharpness(images: Tensor) -> Tensor:
 class SharpnessRatio(Result):
     """What :func:`sharpness_ratio` returns."""
 
+    columns = MappingProxyType({"sharpness_ratio": ""})
+
     images: Tensor = field(repr=False)
     """Sharpness of each image, ``(N,)``."""
     reference: Tensor = field(repr=False)
@@ -78,10 +87,23 @@ class SharpnessRatio(Result):
             variance = variance + self.ratio**2 * self.reference.var() / len(self.reference)
         return (variance.sqrt() / self.reference.mean()).item()
 
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        r"""The ratio, where image i is of datum i; else there is no quantity of a datum.
+
+        Each datum has :math:`R + (a_i - R b_i) / \bar b`, whose mean is R and whose error over data is
+        :attr:`standard_error`. How far other draws of z would change a reconstruction is not known.
+        """
+        if not self.paired:
+            return {}
+        per_datum = self.ratio + (self.images - self.ratio * self.reference) / self.reference.mean()
+        unknown = torch.full_like(per_datum, math.nan)
+        return {"sharpness_ratio": Estimate(per_datum, unknown, unit="ratio", datum=self.datum)}
+
     def facts(self) -> dict[str, Any]:
-        """Return the ratio with its error over images, and the means that it is made of."""
-        return {
-            "sharpness_ratio": {"mean": self.ratio, "standard_error": self.standard_error},
+        """Return the means that the ratio is made of, and the ratio with its error where it is no estimate."""
+        unpaired = {"sharpness_ratio": self.ratio, "sharpness_ratio_standard_error": self.standard_error}
+        return ({} if self.paired else unpaired) | {
             "sharpness": self.images.mean().item(),
             "data_sharpness": self.reference.mean().item(),
             "paired": self.paired,
@@ -130,6 +152,28 @@ def sharpness_ratio(images: Tensor, data: Tensor, *, paired: bool = True) -> Sha
             "Check what was passed as data."
         )
     return SharpnessRatio(images=sharpness(images), reference=reference, paired=paired)
+
+
+def reconstruction_sharpness(model: Program, guide: Program, x: Any, *, seed: int | None = None) -> SharpnessRatio:
+    """Sharpness of reconstructions relative to the data's: below 1 where they are blurred.
+
+    A reconstruction is the mean of p(x | z) at one draw z ~ q(z | x). It is grey, and binarized data are sharper for
+    their noise alone: of two models of such data the ratios compare, and no ratio is to be held against 1.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        x: images ``(N, channels, height, width)``, or a tuple of all positional arguments that starts with them.
+        seed: of the draws; None draws from the global generator.
+
+    Raises:
+        ValueError: as for :func:`sharpness_ratio`; or the model does not observe one site of the data's shape, whose
+            law has a mean.
+    """
+    images = x[0] if isinstance(x, tuple) else x
+    with seeded(seed):
+        means = reconstruction_means(model, guide, x)
+    return sharpness_ratio(means, images)
 
 
 def _check(what: str, images: Tensor) -> None:

@@ -36,6 +36,7 @@ FAST = {
     "latent_statistics": "num_samples=4",
     "linear_probe": "l2=0.1",
     "sbc": "num_data=20, num_draws=5",
+    "reconstruction_sharpness": "num_test=5",
     "reference_posterior": "num_test=2, num_chains=2, num_samples=400, warmup=200",
     "guide_error": "num_test=2, num_samples=50, num_permutations=9",
 }

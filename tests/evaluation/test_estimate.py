@@ -132,9 +132,9 @@ def results() -> dict[str, Result]:
     """A result of each evaluation, with all that it can have in it."""
     pyro.set_rng_seed(0)
     model, guide, x = LinearGaussian(4, 2).double(), MeanFieldGuide((4,), 2, (5,)).double(), torch.randn(6, 4).double()
-    pixels = torch.randint(256, (6, 1, 2, 2)) / 255
-    vae = VAE((1, 2, 2), 2, likelihood=CategoricalLikelihood((1, 2, 2), 2, (4,)))
-    of_pixels = MeanFieldGuide((1, 2, 2), 2, (4,))
+    pixels = torch.randint(256, (6, 1, 4, 4)) / 255
+    vae = VAE((1, 4, 4), 2, likelihood=CategoricalLikelihood((1, 4, 4), 2, (4,)))
+    of_pixels = MeanFieldGuide((1, 4, 4), 2, (4,))
     few = {"num_temperatures": 4, "num_chains": 3, "num_leapfrog": 2, "burn_in": 2, "seed": 0, "progress": False}
     gaps = evaluation.inference_gaps(model, guide, x, num_samples=20, evidence_samples=30, max_steps=50, seed=0)
     annealed = evaluation.ais(model, x, **few)
@@ -154,6 +154,7 @@ def results() -> dict[str, Result]:
         "reference_posterior": reference,
         "guide_error": evaluation.guide_error(trusted, model, guide, x[:2], num_samples=200, seed=0),
         "sbc": evaluation.sbc(model, guide, x, num_data=20, num_draws=9, seed=0),
+        "reconstruction_sharpness": evaluation.reconstruction_sharpness(vae, of_pixels, pixels, seed=0),
         "sharpness_ratio": evaluation.sharpness_ratio(torch.rand(4, 1, 5, 5), torch.rand(4, 1, 5, 5)),
     }
 

@@ -2,12 +2,14 @@
 
 import math
 
+import pyro
 import pytest
 import torch
+from pyro import distributions as dist
 from torch.nn.functional import avg_pool2d
 from torch.testing import assert_close
 
-from pyro_vae.evaluation import sharpness, sharpness_ratio
+from pyro_vae.evaluation import reconstruction_sharpness, sharpness, sharpness_ratio
 
 
 def test_laplacians_worked_out_by_hand():
@@ -94,3 +96,32 @@ def test_bad_input():
     spoiled[2, 0, 0, 0] = math.nan
     with pytest.raises(ValueError, match=r"data: 1 of 4 images have values that are NaN or infinite \(first: 2\)"):
         sharpness_ratio(x, spoiled)
+
+
+def test_the_estimate_of_a_ratio_has_its_mean_and_error():
+    x = torch.rand(30, 1, 6, 6)
+    found = sharpness_ratio(0.7 * x + 0.1 * torch.rand_like(x), x)
+    estimate = found.estimates["sharpness_ratio"]
+    assert estimate.mean == pytest.approx(found.ratio)
+    assert estimate.data_standard_error == pytest.approx(found.standard_error)
+    unpaired = sharpness_ratio(x, x[:20], paired=False)
+    assert unpaired.estimates == {}
+    assert unpaired.summary()["sharpness_ratio_standard_error"] == unpaired.standard_error
+
+
+def model_of_halves(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(0.5 * x, 1.0).to_event(3), obs=x)
+
+
+def guide_of_halves(x):
+    with pyro.plate("data", len(x), dim=-1):
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+def test_reconstructions_of_half_the_contrast_are_a_quarter_as_sharp():
+    """The Laplacian halves with the image, and its variance is a quarter."""
+    found = reconstruction_sharpness(model_of_halves, guide_of_halves, torch.rand(9, 1, 5, 5), seed=0)
+    assert found.ratio == pytest.approx(0.25)
+    assert found.estimates["sharpness_ratio"].data_standard_error == pytest.approx(0.0, abs=1e-6)
