@@ -89,6 +89,9 @@ def measure_cell(
             if images == num_data:
                 inputs[parameter] = result
         try:
+            for parameter, other in evaluation.needs.items():
+                if parameter not in inputs:
+                    raise ValueError(f"{name} needs the result of {other} on the same test images, which has none.")
             if evaluation.needs_labels:
                 inputs |= _labelled(name, data, test, num_data)
             result = evaluation.measure(inputs, options, **compute)

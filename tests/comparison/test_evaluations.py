@@ -155,6 +155,14 @@ def test_one_that_refuses_says_so_and_the_others_go_on(tmp_path):
     assert "measured nothing: ValueError: guide_error: none of the 2 data has a trusted reference" in said
 
 
+def test_one_whose_reference_is_of_other_images_says_so():
+    measure = ["reference_posterior(num_test=2, num_chains=2, num_samples=5, warmup=1)", "guide_error(num_test=3)"]
+    cell = Cell.of({**TINY, "measure": measure})
+    data = load_data_of(cell)
+    measured = measure_cell(cell, *make_pair_of(cell, data), data, False)
+    assert "guide_error needs the result of reference_posterior on the same test images" in measured.in_words[-1]
+
+
 def test_labels_are_asked_for_where_the_data_have_none(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 3)).astype(np.float32))
     cell = Cell.of({**TINY, "data": str(tmp_path / "x.npy"), "measure": ["linear_probe"], "init_bias": False,
