@@ -117,6 +117,7 @@ def line_of(text: str) -> int:
 
 FLAGS = [
     ["--latent_dim", 0], ["--hidden_dims", 0], ["--encoder_dims", 0], ["--data", "mnist6"], ["--binarization", "half"],
+    ["--labels", "true"], ["--labels", "x"],
     ["--valid_size", -1], ["--valid_size", 1000], ["--data_seed", -1], ["--seed", -1], ["--seed", 2**64],
     ["--epochs", 0], ["--batch_size", 0], ["--batch_size", 49], ["--lr", -1], ["--lr", "inf"], ["--adam_eps", -1],
     ["--schedule", "x"], ["--kl_warmup", -1], ["--clip_grad_norm", 0], ["--patience", 0], ["--compile", "x"],
