@@ -19,7 +19,7 @@ from small_folders import settings, write_comparison, write_images, write_run
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.comparison import Cell, Comparison, Grid, load_cell
-from pyro_vae.comparison.results import is_finished
+from pyro_vae.comparison.results import ELBO, is_finished
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.errors import RunError
 from pyro_vae.runtime.checkpoint import read_checkpoint, write_checkpoint
@@ -336,7 +336,7 @@ def each_field(value: dict, above: tuple[str, ...] = ()) -> list[tuple[str, ...]
     found = []
     for name, item in value.items():
         found.append((*above, name))
-        if isinstance(item, dict) and len(above) < 2:
+        if isinstance(item, dict) and len(above) < 3:
             found += each_field(item, (*above, name))
     return found
 
@@ -398,7 +398,7 @@ def test_a_damaged_field_of_results_is_named_by_whoever_reads_them(folder):
         if place[:2] not in (("data", "x_shape"), ("data", "valid_size"), ("data", "seed"))
         if place[0] != "environment" or len(place) == 1
     ]
-    assert len(places) == 40
+    assert len(places) == 68
     for place in places:
         for odd in kinds_of_damage(json.loads(content), place):
             file.write_text(json.dumps(put(json.loads(content), place, odd)))
@@ -414,9 +414,9 @@ def test_every_reader_of_a_run_names_a_damaged_field_of_its_results(odd, folder)
     for path in (folder / "run", first.path):
         file = path / "evaluation.json"
         content = json.loads(file.read_text())
-        file.write_text(json.dumps(put(content, ("elbo", "rate_standard_error"), odd)))
+        file.write_text(json.dumps(put(content, ("measured", "elbo_terms", "rate", "standard_error"), odd)))
         wrong = "is missing." if odd is ... else "must be a number; got 'nan'."
-        said = f"{file}: elbo: `rate_standard_error` {wrong} Remove the file: it is measured again."
+        said = f"{file}: measured: elbo_terms: rate: `standard_error` {wrong} Remove the file: it is measured again."
         readers = {
             "load_run": lambda _, path=path: pyro_vae.load_run(path),
             "figures": lambda _, path=path: command("figures", path),
@@ -432,13 +432,13 @@ def test_every_reader_of_a_run_names_a_damaged_field_of_its_results(odd, folder)
 
 
 TENSORS = {
-    "scalar": {"elbo": torch.tensor(1.0)},
-    "table": {"elbo": torch.zeros(5, 2)},
-    "whole numbers": {"elbo": torch.zeros(5, dtype=torch.int64)},
-    "complex": {"elbo": torch.zeros(5, dtype=torch.complex64)},
-    "none": {"elbo": torch.zeros(0)},
-    "no elbo": {"rate": torch.zeros(5)},
-    "longer": {"elbo": torch.zeros(5), "rate": torch.zeros(7)},
+    "scalar": {ELBO: torch.tensor(1.0)},
+    "table": {ELBO: torch.zeros(5, 2)},
+    "whole numbers": {ELBO: torch.zeros(5, dtype=torch.int64)},
+    "complex": {ELBO: torch.zeros(5, dtype=torch.complex64)},
+    "none": {ELBO: torch.zeros(0)},
+    "no elbo": {"elbo_terms.rate": torch.zeros(5)},
+    "longer": {ELBO: torch.zeros(5), "elbo_terms.rate": torch.zeros(7)},
 }
 
 

@@ -1,9 +1,12 @@
 """What ``evaluation.json`` holds: each field with its kind, checked whole whenever it is read."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyro_vae.comparison.evaluations import result_class
 from pyro_vae.errors import RunError
+from pyro_vae.evaluation import Estimate
 from pyro_vae.runtime.reading import Fields
 
 Check = Callable[[Fields, str], object]
@@ -69,8 +72,10 @@ ESTIMATE: dict[str, Check] = {
 }  # fmt: skip
 """Of each estimate."""
 
-CORE = {"elbo_terms": ("elbo", "reconstruction", "rate"), "log_likelihood": ("log_likelihood", "khat_above")}
-"""Estimates that every cell has, by evaluation."""
+CORE: dict[str, tuple[str, ...]] = {
+    "elbo_terms": (), "log_likelihood": ("log_likelihood", "khat_above"), "active_units": (),
+}  # fmt: skip
+"""Evaluations that every cell has, with estimates that are no fields of their results."""
 
 TOP: dict[str, Check] = {
     "epochs": _whole, "compiled": _text, "test_images": _text, "fit_seconds": _size, "evaluation_seconds": _size,
@@ -84,6 +89,7 @@ DATA: dict[str, Check] = {"name": _text, "binarization": _text, "content_hash": 
 FACTS: dict[str, Check] = {
     "bound": _truth, "larger_family": _truth, "family": _text, "evidence_source": _text, "disagreement": _text,
     "active_units": _whole, "most_active": _units, "khat_threshold": _number, "median_ess": _number,
+    "latent_dim": _whole, "threshold": _number, "acceptance": _number, "converged": _truth, "calibrated": _truth,
 }  # fmt: skip
 """Facts that tables, figures and cautions read, null where they say nothing; those that begin with ``num_`` are whole
 numbers."""
@@ -110,17 +116,20 @@ def check_evaluation(found: Mapping[str, Any], where: str) -> None:
         for name in environment.values:
             _plain(environment, name)
         measured = fields.fields("measured")
-        for evaluation, estimates in CORE.items():
-            for name in estimates:
-                _there(measured.fields(evaluation), name).fields(name)
+        for evaluation in CORE:
+            measured.fields(evaluation)
         for evaluation in measured.values:
-            _check_summary(measured.fields(evaluation))
+            _check_summary(measured.fields(evaluation), evaluation)
     except RunError as error:
         raise RunError(f"{error} Remove the file: it is measured again.") from error
 
 
-def _check_summary(summary: Fields) -> None:
+def _check_summary(summary: Fields, evaluation: str) -> None:
     """Check the estimates and facts of an evaluation."""
+    result = result_class(evaluation)
+    required = [] if result is None else [field.name for field in dataclasses.fields(result) if field.type is Estimate]
+    for name in (*required, *CORE.get(evaluation, ())):
+        summary.fields(name).number("mean")
     for name, value in summary.values.items():
         if isinstance(value, Mapping) and "mean" in value:
             estimate = summary.fields(name)

@@ -306,7 +306,7 @@ def test_a_quantity_is_ranked_once_whatever_shows_it(done, monkeypatch):
     assert str(again) == expected
     to_markdown(again)
     to_latex(again)
-    assert len(ranked) == len(again.quantities) == 2
+    assert len(ranked) == len(again.ranked) == 2
     again.difference(*again.configurations)
     assert len(ranked) == 2
 

@@ -7,7 +7,7 @@ import pytest
 
 from pyro_vae.cli import main
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.evaluations import evaluations
+from pyro_vae.comparison.evaluations import _packaged
 from pyro_vae.comparison.results import is_fitted
 from pyro_vae.comparison.run_cell import load_data_of, rehearse, run_cell
 
@@ -110,7 +110,7 @@ def test_gaps_are_rehearsed_too(programs, monkeypatch):
         assert max_steps == 2
         raise ValueError("this pair has no gaps")
 
-    known = evaluations()
+    known = _packaged()
     monkeypatch.setitem(known, "inference_gaps", replace(known["inference_gaps"], function=refuse))
     with pytest.raises(ValueError, match="this pair has no gaps"):
         rehearse(cell, load_data_of(cell))
