@@ -267,6 +267,11 @@ def _require_means(evaluation: Mapping[str, Any], per_datum: Mapping[str, Tensor
         evaluation_name, _, key = name.partition(".")
         summary = evaluation["measured"].get(evaluation_name, {}).get(key)
         if not is_estimate(summary):
+            if f"{name}.standard_errors" in per_datum:
+                raise RunError(
+                    f"{path / EVALUATION}: {evaluation_name}: `{key}` must be a mean with its errors, since "
+                    f"{PER_DATUM} has its values; got {shown(summary)}. Remove both: it is measured again."
+                )
             continue
         told, mean = summary["mean"], values[~values.isnan()].double().mean().item()
         told = math.nan if told is None else told

@@ -17,6 +17,7 @@ from pyro_vae.comparison.results import (
     write_result,
 )
 from pyro_vae.errors import RunError
+from pyro_vae.evaluation import Estimate
 from pyro_vae.fit.run import write_history
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
@@ -100,6 +101,23 @@ def test_means_that_are_not_those_of_the_images_are_refused(group, name, tmp_pat
             RunError, match=rf"evaluation\.json: {group}: the mean of `{name}` is \S+, and that of its values in"
         ):
             read_result(tmp_path, CELL)
+
+
+@pytest.mark.parametrize("odd", [5, None, {"standard_error": 0.1}, "text"])
+@pytest.mark.parametrize(("group", "name"), [("ais", "log_likelihood"), ("evidence_budget", "iwae_10")])
+def test_what_is_no_estimate_of_values_that_are_there_is_refused(group, name, odd, tmp_path):
+    made_up = made_up_result(CELL, tmp_path, epochs=2)
+    values, errors = made_up.values_of("log_likelihood"), torch.full((20,), 0.1, dtype=torch.float64)
+    per_datum = {**made_up.per_datum, f"{group}.{name}": values, f"{group}.{name}.standard_errors": errors}
+    write_history(tmp_path, made_up.history)
+    for summary, refused in ((Estimate(values, errors).summary(), False), (odd, True)):
+        evaluation = {**made_up.evaluation, "measured": {**made_up.measured, group: {name: summary}}}
+        write_result(tmp_path, CELL, evaluation, per_datum)
+        if refused:
+            with pytest.raises(RunError, match=rf"{group}: `{name}` must be"):
+                read_result(tmp_path, CELL)
+        else:
+            assert read_result(tmp_path, CELL).finished
 
 
 def test_a_run_made_from_objects_is_no_cell(tmp_path):
