@@ -17,6 +17,7 @@ from pyro_vae.comparison.evaluations import NUM_TEST, find_evaluation
 from pyro_vae.comparison.evaluations import check_options as check_evaluation_options
 from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
 from pyro_vae.data.errors import DataNotFoundError
+from pyro_vae.errors import RunError
 from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.fit.steps.levels import LEVELS
 from pyro_vae.parts import KINDS, MLP, PARTS, check_options, find_part, parse_part
@@ -298,10 +299,13 @@ def _canonical(kind: str, text: str) -> str:
 def _canonical_evaluation(text: str) -> str:
     """Return an evaluation's name and options in one spelling."""
     name, options = parse_part("measure", text)
+    who = f"{argument('measure')}: "
     try:
         check_evaluation_options(name, options)
+    except RunError:
+        raise
     except ValueError as error:
-        raise ValueError(f"{argument('measure')}: {error}") from error
+        raise ValueError(who + str(error).removeprefix(who)) from error
     name = canonical_name(name)
     given = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
     return f"{name}({given})" if given else name
