@@ -60,18 +60,18 @@ class Quantity:
         return f"{EVALUATIONS_IN_TITLES.get(self.evaluation, self.evaluation.replace('_', ' '))}: {text}"
 
 
-def quantities_of(measured: Mapping[str, Mapping[str, Any]]) -> dict[str, Quantity]:
+def quantities_of(measured: Mapping[str, Mapping[str, Any]], own: Mapping[str, type]) -> dict[str, Quantity]:
     """Return the columns of what a cell has measured, by name.
 
     An evaluation that names no columns has one for each estimate that no evaluation before it has.
 
     Args:
         measured: the summary of each evaluation, by the evaluation's name, in the order of measurement.
+        own: what evaluations of the user's own return, by name.
     """
     quantities: dict[str, Quantity] = {}
     for evaluation, summary in measured.items():
-        result = result_class(evaluation)
-        columns = None if result is None else result.columns
+        columns = getattr(own.get(evaluation) or result_class(evaluation), "columns", None)
         if columns is None:
             columns = {key: "" for key, value in summary.items() if is_estimate(value) and key not in quantities}
         for key, better in columns.items():

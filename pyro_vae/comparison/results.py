@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae.comparison.cell import FORMAT, Cell
 from pyro_vae.comparison.evaluation_file import check_evaluation
+from pyro_vae.comparison.evaluations import find_evaluation
 from pyro_vae.comparison.quantities import Quantity, is_estimate, quantities_of
 from pyro_vae.errors import RunError
 from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
@@ -70,7 +71,8 @@ class CellResult:
     @cached_property
     def quantities(self) -> dict[str, Quantity]:
         """What tables have columns of, by name."""
-        return quantities_of(self.measured)
+        own = [find_evaluation(name) for name in self.cell.evaluations if ":" in name]
+        return quantities_of(self.measured, {evaluation.name: evaluation.result for evaluation in own})
 
     def summary_of(self, quantity: str) -> Any:
         """Return a quantity's mean with its errors, as :meth:`Estimate.summary` has them, or a number; None if none."""

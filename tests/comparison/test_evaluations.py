@@ -126,10 +126,10 @@ def test_each_becomes_columns_with_its_errors(done):
 def test_what_two_evaluations_call_alike_is_told_apart():
     measured = {"elbo_terms": {"elbo": ESTIMATE}, "own": {"elbo": ESTIMATE, "other": ESTIMATE},
                 "ais": {"log_likelihood": ESTIMATE}}  # fmt: skip
-    found = quantities_of(measured)
+    found = quantities_of(measured, {})
     assert list(found) == ["elbo", "other", "log_likelihood"], "of an evaluation that names no columns, new ones alone"
     measured = {"log_likelihood": {"log_likelihood": ESTIMATE}, "ais": {"log_likelihood": ESTIMATE}}
-    assert [one.title() for one in quantities_of(measured).values()] == ["log p(x) ≥", "AIS: log p(x) ≥"]
+    assert [one.title() for one in quantities_of(measured, {}).values()] == ["log p(x) ≥", "AIS: log p(x) ≥"]
 
 
 ESTIMATE = {"mean": 1.0, "standard_error": 0.1, "data_standard_error": 0.1, "num_data": 3, "num_left_out": 0,
@@ -234,10 +234,12 @@ def test_a_comparison_reads_back_what_it_measured(done):
 
 
 OWN = """
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation import Estimate
+from pyro_vae.evaluation import Estimate, Result
 
 
 def first_pixel(x: Tensor, *, factor: float = 1.0) -> Estimate:
@@ -248,6 +250,20 @@ def first_pixel(x: Tensor, *, factor: float = 1.0) -> Estimate:
 
 def ais(x: Tensor) -> Estimate:
     return first_pixel(x)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Corners(Result):
+    columns = {"first": "higher"}
+    first: Estimate
+    last: Estimate
+
+
+def corners(x: Tensor) -> Corners:
+    \"\"\"Both corners.\"\"\"
+    pixels = x.flatten(1).double()
+    no_error = torch.zeros(len(x)).double()
+    return Corners(first=Estimate(pixels[:, 0], no_error), last=Estimate(pixels[:, -1], no_error))
 
 
 def nothing(x):
@@ -264,7 +280,7 @@ def own_file(tmp_path):
 
 
 def test_a_function_in_a_file_is_measured_and_becomes_a_column(own_file, tmp_path):
-    grid = {"common": {**TINY, "measure": [f"{own_file}:first_pixel(factor=2.0, num_test=4)"]},
+    grid = {"common": {**TINY, "measure": [f"{own_file}:first_pixel(factor=2.0, num_test=4)", f"{own_file}:corners"]},
             "grid": {"guide": ["mean_field", "full_rank"]}}  # fmt: skip
     done = compare(grid, tmp_path / "out", threads=1)
     data = load_data_of(done.finished[0].cell)
@@ -272,7 +288,9 @@ def test_a_function_in_a_file_is_measured_and_becomes_a_column(own_file, tmp_pat
     for result in done.finished:
         torch.testing.assert_close(result.values_of("first_pixel"), expected, rtol=0, atol=0)
     assert list(done.table["first_pixel"]) == [expected.mean().item()] * 2
-    assert "| first pixel |" in to_markdown(done)
+    assert "| first pixel | first |" in to_markdown(done), "of a result that names its columns, those"
+    assert done.finished[0].values_of("corners.last").shape == (6,)
+    assert "first" in done.ranked
     assert Comparison.read(done.path, trust=True).quantities["first_pixel"].evaluation == "first_pixel"
     with pytest.raises(RunError, match="own_evaluations"):
         Comparison.read(done.path)
