@@ -122,7 +122,12 @@ def _least_difference(seeds: int, configurations: int, pairs: int) -> float:
 
 def _of_images(there: Sequence[Configuration]) -> list[str]:
     said = []
-    for quantity, name in (("elbo", "ELBO"), ("log_likelihood", "log p(x)")):
+    quantities = {name: quantity for one in there for name, quantity in one.results[0].quantities.items()}
+    for quantity, described in quantities.items():
+        # Gaps have a sentence of their own, and an image without a k-hat is counted with the log-likelihood.
+        if described.evaluation == "inference_gaps" or quantity == "khat_above":
+            continue
+        name = described.title().removesuffix(" ≥")
         for one in there:
             found = estimate(one, quantity)
             if found is not None and found.num_left_out:

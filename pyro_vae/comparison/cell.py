@@ -134,6 +134,11 @@ class Cell:
             object.__setattr__(self, kind, _canonical(kind, getattr(self, kind)))
         object.__setattr__(self, "data", _data(self.data))
         object.__setattr__(self, "measure", tuple(_canonical_evaluation(text) for text in self.measure))
+        asked = [find_evaluation(parse_part("measure", text)[0]).name for text in self.measure]
+        if twice := [name for name in asked if asked.count(name) > 1]:
+            raise ValueError(
+                f"{argument('measure')}: two evaluations are called {twice[0]!r}: leave out or rename one."
+            )
         choices = {"schedule": SCHEDULES, "compile": LEVELS, "binarization": (None, *BINARIZATIONS)}
         for name, known in choices.items():
             if getattr(self, name) not in known:

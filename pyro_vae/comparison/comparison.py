@@ -297,9 +297,10 @@ def _row(result: CellResult) -> dict[str, Any]:
     for name in ("epochs", "fit_seconds", "evaluation_seconds", "model_parameters", "guide_parameters"):
         row["epochs_run" if name == "epochs" else name] = result.evaluation.get(name, math.nan)
     row["compiled"], row["test_images"] = result.evaluation.get("compiled"), result.evaluation.get("test_images")
+    columns = {(one.evaluation, one.key): name for name, one in result.quantities.items()}
     for evaluation, summary in result.measured.items():
         for key, value in summary.items():
-            name = key if key not in row else f"{evaluation}.{key}"
+            name = columns.get((evaluation, key), f"{evaluation}.{key}")
             if is_estimate(value):
                 row |= {
                     name: _number(value["mean"]),

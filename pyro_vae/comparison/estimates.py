@@ -87,7 +87,9 @@ def estimate(configuration: Configuration, quantity: str) -> MeanOverSeeds | Non
 
 def numbers(configuration: Configuration, name: str) -> list[float]:
     """Return a number of each cell that has it: of ``evaluation.json``, or a fact that an evaluation found."""
-    found = (result.evaluation.get(name, result.summary_of(name)) for result in configuration.results)
+    found = [result.summary_of(name) for result in configuration.results]
+    if all(number is None for number in found):
+        found = [result.evaluation.get(name) for result in configuration.results]
     return [float(number) for number in found if isinstance(number, int | float)]
 
 

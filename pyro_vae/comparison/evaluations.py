@@ -25,6 +25,9 @@ LABELLED = ("train_x", "train_labels", "test_x", "test_labels")
 OF_THE_CELL = ("seed", "progress", "compile")
 """Parameters that say how a cell computes, and are no options of a single evaluation."""
 
+CORE = ("elbo_terms", "log_likelihood", "active_units")
+"""Evaluations that every run has, on all of its test images."""
+
 NUM_TEST = "num_test"
 """An option that every evaluation has in text: how many test images it measures, from the first on."""
 
@@ -191,6 +194,10 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             raise ValueError(
                 f"evaluation {name} has no option {option!r}.{did_you_mean(option, known)} It has "
                 f"{', '.join(sorted(known))}."
+            )
+        if option == NUM_TEST and name in CORE:
+            raise ValueError(
+                f"evaluation {name} measures all test images of a run: set num_test for the run, not for it alone."
             )
         if option == NUM_TEST and (type(value) is not int or value < 1):
             raise ValueError(f"evaluation {name}: num_test must be a whole number of at least 1; got {value!r}.")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pyro_vae.comparison.evaluations import result_class
+from pyro_vae.comparison.evaluations import CORE, evaluations, result_class
 
 ABBREVIATIONS = {
     "elbo": "ELBO",
@@ -26,7 +26,7 @@ class Quantity:
     """An estimate or a fact of an evaluation's summary."""
 
     name: str
-    """Its own, or ``EVALUATION.NAME`` where an evaluation before has measured one of that name."""
+    """Its own, or ``EVALUATION.NAME``, as :func:`name_of` says."""
     evaluation: str
     key: str
     """Its name in the evaluation's summary."""
@@ -63,7 +63,7 @@ class Quantity:
 def quantities_of(measured: Mapping[str, Mapping[str, Any]], own: Mapping[str, type]) -> dict[str, Quantity]:
     """Return the columns of what a cell has measured, by name.
 
-    An evaluation that names no columns has one for each estimate that no evaluation before it has.
+    An evaluation that names no columns has one for each estimate, of the package's those that no other one has.
 
     Args:
         measured: the summary of each evaluation, by the evaluation's name, in the order of measurement.
@@ -73,12 +73,29 @@ def quantities_of(measured: Mapping[str, Mapping[str, Any]], own: Mapping[str, t
     for evaluation, summary in measured.items():
         columns = getattr(own.get(evaluation) or result_class(evaluation), "columns", None)
         if columns is None:
-            columns = {key: "" for key, value in summary.items() if is_estimate(value) and key not in quantities}
+            estimates = [key for key, value in summary.items() if is_estimate(value)]
+            columns = {key: "" for key in estimates if evaluation in own or name_of(evaluation, key) == key}
         for key, better in columns.items():
             if summary.get(key) is not None:
-                name = key if key not in quantities else f"{evaluation}.{key}"
+                name = name_of(evaluation, key)
                 quantities[name] = Quantity(name, evaluation, key, better)
     return quantities
+
+
+def name_of(evaluation: str, key: str) -> str:
+    """Return what a quantity is called in every table, whatever else was measured beside it.
+
+    It has its own name where it is a column of the package's and no evaluation before has one of that name, or where
+    it is the only number of an evaluation of its name; else ``EVALUATION.NAME``.
+
+    >>> name_of("log_likelihood", "log_likelihood"), name_of("ais", "log_likelihood"), name_of("mine", "mine")
+    ('log_likelihood', 'ais.log_likelihood', 'mine')
+    """
+    packaged = list(dict.fromkeys([*CORE, *evaluations()]))
+    for other in packaged:
+        if key in (getattr(result_class(other), "columns", None) or ()):
+            return key if other == evaluation else f"{evaluation}.{key}"
+    return key if key == evaluation or evaluation in packaged else f"{evaluation}.{key}"
 
 
 def is_estimate(value: Any) -> bool:

@@ -27,7 +27,7 @@ TINY = {"epochs": 1, "latent_dim": 2, "hidden_dims": [5], "num_test": 6, "num_sa
 
 FAST = {
     "elbo_terms": "num_samples=3",
-    "log_likelihood": "num_samples=30, num_test=5",
+    "log_likelihood": "num_samples=31",
     "active_units": "threshold=0.02",
     "inference_gaps": "num_test=2, max_steps=50, num_samples=20, evidence_samples=30",
     "ais": "num_test=2, num_chains=2, num_temperatures=3",
@@ -72,7 +72,7 @@ def test_each_is_measured_where_a_grid_asks_for_it(done):
         ]  # fmt: skip
         assert len(result.evaluation["in_words"]) == len(FAST)
         assert result.measured["elbo_terms"]["num_samples"] == 3
-        assert result.measured["log_likelihood"]["log_likelihood"]["num_data"] == 5
+        assert result.measured["log_likelihood"]["num_samples"] == 31
         assert result.measured["ais"]["log_likelihood"]["num_data"] == 2
         assert result.measured["active_units"]["threshold"] == 0.02
 
@@ -127,7 +127,9 @@ def test_what_two_evaluations_call_alike_is_told_apart():
     measured = {"elbo_terms": {"elbo": ESTIMATE}, "own": {"elbo": ESTIMATE, "other": ESTIMATE},
                 "ais": {"log_likelihood": ESTIMATE}}  # fmt: skip
     found = quantities_of(measured, {})
-    assert list(found) == ["elbo", "other", "log_likelihood"], "of an evaluation that names no columns, new ones alone"
+    assert list(found) == ["elbo", "ais.log_likelihood"]
+    found = quantities_of(measured, {"own": Estimate})
+    assert list(found) == ["elbo", "own.elbo", "own.other", "ais.log_likelihood"]
     measured = {"log_likelihood": {"log_likelihood": ESTIMATE}, "ais": {"log_likelihood": ESTIMATE}}
     assert [one.title() for one in quantities_of(measured, {}).values()] == ["log p(x) ≥", "AIS: log p(x) ≥"]
 
@@ -184,6 +186,7 @@ def test_what_an_evaluation_refuses_is_found_before_a_step():
         ("ais(num_chain=2)", "measure: evaluation ais has no option 'num_chain'. Did you mean 'num_chains'?"),
         ("ais(num_test=0)", "measure: evaluation ais: num_test must be a whole number of at least 1; got 0."),
         ("ais(seed=2)", "measure: evaluation ais has no option 'seed'"),
+        ("log_likelihood(num_test=2)", "measure: evaluation log_likelihood measures all test images of a run"),
         ("ais(2)", "measure: cannot read 'ais(2)'"),
         ("gone.py:f", "measure: there is no file gone.py."),
         ("os:getcwd", "measure: os:getcwd is no evaluation: it must be a function that takes model, guide or x"),
@@ -288,9 +291,9 @@ def test_a_function_in_a_file_is_measured_and_becomes_a_column(own_file, tmp_pat
     for result in done.finished:
         torch.testing.assert_close(result.values_of("first_pixel"), expected, rtol=0, atol=0)
     assert list(done.table["first_pixel"]) == [expected.mean().item()] * 2
-    assert "| first pixel | first |" in to_markdown(done), "of a result that names its columns, those"
+    assert "| first pixel | corners: first |" in to_markdown(done), "of a result that names its columns, those"
     assert done.finished[0].values_of("corners.last").shape == (6,)
-    assert "first" in done.ranked
+    assert "corners.first" in done.ranked
     assert Comparison.read(done.path, trust=True).quantities["first_pixel"].evaluation == "first_pixel"
     with pytest.raises(RunError, match="own_evaluations"):
         Comparison.read(done.path)

@@ -33,8 +33,8 @@ class LinearProbe(Result):
     columns = MappingProxyType({"accuracy": "higher"})
 
     accuracy: Estimate
-    """Whether each test label is predicted, 1 or 0, and their share. With the probe as it is nothing is drawn: the
-    Monte Carlo errors are 0, and the error over data is that of another test set."""
+    """Whether each test label is predicted, 1 or 0, and their share. The error over data is that of another test set.
+    Monte Carlo errors are 0 where the means are exact, and NaN, unknown, where they are taken over samples."""
     majority: float
     """Accuracy on the test data of the training data's most frequent class."""
     num_classes: int
@@ -138,9 +138,10 @@ def linear_probe(
     weight, converged = _fit((train - loc) / scale, targets, len(classes), l2)
     scores = (test - loc) / scale @ weight[:-1] + weight[-1]
     truth = test_labels.cpu()
+    exact = not (means.noise.nan_to_num().any() or test_means.noise.nan_to_num().any())
     correct = (classes[scores.argmax(1)] == truth).double()
     return LinearProbe(
-        accuracy=Estimate(correct, torch.zeros_like(correct), unit="share"),
+        accuracy=Estimate(correct, torch.full_like(correct, 0.0 if exact else math.nan), unit="share"),
         majority=(truth == classes[targets.bincount().argmax()]).double().mean().item(),
         num_classes=len(classes),
         num_train=len(train),
