@@ -18,7 +18,7 @@ from torch.testing import assert_close
 import pyro_vae
 from pyro_vae import evaluation, fit
 from pyro_vae.fit import training
-from pyro_vae.parts import make_objective, parse_part
+from pyro_vae.parts import make_objective, make_pair, parse_part
 
 second_device.register()
 
@@ -108,6 +108,15 @@ def test_nothing_is_read_from_a_step(parts, monkeypatch):
     assert counts[1] - counts[0] == 4 + questions, counts
 
 
+def sharpness_of_reconstructions(device: torch.device) -> Tensor:
+    """Of images of 4 x 4 pixels; those of the other calls are too small to have a sharpness."""
+    torch.manual_seed(0)
+    model, guide = make_pair((1, 4, 4), 2, (8,))
+    x = torch.rand(6, 1, 4, 4, dtype=torch.float64)
+    pair = model.double().to(device), guide.double().to(device)
+    return evaluation.reconstruction_sharpness(*pair, x.round(), seed=0).images.cpu()
+
+
 Call = Callable[[Any, Any, Tensor], Any]
 QUIET = {"seed": 0, "progress": False}
 SHORT = {"num_temperatures": 5, "num_chains": 3, "num_leapfrog": 2, "burn_in": 5, **QUIET}
@@ -125,6 +134,7 @@ CALLS: dict[str, Call] = {
     "linear_probe": lambda _, guide, x: torch.tensor(
         evaluation.linear_probe(guide, x, torch.arange(6) % 2, x, torch.arange(6) % 2).accuracy.mean
     ),
+    "reconstruction_sharpness": lambda model, *_: sharpness_of_reconstructions(device_of(model)),
     "sharpness": lambda model, *_: evaluation.sharpness(torch.rand(6, 1, 4, 4).to(device_of(model))).cpu(),
     "inference_gaps": lambda model, guide, x: (
         evaluation.inference_gaps(
