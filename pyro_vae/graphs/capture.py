@@ -15,7 +15,6 @@ from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.graphs.draws import Draws, Tensors
-from pyro_vae.graphs.in_place import reuse_memory
 from pyro_vae.graphs.simplify import tidy
 from pyro_vae.programs.undo import VERIFICATION_SEED, no_side_effects
 from pyro_vae.runtime.roundings import agree
@@ -64,7 +63,7 @@ def capture(
     """
     recorded, frozen = _record(function, inputs, other_inputs, modules)
     with _as_a_finding(), torch.no_grad():
-        found = Draws(tidy(recorded), reuse_memory, varying)
+        found = Draws(tidy(recorded), varying)
         results = two_draws(partial(found, *other_inputs), modules)
     eps = coarsest(recorded)
     if not all(agree(a, b, roundings=1000, eps=eps) for a, b in zip(frozen, results, strict=True)):

@@ -53,7 +53,7 @@ def native_draws(draws: Draws, inputs: Sequence[Tensor], modules: Sequence[nn.Mo
             found = two_draws(partial(compiled, *inputs), modules)
         except Exception as error:
             raise NotCompilable(f"the compiled graph fails: {in_one_line(error)}") from error
-    eps = coarsest(draws.drawn_part())
+    eps = coarsest(draws.drawn_part)
     if not all(agree(a, b, roundings=1000, eps=eps) for a, b in zip(expected, found, strict=True)):
         raise NotCompilable("the compiled graph rounds too differently")
     _known.add(_key(draws))
@@ -69,6 +69,6 @@ def expected_seconds(draws: Draws) -> float:
 
 def _key(draws: Draws) -> int:
     """Return a number that tells graphs of other operations or shapes apart."""
-    nodes = draws.drawn_part().graph.nodes
+    nodes = draws.drawn_part.graph.nodes
     values = ((str(node.target), node.meta.get("val")) for node in nodes)
     return hash(tuple((name, tuple(value.shape) if isinstance(value, Tensor) else None) for name, value in values))

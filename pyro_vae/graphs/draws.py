@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from copy import copy
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,12 +18,15 @@ class Draws:
 
     Args:
         module: the graph; takes the inputs and returns a list of tensors.
-        finish: applied to either part, which may overwrite what it alone reads.
         varying: how many of the last inputs change from draw to draw, as noise does; :meth:`on` takes the others, and
             what it returns takes these.
+
+    Attributes:
+        shared_part: the graph that is run once for many draws.
+        drawn_part: the graph that is run anew for each draw.
     """
 
-    def __init__(self, module: GraphModule, finish: Callable[[GraphModule], GraphModule], varying: int = 0) -> None:
+    def __init__(self, module: GraphModule, varying: int = 0) -> None:
         nodes = list(module.graph.nodes)
         inputs = [node for node in nodes if node.op == "placeholder"]
         self._fixed = len(inputs) - varying
@@ -33,9 +35,9 @@ class Draws:
         shared = set(constant)
         passed_on = [node for node in constant if node.op != "get_attr" and not shared.issuperset(node.users)]
         rest = [node for node in nodes if node.op == "get_attr" or (node.op == "call_function" and node not in shared)]
-        self._constants = finish(_part(module, constant, (), passed_on)).forward
-        self._drawn_part = partial(_part, module, rest, [*moving, *passed_on], nodes[-1].args[0])
-        self._draw: Callable[..., Tensors] = finish(self.drawn_part()).forward
+        self.shared_part = _part(module, constant, (), passed_on)
+        self.drawn_part = _part(module, rest, [*moving, *passed_on], nodes[-1].args[0])
+        self._draw: Callable[..., Tensors] = self.drawn_part.forward
 
     def __call__(self, *inputs: Tensor) -> Tensors:
         """Return the results of one draw."""
@@ -43,18 +45,14 @@ class Draws:
 
     def on(self, *inputs: Tensor) -> Callable[..., Tensors]:
         """Return a function that draws anew at each call, and shares what does not depend on the noise."""
-        constants = self._constants(*inputs)
+        constants = self.shared_part.forward(*inputs)
         return lambda *moving: self._draw(*moving, *constants)
-
-    def drawn_part(self) -> GraphModule:
-        """Return the graph that is run anew for each draw, as it was before ``finish``."""
-        return self._drawn_part()
 
     def remade(self, remake: Callable[[GraphModule, Tensors], Callable[..., Tensors]], *inputs: Tensor) -> "Draws":
         """Return the same draws, run by what ``remake`` makes of their graph and of values for its inputs."""
         other = copy(self)
         fixed, moving = inputs[: self._fixed], inputs[self._fixed :]
-        other._draw = remake(self.drawn_part(), [*moving, *self._constants(*fixed)])
+        other._draw = remake(self.drawn_part, [*moving, *self.shared_part.forward(*fixed)])
         return other
 
 

@@ -4,6 +4,7 @@ A Bernoulli likelihood takes a softplus of every pixel. Torch's exp and log1p ar
 compiled loop twice what this does; run op by op, it would cost many passes over memory instead.
 """
 
+from copy import deepcopy
 from functools import cache
 
 import torch
@@ -44,7 +45,8 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def expand_softplus(module: GraphModule) -> GraphModule:
-    """Write torch's softplus of float32 tensors as :func:`softplus`, in place, and return the module."""
+    """Return a copy of the graph in which torch's softplus of float32 tensors is :func:`softplus`."""
+    module = GraphModule(module, deepcopy(module.graph))
     for node in module.graph.find_nodes(op="call_function", target=aten.softplus.default):
         (x,) = node.all_input_nodes
         value = x.meta.get("val")

@@ -12,9 +12,12 @@ X, Y = torch.linspace(-2, 2, 12).reshape(3, 4), torch.arange(12.0).reshape(3, 4)
 
 def split(function, *inputs):
     """The split function, and how many operations its two parts have: the shared and the drawn."""
-    parts = []
-    draws = Draws(make_fx(function)(*inputs), lambda part: parts.append(part) or part)
-    return draws, *(sum(node.op == "call_function" for node in part.graph.nodes) for part in parts)
+    draws = Draws(make_fx(function)(*inputs))
+    return draws, num_operations(draws.shared_part), num_operations(draws.drawn_part)
+
+
+def num_operations(part):
+    return sum(node.op == "call_function" for node in part.graph.nodes)
 
 
 def assert_same_draws(draws, function, *inputs):
@@ -123,7 +126,7 @@ def test_an_operation_from_elsewhere_is_not_split():
 
 
 def test_the_drawn_part_can_be_run_by_something_else():
-    """What remakes it gets the drawn operations alone, as they were before they were finished, and their inputs."""
+    """What remakes it gets the drawn operations alone, and their inputs."""
     weight = torch.randn(4, 5)
 
     def function(x):
@@ -133,7 +136,7 @@ def test_the_drawn_part_can_be_run_by_something_else():
     given = []
 
     def remake(graph, inputs):
-        given.append((sum(node.op == "call_function" for node in graph.graph.nodes), [tuple(v.shape) for v in inputs]))
+        given.append((num_operations(graph), [tuple(v.shape) for v in inputs]))
         return lambda *values: [2 * value for value in graph(*values)]
 
     remade = draws.remade(remake, X)
@@ -151,10 +154,9 @@ def test_inputs_that_vary_are_given_to_each_draw_and_the_rest_is_shared():
     def function(x, y):
         return [(x @ weight).tanh() * y.exp(), y, x.exp() + torch.rand(4)]
 
-    parts = []
     inputs = X, torch.randn(3, 5)
-    draws = Draws(make_fx(function)(*inputs), lambda part: parts.append(part) or part, varying=1)
-    assert [sum(node.op == "call_function" for node in part.graph.nodes) for part in parts] == [3, 4]
+    draws = Draws(make_fx(function)(*inputs), varying=1)
+    assert [num_operations(part) for part in (draws.shared_part, draws.drawn_part)] == [3, 4]
     remade = draws.remade(lambda graph, values: graph.forward if len(values) == 3 else None, *inputs)
     for found in (draws, remade):
         draw = found.on(Y)
