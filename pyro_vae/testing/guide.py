@@ -18,55 +18,69 @@ from pyro_vae.programs.particles import PARTICLES
 from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
 from pyro_vae.protocols import PosteriorGuide
 from pyro_vae.runtime.noise import RecordedNoise, ReplayedNoise
-from pyro_vae.testing.suite import DTYPES, Suite, assert_captured, assert_every_gradient, assert_vectorized, refuses
+from pyro_vae.testing.suite import (
+    DTYPES,
+    HIDDEN,
+    ModuleSuite,
+    assert_in_plate,
+    assert_refuses_other_data,
+    assert_tensor,
+    assert_vectorized,
+    refuses,
+)
 
-X_SHAPE, LATENT_DIM, HIDDEN = (1, 3, 2), 4, (5,)
-
-EVERY_IMAGE = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6).reshape(-1, *X_SHAPE)
-"""All that `binary` can draw: what a guide that is not amortized is made with."""
+EVERY_IMAGE = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6).reshape(-1, 1, 3, 2)
+"""All binary images of this shape: a guide that is not amortized is made with them."""
 
 
-class GuideSuite(Suite):
+class GuideSuite(ModuleSuite):
     """Tests of a guide for models with the latent site ``"z"``, on binary images of shape (1, 3, 2), z of 4 dims."""
 
     def make(self) -> Any:
         """Return a new guide, with other parameters at each call."""
-        return make_pair(X_SHAPE, LATENT_DIM, HIDDEN, guide=self.part, data=lambda: EVERY_IMAGE)[1]
+        return make_pair(self.x_shape, self.latent_dim, HIDDEN, guide=self.part, data=lambda: EVERY_IMAGE)[1]
+
+    def pair(self, part: Any) -> tuple[Any, Any]:
+        """Return a VAE, and the guide."""
+        return VAE(self.x_shape, self.latent_dim, HIDDEN), part
 
     def test_sites_plate_shapes_and_dtype_at_any_batch_size(self) -> None:
         """Sample z in a plate over the data, whatever their number and dtype."""
         for dtype in DTYPES:
             for n in (1, 2, 7):
-                trace = poutine.trace(self._made(dtype)).get_trace(binary(n, dtype))
+                guide = self.make().to(dtype)
+                trace = poutine.trace(guide).get_trace(self.data(guide, n, dtype))
                 trace.compute_log_prob()
                 site = trace.nodes[LATENT]
-                frames = [(f.name, f.dim, f.size) for f in site["cond_indep_stack"]]
-                assert frames == [(PLATE, -1, n)], f"z must be in a plate {PLATE!r} over the {n} data; got {frames}"
-                _assert_tensor(site["value"], (n, LATENT_DIM), dtype)
-                _assert_tensor(site["log_prob"], (n,), dtype)
+                assert_in_plate(site, n)
+                assert_tensor(site["value"], (n, self.latent_dim), dtype)
+                assert_tensor(site["log_prob"], (n,), dtype)
 
     def test_weights_with_a_model(self) -> None:
         """Give finite log-weights with a model."""
         for dtype in DTYPES:
-            weights = log_weights(_model(dtype), self._made(dtype), binary(7, dtype), 5)
-            _assert_tensor(weights, (5, 7), dtype)
+            guide = self.make()
+            weights = log_weights(*self.typed_pair(guide, dtype), self.data(guide, 7, dtype), 5)
+            assert_tensor(weights, (5, 7), dtype)
             assert weights.isfinite().all(), f"log-weights must be finite; got {weights}"
 
     def test_leading_sample_dims(self) -> None:
         """Draw many samples in one run, in a plate left of the data's."""
         guide = self.make()
-        assert_vectorized(Pair(_model(), guide, binary(7)))
+        x = self.data(guide, 7)
+        assert_vectorized(Pair(*self.pair(guide), x))
         with pyro.plate(PARTICLES, 5, dim=-2):
-            site = poutine.trace(guide).get_trace(binary(7)).nodes[LATENT]
-        assert site["value"].shape == (5, 7, LATENT_DIM)
+            site = poutine.trace(guide).get_trace(x).nodes[LATENT]
+        assert site["value"].shape == (5, 7, self.latent_dim)
         assert site["fn"].log_prob(site["value"]).shape == (5, 7)
 
     def test_a_datum_does_not_feel_the_others(self) -> None:
         """Score a datum's z, and the same auxiliary variables, alone as in a batch."""
-        guide, x = self._made(torch.float64).eval(), binary(6, torch.float64)
+        guide = self.make().double().eval()
+        x = self.data(guide, 6, torch.float64)
         drawn = poutine.trace(guide).get_trace(x)
         values = {site: drawn.nodes[site]["value"] for site in drawn.stochastic_nodes}
-        values[LATENT] = torch.randn(6, LATENT_DIM, dtype=torch.float64)
+        values[LATENT] = torch.randn(6, self.latent_dim, dtype=torch.float64)
 
         def density(rows: slice) -> Tensor:
             fixed = poutine.trace(guide).get_trace(x[rows])
@@ -83,7 +97,8 @@ class GuideSuite(Suite):
 
     def test_a_datum_draws_alone_what_it_draws_among_others(self) -> None:
         """Draw the same z under the same noise, with the same log-density."""
-        guide, x = self._made(torch.float64).eval(), binary(6, torch.float64)
+        guide = self.make().double().eval()
+        x = self.data(guide, 6, torch.float64)
 
         def drawn(rows: slice) -> tuple[Tensor, Tensor]:
             site = poutine.trace(guide).get_trace(x[rows]).nodes[LATENT]
@@ -98,13 +113,14 @@ class GuideSuite(Suite):
 
     def test_posterior_is_the_density_that_is_sampled(self) -> None:
         """Offer as ``posterior(x)`` what is sampled, or no ``posterior`` at all."""
-        guide, x = self._made(torch.float64).eval(), binary(7, torch.float64)
+        guide = self.make().double().eval()
+        x = self.data(guide, 7, torch.float64)
         if not isinstance(guide, PosteriorGuide):
             assert not hasattr(guide, "posterior"), "`posterior` must be a method of x, or be missing"
             return
         q = guide.posterior(x)
-        assert (q.batch_shape, q.event_shape) == ((7,), (LATENT_DIM,)), f"batch {q.batch_shape}, event {q.event_shape}"
-        assert q.sample(torch.Size([5])).shape == (5, 7, LATENT_DIM)
+        assert (q.batch_shape, q.event_shape) == ((7,), (self.latent_dim,)), f"{q.batch_shape}, {q.event_shape}"
+        assert q.sample(torch.Size([5])).shape == (5, 7, self.latent_dim)
         torch.manual_seed(0)
         site = poutine.trace(guide).get_trace(x).nodes[LATENT]
         z = site["value"]
@@ -114,37 +130,6 @@ class GuideSuite(Suite):
             assert_close(z, site["value"], rtol=1e-12, atol=1e-12)
         assert_close(q.log_prob(z), site["fn"].log_prob(site["value"]), rtol=1e-12, atol=1e-12)
 
-    def test_state_dict_round_trip(self) -> None:
-        """Draw the same once another guide's state is loaded."""
-        first, second, x = self.make(), self.make(), binary(7)
-
-        def draw(guide: Any) -> Tensor:
-            torch.manual_seed(0)
-            z: Tensor = guide(x)
-            return z
-
-        assert not torch.equal(draw(first), draw(second)), "two guides that were made draw the same"
-        second.load_state_dict(first.state_dict())
-        assert torch.equal(draw(first), draw(second))
-
-    def test_gradient_reaches_every_parameter(self) -> None:
-        """Have a finite gradient other than 0 in every parameter."""
-        guide = self.make()
-        (-log_weights(_model(), guide, binary(20), 2).sum()).backward()
-        assert_every_gradient(guide)
-
-    def test_it_survives_being_captured_with_its_gradient(self) -> None:
-        """Run as a recorded graph on other data, as in compiled training."""
-        for dtype in DTYPES:
-            model, guide = _model(dtype), self._made(dtype)
-            x, other = binary(4, dtype), binary(4, dtype)
-            assert_captured(Pair(model, guide, x), list(guide.parameters()), x, other)
-
-    def test_the_parameter_store_stays_empty(self) -> None:
-        """Keep parameters in the module, and none in Pyro's store."""
-        log_weights(_model(), self.make(), binary(4))
-        assert len(pyro.get_param_store()) == 0
-
     def test_an_encoder_with_the_wrong_number_of_features_is_told_so(self) -> None:
         """Say how many features the encoder owes, and for what."""
         guide = self.make()
@@ -152,43 +137,20 @@ class GuideSuite(Suite):
             guide.encoder = nn.Linear(6, 3)
             name = type(guide).__name__
             with refuses(rf"{name}: `encoder` must return \d+ \(location\) \+ .* features; got shape"):
-                guide(binary(4))
+                guide(self.data(guide, 4))
 
-    def test_wrong_shapes_and_dtypes_are_refused(self) -> None:
+    def test_other_shapes_and_dtypes_are_refused(self) -> None:
         """Say which shape and dtype x must have."""
-        guide = self.make()
-        name = type(guide).__name__
-        for bad in (torch.zeros(4, 6), torch.zeros(X_SHAPE), torch.zeros(4, 1, 2, 3)):
-            with refuses(rf"{name}: x must have shape \(batch, 1, 3, 2\); got"):
-                guide(bad)
-        with refuses(f"{name}: x must be floating point; got torch.int64"):
-            guide(torch.zeros(4, *X_SHAPE, dtype=torch.int64))
-
-    def _made(self, dtype: torch.dtype) -> Any:
-        return self.make().to(dtype)
-
-
-def binary(n: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return binary images ``(n, 1, 3, 2)``."""
-    return torch.rand(n, *X_SHAPE, dtype=dtype).round()
-
-
-def _model(dtype: torch.dtype = torch.float32) -> VAE:
-    return VAE(X_SHAPE, LATENT_DIM, HIDDEN).to(dtype)
+        assert_refuses_other_data(self.make(), self.x_shape)
 
 
 def _prior_alone(x: Tensor) -> None:
     """Sample z from a standard normal, and observe x whatever z is."""
     with pyro.plate(PLATE, len(x), dim=-1):
-        pyro.sample(LATENT, dist.Normal(x.new_zeros(LATENT_DIM), 1.0).to_event(1))
+        pyro.sample(LATENT, dist.Normal(x.new_zeros(4), 1.0).to_event(1))
         pyro.sample(OBSERVED, dist.Normal(x.flatten(1), 1.0).to_event(1), obs=x.flatten(1))
 
 
 def _scores_any_z(q: Any) -> bool:
     """Whether a posterior scores more than its own draws, as a flow without an inverse does not."""
     return getattr(q, "invertible", True)
-
-
-def _assert_tensor(value: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    got = (tuple(value.shape), value.dtype)
-    assert got == (shape, dtype), f"expected shape {shape} and {dtype}; got {got[0]} and {got[1]}"

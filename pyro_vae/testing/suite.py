@@ -1,21 +1,26 @@
-"""What the suites share: a seed for each test, and expectations in words."""
+"""What the suites share: a seed for each test, what every module owes, and expectations in words."""
 
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pyro
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 from pyro_vae.graphs.capture import capture
 from pyro_vae.programs.layouts import OuterPlate
+from pyro_vae.programs.log_weights import log_weights
 from pyro_vae.programs.modules import modules_of
 from pyro_vae.programs.pair import Pair
+from pyro_vae.programs.sites import PLATE
 
 DTYPES = (torch.float32, torch.float64)
+
+HIDDEN = (5,)
+"""The hidden layers of whatever a suite makes."""
 
 
 class Suite:
@@ -28,30 +33,114 @@ class Suite:
 
     part: ClassVar[str]
 
+    def make(self) -> Any:
+        """Return a new part."""
+        raise NotImplementedError
+
     def setup_method(self) -> None:
         """Start from a seed and an empty parameter store."""
         pyro.set_rng_seed(0)
         pyro.clear_param_store()
 
 
+class ModuleSuite(Suite):
+    """Tests of one module in a pair, on binary images.
+
+    Attributes:
+        x_shape: of an image.
+        latent_dim: dimension of z.
+        starts_at_random: whether two new modules differ, and no parameter's gradient is 0.
+    """
+
+    x_shape: ClassVar[tuple[int, ...]] = (1, 3, 2)
+    latent_dim: ClassVar[int] = 4
+    starts_at_random: ClassVar[bool] = True
+
+    def pair(self, part: Any) -> tuple[Any, Any]:
+        """Return a model and a guide, of which the part is one or a part of one."""
+        raise NotImplementedError
+
+    def data(self, part: Any, n: int, dtype: torch.dtype = torch.float32) -> Tensor:  # noqa: ARG002 (a subclass's)
+        """Return data ``(n, *x_shape)`` that a pair with the part takes."""
+        return torch.rand(n, *self.x_shape, dtype=dtype).round()
+
+    def test_state_dict_round_trip(self) -> None:
+        """Give the same log-weights once another module's state is loaded."""
+        first, second = self.make(), self.make()
+        if self.starts_at_random:
+            assert not torch.equal(self._weights(first), self._weights(second)), "two that were made are the same"
+        second.load_state_dict(first.state_dict())
+        assert torch.equal(self._weights(first), self._weights(second))
+
+    def test_gradient_reaches_every_parameter(self) -> None:
+        """Have a finite gradient in every parameter, other than 0 unless the start is not random."""
+        part = self.make()
+        self._weights(part).sum().backward()
+        for name, parameter in part.named_parameters():
+            assert parameter.grad is not None, f"no gradient reaches the parameter {name}"
+            assert parameter.grad.isfinite().all(), f"the gradient of the parameter {name} is not finite"
+            if self.starts_at_random:
+                assert parameter.grad.abs().sum() > 0, f"the gradient of the parameter {name} is 0"
+
+    def test_it_survives_being_captured_with_its_gradient(self) -> None:
+        """Draw many samples in one run, recorded with x as a graph that gives the same of other data."""
+        for dtype in DTYPES:
+            part = self.make()
+            pair = self.typed_pair(part, dtype)
+            _assert_captured(pair, self.data(part, 4, dtype), self.data(part, 4, dtype))
+
+    def test_the_parameter_store_stays_empty(self) -> None:
+        """Keep parameters in the module, and none in Pyro's store."""
+        self._weights(self.make())
+        assert len(pyro.get_param_store()) == 0
+
+    def typed_pair(self, part: Any, dtype: torch.dtype) -> tuple[Any, Any]:
+        """Return :meth:`pair` with parameters of a dtype."""
+        model, guide = self.pair(part)
+        for module in modules_of(model, guide):
+            module.to(dtype)
+        return model, guide
+
+    def _weights(self, part: Any) -> Tensor:
+        """Return log-weights ``(2, 20)`` of a pair with the part, the same for the same parameters."""
+        torch.manual_seed(0)
+        return log_weights(*self.pair(part), self.data(part, 20), 2)
+
+
 @contextmanager
 def refuses(pattern: str, kind: type[Exception] = ValueError) -> Iterator[None]:
     """Expect an error whose message has a pattern in it."""
-    said = None
+    message = None
     try:
         yield
     except kind as error:
-        said = str(error)
-    assert said is not None, f"expected {kind.__name__} with {pattern!r}; nothing was raised"
-    assert re.search(pattern, said), f"expected a message with {pattern!r}; got {said!r}"
+        message = str(error)
+    assert message is not None, f"expected {kind.__name__} with {pattern!r}; nothing was raised"
+    assert re.search(pattern, message), f"expected a message with {pattern!r}; got {message!r}"
 
 
-def assert_every_gradient(module: nn.Module) -> None:
-    """Expect a finite gradient other than 0 for every parameter."""
-    for name, parameter in module.named_parameters():
-        assert parameter.grad is not None, f"no gradient reaches the parameter {name}"
-        assert parameter.grad.isfinite().all(), f"the gradient of the parameter {name} is not finite"
-        assert parameter.grad.abs().sum() > 0, f"the gradient of the parameter {name} is 0"
+def assert_tensor(value: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Expect a shape and a dtype."""
+    got = (tuple(value.shape), value.dtype)
+    assert got == (shape, dtype), f"expected shape {shape} and {dtype}; got {got[0]} and {got[1]}"
+
+
+def assert_in_plate(site: dict[str, Any], n: int) -> None:
+    """Expect that a site is in the plate over ``n`` data, and in no other."""
+    frames = [(frame.name, frame.dim, frame.size) for frame in site["cond_indep_stack"]]
+    assert frames == [(PLATE, -1, n)], f"{site['name']} must be in a plate {PLATE!r} over the {n} data; got {frames}"
+
+
+def assert_refuses_other_data(program: Any, x_shape: tuple[int, ...]) -> None:
+    """Expect that a model or a guide says which shape and dtype x must have."""
+    name = type(program).__name__
+    pattern = re.escape(f"{name}: x must have shape (batch, {', '.join(map(str, x_shape))}); got")
+    *first, last = x_shape
+    for bad in (torch.zeros(4, *x_shape, 1), torch.zeros(x_shape), torch.zeros(4, *first, last + 1)):
+        with refuses(pattern):
+            program(bad)
+    with refuses(f"{name}: x must be floating point; got torch.int64"):
+        program(torch.zeros(4, *x_shape, dtype=torch.int64))
 
 
 def assert_vectorized(pair: Pair) -> None:
@@ -59,16 +148,19 @@ def assert_vectorized(pair: Pair) -> None:
     assert isinstance(pair.layout, OuterPlate), f"samples do not vectorize: they are laid out as {pair.layout}"
 
 
-def assert_captured(pair: Pair, parameters: list[nn.Parameter], x: Tensor, other: Tensor) -> None:
+def _assert_captured(programs: tuple[Any, Any], x: Tensor, other: Tensor) -> None:
     """Expect the graph of log-weights and gradients, recorded with x, to give those of other data of that shape."""
+    pair = Pair(*programs, x)
     assert_vectorized(pair)
+    modules = [*modules_of(*programs)]
+    parameters = [parameter for module in modules for parameter in module.parameters()]
 
     def step(x: Tensor) -> list[Tensor]:
         weights = pair.terms(x, 3).log_weight
         gradients = torch.autograd.grad(weights.sum(), parameters) if parameters else ()
         return [weights.detach(), *gradients]
 
-    graph = capture(step, [x], [other], [*modules_of(pair.model, pair.guide)])
+    graph = capture(step, [x], [other], modules)
     torch.manual_seed(2)
     expected = step(other)
     torch.manual_seed(2)

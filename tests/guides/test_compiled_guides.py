@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from pyro_vae import log_likelihood
 from pyro_vae.parts import make_pair
-from pyro_vae.testing.guide import EVERY_IMAGE, HIDDEN, LATENT_DIM, X_SHAPE, binary
+from pyro_vae.testing.guide import EVERY_IMAGE
 
 COMPILED_EACH_TIME = ("auxiliary", "iaf", "mean_field")
 """The rest takes minutes."""
@@ -25,8 +25,8 @@ COMPILED_EACH_TIME = ("auxiliary", "iaf", "mean_field")
 def test_compiled_weights_equal_those_of_pyro_under_a_seed(part, caplog):
     """To 1e-5, some eighty roundings of float32: a log-weight is a sum of ten terms or more that partly cancel."""
     torch.manual_seed(0)
-    model, guide = make_pair(X_SHAPE, LATENT_DIM, HIDDEN, guide=part, data=lambda: EVERY_IMAGE)
-    x = binary(6)
+    model, guide = make_pair((1, 3, 2), 4, (5,), guide=part, data=lambda: EVERY_IMAGE)
+    x = torch.rand(6, 1, 3, 2).round()
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
         expected, found = (log_likelihood(model, guide, x, 300, seed=4, compile=level) for level in ("off", "inductor"))
     assert [record for record in caplog.records if record.name == "pyro_vae"] == []
