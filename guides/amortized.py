@@ -21,8 +21,17 @@ class AmortizedGuide(PyroModule):
     Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
 
     Args:
-        x_shape, latent_dim, hidden_dims, activation, encoder: the constructor arguments of every such guide.
-        blocks: how many features the encoder owes for what, in their order.
+        x_shape: shape of one datum.
+        latent_dim: dimension of z.
+        hidden_dims: hidden layers of the default encoder, nearest to x first.
+        activation: activation of the default encoder.
+        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to the features that the
+            subclass names; an :class:`pyro_vae.nn.MLP` unless given.
+        blocks: the number of features for each purpose, in their order; given by the subclass.
+
+    Raises:
+        ValueError: ``latent_dim`` is below 1; when called, x does not have ``x_shape``, or the encoder takes or returns
+            another number of features.
     """
 
     encoder: Callable[[Tensor], Tensor]

@@ -49,15 +49,13 @@ class AuxiliaryGuide(AmortizedGuide):
     factor ``"log_reverse"``, which is -log r(v | x, z); the last two are marked auxiliary.
 
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
+        x_shape, latent_dim: as of :class:`AmortizedGuide`.
         hidden_dims: hidden layers of the default encoder, nearest to x first, and of ``conditional`` and ``reverse``.
         activation: of the same three networks.
         auxiliary_dim: dimension of v; ``latent_dim`` unless given.
         context_dim: how many features of x are given to ``conditional`` and ``reverse``.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 *
-            auxiliary_dim + context_dim)``: m(x), what s(x) is twice the sigmoid of, and the context; an
-            :class:`pyro_vae.nn.MLP` unless given.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, 2 * auxiliary_dim + context_dim)``: m(x), what
+            s(x) is twice the sigmoid of, and the context.
 
     Attributes:
         conditional: the network from context and m(x) + s(x) v to the locations of z and, before a smooth bound of
@@ -65,8 +63,7 @@ class AuxiliaryGuide(AmortizedGuide):
         reverse: the network from context and z to the locations of r and, before the same bound, its log scales.
 
     Raises:
-        ValueError: ``auxiliary_dim`` or ``context_dim`` is below 1, x does not have ``x_shape``, or the encoder returns
-            another number of features.
+        ValueError: ``auxiliary_dim`` or ``context_dim`` is below 1.
 
     References:
         F. Agakov, D. Barber (2004), *An auxiliary variational method*; T. Salimans, D. Kingma, M. Welling (2015),

@@ -51,19 +51,11 @@ class FullRankGuide(AmortizedGuide):
 
     The encoder's last layer grows with the square of ``latent_dim``: :math:`d (d + 3) / 2` features.
 
-    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
-
     Args:
-        x_shape: shape of one datum.
+        x_shape, hidden_dims, activation: as of :class:`AmortizedGuide`.
         latent_dim: d, dimension of z.
-        hidden_dims: hidden layers of the default encoder, nearest to x first.
-        activation: activation of the default encoder.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, d * (d + 3) //
-            2)``: the locations, the logs of L's diagonal, and what is below it, row by row; an :class:`pyro_vae.nn.MLP`
-            unless given.
-
-    Raises:
-        ValueError: x does not have ``x_shape``, or the encoder returns another number of features.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, d * (d + 3) // 2)``: the locations, the logs of
+            L's diagonal, and what is below it, row by row.
 
     References:
         M. Titsias, M. Lazaro-Gredilla (2014), *Doubly stochastic variational Bayes for non-conjugate inference*

@@ -96,21 +96,14 @@ class HouseholderGuide(AmortizedGuide):
     As expressive as :class:`FullRankGuide` at ``latent_dim`` reflections, with as many features as are asked for.
     Every vector comes from the encoder, where the paper derives each from the one before by a linear layer.
 
-    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
-
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
-        hidden_dims: hidden layers of the default encoder, nearest to x first.
-        activation: activation of the default encoder.
+        x_shape, latent_dim, hidden_dims, activation: as of :class:`AmortizedGuide`.
         num_reflections: T, at least 1.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, (2 + T) *
-            latent_dim)``: the locations and log scales before the reflections, and the vectors, the one used first
-            before the others; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, (2 + T) * latent_dim)``: the locations and log
+            scales before the reflections, and the vectors, the one used first before the others.
 
     Raises:
-        ValueError: ``num_reflections`` is below 1, x does not have ``x_shape``, or the encoder returns another
-            number of features.
+        ValueError: ``num_reflections`` is below 1.
 
     References:
         J. Tomczak, M. Welling (2016), *Improving variational auto-encoders using Householder flow*,

@@ -48,23 +48,18 @@ class InverseAutoregressiveGuide(AmortizedGuide):
     The order of the dimensions is reversed from flow to flow. A sample and its density are one pass through the
     networks, whatever ``latent_dim``; to score another z takes ``latent_dim`` passes a flow, one after the other.
 
-    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
-
     Args:
-        x_shape: shape of one datum.
+        x_shape, hidden_dims: as of :class:`AmortizedGuide`.
         latent_dim: dimension of z, at least 2.
-        hidden_dims: hidden layers of the default encoder, nearest to x first.
         activation: activation of the default encoder and of the flows' networks.
         num_flows: T, at least 1.
         flow_hidden_dims: hidden layers of each flow's network, each at least ``latent_dim`` wide.
         context_dim: how many features c(x) of the encoder the flows see.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim +
-            context_dim)``: the locations and log scales before the flows, and the context; an :class:`pyro_vae.nn.MLP`
-            unless given.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, 2 * latent_dim + context_dim)``: the locations
+            and log scales before the flows, and the context.
 
     Raises:
-        ValueError: ``num_flows``, ``latent_dim``, ``context_dim`` or a hidden layer is too small, x does not have
-            ``x_shape``, or the encoder returns another number of features.
+        ValueError: ``num_flows``, ``latent_dim``, ``context_dim`` or a hidden layer is too small.
 
     References:
         D. Kingma, T. Salimans, R. Jozefowicz, X. Chen, I. Sutskever, M. Welling (2016), *Improving variational

@@ -16,20 +16,14 @@ class LowRankGuide(AmortizedGuide):
 
     Between :class:`MeanFieldGuide` and :class:`FullRankGuide`, which it contains at ``rank = latent_dim - 1``.
 
-    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
-
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
-        hidden_dims: hidden layers of the default encoder, nearest to x first.
-        activation: activation of the default encoder.
+        x_shape, latent_dim, hidden_dims, activation: as of :class:`AmortizedGuide`.
         rank: columns of F, from 1 to ``latent_dim``.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, (2 + rank) *
-            latent_dim)``: the locations, the log scales, and F, row by row; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, (2 + rank) * latent_dim)``: the locations, the
+            log scales, and F, row by row.
 
     Raises:
-        ValueError: the rank is out of range, x does not have ``x_shape``, or the encoder returns another number
-            of features.
+        ValueError: the rank is out of range.
 
     References:
         D. Rezende, S. Mohamed, D. Wierstra (2014), *Stochastic backpropagation and approximate inference in deep

@@ -13,18 +13,10 @@ from pyro_vae.nn import Network
 class MeanFieldGuide(AmortizedGuide):
     r"""q(z | x) = N(loc(x), diag(scale(x)^2)), both from one encoder.
 
-    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
-
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
-        hidden_dims: hidden layers of the default encoder, nearest to x first.
-        activation: activation of the default encoder.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 *
-            latent_dim)``, the locations followed by the log scales; an :class:`pyro_vae.nn.MLP` unless given.
-
-    Raises:
-        ValueError: x does not have ``x_shape``, or the encoder does not return ``2 * latent_dim`` features.
+        x_shape, latent_dim, hidden_dims, activation: as of :class:`AmortizedGuide`.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, 2 * latent_dim)``: the locations, and the log
+            scales.
 
     References:
         D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, equation 9, arXiv 1312.6114.

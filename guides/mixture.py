@@ -139,21 +139,15 @@ class MixtureGuide(AmortizedGuide):
     learned within 0.03; of modes ten apart, both were mostly found, with masses about what they were when the
     components parted.
 
-    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
-
     Args:
-        x_shape: shape of one datum.
+        x_shape, hidden_dims, activation: as of :class:`AmortizedGuide`.
         latent_dim: dimension of z, from 1.
-        hidden_dims: hidden layers of the default encoder, nearest to x first.
-        activation: activation of the default encoder.
         num_components: K, at least 1.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, K * (2 *
-            latent_dim + 1))``: the locations, component by component, the log scales likewise, and the logits of the
-            weights; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, K * (2 * latent_dim + 1))``: the locations,
+            component by component, the log scales likewise, and the logits of the weights.
 
     Raises:
-        ValueError: ``num_components`` is below 1, x does not have ``x_shape``, or the encoder returns another
-            number of features.
+        ValueError: ``num_components`` is below 1.
 
     References:
         E. Nalisnick, L. Hertel, P. Smyth (2016), *Approximate inference for deep latent Gaussian mixtures*;

@@ -65,21 +65,15 @@ class PlanarGuide(AmortizedGuide):
 
     Planar flows have no closed inverse: the density of a sample is known as it is drawn, that of another z is not.
 
-    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
-
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
-        hidden_dims: hidden layers of the default encoder, nearest to x first.
-        activation: activation of the default encoder.
+        x_shape, latent_dim, hidden_dims, activation: as of :class:`AmortizedGuide`.
         num_flows: T, at least 1.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim +
-            T * (2 * latent_dim + 1))``: the locations and log scales before the flows, and u, w and b of each flow,
-            those of the first flow before the others; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, 2 * latent_dim + T * (2 * latent_dim + 1))``:
+            the locations and log scales before the flows, and u, w and b of each flow, those of the first flow before
+            the others.
 
     Raises:
-        ValueError: ``num_flows`` is below 1, x does not have ``x_shape``, or the encoder returns another number of
-            features; from the posterior, a z is scored that it did not just draw.
+        ValueError: ``num_flows`` is below 1; from the posterior, a z is scored that it did not just draw.
 
     References:
         D. Rezende, S. Mohamed (2015), *Variational inference with normalizing flows*, arXiv 1505.05770.

@@ -41,25 +41,19 @@ class SemiAmortizedGuide(AmortizedGuide):
     The model is no part of the guide: neither its parameters nor its state are the guide's.
     ``posterior`` must not be called inside a plate of dim -1, where the model has its own.
 
-    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
-
     Args:
-        x_shape: shape of one datum.
+        x_shape, hidden_dims, activation: as of :class:`AmortizedGuide`.
         latent_dim: d, dimension of z.
-        hidden_dims: hidden layers of the default encoder, nearest to x first.
-        activation: activation of the default encoder.
         num_steps: T; 0 is :class:`MeanFieldGuide`.
         step_size: :math:`\eta`, above 0 and below 1.
         num_pairs: pairs of points a step, from 1 to the least power of two that is no less than d.
         differentiable: whether gradients go through the steps, to encoder and model; otherwise what the steps add
             is a constant, and the encoder's gradient is taken where they end.
         model: p(x, z), the Pyro program that the guide is used with; its plate over the data has dim -1.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * d)``, the
-            locations followed by the log scales; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, 2 * d)``: the locations, and the log scales.
 
     Raises:
-        ValueError: a setting is out of range, x does not have ``x_shape``, the encoder returns another number of
-            features, or the model does not sample z alone and observe something.
+        ValueError: a setting is out of range, or the model does not sample z alone and observe something.
 
     References:
         Y. Kim, S. Wiseman, A. Miller, D. Sontag, A. Rush (2018), *Semi-amortized variational autoencoders*,

@@ -37,23 +37,19 @@ class SplineGuide(AmortizedGuide):
     change roles from layer to layer, and are the lower and the upper dimensions, then the even and the odd ones. To
     sample is one pass through each layer's network, and so is to score any other z.
 
-    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
-
     Args:
-        x_shape: shape of one datum.
+        x_shape, hidden_dims: as of :class:`AmortizedGuide`.
         latent_dim: dimension of z; a single one has nothing to couple with, but every layer bends it all the same.
-        hidden_dims: hidden layers of the default encoder, nearest to x first.
         activation: activation of the default encoder and of the layers' networks.
         num_flows: T, at least 1; two layers bend every dimension, four couple each with every other.
         flow_hidden_dims: hidden layers of each spline layer's network.
         context_dim: how many features c(x) of the encoder the splines see.
         num_bins: pieces of each spline, at least 2: with both ends held, one alone is straight.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim +
-            context_dim)``: the locations, the log scales, and the context; an :class:`pyro_vae.nn.MLP` unless given.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, 2 * latent_dim + context_dim)``: the locations,
+            the log scales, and the context.
 
     Raises:
-        ValueError: ``num_flows``, ``context_dim`` or ``num_bins`` is too small, the activation is unknown, x does
-            not have ``x_shape``, or the encoder returns another number of features.
+        ValueError: ``num_flows``, ``context_dim`` or ``num_bins`` is too small, or the activation is unknown.
 
     References:
         C. Durkan, A. Bekasov, I. Murray, G. Papamakarios (2019), *Neural spline flows*, arXiv 1906.04032.

@@ -63,25 +63,18 @@ class SylvesterGuide(AmortizedGuide):
     ``latent_dim`` of them. The flows have no closed inverse: the density of a sample is known as it is drawn, that of
     another z is not.
 
-    Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
-
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
-        hidden_dims: hidden layers of the default encoder, nearest to x first.
-        activation: activation of the default encoder.
+        x_shape, latent_dim, hidden_dims, activation: as of :class:`AmortizedGuide`.
         num_flows: at least 1.
         num_columns: M, the orthogonal columns of Q, from 1 to ``latent_dim``, which it is unless given.
         num_reflections: T, at least 1.
-        encoder: a module, or a class of modules, from flat x ``(*batch, prod(x_shape))`` to ``(*batch, 2 * latent_dim +
-            num_flows * (T * latent_dim + M * (M + 1) + M))``: the locations and log scales before the flows, and of
-            each flow the vectors of the reflections, the two triangles (see :func:`sylvester`) row by row, and b; an
-            :class:`pyro_vae.nn.MLP` unless given.
+        encoder: as of :class:`AmortizedGuide`, with features ``(*batch, 2 * latent_dim + num_flows * (T * latent_dim +
+            M * (M + 1) + M))``: the locations and log scales before the flows, and of each flow the vectors of the
+            reflections, the two triangles (see :func:`sylvester`) row by row, and b.
 
     Raises:
-        ValueError: ``num_flows``, ``num_columns`` or ``num_reflections`` is out of range, x does not have
-            ``x_shape``, or the encoder returns another number of features; from the posterior, a z is scored that
-            it did not just draw.
+        ValueError: ``num_flows``, ``num_columns`` or ``num_reflections`` is out of range; from the posterior, a z is
+            scored that it did not just draw.
 
     References:
         R. van den Berg, L. Hasenclever, J. Tomczak, M. Welling (2018), *Sylvester normalizing flows for variational

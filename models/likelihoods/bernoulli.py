@@ -24,14 +24,10 @@ class BernoulliLikelihood(DecodedLikelihood):
     r"""p(x | z) = :math:`\prod_i \mathrm{Bernoulli}(x_i; \sigma(f_i(z)))`, x in {0, 1}.
 
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
-        hidden_dims: hidden layers of the default decoder f, nearest to z first.
-        activation: see :class:`pyro_vae.nn.MLP`.
+        x_shape, latent_dim, hidden_dims, activation: as of :class:`DecodedLikelihood`.
         soft_targets: accept grey values in [0, 1] as x. What comes out then is not a log-likelihood
             (the mass does not integrate to one over grey x), and its nats compare with no published table.
-        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to ``(*batch, prod(x_shape))``, the
-            logits; an :class:`pyro_vae.nn.MLP` unless given.
+        decoder: f, as of :class:`DecodedLikelihood`, with features ``(*batch, prod(x_shape))``: the logits.
 
     References:
         D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, appendix C.1, arXiv 1312.6114.

@@ -80,13 +80,10 @@ class CategoricalLikelihood(DecodedLikelihood):
     Nats of a probability: they compare as bits per dimension with those of any other model of the same pixels.
 
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
-        hidden_dims: hidden layers of the default decoder f, nearest to z first; its outputs are ``(*x_shape, levels)``.
-        activation: see :class:`pyro_vae.nn.MLP`.
+        x_shape, latent_dim, hidden_dims, activation: as of :class:`DecodedLikelihood`.
         levels: how many grey levels, 256 for 8-bit images.
-        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to ``(*batch, prod(x_shape) *
-            levels)``, the logits, level by level of each pixel; an :class:`pyro_vae.nn.MLP` unless given.
+        decoder: f, as of :class:`DecodedLikelihood`, with features ``(*batch, prod(x_shape) * levels)``: the logits,
+            level by level of each pixel.
 
     Raises:
         ValueError: there are fewer than two levels.

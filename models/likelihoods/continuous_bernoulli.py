@@ -109,12 +109,8 @@ class ContinuousBernoulliLikelihood(DecodedLikelihood):
     Nats of a density: they compare with other densities of the same grey images, not with those of binary ones.
 
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
-        hidden_dims: hidden layers of the default decoder f, nearest to z first.
-        activation: see :class:`pyro_vae.nn.MLP`.
-        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to ``(*batch, prod(x_shape))``, the
-            logits; an :class:`pyro_vae.nn.MLP` unless given.
+        x_shape, latent_dim, hidden_dims, activation: as of :class:`DecodedLikelihood`.
+        decoder: f, as of :class:`DecodedLikelihood`, with features ``(*batch, prod(x_shape))``: the logits.
 
     References:
         G. Loaiza-Ganem, J. Cunningham (2019), *The continuous Bernoulli: fixing a pervasive error in variational

@@ -17,8 +17,13 @@ class DecodedLikelihood(nn.Module):
     """p(x | z) that a subclass's ``forward(z)`` reads off the features of one decoder.
 
     Args:
-        x_shape, latent_dim, hidden_dims, activation, decoder: the constructor arguments of every such likelihood.
-        blocks: how many features the decoder owes for each element of x, and for what, in their order.
+        x_shape: shape of one datum.
+        latent_dim: dimension of z.
+        hidden_dims: hidden layers of the default decoder, nearest to z first.
+        activation: see :class:`pyro_vae.nn.MLP`.
+        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to the features that the subclass
+            names; an :class:`pyro_vae.nn.MLP` unless given.
+        blocks: the number of features of each element of x for each purpose, in their order; given by the subclass.
     """
 
     decoder: Callable[[Tensor], Tensor]

@@ -106,16 +106,13 @@ class DiscretizedLogisticLikelihood(DecodedLikelihood):
     with those of any other model of the same pixels.
 
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
-        hidden_dims: hidden layers of the default decoder, nearest to z first.
-        activation: see :class:`pyro_vae.nn.MLP`.
+        x_shape, latent_dim, hidden_dims, activation: as of :class:`DecodedLikelihood`.
         scale: s: a number, which stays fixed; ``"shared"``, one learned number for all elements and data;
             ``"per_pixel"``, one learned number for each element; or ``"predicted"`` by the decoder, for each
             element from z. All that are learned start at 0.1.
         levels: how many grey levels, 256 for 8-bit images.
-        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to ``(*batch, prod(x_shape))``: the
-            locations, then as many log scales where they are predicted; an :class:`pyro_vae.nn.MLP` unless given.
+        decoder: as of :class:`DecodedLikelihood`, with features ``(*batch, prod(x_shape))``: the locations, then as
+            many log scales where they are predicted.
 
     Raises:
         ValueError: ``scale`` is none of these, or not positive; there are fewer than two levels.

@@ -19,14 +19,11 @@ class GaussianLikelihood(DecodedLikelihood):
     exactly and the scale is free to shrink.
 
     Args:
-        x_shape: shape of one datum.
-        latent_dim: dimension of z.
-        hidden_dims: hidden layers of the default decoder, nearest to z first.
-        activation: see :class:`pyro_vae.nn.MLP`.
+        x_shape, latent_dim, hidden_dims, activation: as of :class:`DecodedLikelihood`.
         scale: :math:`\sigma`: a number, which stays fixed; ``"shared"``, one learned number for all elements and
             data; or ``"predicted"`` by the decoder, for each element from z.
-        decoder: a module, or a class of modules, from z ``(*batch, latent_dim)`` to ``(*batch, prod(x_shape))``: the
-            locations, then as many log scales where they are predicted; an :class:`pyro_vae.nn.MLP` unless given.
+        decoder: as of :class:`DecodedLikelihood`, with features ``(*batch, prod(x_shape))``: the locations, then as
+            many log scales where they are predicted.
 
     Raises:
         ValueError: ``scale`` is none of these, or not positive.
