@@ -22,8 +22,8 @@ from pyro_vae.testing.suite import (
     DTYPES,
     HIDDEN,
     ModuleSuite,
-    assert_in_plate,
     assert_refuses_other_data,
+    assert_site,
     assert_tensor,
     assert_vectorized,
     refuses,
@@ -51,10 +51,7 @@ class GuideSuite(ModuleSuite):
                 guide = self.make().to(dtype)
                 trace = poutine.trace(guide).get_trace(self.data(guide, n, dtype))
                 trace.compute_log_prob()
-                site = trace.nodes[LATENT]
-                assert_in_plate(site, n)
-                assert_tensor(site["value"], (n, self.latent_dim), dtype)
-                assert_tensor(site["log_prob"], (n,), dtype)
+                assert_site(trace.nodes[LATENT], n, (self.latent_dim,), dtype)
 
     def test_weights_with_a_model(self) -> None:
         """Give finite log-weights with a model."""

@@ -17,9 +17,8 @@ from pyro_vae.testing.suite import (
     DTYPES,
     HIDDEN,
     ModuleSuite,
-    assert_in_plate,
     assert_refuses_other_data,
-    assert_tensor,
+    assert_site,
     assert_vectorized,
 )
 
@@ -48,11 +47,9 @@ class ModelSuite(ModuleSuite):
                 assert trace.observation_nodes == [OBSERVED], f"observed are {trace.observation_nodes}"
                 trace.compute_log_prob()
                 for name, event in ((LATENT, (self.latent_dim,)), (OBSERVED, self.x_shape)):
-                    site = trace.nodes[name]
-                    assert_in_plate(site, n)
-                    assert_tensor(site["value"], (n, *event), dtype)
-                    assert (site["fn"].batch_shape, site["fn"].event_shape) == ((n,), event), name
-                    assert_tensor(site["log_prob"], (n,), dtype)
+                    assert_site(trace.nodes[name], n, event, dtype)
+                    fn = trace.nodes[name]["fn"]
+                    assert (fn.batch_shape, fn.event_shape) == ((n,), event), name
                 assert torch.equal(trace.nodes["_RETURN"]["value"], trace.nodes[LATENT]["value"])
 
     def test_samples_vectorize(self) -> None:

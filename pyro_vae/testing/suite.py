@@ -1,5 +1,6 @@
 """What the suites share: a seed for each test, what every module owes, and expectations in words."""
 
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -125,20 +126,22 @@ def assert_tensor(value: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
     assert got == (shape, dtype), f"expected shape {shape} and {dtype}; got {got[0]} and {got[1]}"
 
 
-def assert_in_plate(site: dict[str, Any], n: int) -> None:
-    """Expect that a site is in the plate over ``n`` data, and in no other."""
+def assert_site(site: dict[str, Any], n: int, event: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Expect that a site is in the plate over ``n`` data alone, with values of a shape and a dtype."""
     frames = [(frame.name, frame.dim, frame.size) for frame in site["cond_indep_stack"]]
     assert frames == [(PLATE, -1, n)], f"{site['name']} must be in a plate {PLATE!r} over the {n} data; got {frames}"
+    assert_tensor(site["value"], (n, *event), dtype)
+    assert_tensor(site["log_prob"], (n,), dtype)
 
 
 def assert_refuses_other_data(program: Any, x_shape: tuple[int, ...]) -> None:
     """Expect that a model or a guide says which shape and dtype x must have."""
     name = type(program).__name__
     pattern = re.escape(f"{name}: x must have shape (batch, {', '.join(map(str, x_shape))}); got")
-    *first, last = x_shape
-    for bad in (torch.zeros(4, *x_shape, 1), torch.zeros(x_shape), torch.zeros(4, *first, last + 1)):
+    other_events = {(*x_shape, 1), (*x_shape[:-1], x_shape[-1] + 1), x_shape[::-1], (math.prod(x_shape),)} - {x_shape}
+    for shape in (x_shape, *((4, *event) for event in other_events)):
         with refuses(pattern):
-            program(bad)
+            program(torch.zeros(shape))
     with refuses(f"{name}: x must be floating point; got torch.int64"):
         program(torch.zeros(4, *x_shape, dtype=torch.int64))
 
