@@ -8,10 +8,10 @@ from typing import IO, BinaryIO
 import numpy as np
 import torch
 
-from pyro_vae.data.errors import DataCorruptError, quoted
+from pyro_vae.data.errors import DataCorruptError
 from pyro_vae.data.pixels import as_pixels
-from pyro_vae.data.source import Request, Source, Split, Splits, default_order, hold_out, split_three_ways
-from pyro_vae.runtime.arguments import argument
+from pyro_vae.data.source import GREY_BY_DEFAULT, Request, Source, Split, Splits, given_splits, split_randomly
+from pyro_vae.runtime.user_code import told
 
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 """First bytes of a zip archive, which a ``.npz`` is; the second of one without members."""
@@ -33,7 +33,7 @@ class ArrayFile(Source):
     """
 
     path: Path
-    binarizations = ("none", "stochastic", "static", "threshold")
+    binarizations = GREY_BY_DEFAULT
     needs_root = False
 
     def load(self, request: Request) -> Splits:
@@ -47,13 +47,7 @@ class ArrayFile(Source):
                 f"perhaps valid; it holds {', '.join(arrays) or 'none'}"
             )
         (array,) = arrays.values()
-        images = Split(as_pixels(array, str(self.path)))
-        return split_randomly(images, request.valid_size, self.path)
-
-    def is_available(self, root: Path) -> bool:
-        """Whether the file is there, wherever ``root`` is."""
-        del root
-        return self.path.is_file()
+        return split_randomly(Split(as_pixels(array, str(self.path))), request.valid_size, self.path)
 
     def _given_splits(self, arrays: dict[str, np.ndarray], valid_size: int | None) -> Splits:
         known = {f"{split}{what}" for split in ("train", "valid", "test") for what in ("", "_labels")}
@@ -63,9 +57,7 @@ class ArrayFile(Source):
                 f"{', '.join(sorted(known - {'train', 'test'}))}; it also holds "
                 f"{', '.join(sorted(arrays.keys() - known))}"
             )
-        splits: dict[str, Split] = {
-            name: self._split(arrays, name) for name in ("train", "valid", "test") if name in arrays
-        }
+        splits = {name: self._split(arrays, name) for name in ("train", "valid", "test") if name in arrays}
         return given_splits(splits, valid_size, self.path)
 
     def _split(self, arrays: dict[str, np.ndarray], name: str) -> Split:
@@ -81,49 +73,6 @@ class ArrayFile(Source):
         return Split(images, torch.from_numpy(labels.astype(np.int64)))
 
 
-def split_randomly(images: Split, valid_size: int | None, path: Path) -> Splits:
-    """80/10/10 by the fixed permutation.
-
-    Raises:
-        ValueError: a tenth of the images is not even one.
-    """
-    tenth = len(images) // 10
-    if tenth == 0:
-        raise ValueError(
-            f"load_data: {path} holds {len(images)} images, too few to split 80/10/10: at least 10 are "
-            "needed (or a .npz with arrays named train, valid and test)"
-        )
-    return split_three_ways(images, tenth, tenth if valid_size is None else valid_size, str(path), source=str(path))
-
-
-def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -> Splits:
-    """The user's own splits as they are; without validation images, some of the training images become it.
-
-    Raises:
-        ValueError: the splits differ in shape or dtype, or ``valid_size`` contradicts them.
-    """
-    kinds = {f"{name} {tuple(s.images.shape[1:])} {s.images.dtype}" for name, s in splits.items()}
-    if len({kind.split(" ", 1)[1] for kind in kinds}) > 1:
-        raise ValueError(f"load_data: {path}: all splits must hold images of one shape and dtype; got {sorted(kinds)}")
-    train, test = splits["train"], splits["test"]
-    if "valid" in splits:
-        if valid_size not in (None, len(splits["valid"])):
-            raise ValueError(
-                f"load_data: {path} brings its own {len(splits['valid'])} validation images: leave "
-                f"{argument('valid_size')} out; got {valid_size}"
-            )
-        return Splits(train, splits["valid"], test, source=str(path))
-    if valid_size is None:
-        valid_size = len(train) // 10
-        if valid_size == 0:
-            raise ValueError(
-                f"load_data: {path} holds {len(train)} training images, too few to cut a tenth off for "
-                f"validation: give a valid split, or {argument('valid_size', 0)}"
-            )
-    train, valid = hold_out(train, default_order(len(train)), valid_size, str(path))
-    return Splits(train, valid, test, source=str(path))
-
-
 def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Return every array of the file by name (a ``.npy`` has one, without a name), never executing a pickle."""
     try:
@@ -132,7 +81,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
                 return _read_members(path, file)
             file.seek(0)
             return {"": _read_array(file)}
-    except PermissionError:  # which is no damage, and names the file
+    except PermissionError:  # no damage; its message names the file
         raise
     except Exception as error:  # On damage NumPy and zipfile raise whatever their parsers run into.
         if "Object arrays" in str(error):
@@ -143,7 +92,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             ) from error
         raise DataCorruptError(
             f"load_data: {path} ({path.stat().st_size} bytes) is not a whole NumPy file "
-            f"({quoted(error)}). Write it again with np.save or np.savez; a pickle is not "
+            f"({told(error)}). Write it again with np.save or np.savez; a pickle is not "
             "accepted, since reading one could execute code"
         ) from error
 

@@ -1,7 +1,7 @@
-"""The four ways from grey pixels to what a model sees.
+"""The four ways to binarize grey pixels.
 
-Log-likelihoods compare only within one way: "nats" of resampled, of fixed, of thresholded and of grey
-pixels are four different quantities.
+Log-likelihoods compare only within one way: nats of resampled, of fixed, of thresholded and of grey pixels are four
+different quantities.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def to_grey(images: Tensor) -> Tensor:
-    """Pixels as float32 intensities in [0, 1]: bytes are divided by 255, floats stay as they are.
+    """Return pixels as float32 intensities in [0, 1]: bytes are divided by 255, floats stay as they are.
 
     Args:
         images: uint8 or floating point, any shape.
@@ -29,10 +29,10 @@ def to_grey(images: Tensor) -> Tensor:
 
 
 def split_generator(seed: int, split: str) -> torch.Generator:
-    """The random numbers that belong to one split under one seed, whatever else was drawn before.
+    """Return a generator that depends on the seed and on the split's name alone.
 
-    The split's name goes into the seed, so neither the order of the splits nor the global generator
-    matters; hashing keeps seed 1's test noise apart from seed 2's training noise.
+    Neither the order of the splits nor the global generator matters. Hashing makes the noise of different seeds and
+    splits independent.
     """
     digest = hashlib.sha256(f"{split}/{seed}".encode()).digest()
     # 63 bits: what manual_seed takes without a sign.
@@ -40,12 +40,12 @@ def split_generator(seed: int, split: str) -> torch.Generator:
 
 
 def _draw(images: Tensor, generator: torch.Generator) -> Tensor:
-    """One Bernoulli draw with the intensities as probabilities; pixels of 0 and 1 are certain."""
+    """Draw each pixel once, with its intensity as the probability of 1."""
     return torch.bernoulli(to_grey(images), generator=generator)
 
 
 def _resample(rows: Tensor) -> Tensor:
-    """As `_draw`, from torch's global generator of the rows' device.
+    """Draw as `_draw` does, from torch's global generator of the rows' device.
 
     On the CPU these are the very draws of ``torch.bernoulli``, in half its time, which counts at every step.
     """
@@ -53,31 +53,19 @@ def _resample(rows: Tensor) -> Tensor:
     return (torch.rand_like(grey) < grey).to(grey.dtype)
 
 
-def _threshold(images: Tensor, _: torch.Generator) -> Tensor:
-    return (to_grey(images) > 0.5).to(torch.float32)
-
-
-def _grey(images: Tensor, _: torch.Generator) -> Tensor:
-    return to_grey(images)
-
-
-def _as_stored(images: Tensor, _: torch.Generator) -> Tensor:
-    return images
-
-
 @dataclass(frozen=True)
 class Binarization:
     """What happens to pixels when they are loaded, and when a training step reads them.
 
     Attributes:
-        train: stored pixels of the training split -> what `ImageData.train` holds.
-        held_out: stored pixels of the validation or test split -> float32 model input.
-        observe: rows of `ImageData.train` -> float32 model input.
+        load: from the stored pixels of a split, and its generator, to float32 model input.
+        observe: from rows of `ImageData.train` to float32 model input.
+        resamples: whether `ImageData.train` has the stored pixels, which `observe` draws from; else what `load` made.
     """
 
-    train: Callable[[Tensor, torch.Generator], Tensor]
-    held_out: Callable[[Tensor, torch.Generator], Tensor]
-    observe: Callable[[Tensor], Tensor]
+    load: Callable[[Tensor, torch.Generator], Tensor]
+    observe: Callable[[Tensor], Tensor] = to_grey
+    resamples: bool = False
 
 
 #: * ``"stochastic"``: every read of a training image draws each pixel afresh, with its intensity as the
@@ -88,8 +76,8 @@ class Binarization:
 #: * ``"threshold"``: one where the intensity exceeds 0.5.
 #: * ``"none"``: grey intensities in [0, 1].
 BINARIZATIONS: dict[str, Binarization] = {
-    "stochastic": Binarization(train=_as_stored, held_out=_draw, observe=_resample),
-    "static": Binarization(train=_draw, held_out=_draw, observe=to_grey),
-    "threshold": Binarization(train=_threshold, held_out=_threshold, observe=to_grey),
-    "none": Binarization(train=_grey, held_out=_grey, observe=to_grey),
+    "stochastic": Binarization(_draw, observe=_resample, resamples=True),
+    "static": Binarization(_draw),
+    "threshold": Binarization(lambda images, _: (to_grey(images) > 0.5).to(torch.float32)),
+    "none": Binarization(lambda images, _: to_grey(images)),
 }

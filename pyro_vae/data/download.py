@@ -1,4 +1,4 @@
-"""Fetching through torchvision, so that a failure is quick, clear and leaves nothing behind."""
+"""Download through torchvision, so that a failure is quick, clear and leaves nothing behind."""
 
 import http.client
 import queue
@@ -7,19 +7,17 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 from pyro_vae.data.errors import DataCorruptError
 from pyro_vae.data.known_file import KnownFile
 
-# A host that drops packets would otherwise hold a user for minutes: urllib waits for every address of every
-# mirror.
-_ANSWER_SECONDS = 10.0
-# Within a download: no byte for this long is a failure.
-_STALL_SECONDS = 30.0
+ANSWER_SECONDS = 10.0
+"""After which a host has failed. Of one that drops packets urllib would wait minutes for every address."""
+
+STALL_SECONDS = 30.0
+"""Without a byte, after which a download has failed."""
 
 
 def download_with_torchvision(torchvision_name: str, files: tuple[KnownFile, ...], root: Path) -> None:
@@ -42,10 +40,10 @@ def download_with_torchvision(torchvision_name: str, files: tuple[KnownFile, ...
     cls = getattr(torchvision.datasets, torchvision_name)
     _require_an_answer([f"{mirror}{cls.resources[0][0]}" for mirror in cls.mirrors])
     root.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder,
-        _socket_timeout(_STALL_SECONDS),
-    ):
+    with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder, ExitStack() as stack:
+        # torchvision sets no limit, but heeds Python's default.
+        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        socket.setdefaulttimeout(STALL_SECONDS)
         try:
             cls(folder, train=True, download=True)
             fetched = [file.check(Path(folder)) for file in files]
@@ -56,7 +54,7 @@ def download_with_torchvision(torchvision_name: str, files: tuple[KnownFile, ...
             path.replace(root / file.path)
 
 
-def _require_an_answer(urls: list[str]) -> None:
+def _require_an_answer(urls: list[str], seconds: float = ANSWER_SECONDS) -> None:
     """Return as soon as one host answers anything at all.
 
     Raises:
@@ -66,7 +64,7 @@ def _require_an_answer(urls: list[str]) -> None:
 
     def ask(url: str) -> None:
         try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_ANSWER_SECONDS):
+            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=seconds):
                 answers.put(None)
         except urllib.error.HTTPError:
             answers.put(None)  # It refuses this request, but there is a host.
@@ -77,24 +75,12 @@ def _require_an_answer(urls: list[str]) -> None:
     for url in urls:
         threading.Thread(target=ask, args=(url,), daemon=True).start()
     failures: list[str] = []
-    while len(failures) < len(urls):
-        try:
-            failure = answers.get(timeout=_ANSWER_SECONDS)
-        except queue.Empty:
-            failures.append(f"no answer within {_ANSWER_SECONDS:.0f} seconds from {', '.join(urls)}")
-            break
-        if failure is None:
-            return
-        failures.append(failure)
-    raise ConnectionError("; ".join(failures))
-
-
-@contextmanager
-def _socket_timeout(seconds: float) -> Iterator[Any]:
-    """Within, no connection is silent for longer: torchvision sets no limit, but heeds Python's default."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
     try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
+        while len(failures) < len(urls):
+            failure = answers.get(timeout=seconds)
+            if failure is None:
+                return
+            failures.append(failure)
+    except queue.Empty:
+        failures.append(f"no answer within {seconds:.0f} seconds from {', '.join(urls)}")
+    raise ConnectionError("; ".join(failures))

@@ -1,17 +1,16 @@
 """Roweis's Frey faces."""
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from pyro_vae.data.errors import DataCorruptError, DataNotFoundError, quoted
-from pyro_vae.data.known_file import ways_out
-from pyro_vae.data.source import Request, Source, Split, Splits, split_three_ways
+from pyro_vae.data.errors import DataCorruptError
+from pyro_vae.data.known_file import not_found, require_content
+from pyro_vae.data.source import GREY_BY_DEFAULT, Request, Source, Split, Splits, split_three_ways
+from pyro_vae.runtime.user_code import told
 
 _FILE = "FreyFaces/frey_rawface.mat"
-_SHAPE = (1965, 28, 20)
 _MATRIX = (560, 1965)
 # Of the pixels, not of the file: the same pixels go round in .mat files written by different programs.
 _SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"
@@ -28,20 +27,20 @@ class FreyFaces(Source):
         figure 4.
     """
 
-    binarizations = ("none", "stochastic", "static", "threshold")
+    binarizations = GREY_BY_DEFAULT
 
     def load(self, request: Request) -> Splits:
-        """Read the .mat file; nobody's class downloads it, so neither do we."""
+        """Read the .mat file, which is never downloaded: torchvision has no class for it."""
         path = request.root / _FILE
         if not path.is_file():
-            raise DataNotFoundError(
-                f"load_data: 'frey-faces' was not found, and it is not downloaded. Missing: {path}, a "
-                "MATLAB file whose matrix 'ff' (560 x 1965, uint8) holds a 28 x 20 image in each column; "
-                f"the images in order have sha256 {_SHA256}. {ways_out(request.root)}. Without the file, "
-                "'mnist-5k' is already installed"
+            expected = (
+                f"{path}, a MATLAB file whose matrix 'ff' (560 x 1965, uint8) holds a 28 x 20 image in each column; "
+                f"the images in order have sha256 {_SHA256}"
             )
+            instead = "Without the file, 'mnist-5k' is already installed"
+            raise not_found("frey-faces", "it is not downloaded", expected, request.root, instead)
         valid_size = 200 if request.valid_size is None else request.valid_size
-        faces = torch.from_numpy(_read_mat(path)).unsqueeze(1)
+        faces = torch.from_numpy(_read_mat(path))
         return split_three_ways(Split(faces), 200, valid_size, "frey-faces", source=str(path))
 
     def is_available(self, root: Path) -> bool:
@@ -51,26 +50,21 @@ class FreyFaces(Source):
 
 
 def _read_mat(path: Path) -> np.ndarray:
-    """The images, uint8 ``(1965, 28, 20)``, once their content has been verified."""
+    """Return the images, uint8 ``(1965, 1, 28, 20)``, once their content has been verified."""
     from scipy.io import loadmat, whosmat  # Half a second to import, for this data set alone.
 
-    fix = "Delete the file and unpack it again"
+    remedy = "Delete the file and unpack it again"
     try:
         # The header first: a damaged one may declare any size.
         shapes = {name: (shape, kind) for name, shape, kind in whosmat(path)}
         if shapes["ff"] != (_MATRIX, "uint8"):
             raise ValueError(f"'ff' is {shapes['ff']}, not {(_MATRIX, 'uint8')}")
-        pixels = np.asarray(loadmat(path, variable_names=["ff"])["ff"])
+        pixels = np.ascontiguousarray(loadmat(path, variable_names=["ff"])["ff"].T)
     except Exception as error:  # On a damaged file scipy raises whatever its parser runs into.
         raise DataCorruptError(
             f"load_data: {path} ({path.stat().st_size} bytes) cannot be read as a MATLAB file with a "
-            f"matrix 'ff', it is truncated or damaged ({quoted(error)}); expected images "
-            f"with sha256 {_SHA256}. {fix}"
+            f"matrix 'ff', it is truncated or damaged ({told(error)}); expected images "
+            f"with sha256 {_SHA256}. {remedy}"
         ) from error
-    found = hashlib.sha256(pixels.T.tobytes()).hexdigest()
-    if found != _SHA256:
-        raise DataCorruptError(
-            f"load_data: {path} holds other pixels than the Frey faces: expected 560 x 1965 uint8 whose "
-            f"columns have sha256 {_SHA256}; found {pixels.shape} {pixels.dtype} with sha256 {found}. {fix}"
-        )
-    return np.ascontiguousarray(pixels.T).reshape(_SHAPE)
+    require_content(pixels, _SHA256, path, remedy)
+    return pixels.reshape(-1, 1, 28, 20)

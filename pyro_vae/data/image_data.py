@@ -74,11 +74,11 @@ class ImageData:
         return tuple(self.train_images.shape[1:])
 
     def first(self, number: int | None) -> Inputs:
-        """The first test data, labels included where a datum has one; all of them for None."""
+        """Return the first test data, labels included where a datum has one; all of them for None."""
         return first_of(self.test, number)
 
     def observe(self, rows: Any) -> Any:
-        """What the model sees of some training rows; new noise each time when binarization is "stochastic".
+        """Return what the model sees of some training rows, with new noise each time if `binarization` is "stochastic".
 
         Only torch operations without branches on values, so a traced training step can contain it. The
         noise comes from torch's global generator of the rows' device.
@@ -94,7 +94,7 @@ class ImageData:
         return (observe(rows[0]), *rows[1:]) if isinstance(rows, tuple) else observe(rows)
 
     def train_mean(self) -> Tensor:
-        """The mean training image, float32 ``x_shape`` in [0, 1], added up in float64.
+        """Return the mean training image, float32 ``x_shape`` in [0, 1], added up in float64.
 
         Under "stochastic" it is the mean intensity, which is the mean of all possible draws.
         """
@@ -106,7 +106,7 @@ class ImageData:
         return (total / len(images)).to(torch.float32)
 
     def describe(self) -> dict[str, Any]:
-        """What a run folder records, in plain Python types.
+        """Return what a run folder records, in plain Python types.
 
         ``load_data(d["name"], binarization=d["binarization"], seed=d["seed"], valid_size=d["valid_size"],
         labels="tensors" in d)`` gives the same data again, which equal ``content_hash`` confirms.
@@ -123,8 +123,8 @@ class ImageData:
             "source": self.source,
         }
         if isinstance(self.train, tuple):
-            named = zip(("images", "labels"), self.train, strict=True)
-            described["tensors"] = {name: list(column.shape) for name, column in named}
+            images, labels = self.train
+            described["tensors"] = {"images": list(images.shape), "labels": list(labels.shape)}
         return described
 
     def __repr__(self) -> str:
@@ -134,7 +134,7 @@ class ImageData:
 
 
 def first_of(inputs: Inputs, number: int | None) -> Inputs:
-    """The first data of all tensors; all of them for None."""
+    """Return the first data of all tensors; all of them for None."""
     return tuple(column[:number] for column in inputs) if isinstance(inputs, tuple) else inputs[:number]
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.errors import DataCorruptError, quoted
+from pyro_vae.data.errors import DataCorruptError
+from pyro_vae.runtime.user_code import told
 
 SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".bmp", ".dib", ".tif",
@@ -69,11 +70,11 @@ def read_image(path: Path) -> Tensor:
                     # By way of RGBA, since Pillow would warn of a palette with transparency.
                     image = image.convert("RGBA") if image.mode in ("P", "PA") else image
                     pixels = np.array(image.convert(TARGETS[image.mode]))
-    except PermissionError:  # which is no damage, and names the file
+    except PermissionError:  # no damage; its message names the file
         raise
     except Exception as error:  # On damage Pillow raises whatever a format's parser runs into.
         raise DataCorruptError(
-            f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({quoted(error)}). Replace or "
+            f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({told(error)}). Replace or "
             "delete it"
         ) from error
     if refusal is not None or pixels is None:

@@ -2,17 +2,17 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from pyro_vae.data.array_file import given_splits, split_randomly
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.data.image_file import is_image, read_image
-from pyro_vae.data.source import Request, Source, Split, Splits, default_order, hold_out
+from pyro_vae.data.source import GREY_BY_DEFAULT, Request, Source, Split, Splits, given_splits, split_randomly
 
 SPLITS = {
     "train": "train", "training": "train",
@@ -25,7 +25,7 @@ SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?:set|data|images|imgs
 """A word for a split in a longer name in lower case, as in ``train_images``, ``testset`` or ``val2017``."""
 
 HIDDEN = ("__MACOSX", "@eaDir")
-"""Folders that programs leave behind, beside those whose name starts with a dot; nobody's images are in them."""
+"""Folders that programs leave behind, passed over as those whose name starts with a dot."""
 
 
 @dataclass(frozen=True)
@@ -34,93 +34,74 @@ class FolderOfImages(Source):
 
     Where there is a folder ``train`` (or ``training``), it and ``valid`` (``val``, ``validation``, ``dev``) and
     ``test`` (``testing``), in capitals or not, are the splits, and nothing else may lie beside them. Each has either
-    image files, which have no labels, or one sub-folder a class. Validation images that are missing are a tenth of the
-    training images, and so are test images. Without ``train``, the sub-folders are the classes, and the images are
+    image files, which have no labels, or one sub-folder a class. Without a folder of validation or of test images, a
+    tenth of the training images takes its place. Without ``train``, the sub-folders are the classes, and the images are
     split 80/10/10 by a fixed permutation; classes with longer names for splits, as ``train_images`` and
     ``test_images``, are refused. Hidden folders and files that are no images are passed over.
 
-    Black-and-white and grey files give one channel, all others three; what an image may be says
-    :func:`pyro_vae.data.image_file.read_image`.
+    Black-and-white and grey files give one channel, all others three; see :func:`pyro_vae.data.image_file.read_image`.
 
     Attributes:
         path: the folder.
     """
 
     path: Path
-    binarizations = ("none", "stochastic", "static", "threshold")
+    binarizations = GREY_BY_DEFAULT
     needs_root = False
 
     def load(self, request: Request) -> Splits:
         """Read every image into memory."""
-        folders = _folders(self.path)
-        names = {name: _named_as_split(folders, name) for name in ("train", "valid", "test")}
-        named = {name: folder for name, folder in names.items() if folder is not None}
-        if named:
-            splits = self._given(named, folders, request.valid_size)
-        else:
-            if not folders:
-                loose = _loose(self.path)
-                raise DataNotFoundError(
-                    f"load_data: no images found in {self.path}: each class needs a folder of its own with image files "
-                    f"in it (one folder is enough where there are no classes)"
-                    + (f"; {len(loose)} images lie in none, as {loose[0].name}" if loose else "")
-                )
-            _refuse_splits(self.path, [folder.name for folder in folders])
-            splits = split_randomly(_read_classes(self.path, folders)[0], request.valid_size, self.path)
-        return splits
+        files = list(_images(self.path))
+        groups = _grouped(files, self.path)
+        if any(name.lower() in SPLITS for name in groups):
+            return self._given(groups, request.valid_size)
+        loose = groups.pop("", [])
+        if not groups:
+            raise DataNotFoundError(
+                f"load_data: no images found in {self.path}: each class needs a folder of its own with image files "
+                f"in it (one folder is enough where there are no classes)"
+                + (f"; {len(loose)} images lie in none, as {loose[0].name}" if loose else "")
+            )
+        _refuse_splits(self.path, groups)
+        return split_randomly(_read_split(files, self.path)[0], request.valid_size, self.path)
 
-    def is_available(self, root: Path) -> bool:
-        """Whether the folder is there, wherever ``root`` is."""
-        del root
-        return self.path.is_dir()
-
-    def _given(self, named: dict[str, Path], folders: list[Path], valid_size: int | None) -> Splits:
+    def _given(self, groups: dict[str, list[Path]], valid_size: int | None) -> Splits:
         """Read the splits that are there, and cut those that are missing off the training images."""
-        empty = [
-            child.name for child in self.path.iterdir()
-            if child.is_dir() and child.name.lower() in SPLITS and child not in folders
-        ]  # fmt: skip
+        named: dict[str, list[str]] = defaultdict(list)
+        for name in groups:
+            named[SPLITS.get(name.lower(), "")].append(name)
+        besides = named.pop("", [])
+        for split, names in named.items():
+            if len(names) > 1:
+                raise ValueError(
+                    f"load_data: {self.path} has more than one folder of {split} images: {', '.join(names)}. Put their "
+                    f"images into one"
+                )
+        folders = {split: named[split][0] for split in ("train", "valid", "test") if split in named}
+        in_words = ", ".join(folders.values())
+        empty = [child.name for child in self.path.iterdir() if child.is_dir() and child.name.lower() in SPLITS]
+        empty = [name for name in empty if name not in groups]
         if empty:
             raise ValueError(f"load_data: {self.path}: {', '.join(empty)} holds no images: fill or remove the folder")
-        if "train" not in named:
+        if "train" not in folders:
             raise ValueError(
-                f"load_data: {self.path} has a folder {', '.join(f.name for f in named.values())}, but none of "
-                f"training images: name it train, or give the folders other names where they are classes"
+                f"load_data: {self.path} has a folder {in_words}, but none of training images: name it train, or give "
+                f"the folders other names where they are classes"
             )
-        besides = [folder.name for folder in folders if folder not in named.values()]
-        besides += [file.name for file in _loose(self.path)]
         if besides:
+            names = [name for name in besides if name] + [file.name for file in groups.get("", [])]
             raise ValueError(
-                f"load_data: {self.path} has images outside of its splits {', '.join(f.name for f in named.values())}: "
-                f"{_some(besides)}. Put them into a split, or elsewhere"
+                f"load_data: {self.path} has images outside of its splits {in_words}: {_some(names)}. Put them into a "
+                f"split, or elsewhere"
             )
-        read = {name: _read_split(folder) for name, folder in named.items()}
-        classes = {name: found for name, (_, found) in read.items() if found is not None}
-        if len({tuple(found) for found in classes.values()}) > 1:
+        read = {split: _read_split(groups[name], self.path / name) for split, name in folders.items()}
+        classes = {split: names for split, (_, names) in read.items() if names}
+        if len(set(classes.values())) > 1:
             raise ValueError(
                 f"load_data: {self.path}: the splits must have the same classes, or labels would not agree; got "
-                f"{classes}"
+                f"{ {split: list(names) for split, names in classes.items()} }"
             )
-        splits = {name: split for name, (split, _) in read.items()}
-        if splits.keys() == {"train"}:
-            return split_randomly(splits["train"], valid_size, self.path)
-        if "test" not in splits:
-            train = splits["train"]
-            splits["train"], splits["test"] = hold_out(
-                train, default_order(len(train)), max(1, len(train) // 10), str(self.path)
-            )
-        return given_splits(splits, valid_size, self.path)
-
-
-def _folders(path: Path) -> list[Path]:
-    """Return the sub-folders that hold images, at any depth."""
-    found = sorted(child for child in path.iterdir() if child.is_dir() and not _is_hidden(child.name))
-    return [folder for folder in found if any(True for _ in _images(folder))]
-
-
-def _loose(path: Path) -> list[Path]:
-    """Return the images right in a folder."""
-    return sorted(file for file in path.iterdir() if _is_image(file))
+        return given_splits({split: images for split, (images, _) in read.items()}, valid_size, self.path)
 
 
 def _images(path: Path) -> Iterator[Path]:
@@ -131,22 +112,24 @@ def _images(path: Path) -> Iterator[Path]:
     """
     # The order of torchvision's ImageFolder, on which the fixed permutation rests.
     for root, folders, files in sorted(_walk(path)):
-        for folder in folders:
-            if folder.lower() in SPLITS:
-                raise ValueError(
-                    f"load_data: {Path(root) / folder} is named as a split and would be mixed with the others: load "
-                    f"{root} where it holds the splits, or give the folder another name"
-                )
-        _refuse_splits(Path(root), folders)
+        if Path(root) != path:
+            for folder in folders:
+                if folder.lower() in SPLITS:
+                    raise ValueError(
+                        f"load_data: {Path(root) / folder} is named as a split and would be mixed with the others: "
+                        f"load {root} where it holds the splits, or give the folder another name"
+                    )
+            _refuse_splits(Path(root), folders)
         for name in sorted(files):
-            if _is_image(Path(root) / name):
+            if not name.startswith(".") and is_image(Path(root) / name):
                 yield Path(root) / name
 
 
 def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """Yield what :func:`os.walk` does, links followed, without hidden folders."""
     for root, folders, files in os.walk(path, followlinks=True):
         real = os.path.realpath(root)
-        folders[:] = [folder for folder in folders if not _is_hidden(folder)]
+        folders[:] = [folder for folder in folders if not folder.startswith(".") and folder not in HIDDEN]
         for folder in folders:
             below = os.path.realpath(Path(root) / folder)
             if os.path.commonpath([real, below]) == below:
@@ -154,10 +137,17 @@ def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         yield root, list(folders), files
 
 
-def _refuse_splits(path: Path, names: list[str]) -> None:
-    """Refuse folders beside one another which are splits under longer names.
+def _grouped(files: Sequence[Path], path: Path) -> dict[str, list[Path]]:
+    """Return files by the sub-folder of a folder that they are in, in the order of names; "" is the folder itself."""
+    groups: dict[str, list[Path]] = defaultdict(list)
+    for file in files:
+        *folders, _ = file.relative_to(path).parts
+        groups[folders[0] if folders else ""].append(file)
+    return dict(sorted(groups.items()))
 
-    One alone, as ``bullet train``, is a class.
+
+def _refuse_splits(path: Path, names: Iterable[str]) -> None:
+    """Refuse folders beside one another that are splits under longer names; one alone, as ``bullet train``, is a class.
 
     Raises:
         ValueError: they are.
@@ -176,55 +166,28 @@ def _split_word(name: str) -> str | None:
     >>> [_split_word(name) for name in ("trainA", "val2017", "TestSet", "contest")]
     ['train', 'val', 'test', None]
     """
-    found = SPLIT_WORD.search(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    return None if found is None else found[1]
+    word = SPLIT_WORD.search(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    return None if word is None else word[1]
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name in HIDDEN
-
-
-def _is_image(file: Path) -> bool:
-    return not file.name.startswith(".") and not file.is_dir() and is_image(file)
-
-
-def _named_as_split(folders: list[Path], split: str) -> Path | None:
-    """Return the folder of a split, None where there is none.
+def _read_split(files: list[Path], path: Path) -> tuple[Split, tuple[str, ...]]:
+    """Read images, with labels where they are in sub-folders, and return the names of these classes as well.
 
     Raises:
-        ValueError: there are two.
+        ValueError: images lie beside the sub-folders, or differ in shape.
     """
-    found = [folder for folder in folders if SPLITS.get(folder.name.lower()) == split]
-    if len(found) > 1:
+    groups = _grouped(files, path)
+    loose = [file.name for file in groups.pop("", [])]
+    if loose and groups:
         raise ValueError(
-            f"load_data: {found[0].parent} has more than one folder of {split} images: "
-            f"{', '.join(folder.name for folder in found)}. Put their images into one"
+            f"load_data: {path} has images beside its folders {_some(list(groups))}: {_some(loose)}. Put them into a "
+            f"folder, or elsewhere"
         )
-    return found[0] if found else None
-
-
-def _read_split(path: Path) -> tuple[Split, list[str] | None]:
-    """Read a split, and return its classes, None where its images lie in no folders."""
-    folders = _folders(path)
-    return _read_classes(path, folders) if folders else (Split(_read(_loose(path), path)), None)
-
-
-def _read_classes(path: Path, folders: list[Path]) -> tuple[Split, list[str]]:
-    """Read one folder a class; returns the classes' names as well.
-
-    Raises:
-        ValueError: images lie beside the folders.
-    """
-    loose = [file.name for file in _loose(path)]
-    if loose:
-        raise ValueError(
-            f"load_data: {path} has images beside its folders {_some([folder.name for folder in folders])}: "
-            f"{_some(loose)}. Put them into a folder, or elsewhere"
-        )
-    files = [list(_images(folder)) for folder in folders]
-    labels = [label for label, those in enumerate(files) for _ in those]
-    images = _read([file for those in files for file in those], path)
-    return Split(images, torch.tensor(labels)), [folder.name for folder in folders]
+    if not groups:
+        return Split(_read(files, path)), ()
+    labels = [label for label, members in enumerate(groups.values()) for _ in members]
+    images = _read([file for members in groups.values() for file in members], path)
+    return Split(images, torch.tensor(labels)), tuple(groups)
 
 
 def _read(files: list[Path], path: Path) -> Tensor:

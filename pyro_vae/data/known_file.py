@@ -1,18 +1,12 @@
-"""A file whose exact content is known beforehand."""
+"""Files and arrays whose exact content is known beforehand."""
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from pyro_vae.data.errors import DataCorruptError
+import numpy as np
 
-# md5 is here to find damage, not malice; saying so keeps it usable on systems that forbid it for security.
-_HASHES: dict[str, Callable[[], Any]] = {
-    "md5": lambda: hashlib.md5(usedforsecurity=False),
-    "sha256": hashlib.sha256,
-}
+from pyro_vae.data.errors import DataCorruptError, DataNotFoundError
 
 
 @dataclass(frozen=True)
@@ -37,20 +31,21 @@ class KnownFile:
         return path.is_file() and path.stat().st_size == self.size
 
     def check(self, root: Path) -> Path:
-        """The file's full path, once its content has been verified.
+        """Return the file's full path, once its content has been verified.
 
         Raises:
             DataCorruptError: the file's size or hash is not as it should be.
         """
         path = root / self.path
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, _HASHES[self.algorithm]).hexdigest()
+            # md5 is here to find damage, not malice; saying so keeps it usable on systems that forbid it for security.
+            digest = hashlib.file_digest(file, lambda: hashlib.new(self.algorithm, usedforsecurity=False)).hexdigest()
         size = path.stat().st_size
-        if (size, found) != (self.size, self.digest):
+        if (size, digest) != (self.size, self.digest):
             what = "truncated or half downloaded" if size < self.size else "not the file it should be"
             raise DataCorruptError(
                 f"load_data: {path} is {what}: expected {self.size} bytes with {self.algorithm} "
-                f"{self.digest}; found {size} bytes with {self.algorithm} {found}. Delete the file, then "
+                f"{self.digest}; found {size} bytes with {self.algorithm} {digest}. Delete the file, then "
                 "download or unpack it again"
             )
         return path
@@ -59,13 +54,36 @@ class KnownFile:
         return f"{self.path} ({self.size} bytes, {self.algorithm} {self.digest})"
 
 
-def missing(files: tuple[KnownFile, ...], root: Path) -> list[str]:
-    """The full paths of those files that do not exist."""
-    return [str(root / file.path) for file in files if not (root / file.path).is_file()]
+def missing(files: tuple[KnownFile, ...], root: Path) -> str:
+    """Return the full paths of those files that do not exist, "" if all do."""
+    return ", ".join(str(root / file.path) for file in files if not (root / file.path).is_file())
 
 
-def ways_out(root: Path) -> str:
-    """How to point the loader at data, for the end of an error message."""
-    return (
-        f"The root looked in is {root}; choose another by the argument root or the environment variable PYRO_VAE_DATA"
+def not_found(name: str, reason: str, expected: str, root: Path, instead: str) -> DataNotFoundError:
+    """Return an error that says which files of a data set are missing, and the ways out.
+
+    Args:
+        name: of the data set.
+        reason: why it was not fetched.
+        expected: the missing files, and how to recognise them.
+        root: the folder that was looked in.
+        instead: what to do without the files.
+    """
+    return DataNotFoundError(
+        f"load_data: {name!r} was not found, and {reason}. Missing: {expected}. The root looked in is {root}; choose "
+        f"another by the argument root or the environment variable PYRO_VAE_DATA. {instead}"
     )
+
+
+def require_content(array: np.ndarray, sha256: str, where: object, remedy: str) -> None:
+    """Refuse an array whose bytes, in C order, have another sha256 sum than expected.
+
+    Raises:
+        DataCorruptError: they have; it names the file ``where`` and says the ``remedy``.
+    """
+    digest = hashlib.sha256(array.tobytes()).hexdigest()
+    if digest != sha256:
+        raise DataCorruptError(
+            f"load_data: {where} holds other images than it should: expected sha256 {sha256}; found {array.shape} "
+            f"{array.dtype} with sha256 {digest}. {remedy}"
+        )

@@ -1,7 +1,6 @@
 """`load_data`: one call from a name to tensors."""
 
 import hashlib
-import operator
 import os
 import warnings
 from pathlib import Path
@@ -20,6 +19,7 @@ from pyro_vae.data.mnist_5k import MNIST5K
 from pyro_vae.data.mnist_static import StaticMNIST
 from pyro_vae.data.source import Request, Source, Split, Splits
 from pyro_vae.runtime.arguments import argument
+from pyro_vae.runtime.checks import check_whole
 from pyro_vae.runtime.wording import did_you_mean
 
 #: Every data set that `load_data` knows by name. A new one costs a file and a line here.
@@ -82,23 +82,24 @@ def load_data(
     """
     label, source = _find_source(name)
     binarization = _choose_binarization(binarization, label, source)
-    seed = _integer("seed", seed)
-    valid_size = None if valid_size is None else _integer("valid_size", valid_size)
+    check_whole("load_data", "seed", seed)
+    if valid_size is not None:
+        check_whole("load_data", "valid_size", valid_size)
+        valid_size = int(valid_size)
     splits = source.load(Request(_data_root(root, source), valid_size, download))
-    if not source.needs_root and name not in DATASETS:
+    if label not in DATASETS:
         _warn_of_copies(splits, label)
     # Pixels of zeros and ones are their own binarization: "none" hands them over as they are.
     way = BINARIZATIONS["none" if source.already_binary else binarization]
     images = {
-        "train": way.train(splits.train.images, split_generator(seed, "train")),
-        "valid": way.held_out(splits.valid.images, split_generator(seed, "valid")),
-        "test": way.held_out(splits.test.images, split_generator(seed, "test")),
+        name: split.images if way.resamples and name == "train" else way.load(split.images, split_generator(seed, name))
+        for name, split in splits.by_name.items()
     }
     return ImageData(
         name=label,
         **(_with_labels(images, splits, label) if labels else images),
         binarization=binarization,
-        seed=seed,
+        seed=int(seed),
         content_hash=_content_hash(splits, labels),
         source=splits.source,
         train_labels=splits.train.labels,
@@ -130,7 +131,7 @@ def is_available(name: str | os.PathLike[str], root: str | os.PathLike[str] | No
 
 
 def _find_source(name: str | os.PathLike[str]) -> tuple[str, Source]:
-    """The data set, with the name under which to find it again from any working directory."""
+    """Return the data set, and the name under which it is found again from any working directory."""
     text = os.fspath(name)
     if not text:
         raise ValueError(f"load_data: the name of the data is empty. Known: {', '.join(DATASETS)}; or a path")
@@ -172,13 +173,6 @@ def _choose_binarization(binarization: str | None, label: str, source: Source) -
     return binarization
 
 
-def _integer(what: str, value: int) -> int:
-    try:
-        return operator.index(value)
-    except TypeError as error:
-        raise ValueError(f"load_data: {what} must be an integer; got {value!r}") from error
-
-
 def _data_root(root: str | os.PathLike[str] | None, source: Source | None = None) -> Path:
     chosen = root or os.environ.get("PYRO_VAE_DATA")
     if not chosen and source is not None and not source.needs_root:
@@ -193,47 +187,45 @@ def _data_root(root: str | os.PathLike[str] | None, source: Source | None = None
 
 
 def _with_labels(images: dict[str, Tensor], splits: Splits, name: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """The images of each split with their labels.
+    """Return the images of each split with their labels.
 
     Raises:
         ValueError: a split has none.
     """
-    labels = {split: getattr(splits, split).labels for split in images}
+    labels = {split: content.labels for split, content in splits.by_name.items()}
     missing = [split for split, column in labels.items() if column is None]
     if missing:
-        whose = "the data have no labels" if len(missing) == len(labels) else f"{' and '.join(missing)} have no labels"
+        whose = "the data" if len(missing) == len(labels) else " and ".join(missing)
         raise ValueError(
-            f"load_data({name!r}): {argument('labels', True)} asks for a label of each image, and {whose}. Leave it "
-            f"out; or take data with labels: mnist, fashion-mnist, mnist-5k, a folder with a folder for each class, or "
-            f"a .npz with train_labels, valid_labels and test_labels"
+            f"load_data({name!r}): {argument('labels', True)} asks for a label of each image, and {whose} have no "
+            f"labels. Leave it out; or take data with labels: mnist, fashion-mnist, mnist-5k, a folder with a folder "
+            f"for each class, or a .npz with train_labels, valid_labels and test_labels"
         )
     return {split: (images[split], labels[split]) for split in images}
 
 
 def _content_hash(splits: Splits, labels: bool = False) -> str:
-    """sha256 over the shapes, dtypes and stored bytes of the three splits, and of their labels if these are used."""
+    """Return the sha256 over shapes, dtypes and stored bytes of the three splits, and of labels if they are used."""
     content = hashlib.sha256()
-    for name in ("train", "valid", "test"):
-        pixels = getattr(splits, name).images.contiguous().numpy()
-        # Little-endian is written down so that a machine of the other kind would notice.
-        content.update(f"{name} {pixels.dtype.str} {pixels.shape}\n".encode())
-        content.update(pixels)
-        if labels:
-            classes = getattr(splits, name).labels.contiguous().numpy()
-            content.update(f"{name} labels {classes.dtype.str} {classes.shape}\n".encode())
-            content.update(classes)
+    for name, split in splits.by_name.items():
+        columns = {name: split.images} | ({f"{name} labels": split.labels} if labels else {})
+        for title, column in columns.items():
+            array = column.contiguous().numpy()
+            # Little-endian is written down so that a machine of the other kind would notice.
+            content.update(f"{title} {array.dtype.str} {array.shape}\n".encode())
+            content.update(array)
     return content.hexdigest()
 
 
 def _warn_of_copies(splits: Splits, label: str) -> None:
-    """Say how many held-out images the pair is trained on."""
+    """Warn of held-out images that are training images as well, with their number."""
     train = set(_digests(splits.train))
     held_out = {"test": splits.test, "validation": splits.valid}
     counts = {name: sum(digest in train for digest in _digests(split)) for name, split in held_out.items()}
-    said = [f"{counts[name]} of {len(split)} {name} images" for name, split in held_out.items() if counts[name]]
-    if said:
+    copies = [f"{counts[name]} of {len(split)} {name} images" for name, split in held_out.items() if counts[name]]
+    if copies:
         warnings.warn(
-            f"load_data: {label}: {' and '.join(said)} are training images as well, pixel by pixel: what is measured "
+            f"load_data: {label}: {' and '.join(copies)} are training images as well, pixel by pixel: what is measured "
             f"on them says nothing of new images.",
             stacklevel=3,
         )

@@ -1,13 +1,11 @@
 """MNIST and Fashion-MNIST, in the IDX files that torchvision downloads."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from pyro_vae.data.download import download_with_torchvision
-from pyro_vae.data.errors import DataNotFoundError
-from pyro_vae.data.known_file import KnownFile, missing, ways_out
+from pyro_vae.data.known_file import KnownFile, missing, not_found
 from pyro_vae.data.source import Request, Source, Split, Splits, hold_out
 
 
@@ -24,14 +22,13 @@ class TorchvisionMNIST(Source):
 
     name: str
     torchvision_name: str
-    files: tuple[KnownFile, KnownFile, KnownFile, KnownFile]
+    files: tuple[KnownFile, ...]
     default_valid_size: int = 10000
 
     def load(self, request: Request) -> Splits:
         """Read the four files, fetching them first where they are missing and ``request.download`` allows."""
-        absent = missing(self.files, request.root)
-        if absent:
-            self._fetch(request, absent)
+        if missing(self.files, request.root):
+            self._fetch(request)
         paths = [file.check(request.root) for file in self.files]
         # Here, not above: torchvision takes over a second to import, and only these data sets need it. Its
         # readers are called directly because the class itself would prefer the unverified *.pt files that
@@ -45,39 +42,41 @@ class TorchvisionMNIST(Source):
         train, valid = hold_out(Split(images.unsqueeze(1), labels), torch.arange(len(images)), valid_size, self.name)
         return Splits(train, valid, Split(test_images.unsqueeze(1), test_labels), source=str(paths[0].parent))
 
-    def is_available(self, root: Path) -> bool:
-        """Whether the four files are there with their right sizes."""
-        return all(file.is_there(root) for file in self.files)
+    def _fetch(self, request: Request) -> None:
+        """Download the files.
 
-    def _fetch(self, request: Request, absent: list[str]) -> None:
-        reason = "download=False forbids to fetch it"
+        Raises:
+            DataNotFoundError: that is not allowed, or fails.
+        """
+        reason, cause = "download=False forbids to fetch it", None
         if request.download:
             try:
-                download_with_torchvision(self.torchvision_name, self.files, request.root)
+                return download_with_torchvision(self.torchvision_name, self.files, request.root)
             except (OSError, RuntimeError) as error:
-                reason = f"the download failed ({error})"
-                cause: Exception | None = error
-            else:
-                return
-        else:
-            cause = None
-        raise DataNotFoundError(
-            f"load_data: {self.name!r} was not found, and {reason}. Missing: {', '.join(absent)}. "
-            f"{ways_out(request.root)}. Without a network, put the uncompressed files there by hand, or "
-            "use 'mnist-5k': 5000 real MNIST images that are already installed (not comparable with "
-            "published tables)"
+                reason, cause = f"the download failed ({error})", error
+        raise not_found(
+            self.name,
+            reason,
+            missing(self.files, request.root),
+            request.root,
+            "Without a network, put the uncompressed files there by hand, or use 'mnist-5k': 5000 real MNIST images "
+            "that are already installed (not comparable with published tables)",
         ) from cause
 
 
-def _idx_files(folder: str, digests: tuple[str, str, str, str]) -> tuple[KnownFile, KnownFile, KnownFile, KnownFile]:
-    """The family's four files: a header of 16 or 8 bytes, then one byte a pixel or label."""
-    train_images, train_labels, test_images, test_labels = digests
-    return (
-        KnownFile(f"{folder}/raw/train-images-idx3-ubyte", 16 + 60000 * 784, "md5", train_images),
-        KnownFile(f"{folder}/raw/train-labels-idx1-ubyte", 8 + 60000, "md5", train_labels),
-        KnownFile(f"{folder}/raw/t10k-images-idx3-ubyte", 16 + 10000 * 784, "md5", test_images),
-        KnownFile(f"{folder}/raw/t10k-labels-idx1-ubyte", 8 + 10000, "md5", test_labels),
-    )
+# A header of 16 or 8 bytes, then one byte a pixel or label.
+_SIZES = {
+    "train-images-idx3": 16 + 60000 * 784,
+    "train-labels-idx1": 8 + 60000,
+    "t10k-images-idx3": 16 + 10000 * 784,
+    "t10k-labels-idx1": 8 + 10000,
+}
+
+
+def _idx_files(folder: str, *digests: str) -> tuple[KnownFile, ...]:
+    """Return the family's four files in a folder; their md5 sums are in the order of `_SIZES`."""
+    names = zip(_SIZES.items(), digests, strict=True)
+    return tuple(KnownFile(f"{folder}/raw/{name}-ubyte", size, "md5", digest) for (name, size), digest in names)
 
 
 #: LeCun, Bottou, Bengio and Haffner 1998, *Gradient-based learning applied to document recognition*, Proc.
@@ -87,12 +86,10 @@ MNIST = TorchvisionMNIST(
     "MNIST",
     _idx_files(
         "MNIST",
-        (
-            "6bbc9ace898e44ae57da46a324031adb",
-            "a25bea736e30d166cdddb491f175f624",
-            "2646ac647ad5339dbf082846283269ea",
-            "27ae3e4e09519cfbb04c329615203637",
-        ),
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
     ),
 )
 
@@ -104,11 +101,9 @@ FASHION_MNIST = TorchvisionMNIST(
     "FashionMNIST",
     _idx_files(
         "FashionMNIST",
-        (
-            "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-            "9018921c3c673c538a1fc5bad174d6f9",
-            "8181f5470baa50b63fa0f6fddb340f0a",
-            "15d484375f8d13e6eb1aabb0c3f46965",
-        ),
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "9018921c3c673c538a1fc5bad174d6f9",
+        "8181f5470baa50b63fa0f6fddb340f0a",
+        "15d484375f8d13e6eb1aabb0c3f46965",
     ),
 )

@@ -6,20 +6,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.errors import DataNotFoundError
-from pyro_vae.data.known_file import KnownFile, missing, ways_out
+from pyro_vae.data.known_file import KnownFile, missing, not_found
 from pyro_vae.data.source import Request, Source, Split, Splits
 from pyro_vae.runtime.arguments import argument
 
 _PIXELS = 28 * 28
 
 
+def _amat(split: str, number: int, sha256: str) -> KnownFile:
+    """Return the text file of a split: a line an image, its pixels "0" or "1" with a blank between them."""
+    return KnownFile(f"BinarizedMNIST/binarized_mnist_{split}.amat", number * 2 * _PIXELS, "sha256", sha256)
+
+
 class StaticMNIST(Source):
     """MNIST binarized once and for all, 50000/10000/10000, without labels.
 
     One draw with the grey intensities as probabilities, made public so that log-likelihoods compare. The
-    images stand in another order than MNIST's own. The files are text: a line an image, its pixels "0" or "1"
-    with a blank between them.
+    images stand in another order than MNIST's own.
 
     References:
         Larochelle and Murray 2011, *The neural autoregressive distribution estimator*, AISTATS;
@@ -30,28 +33,13 @@ class StaticMNIST(Source):
     binarizations = ("static",)
     already_binary = True
     files = (
-        KnownFile(
-            "BinarizedMNIST/binarized_mnist_train.amat",
-            50000 * 2 * _PIXELS,
-            "sha256",
-            "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d",
-        ),
-        KnownFile(
-            "BinarizedMNIST/binarized_mnist_valid.amat",
-            10000 * 2 * _PIXELS,
-            "sha256",
-            "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2",
-        ),
-        KnownFile(
-            "BinarizedMNIST/binarized_mnist_test.amat",
-            10000 * 2 * _PIXELS,
-            "sha256",
-            "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c",
-        ),
+        _amat("train", 50000, "ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d"),
+        _amat("valid", 10000, "1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2"),
+        _amat("test", 10000, "e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c"),
     )
 
     def load(self, request: Request) -> Splits:
-        """Read the three text files; nobody's class downloads them, so neither do we."""
+        """Read the three text files, which are never downloaded: torchvision has no class for them."""
         if request.valid_size not in (None, 10000):
             raise ValueError(
                 f"load_data('mnist-static'): the split is part of the data set, {argument('valid_size')} must be 10000 "
@@ -60,26 +48,23 @@ class StaticMNIST(Source):
             )
         absent = missing(self.files, request.root)
         if absent:
-            raise DataNotFoundError(
-                "load_data: 'mnist-static' was not found, and it is not downloaded. Missing: "
-                f"{', '.join(absent)}. Expected: {'; '.join(map(str, self.files))}. "
-                f"{ways_out(request.root)}. Without the files, use 'mnist' ({argument('binarization', 'static')} "
-                "draws once from your seed), or 'mnist-5k', which is already installed"
+            expected = f"{absent}. Expected: {'; '.join(map(str, self.files))}"
+            raise not_found(
+                "mnist-static",
+                "it is not downloaded",
+                expected,
+                request.root,
+                f"Without the files, use 'mnist' ({argument('binarization', 'static')} draws once from your seed), or "
+                "'mnist-5k', which is already installed",
             )
         paths = [file.check(request.root) for file in self.files]
-        train, valid, test = (Split(_read_amat(path)) for path in paths)
-        return Splits(train, valid, test, source=str(paths[0].parent))
-
-    def is_available(self, root: Path) -> bool:
-        """Whether the three files are there with their right sizes."""
-        return all(file.is_there(root) for file in self.files)
+        return Splits(*(Split(_read_amat(path)) for path in paths), source=str(paths[0].parent))
 
 
 def _read_amat(path: Path) -> Tensor:
-    """Verified text as uint8 ``(N, 1, 28, 28)`` of 0 and 255.
+    """Return verified text as uint8 ``(N, 1, 28, 28)`` of 0 and 255.
 
-    The hash has vouched for every byte, so each pixel is one character and one separator, and no line needs
-    parsing.
+    The hash has confirmed every byte, so each pixel is one character and one separator, and no line needs parsing.
     """
     characters = np.fromfile(path, dtype=np.uint8)[::2]
     return torch.from_numpy((characters - ord("0")) * np.uint8(255)).view(-1, 1, 28, 28)

@@ -1,4 +1,4 @@
-"""A user's array of images, checked and brought into the one form that the rest of the package knows."""
+"""Check a user's array of images, and bring it into the form that the package stores."""
 
 import numpy as np
 import torch
@@ -6,13 +6,12 @@ from torch import Tensor
 
 _FORMS = "(N, features), (N, height, width), (N, channels, height, width) or (N, height, width, channels)"
 
-
 ROUNDING = 1e-6
-"""How far beyond 0 or 1 pixels in single precision come by rounding."""
+"""How far rounding takes pixels in single precision beyond 0 or 1."""
 
 
 def as_pixels(array: np.ndarray, where: str) -> Tensor:
-    """Images as stored pixels.
+    """Return images as stored pixels.
 
     Args:
         array: ``(N, D)``, ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)`` with C of 1 or 3; uint8 in
@@ -88,6 +87,6 @@ def _remedy(array: np.ndarray) -> str:
 
 
 def _count(bad: np.ndarray) -> str:
-    """How many values are bad, and where the first one is (channels first)."""
+    """Say how many values are bad, and where the first one is (channels first)."""
     first = tuple(int(i) for i in np.unravel_index(int(bad.argmax()), bad.shape))
     return f"{int(bad.sum())} of {bad.size} values, the first at {first},"

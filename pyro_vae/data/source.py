@@ -1,4 +1,4 @@
-"""What a data set owes the loader: its pixels in three splits, and a cheap answer to "are you there?"."""
+"""What every data set provides: its pixels in three splits, and whether its files are there."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,11 +9,16 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.binarization import BINARIZATIONS
+from pyro_vae.data.known_file import KnownFile
 from pyro_vae.runtime.arguments import argument
 
-# Which images are held out must never change, for any user's seed and any version of a library.
+# Which images are held out must change neither with the user's seed nor with the version of a library.
 # RandomState's stream is frozen (NumPy's NEP 19); torch.randperm's is not. The number itself is arbitrary.
 _SPLIT_SEED = 20140401
+
+
+GREY_BY_DEFAULT = ("none", *(name for name in BINARIZATIONS if name != "none"))
+"""The ways to binarize images of which most are not near black and white."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Split:
         return len(self.images)
 
     def __getitem__(self, rows: Tensor) -> "Split":
-        """The images at some int64 indices, as a copy."""
+        """Return the images at some int64 indices, as a copy."""
         return Split(self.images[rows], None if self.labels is None else self.labels[rows])
 
 
@@ -55,6 +60,11 @@ class Splits:
     test: Split
     source: str
 
+    @property
+    def by_name(self) -> dict[str, Split]:
+        """The three splits."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}
+
 
 class Source(ABC):
     """A data set that `load_data` knows.
@@ -63,11 +73,13 @@ class Source(ABC):
         binarizations: the ways it may be binarized, a subset of `BINARIZATIONS`; the first is its default.
         already_binary: True where the pixels are zeros and ones as they are stored.
         needs_root: False where its files are not in the folder of the data sets.
+        files: those in that folder, with their known content.
     """
 
     binarizations: tuple[str, ...] = tuple(BINARIZATIONS)
     already_binary: bool = False
     needs_root: bool = True
+    files: tuple[KnownFile, ...] = ()
 
     @abstractmethod
     def load(self, request: Request) -> Splits:
@@ -79,13 +91,13 @@ class Source(ABC):
             ValueError: the request cannot be met, e.g. more validation images than there are.
         """
 
-    @abstractmethod
     def is_available(self, root: Path) -> bool:
         """Whether `load` would find its files, of the right size, without a download; reads none of them."""
+        return all(file.is_there(root) for file in self.files)
 
 
 def default_order(number: int) -> Tensor:
-    """The fixed permutation of ``number`` images that splits are cut from, int64 ``(number,)``."""
+    """Return the fixed permutation of ``number`` images that splits are cut from, int64 ``(number,)``."""
     return torch.from_numpy(np.random.RandomState(_SPLIT_SEED).permutation(number).astype(np.int64))
 
 
@@ -109,8 +121,8 @@ def hold_out(images: Split, order: Tensor, valid_size: int, name: str) -> tuple[
             f"load_data({name!r}): {argument('valid_size')} must be between 0 and {len(order) - 1}, so that at least "
             f"one of the {len(order)} images beside the test set is left for training; got {valid_size}"
         )
-    kept = len(order) - valid_size
-    return images[order[:kept]], images[order[kept:]]
+    train_size = len(order) - valid_size
+    return images[order[:train_size]], images[order[train_size:]]
 
 
 def split_three_ways(images: Split, test_size: int, valid_size: int, name: str, source: str) -> Splits:
@@ -119,6 +131,57 @@ def split_three_ways(images: Split, test_size: int, valid_size: int, name: str, 
     The test images are the same for every ``valid_size``.
     """
     order = default_order(len(images))
-    kept = len(images) - test_size
-    train, valid = hold_out(images, order[:kept], valid_size, name)
-    return Splits(train, valid, images[order[kept:]], source)
+    others, test = order[:-test_size], order[-test_size:]
+    return Splits(*hold_out(images, others, valid_size, name), images[test], source)
+
+
+def split_randomly(images: Split, valid_size: int | None, path: Path) -> Splits:
+    """Split images 80/10/10 by the fixed permutation, or with ``valid_size`` validation images.
+
+    Raises:
+        ValueError: a tenth of the images is not even one.
+    """
+    tenth = len(images) // 10
+    if tenth == 0:
+        raise ValueError(
+            f"load_data: {path} holds {len(images)} images, too few to split 80/10/10: at least 10 are "
+            "needed (or a .npz with arrays named train, valid and test)"
+        )
+    return split_three_ways(images, tenth, tenth if valid_size is None else valid_size, str(path), source=str(path))
+
+
+def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -> Splits:
+    """Take the user's own splits as they are, and cut those that are missing off the training images.
+
+    Args:
+        splits: "train", and perhaps "valid" and "test".
+        valid_size: number of validation images; None for those that are there, else for a tenth.
+        path: of the data, for errors.
+
+    Raises:
+        ValueError: the splits differ in shape or dtype, or ``valid_size`` contradicts them.
+    """
+    kinds = {name: f"{tuple(split.images.shape[1:])} {split.images.dtype}" for name, split in splits.items()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(f"load_data: {path}: all splits must hold images of one shape and dtype; got {kinds}")
+    train, test = splits["train"], splits.get("test")
+    if len(splits) == 1:
+        return split_randomly(train, valid_size, path)
+    if test is None:
+        train, test = hold_out(train, default_order(len(train)), max(1, len(train) // 10), str(path))
+    if "valid" in splits:
+        if valid_size not in (None, len(splits["valid"])):
+            raise ValueError(
+                f"load_data: {path} brings its own {len(splits['valid'])} validation images: leave "
+                f"{argument('valid_size')} out; got {valid_size}"
+            )
+        return Splits(train, splits["valid"], test, source=str(path))
+    if valid_size is None:
+        valid_size = len(train) // 10
+        if valid_size == 0:
+            raise ValueError(
+                f"load_data: {path} holds {len(train)} training images, too few to cut a tenth off for "
+                f"validation: give a valid split, or {argument('valid_size', 0)}"
+            )
+    train, valid = hold_out(train, default_order(len(train)), valid_size, str(path))
+    return Splits(train, valid, test, source=str(path))

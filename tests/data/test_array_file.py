@@ -95,7 +95,7 @@ def test_float_rows_stay_float_under_stochastic(save):
         ({"train": (20, 4), "test": (2, 4), "extra": (1, 4)}, "it also holds extra"),
         (
             {"train": (20, 4), "test": (2, 5)},
-            r"of one shape and dtype; got \['test \(5,\) .*', 'train \(4,\)",
+            r"of one shape and dtype; got \{'train': '\(4,\) .*', 'test': '\(5,\)",
         ),
         ({"train": (20, 4), "test": (0, 4)}, r"x\.npz\['test'\] is empty: its shape is \(0, 4\)"),
         ({"train": (9, 4), "test": (2, 4)}, "holds 9 training images, too few to cut a tenth off"),

@@ -49,9 +49,7 @@ def test_other_pixels_are_named_with_both_hashes(small, data_root):
     path = data_root / "FreyFaces/frey_rawface.mat"
     savemat(path, {"ff": small.reshape(1965, 560).T})
     found = hashlib.sha256(small.tobytes()).hexdigest()
-    with pytest.raises(
-        DataCorruptError, match=rf"sha256 {frey_faces._SHA256}; found \(560, 1965\) uint8 with sha256 {found}"
-    ):
+    with pytest.raises(DataCorruptError, match=f"sha256 {frey_faces._SHA256}; found .* sha256 {found}"):
         load_data("frey-faces")
 
 

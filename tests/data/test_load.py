@@ -62,9 +62,9 @@ def test_the_default_binarization_is_the_data_sets_own(name):
 
 @pytest.mark.parametrize("wrong", ["all", 2.5])
 def test_seed_and_valid_size_must_be_integers(wrong):
-    with pytest.raises(ValueError, match="seed must be an integer; got"):
+    with pytest.raises(ValueError, match="seed must be a whole number; got"):
         load_data("mnist-5k", seed=wrong)
-    with pytest.raises(ValueError, match="valid_size must be an integer; got"):
+    with pytest.raises(ValueError, match="valid_size must be a whole number; got"):
         load_data("mnist-5k", valid_size=wrong)
 
 

@@ -79,9 +79,7 @@ def test_a_truncated_file_is_named_with_the_fix(shipped):
 def test_other_pixels_are_named_with_both_hashes(shipped):
     text = gzip.decompress(shipped.read_bytes())
     shipped.write_bytes(gzip.compress(b"1" + text[1:], compresslevel=1))
-    with pytest.raises(
-        DataCorruptError, match=rf"sha256 {mnist_5k._SHA256}; found \(5000, 785\) with sha256 [0-9a-f]{{64}}"
-    ):
+    with pytest.raises(DataCorruptError, match=rf"sha256 {mnist_5k._SHA256}; found .* sha256 [0-9a-f]{{64}}"):
         load_data("mnist-5k")
 
 
