@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,11 +28,15 @@ TEXT_BYTES = 16 * 2**20
 DEPTH = 40
 """Levels, one within another; a configuration has ten."""
 
+TOO_DEEP = f"it has more than {DEPTH} levels, one within another"
+
 VALUES = 2_000_000
-"""Values of a YAML text with its aliases written out."""
+"""Values of a YAML text, its aliases written out."""
 
 WHOLE_BITS = 64
 """Of a whole number."""
+
+TOO_LARGE = f"{{!s:.20}}... is no whole number of {WHOLE_BITS} bits"
 
 Place = tuple[str | int, ...]
 """Keys and positions on the way from the top of a YAML file to a value."""
@@ -100,10 +104,11 @@ def read_json(file: Path, inside: Path | None = None) -> Any:
 def parse_json(text: str, where: str) -> Any:
     """Return what a JSON text holds; ``where`` says in messages where it is from."""
     try:
-        content = json.loads(text, parse_int=_whole, object_pairs_hook=_unique)
-        _check_texts(content)
+        # What is left of a longer number is too large as well, and quickly read.
+        content = json.loads(text, parse_int=lambda digits: int(digits[:99]), object_pairs_hook=_unique)
+        _check(content)
     except RecursionError:
-        raise RunError(f"{where} cannot be read: it has more than {DEPTH} levels, one within another.") from None
+        raise RunError(f"{where} cannot be read: {TOO_DEEP}.") from None
     except ValueError as error:
         raise RunError(f"{where} cannot be read: {error}.") from error
     return content
@@ -127,21 +132,19 @@ def read_yaml_with_lines(
     lines: dict[Place, int] = {}
     try:
         loader = _Loader(text)
-        try:
-            node = loader.get_single_node()
-            if node is None:
-                return None, lines
-            _measure(node, 1, set(), {})
-            _note_lines(node, (), lines, set())
-            return loader.construct_document(node), lines
-        finally:
-            loader.dispose()
+        node = loader.get_single_node()
+        if node is None:
+            return None, lines
+        _note_lines(node, (), lines, {})
+        content = loader.construct_document(node)
+        _check(content)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}, line {mark.line + 1}" if mark else str(file)
         raise RunError(f"{where}: {error.problem or error.context}.") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (yaml.YAMLError, ArithmeticError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
+    return content, lines
 
 
 def read_table(file: Path, columns: Sequence[str], rows: int, inside: Path | None = None) -> list[dict[str, float]]:
@@ -236,37 +239,36 @@ class Fields:
 
     def text(self, name: str, choices: Sequence[str] = ()) -> str:
         """Return a text, one of ``choices`` where there are any."""
-        value = self._value(name)
-        if not isinstance(value, str) or (choices and value not in choices):
-            raise self.error(name, f"one of {', '.join(choices)}" if choices else "a text")
-        return value
+        wanted = f"one of {', '.join(choices)}" if choices else "a text"
+        return self._checked(name, wanted, lambda value: isinstance(value, str) and (not choices or value in choices))
 
     def texts(self, name: str) -> list[str]:
         """Return a list of texts."""
-        value = self._value(name)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.error(name, "a list of texts")
-        return value
+
+        def fits(value: Any) -> bool:
+            return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+        return self._checked(name, "a list of texts", fits)
 
     def whole(self, name: str, least: int = 0) -> int:
         """Return a whole number."""
-        value = self._value(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise self.error(name, f"a whole number from {least}")
-        return value
+
+        def fits(value: Any) -> bool:
+            return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+        return self._checked(name, f"a whole number from {least}", fits)
 
     def number(self, name: str) -> float:
         """Return a number, which may be NaN."""
-        value = self._value(name)
-        if not isinstance(value, int | float) or isinstance(value, bool):
-            raise self.error(name, "a number")
-        return float(value)
+
+        def fits(value: Any) -> bool:
+            return isinstance(value, int | float) and not isinstance(value, bool)
+
+        return float(self._checked(name, "a number", fits))
 
     def fields(self, name: str) -> "Fields":
         """Return fields within a field."""
-        value = self._value(name)
-        if not isinstance(value, Mapping):
-            raise self.error(name, "fields with names")
+        value = self._checked(name, "fields with names", lambda value: isinstance(value, Mapping))
         return Fields(value, f"{self.where}: {name}")
 
     def has(self, name: str) -> bool:
@@ -277,9 +279,16 @@ class Fields:
         """Return an error that says what a field must be."""
         return RunError(f"{self.where}: `{name}` must be {wanted}; got {shown(self.values.get(name))}.")
 
-    def _value(self, name: str) -> Any:
+    def _checked(self, name: str, wanted: str, fits: Callable[[Any], bool]) -> Any:
+        """Return the value of a field.
+
+        Raises:
+            RunError: the field is missing, or its value does not fit.
+        """
         if name not in self.values:
             raise RunError(f"{self.where}: `{name}` is missing.")
+        if not fits(self.values[name]):
+            raise self.error(name, wanted)
         return self.values[name]
 
 
@@ -290,150 +299,92 @@ def shown(value: Any) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads texts, numbers, lists and mappings, and no more levels than there may be."""
+    """Reads a date as a text, and no more levels than there may be."""
 
+    # Without dates among what a value may look like.
+    yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's protocol)
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     _levels = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         """Return a node, with the nodes in it."""
         self._levels += 1
         if self._levels > DEPTH:
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, f"more than {DEPTH} levels, one within another", mark)
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self._levels -= 1
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping of a node; a key that is there twice is refused, where YAML would keep the last."""
-        seen = set()
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key.start_mark)
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands here twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def construct_checked(self, node: yaml.ScalarNode) -> Any:
-        """Return a text or number that is within bounds."""
-        try:
-            if node.tag.endswith(":int"):
-                if len(node.value) > WHOLE_BITS:
-                    raise ValueError(_too_large(node.value))
-                return _bounded(self.construct_yaml_int(node), node.value)
-            if node.tag.endswith(":float"):
-                return self.construct_yaml_float(node)
-            return _checked_text(self.construct_yaml_str(node))
-        except (ValueError, OverflowError) as error:
-            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+            raise ValueError(TOO_DEEP)
+        node = super().compose_node(parent, index)
+        self._levels -= 1
+        return node
 
 
-_TAG = "tag:yaml.org,2002:"
-_Loader.yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (
-    f"{_TAG}null", f"{_TAG}bool", f"{_TAG}seq", f"{_TAG}map", None)}  # fmt: skip
-_Loader.yaml_constructors |= {f"{_TAG}{name}": _Loader.construct_checked for name in ("int", "float", "str")}
-# A date is a text to whoever reads it here.
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != f"{_TAG}timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
+def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], sizes: dict[int, int]) -> int:
+    """Note the line of each key, item and value, and return how many values there are, aliases written out.
 
-
-def _measure(node: yaml.Node, level: int, above: set[int], known: dict[int, tuple[int, int]]) -> tuple[int, int]:
-    """Return how many values and levels a node has, aliases written out.
+    What an alias stands for is noted where it is written. This comes before any value is made, since YAML keeps the
+    last of two equal keys, merges mappings into others as often as told, and is slow to add up digits to the base 60.
 
     Args:
         node: of a YAML text, in which an alias is the node that it stands for.
-        level: at which it stands.
-        above: the nodes that it is in.
-        known: what was returned for other nodes.
+        place: where it stands.
+        lines: by place; this is filled.
+        sizes: what was returned for other nodes, by their ids.
+
+    Raises:
+        yaml.MarkedYAMLError: there are too many values, a key is no text or there twice, or a number is too long.
     """
 
-    def refuse(problem: str) -> yaml.composer.ComposerError:
-        return yaml.composer.ComposerError(None, None, problem, node.start_mark)
+    def refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
+        return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
-    if id(node) in above:
-        raise refuse("a value contains itself")
-    if id(node) not in known and level <= DEPTH:
-        pairs = node.value if isinstance(node, yaml.MappingNode) else []
-        children = [part for pair in pairs for part in pair] or (
-            node.value if isinstance(node, yaml.SequenceNode) else []
-        )
-        size, height = 1, 1
-        above.add(id(node))
-        for child in children:
-            inside = _measure(child, level + 1, above, known)
-            size, height = size + inside[0], max(height, 1 + inside[1])
-            if size > VALUES:
-                raise refuse(f"more than {VALUES:,} values, aliases written out")
-        above.remove(id(node))
-        known[id(node)] = size, height
-    if level > DEPTH or level + known[id(node)][1] - 1 > DEPTH:
-        raise refuse(f"more than {DEPTH} levels, one within another")
-    return known[id(node)]
-
-
-def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], seen: set[int]) -> None:
-    """Note the line of each value; what an alias stands for has been noted where it is written."""
     lines.setdefault(place, node.start_mark.line + 1)
-    if id(node) in seen:
-        return
-    seen.add(id(node))
-    if isinstance(node, yaml.MappingNode):
-        for key, child in node.value:
-            if isinstance(key, yaml.ScalarNode):
+    if id(node) not in sizes:
+        size, sizes[id(node)] = 1, VALUES + 1  # until it is known, since a value that contains itself has no end
+        if isinstance(node, yaml.MappingNode):
+            for key, child in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    raise refused(key, "a key must be a text")
+                if (*place, key.value) in lines:
+                    raise refused(key, f"{key.value!r} stands here twice")
                 lines[(*place, key.value)] = key.start_mark.line + 1
-                _note_lines(child, (*place, key.value), lines, seen)
-    elif isinstance(node, yaml.SequenceNode):
-        for number, child in enumerate(node.value):
-            _note_lines(child, (*place, number), lines, seen)
+                size += 1 + _note_lines(child, (*place, key.value), lines, sizes)
+        elif isinstance(node, yaml.SequenceNode):
+            for number, child in enumerate(node.value):
+                size += _note_lines(child, (*place, number), lines, sizes)
+        elif node.tag.endswith(":int") and len(node.value) > WHOLE_BITS:
+            raise refused(node, TOO_LARGE.format(node.value))
+        if size > VALUES:
+            raise refused(node, f"more than {VALUES:,} values, aliases written out")
+        sizes[id(node)] = size
+    return sizes[id(node)]
 
 
-def _whole(text: str) -> int:
-    if len(text) > WHOLE_BITS:
-        raise ValueError(_too_large(text))
-    return _bounded(int(text), text)
+def _check(value: Any, level: int = 1) -> None:
+    """Refuse a value that no file of this package holds.
 
-
-def _bounded(value: int, text: str) -> int:
-    if abs(value) >= 2**WHOLE_BITS:
-        raise ValueError(_too_large(text))
-    return value
-
-
-def _too_large(text: str) -> str:
-    return f"{text[:20]}... is no whole number of {WHOLE_BITS} bits"
+    Raises:
+        ValueError: it has too many levels, or is no plain value; a whole number is too large; or a text has half a
+            character, or one that steers a terminal.
+    """
+    if level > DEPTH:
+        raise ValueError(TOO_DEEP)
+    if isinstance(value, dict | list):
+        for child in value if isinstance(value, list) else (*value, *value.values()):
+            _check(child, level + 1)
+    elif isinstance(value, str):
+        for character in "" if value.isprintable() else value:
+            if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
+                raise ValueError(f"a text holds the character {character!a}")
+    elif isinstance(value, int) and abs(value) >= 2**WHOLE_BITS:
+        raise ValueError(TOO_LARGE.format(value))
+    elif not isinstance(value, float | int | None):
+        raise ValueError(f"it holds a value of class {type(value).__name__}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping of a JSON text; a key that is there twice is refused."""
     mapping = dict(pairs)
     if len(mapping) < len(pairs):
         names = [name for name, _ in pairs]
         raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in one place twice")
     return mapping
-
-
-def _check_texts(value: Any, level: int = 1) -> None:
-    """Refuse what :class:`_Loader` refuses of YAML: texts that no text file has, and too many levels."""
-    if level > DEPTH:
-        raise ValueError(f"it has more than {DEPTH} levels, one within another")
-    if isinstance(value, str):
-        _checked_text(value)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            _checked_text(name)
-            _check_texts(item, level + 1)
-    elif isinstance(value, list):
-        for item in value:
-            _check_texts(item, level + 1)
-
-
-def _checked_text(text: str) -> str:
-    """Return a text; half a character, or one that steers a terminal, is refused."""
-    if not text.isprintable():
-        for character in text:
-            if unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n\r":
-                raise ValueError(f"a text holds the character {character!a}")
-    return text
