@@ -39,7 +39,7 @@ from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.parts import PARTS, make_guide, make_objective, make_pair, parse_part
 from pyro_vae.programs.modules import as_args, local_params
 from pyro_vae.runtime.arguments import argument
-from pyro_vae.runtime.bounded import bounded, require_sizes
+from pyro_vae.runtime.bounded import Bounded, require_sizes
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.trust import is_declared
 
@@ -157,7 +157,7 @@ def _pair_as_large_as_its_checkpoint(
     # A class of the user's own, which the user trusts, may do what it likes.
     trusted = any(":" in name and not is_declared(name.rpartition(":")[0]) for name in names)
     try:
-        with contextlib.nullcontext() if trusted else bounded(values, str(path), others=data.train_images.numel()):
+        with contextlib.nullcontext() if trusted else Bounded(values, str(path), others=data.train_images.numel()):
             # The bias is the checkpoint's; to look for one may take thousands of steps.
             model, guide = make_pair_of(
                 cell if cell.fitted_model else replace(cell, init_bias=False), data, fitted_model

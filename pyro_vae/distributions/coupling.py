@@ -1,4 +1,4 @@
-"""Coupling layers: one half of z stays where it is, and says how each element of the other half is moved."""
+"""Coupling layers: one half of z stays where it is, and determines how each element of the other half is moved."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,23 +71,25 @@ class Halves:
     @property
     def fixed(self) -> range:
         """The dims that stay where they are."""
-        return self._dims[self.swapped]
+        return range(self.dim)[self._slices[0]]
 
     @property
     def moved(self) -> range:
         """All others."""
-        return self._dims[not self.swapped]
+        return range(self.dim)[self._slices[1]]
 
     @property
-    def _dims(self) -> tuple[range, range]:
-        dims = range(self.dim)
-        return (dims[::2], dims[1::2]) if self.interleaved else (dims[: self.dim // 2], dims[self.dim // 2 :])
+    def _slices(self) -> tuple[slice, slice]:
+        middle = self.dim // 2
+        first, second = (slice(None, middle), slice(middle, None))
+        if self.interleaved:
+            first, second = (slice(None, None, 2), slice(1, None, 2))
+        return (second, first) if self.swapped else (first, second)
 
     def split(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Return what stays of z ``(*batch, dim)``, and what is moved."""
-        middle = self.dim // 2
-        first, second = (z[..., ::2], z[..., 1::2]) if self.interleaved else (z[..., :middle], z[..., middle:])
-        return (second, first) if self.swapped else (first, second)
+        fixed, moved = self._slices
+        return z[..., fixed], z[..., moved]
 
     def join(self, fixed: Tensor, moved: Tensor) -> Tensor:
         """Undo :meth:`split`."""
@@ -98,26 +100,25 @@ class Halves:
         return torch.cat([pairs, first[..., second.shape[-1] :]], -1) if self.dim % 2 else pairs
 
 
-Chosen = Callable[[Tensor], Elementwise]
-"""From the half of z that stays to the functions that move the other."""
+def couple(
+    halves: Halves, functions_of: Callable[[Tensor], Elementwise], z: Tensor, *, inverse: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return z ``(*batch, dim)`` with one half moved, and the log|det| ``(*batch,)`` of that.
 
-
-def couple(halves: Halves, chosen: Chosen, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return z ``(*batch, dim)`` with one half moved, and the log|det| ``(*batch,)`` of that."""
+    Args:
+        halves: which dims stay.
+        functions_of: from the half that stays to the functions that move the other.
+        z: to be moved.
+        inverse: whether to return what is moved to z instead, and the log|det| there.
+    """
     fixed, moved = halves.split(z)
-    moved, log_slope = chosen(fixed)(moved)
-    return halves.join(fixed, moved), log_slope.sum(-1)
-
-
-def uncouple(halves: Halves, chosen: Chosen, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what :func:`couple` takes to z, and its log|det| there."""
-    fixed, moved = halves.split(z)
-    moved, log_slope = chosen(fixed).inverse(moved)
+    functions = functions_of(fixed)
+    moved, log_slope = functions.inverse(moved) if inverse else functions(moved)
     return halves.join(fixed, moved), log_slope.sum(-1)
 
 
 class CouplingLayer(nn.Module):
-    """A coupling whose functions a network finds from the half that stays, and from a context.
+    """A coupling whose functions a network computes from the half that stays, and from a context.
 
     Args:
         halves: which dims stay.
@@ -140,17 +141,17 @@ class CouplingLayer(nn.Module):
             z: ``(*sample, *batch, dim)``.
             context: ``(*batch, any)``; None where the network takes none.
         """
-        return couple(self.halves, partial(self._chosen, context=context), z)
+        return couple(self.halves, partial(self._functions_of, context=context), z)
 
     def inverse(self, z: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return what :meth:`forward` takes to z, and its log|det| there."""
-        return uncouple(self.halves, partial(self._chosen, context=context), z)
+        return couple(self.halves, partial(self._functions_of, context=context), z, inverse=True)
 
     def step(self, context: Tensor | None = None) -> FlowStep:
         """Return the layer as a step of a flow."""
         return FlowStep(partial(self.forward, context=context), partial(self.inverse, context=context))
 
-    def _chosen(self, fixed: Tensor, context: Tensor | None) -> Elementwise:
+    def _functions_of(self, fixed: Tensor, context: Tensor | None) -> Elementwise:
         if context is not None:
             fixed = torch.cat([fixed, context.expand(*fixed.shape[:-1], -1)], -1)
         return self._functions(self.network(fixed))

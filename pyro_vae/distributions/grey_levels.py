@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.runtime.checks import check_whole
+from pyro_vae.runtime.checks import check_count
 
 ROUNDING = 4 * torch.finfo(torch.float32).eps
 """How far a value in [0, 1] may lie from its level: images are kept in float32, whatever the model computes in."""
@@ -47,6 +47,4 @@ def level_of(value: Tensor, levels: int) -> Tensor:
 
 def check_levels(who: str, levels: int) -> None:
     """Refuse fewer than two levels, with a ValueError that names the caller ``who``."""
-    check_whole(who, "levels", levels)
-    if levels < 2:
-        raise ValueError(f"{who}: levels must be at least 2 (256 for 8-bit images); got {levels}.")
+    check_count(who, "levels", levels, 2, " (256 for 8-bit images)")

@@ -1,4 +1,4 @@
-"""The monotonic spline that spline flows bend their dimensions with."""
+"""Monotonic rational-quadratic splines, the elementwise functions of spline flows."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class RationalQuadraticSpline:
     The slope is continuous; at both ends of [-5, 5] it is 1.
 
     Args:
-        found: any numbers ``(*batch, 3 * num_bins - 1, d)`` for d splines: logits of the widths, of the heights, and
+        features: any numbers ``(*batch, 3 * num_bins - 1, d)`` for d splines: logits of the widths, of the heights, and
             the slopes at the inner knots before a softplus. Zeros make the identity.
 
     References:
@@ -42,16 +42,16 @@ class RationalQuadraticSpline:
     (torch.Size([7, 3]), torch.Size([7, 3]))
     """
 
-    def __init__(self, found: Tensor) -> None:
-        num_bins = (found.shape[-2] + 1) // 3
-        widths, heights, slopes = found.split([num_bins, num_bins, num_bins - 1], -2)
+    def __init__(self, features: Tensor) -> None:
+        num_bins = (features.shape[-2] + 1) // 3
+        widths, heights, slopes = features.split([num_bins, num_bins, num_bins - 1], -2)
         self.widths, self.heights = _shares(widths), _shares(heights)
         self.left, self.bottom = _starts(self.widths), _starts(self.heights)
         end = torch.ones_like(self.widths[0])
         self.slopes = [end, *(softplus(slopes + SLOPE_ONE) + LEAST).unbind(-2), end]
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return y and log dy/dx at x ``(*batch, d)``, more dims in front welcome."""
+        """Return y and log dy/dx at x ``(*sample, *batch, d)``."""
         within = x.clamp(-BOUND, BOUND)
         x0, width, y0, height, slope0, slope1 = self._bin(within, self.left)
         slope, xi = height / width, (within - x0) / width
@@ -79,11 +79,11 @@ class RationalQuadraticSpline:
         """Return left, width, bottom, height and both slopes of the bin that each value is in."""
         # Bin by bin: an index would be slower, as would its gradient.
         rows = (self.left, self.widths, self.bottom, self.heights, self.slopes[:-1], self.slopes[1:])
-        found = [row[0] for row in rows]
+        bins = [row[0] for row in rows]
         for start, *entries in zip(starts[1:], *(row[1:] for row in rows), strict=True):
             reached = value >= start
-            found = [torch.where(reached, entry, before) for entry, before in zip(entries, found, strict=True)]
-        return found
+            bins = [torch.where(reached, entry, before) for entry, before in zip(entries, bins, strict=True)]
+        return bins
 
 
 def _shares(logits: Tensor) -> tuple[Tensor, ...]:

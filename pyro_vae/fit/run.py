@@ -20,7 +20,7 @@ from pyro_vae.fit.describe import build_pair, structure
 from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.fit.rebuilt import differing_part
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.bounded import bounded, require_sizes
+from pyro_vae.runtime.bounded import Bounded, require_sizes
 from pyro_vae.runtime.checkpoint import FORMAT, read_checkpoint
 from pyro_vae.runtime.files import write_bytes
 from pyro_vae.runtime.reading import Fields, read_table, read_yaml, shown
@@ -249,7 +249,7 @@ def load_run(
     path = Path(path)
     config, tensors, state, history = _read(path)
     values = {name: t for name, t in tensors.items() if name.startswith(("values.", "best."))}
-    with contextlib.nullcontext() if trust else bounded(values, str(path)):
+    with contextlib.nullcontext() if trust else Bounded(values, str(path)):
         given = {name: program for name, program in (("model", model), ("guide", guide)) if program is not None}
         rebuilt = [name for name in ("model", "guide") if name not in given]
         for name in [] if trust else rebuilt:

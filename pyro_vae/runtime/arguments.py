@@ -1,4 +1,4 @@
-"""How a message names what its reader gives: an argument of a call, a flag of the command line, a setting of a file."""
+"""Name in messages what their reader gives: an argument of a call, a flag of the command line, a setting of a file."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -13,7 +13,7 @@ _reader: ContextVar[Reader] = ContextVar("reader", default="python")
 
 @contextmanager
 def named_as(whom: Reader) -> Iterator[None]:
-    """Within, messages name arguments in the words of their reader.
+    """Name arguments, inside the block, as their reader does.
 
     Args:
         whom: "python" for who calls functions, "flags" for who types a command, "settings" for who writes a file.
@@ -26,7 +26,7 @@ def named_as(whom: Reader) -> Iterator[None]:
 
 
 def reader() -> Reader:
-    """Return for whom messages are."""
+    """Return who reads the messages."""
     return _reader.get()
 
 

@@ -1,7 +1,6 @@
 """Limits on memory and time while building the parts that a folder describes, set by its checkpoint's size."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,20 +31,17 @@ def require_sizes(value: Any, size: int, where: str) -> None:
     Raises:
         RunError: one of the settings is too large.
     """
-    most = max(size, LEAST_SIZE)
-    if isinstance(value, int) and abs(value) > most:
+    if isinstance(value, int) and abs(value) > max(size, LEAST_SIZE):
         raise RunError(f"{where}: {value} is no size of a pair whose checkpoint has {size} numbers.")
-    if isinstance(value, Mapping):
-        for item in value.values():
-            require_sizes(item, size, where)
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        for item in value:
+    if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
+        for item in value.values() if isinstance(value, Mapping) else value:
             require_sizes(item, size, where)
 
 
-@contextmanager
-def bounded(tensors: Mapping[str, Tensor], where: str, others: int = 0) -> Iterator[None]:
+class Bounded(TorchDispatchMode):
     """Limit, inside the block, the memory and the number of calls by what a checkpoint can account for.
+
+    The sizes of what a call makes are computed beforehand on the meta device.
 
     Args:
         tensors: of the checkpoint.
@@ -55,18 +51,12 @@ def bounded(tensors: Mapping[str, Tensor], where: str, others: int = 0) -> Itera
     Raises:
         RunError: the parts ask for more memory, which is refused before it is taken, or for more calls of torch.
     """
-    with _Bounded(sum(t.numel() for t in tensors.values()) + others, len(tensors), where):
-        yield
 
-
-class _Bounded(TorchDispatchMode):
-    """Counts calls and the numbers that they make, whose sizes are computed beforehand on the meta device."""
-
-    def __init__(self, size: int, number: int, where: str) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], where: str, others: int = 0) -> None:
         super().__init__()
         self._where = where
-        self._numbers_left = ALLOWANCE * (size + LEAST_SIZE)
-        self._calls_left = LEAST_CALLS + CALLS_A_TENSOR * number
+        self._numbers_left = ALLOWANCE * (sum(t.numel() for t in tensors.values()) + others + LEAST_SIZE)
+        self._calls_left = LEAST_CALLS + CALLS_A_TENSOR * len(tensors)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Make a call, unless it exceeds a limit."""

@@ -18,30 +18,22 @@ def a_cache() -> Iterator[None]:
 
     They are the user's own. If these are missing or cannot be written, temporary ones are made for this process.
     """
-    passing = _passing_folder()
-    names = [] if passing is None else ["XDG_CACHE_HOME", *([] if _has_home() else ["HOME"])]
-    names += [] if passing is None or "MPLCONFIGDIR" in os.environ else ["MPLCONFIGDIR"]
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, passing or ""))
+    folder = _temporary_folder()
+    if folder is None:
+        yield
+        return
+    before = {name: os.environ.pop(name, None) for name in ("HOME", "XDG_CACHE_HOME", "MPLCONFIGDIR")}
+    os.environ |= dict.fromkeys(before, folder)
     try:
         yield
     finally:
         for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-def _has_home() -> bool:
-    try:
-        return bool(Path.home())
-    except RuntimeError:
-        return False
+            del os.environ[name]
+            os.environ |= {} if value is None else {name: value}
 
 
 @cache
-def _passing_folder() -> str | None:
+def _temporary_folder() -> str | None:
     """Return a temporary folder for this process; None if the user's own cache folder can be written."""
     try:
         # What ArviZ does on import.

@@ -1,4 +1,8 @@
-"""Checks of arguments: whole numbers that count something, finite numbers, dense tensors."""
+"""Checks of arguments: whole numbers, finite numbers, paths, dense tensors.
+
+Each check raises a ValueError that names the caller ``who`` and its argument ``name``, and says what the argument must
+be and what was given.
+"""
 
 import math
 import os
@@ -10,18 +14,7 @@ from torch import Tensor
 
 
 def check_count(who: str, name: str, count: Any, least: int = 1, why: str = "") -> None:
-    """Refuse what is no whole number, or one below ``least``.
-
-    Args:
-        who: the caller, for messages.
-        name: of its argument.
-        count: what was given.
-        least: the smallest that makes sense.
-        why: it does not go lower, for the message.
-
-    Raises:
-        ValueError: says what came.
-    """
+    """Refuse what is no whole number, and one below ``least``; the message says ``why`` behind that number."""
     check_whole(who, name, count)
     if count < least:
         raise ValueError(f"{who}: {name} must be at least {least}{why}; got {count}.")
@@ -29,14 +22,6 @@ def check_count(who: str, name: str, count: Any, least: int = 1, why: str = "") 
 
 def check_whole(who: str, name: str, count: Any) -> None:
     """Refuse what is no whole number.
-
-    Args:
-        who: the caller, for messages.
-        name: of its argument.
-        count: what was given.
-
-    Raises:
-        ValueError: says what came; for a whole number written as a fraction, how to write it.
 
     >>> check_whole("log_likelihood", "num_samples", 1e3)
     Traceback (most recent call last):
@@ -50,14 +35,7 @@ def check_whole(who: str, name: str, count: Any) -> None:
 
 
 def check_seed(who: str, seed: Any) -> None:
-    """Refuse what torch takes for no seed.
-
-    Args:
-        who: the caller, for messages.
-        seed: what was given.
-
-    Raises:
-        ValueError: says what came.
+    """Refuse what torch does not take as a seed.
 
     >>> check_seed("fit", 2**64)
     Traceback (most recent call last):
@@ -72,14 +50,6 @@ def check_seed(who: str, seed: Any) -> None:
 def check_number(who: str, name: str, number: Any) -> None:
     """Refuse what is no number, NaN and infinity.
 
-    Args:
-        who: the caller, for messages.
-        name: of its argument.
-        number: what was given.
-
-    Raises:
-        ValueError: says what came.
-
     >>> check_number("RenyiBound", "alpha", math.inf)
     Traceback (most recent call last):
         ...
@@ -90,15 +60,7 @@ def check_number(who: str, name: str, number: Any) -> None:
 
 
 def check_path(who: str, name: str, path: Any) -> None:
-    """Refuse what no file or folder can be called.
-
-    Args:
-        who: the caller, for messages.
-        name: of its argument.
-        path: what was given.
-
-    Raises:
-        ValueError: says what came.
+    """Refuse what cannot be the path of a file or folder.
 
     >>> check_path("fit", "out", "")
     Traceback (most recent call last):
@@ -115,22 +77,14 @@ def check_path(who: str, name: str, path: Any) -> None:
 
 
 def check_dense(what: str, rows: Tensor) -> None:
-    """Refuse a sparse or nested tensor, and one that holds no values.
-
-    Args:
-        what: the tensor is, for the message.
-        rows: what was given.
-
-    Raises:
-        ValueError: says what came.
-    """
+    """Refuse a sparse or nested tensor, and one that holds no values; ``what`` names it in the message."""
     if rows.is_nested or rows.is_meta or rows.layout != torch.strided:
         kind = "nested" if rows.is_nested else "meta" if rows.is_meta else "sparse"
         raise ValueError(f"{what} must be a dense tensor that holds values; got a {kind} one.")
 
 
 def is_positive(number: Any) -> bool:
-    """Whether it is a finite number above 0.
+    """Whether an argument is a finite number above 0.
 
     >>> is_positive(0.5), is_positive(True), is_positive(math.inf), is_positive("shared")
     (True, False, False, False)

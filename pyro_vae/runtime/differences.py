@@ -1,4 +1,4 @@
-"""The settings by which two descriptions differ, each in a few words."""
+"""Name the settings by which two descriptions differ."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -29,19 +29,16 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[str]:
                 yield from differences(value, now[key], inside)
             else:
                 yield f"{inside}: was {shown(value)}, is missing"
-    elif _are_alike(before, now):
+    elif _are_mappings(before) and _are_mappings(now) and len(before) == len(now):
         for number, (old, new) in enumerate(zip(before, now, strict=True)):
             yield from differences(old, new, f"{name}[{number}]")
     elif before != now:
         yield f"{name}: was {shown(before)}, is {shown(now)}"
 
 
-def _are_alike(before: Any, now: Any) -> bool:
-    """Whether both are lists of mappings, of one length."""
-    for value in (before, now):
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            return False
-    return len(before) == len(now) and all(isinstance(item, Mapping) for item in [*before, *now])
+def _are_mappings(value: Any) -> bool:
+    """Whether a value is a list of mappings."""
+    return isinstance(value, list | tuple) and all(isinstance(item, Mapping) for item in value)
 
 
 def listed(settings: Sequence[str], most: int = MOST) -> str:

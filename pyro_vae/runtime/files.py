@@ -19,10 +19,13 @@ PARTIAL = ".partial"
 LOCK = ".lock"
 """Name of the lock in a run folder. It is a lock of the system, so that it is released when its process ends."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
-GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
-IN_THE_WAY = (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
+REMEDIES = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "Free space",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "Make the folder {path.parent} writable",
+    (errno.ENOENT, errno.ENOTDIR, errno.ESTALE): "Put the folder {path.parent} back",
+    (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY): "Remove what lies at {path}",
+}
+"""What the user can do, by the numbers of the errors."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -55,13 +58,8 @@ def remedy(error: OSError, path: Path) -> str:
     >>> remedy(OSError(errno.ENOENT, "No such file or directory"), Path("runs/a/config.yaml"))
     'Put the folder runs/a back'
     """
-    if error.errno in FULL:
-        return "Free space"
-    if error.errno in FORBIDDEN:
-        return f"Make the folder {path.parent} writable"
-    if error.errno in GONE:
-        return f"Put the folder {path.parent} back"
-    return f"Remove what lies at {path}" if error.errno in IN_THE_WAY else "See to the disk"
+    remedies = (text for numbers, text in REMEDIES.items() if error.errno in numbers)
+    return next(remedies, "Check the disk").format(path=path)
 
 
 @contextlib.contextmanager
@@ -102,7 +100,7 @@ def _write(path: Path, content: bytes) -> bool:
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     with beside.open("xb") as file:
         try:
-            # Held until the file has its name: a partial file that is not locked is a killed writer's.
+            # The lock is held until the file has its name: a partial file without a lock is a killed writer's.
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not beside.exists():  # it was taken for a leftover before it was locked
@@ -127,7 +125,7 @@ def _remove_leftovers(path: Path) -> None:
     """Remove the partial files of a file whose writers were killed; those at work hold a lock."""
     for file in path.parent.iterdir():
         if file.name.startswith(f"{path.name}.") and file.name.endswith(PARTIAL):
-            # It may be renamed or removed by now, and a file system without locks keeps it: it disturbs nobody.
+            # It may be renamed or removed by now; a file system without locks keeps it, which does no harm.
             with contextlib.suppress(OSError), file.open("r+b") as opened:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 file.unlink()

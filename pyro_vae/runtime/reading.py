@@ -211,7 +211,7 @@ def _a_quarter_of_the_memory() -> int:
 
 @dataclass(frozen=True)
 class Fields:
-    """A mapping that a file holds, whose fields are checked as they are taken.
+    """A mapping that a file holds, whose fields are checked when they are read.
 
     Args:
         values: the mapping.
@@ -240,36 +240,23 @@ class Fields:
     def text(self, name: str, choices: Sequence[str] = ()) -> str:
         """Return a text, one of ``choices`` where there are any."""
         wanted = f"one of {', '.join(choices)}" if choices else "a text"
-        return self._checked(name, wanted, lambda value: isinstance(value, str) and (not choices or value in choices))
+        return self._value(name, str, wanted, lambda text: not choices or text in choices)
 
     def texts(self, name: str) -> list[str]:
         """Return a list of texts."""
-
-        def fits(value: Any) -> bool:
-            return isinstance(value, list) and all(isinstance(item, str) for item in value)
-
-        return self._checked(name, "a list of texts", fits)
+        return self._value(name, list, "a list of texts", lambda items: all(isinstance(item, str) for item in items))
 
     def whole(self, name: str, least: int = 0) -> int:
         """Return a whole number."""
-
-        def fits(value: Any) -> bool:
-            return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-        return self._checked(name, f"a whole number from {least}", fits)
+        return self._value(name, int, f"a whole number from {least}", lambda number: number >= least)
 
     def number(self, name: str) -> float:
         """Return a number, which may be NaN."""
-
-        def fits(value: Any) -> bool:
-            return isinstance(value, int | float) and not isinstance(value, bool)
-
-        return float(self._checked(name, "a number", fits))
+        return float(self._value(name, (int, float), "a number"))
 
     def fields(self, name: str) -> "Fields":
         """Return fields within a field."""
-        value = self._checked(name, "fields with names", lambda value: isinstance(value, Mapping))
-        return Fields(value, f"{self.where}: {name}")
+        return Fields(self._value(name, Mapping, "fields with names"), f"{self.where}: {name}")
 
     def has(self, name: str) -> bool:
         """Whether a field is there, and not null."""
@@ -279,17 +266,15 @@ class Fields:
         """Return an error that says what a field must be."""
         return RunError(f"{self.where}: `{name}` must be {wanted}; got {shown(self.values.get(name))}.")
 
-    def _checked(self, name: str, wanted: str, fits: Callable[[Any], bool]) -> Any:
-        """Return the value of a field.
-
-        Raises:
-            RunError: the field is missing, or its value does not fit.
-        """
+    def _value(
+        self, name: str, kind: type | tuple[type, ...], wanted: str, fits: Callable[[Any], bool] = lambda _: True
+    ) -> Any:
         if name not in self.values:
             raise RunError(f"{self.where}: `{name}` is missing.")
-        if not fits(self.values[name]):
+        value = self.values[name]
+        if not isinstance(value, kind) or isinstance(value, bool) or not fits(value):
             raise self.error(name, wanted)
-        return self.values[name]
+        return value
 
 
 def shown(value: Any) -> str:

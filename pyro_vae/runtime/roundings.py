@@ -1,4 +1,4 @@
-"""Compare results up to roundings."""
+"""Compare results up to rounding errors."""
 
 import torch
 from torch import Tensor

@@ -3,10 +3,9 @@
 import importlib
 import inspect
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any
 
 from pyro.infer import ELBO
@@ -25,15 +24,8 @@ NAMESPACES = (
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
-@dataclass(frozen=True)
-class _Source:
-    where: str
-    named: Collection[str]
-    how: str
-    """A class is trusted, for the message."""
-
-
-_source: ContextVar[_Source | None] = ContextVar("source", default=None)
+_refuse: ContextVar[Callable[[str], None] | None] = ContextVar("refuse", default=None)
+"""Raises where the file that is read names a class that the user has not named; None where any class may be named."""
 
 
 @contextmanager
@@ -45,12 +37,18 @@ def names_from(where: object, *, trust: bool, named: Collection[str] = ()) -> It
         trust: the user has said that it may name any class.
         named: classes that the user has named as well.
     """
-    token = _source.set(None if trust else _Source(str(where), named, _how_to_trust()))
+    how = _how_to_trust()
+
+    def refuse(name: str) -> None:
+        if name not in named:
+            raise _refusal(str(where), name, how)
+
+    token = _refuse.set(None if trust else refuse)
     try:
         with named_as("settings"):
             yield
     finally:
-        _source.reset(token)
+        _refuse.reset(token)
 
 
 def require_trusted(name: str) -> None:
@@ -65,13 +63,13 @@ def require_trusted(name: str) -> None:
     Raises:
         RunError: the class may not be imported; the message says how to allow it.
     """
-    source = _source.get()
-    if source is None or is_declared(name.rpartition(":")[0]) or declares(name) or name in source.named:
-        return
-    raise _refusal(source.where, name, source.how)
+    refuse = _refuse.get()
+    if refuse is not None and not is_declared(name.rpartition(":")[0]) and not declares(name):
+        refuse(name)
 
 
 def _how_to_trust() -> str:
+    """Return what the reader of messages does to trust a file."""
     return f"{'add' if are_flags() else 'pass'} {argument('trust', True)}"
 
 
@@ -93,11 +91,6 @@ def is_declared(module: str) -> bool:
     return inside and _PATH.fullmatch(module) is not None and "__main__" not in module
 
 
-def is_part(value: Any) -> bool:
-    """Whether it is a class of networks or objectives."""
-    return inspect.isclass(value) and issubclass(value, nn.Module | ELBO)
-
-
 def trusted_class(path: str, where: str, trust: bool) -> type:
     """Return the class that a file names as ``package.module:ClassName``, after checking that it is a part.
 
@@ -115,6 +108,7 @@ def trusted_class(path: str, where: str, trust: bool) -> type:
     target: Any = importlib.import_module(module)
     for part in name.split("."):
         target = getattr(target, part)
-    if not is_part(target) or not (trust or is_declared(target.__module__)):
+    is_part = inspect.isclass(target) and issubclass(target, nn.Module | ELBO)
+    if not is_part or not (trust or is_declared(target.__module__)):
         raise RunError(f"{where}: {path} is no network and no objective: only such classes are built from a folder.")
     return target

@@ -1,4 +1,4 @@
-"""What an exception says, and the line of the user's code that it arose in."""
+"""Put an exception into one line, with the line of the user's code that it arose in."""
 
 import os
 import re
@@ -16,7 +16,7 @@ LIBRARIES = tuple(
 """Folders of Python, of installed packages and of this one: what lies elsewhere is the user's."""
 
 LONGEST = 300
-"""Characters of what an exception says."""
+"""Characters of an exception's message."""
 
 
 def place_of(error: BaseException) -> str:
@@ -37,7 +37,7 @@ def place_of(error: BaseException) -> str:
 
 
 def plainly(error: BaseException) -> str:
-    """Return what an exception says in one line, without the tensors and the table of shapes that Pyro prints."""
+    """Return an exception's message in one line, without the tensors and the table of shapes that Pyro prints."""
     text = str(error).partition("Trace Shapes:")[0]
     text = re.sub(r"tensor\((?:[^()]|\([^()]*\))*\)", "tensor(...)", text)
     return " ".join(text.split()).removesuffix(", but found invalid values: tensor(...)")

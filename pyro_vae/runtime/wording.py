@@ -27,9 +27,8 @@ def count(number: int, unit: str) -> str:
 
 
 def in_one_line(error: Exception) -> str:
-    """Return an exception's class and the first line of what it says."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    """Return an exception's class and the first line of its message."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
 def did_you_mean(name: str, known: Iterable[str], *, quoted: bool = True) -> str:

@@ -1,4 +1,4 @@
-"""The bootstrap over images: means of resamples, and the interval that they give."""
+"""Bootstrap-t intervals of means over images."""
 
 import math
 
@@ -11,7 +11,22 @@ ROUNDING = 1e-9
 """Relative size below which a range of values, or a resample's standard deviation, counts as 0."""
 
 
-def resampled_means(columns: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def image_intervals(columns: np.ndarray, level: float, resamples: int, seed: int) -> list[tuple[float, float]]:
+    """Return the interval of the mean of each column of ``(N, C)``, from the same resampled images.
+
+    Args:
+        columns: what was measured of each image.
+        level: of the intervals.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+    """
+    squares = np.square(columns - columns.mean(0))
+    resampled = _resampled_means(np.concatenate([columns, squares], 1), resamples, seed)
+    means, mean_squares = np.split(resampled, 2, axis=1)
+    return [_studentized(*column, level) for column in zip(columns.T, means.T, mean_squares.T, strict=True)]
+
+
+def _resampled_means(columns: np.ndarray, resamples: int, seed: int) -> np.ndarray:
     """Return means ``(resamples, C)`` of columns ``(N, C)`` over N rows drawn with replacement, the same for all C."""
     rng, N = np.random.default_rng(seed), len(columns)
     centres = columns.mean(0)
@@ -24,7 +39,7 @@ def resampled_means(columns: np.ndarray, resamples: int, seed: int) -> np.ndarra
     return np.concatenate(blocks) + centres
 
 
-def studentized_interval(
+def _studentized(
     values: np.ndarray, resampled: np.ndarray, resampled_squares: np.ndarray, level: float
 ) -> tuple[float, float]:
     r"""Return the symmetric bootstrap-t interval of a mean; of equal values, both ends are the mean.

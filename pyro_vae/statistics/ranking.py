@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 from pyro_vae.runtime.wording import count, rounded_error
 from pyro_vae.statistics.crossed_effects import CrossedEffects
-from pyro_vae.statistics.image_bootstrap import resampled_means, studentized_interval
+from pyro_vae.statistics.image_bootstrap import image_intervals
 from pyro_vae.statistics.seed_spread import seed_spread
 from pyro_vae.statistics.uniformity import holm
 
@@ -19,6 +19,8 @@ RESAMPLES = 2000
 
 TAIL = 5
 """Resamples that must lie beyond each end of an interval."""
+
+ONE_SEED = "one seed, which says nothing of others"
 
 
 @dataclass(frozen=True)
@@ -72,15 +74,16 @@ class PairedDifference:
 
     def __str__(self) -> str:
         digits = _decimals(self.standard_error)
-        low, high = self.interval
-        seeds = f"{self.num_seeds} seeds" if self.over_seeds else "one seed, which says nothing of others"
+        interval, of_runs = (
+            f"{low:.{digits}f} to {high:.{digits}f}" for low, high in (self.interval, self.image_interval)
+        )
+        if self.over_seeds:
+            interval = f"{interval}, of these runs {of_runs}"
+        seeds = f"{self.num_seeds} seeds" if self.over_seeds else ONE_SEED
         left_out = f", {self.num_left_out} left out" if self.num_left_out else ""
-        first, last = self.image_interval
-        of_runs = f", of these runs {first:.{digits}f} to {last:.{digits}f}" if self.over_seeds else ""
         return (
             f"{self.mean_difference:+.{digits}f} nats (s.e. {rounded_error(self.standard_error)}, {100 * self.level:g} "
-            f"% interval {low:.{digits}f} to {high:.{digits}f}{of_runs}, p = {self.p_value:.2g}; "
-            f"{count(self.num_images, 'image')}{left_out}; {seeds})"
+            f"% interval {interval}, p = {self.p_value:.2g}; {count(self.num_images, 'image')}{left_out}; {seeds})"
         )
 
 
@@ -152,24 +155,18 @@ class Ranking:
         digits = max(_decimals(pair.difference.standard_error) for pair in self.comparisons)
         level = f"{100 * self.level:g} %"
         cells = [["rank", "name", "nats", "to the best", f"{level} interval", f"{level} of these runs", "p"]]
-        for at, row in enumerate(self.rows):
-            shown = [str(row.rank), row.name, f"{row.mean:.{digits}f}"]
-            if at:
-                shown.append(f"{row.to_best:+.{digits}f}")
-                shown += [f"[{low:.{digits}f}, {high:.{digits}f}]" for low, high in (row.interval, row.image_interval)]
-                shown.append(f"{row.p_value:.2g}")
-            cells.append(shown + [""] * (len(cells[0]) - len(shown)))
+        for row in self.rows:
+            intervals = [f"[{low:.{digits}f}, {high:.{digits}f}]" for low, high in (row.interval, row.image_interval)]
+            beside = [f"{row.to_best:+.{digits}f}", *intervals, f"{row.p_value:.2g}"]
+            beside = beside if row is not self.rows[0] else [""] * len(beside)
+            cells.append([str(row.rank), row.name, f"{row.mean:.{digits}f}", *beside])
         if self.num_seeds == 1:
             # Both intervals are the same then.
             for line in cells:
                 del line[4]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        lines = [
-            "  ".join(
-                cell.ljust(w) if i == 1 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-            )
-            for row in cells
-        ]
+        aligned = [str.rjust, str.ljust, *[str.rjust] * (len(widths) - 2)]
+        lines = ["  ".join(pad(*cell) for pad, *cell in zip(aligned, row, widths, strict=True)) for row in cells]
         left_out = f" ({self.num_left_out} left out)" if self.num_left_out else ""
         lines.append(
             f"{count(self.num_images, 'image')}{left_out}; {self.seeds_in_words}; corrected for "
@@ -181,7 +178,7 @@ class Ranking:
     def seeds_in_words(self) -> str:
         """How many seeds there are, and how their spread was estimated."""
         if self.num_seeds == 1:
-            return "one seed, which says nothing of others"
+            return ONE_SEED
         configurations, df = len(self.rows), f"{self.seed_df:.3g} degree{'' if self.seed_df == 1 else 's'} of freedom"
         if configurations == 2:
             return f"{self.num_seeds} seeds ({df})"
@@ -245,7 +242,7 @@ def paired_difference(
     """
     values, num_left_out = _common_images("paired_difference", {"a": a, "b": b}, level, resamples)
     difference = values[0] - values[1]
-    (image_interval,) = _image_intervals([difference.mean(0)], level, resamples, seed)
+    (image_interval,) = image_intervals(difference.mean(0)[:, None], level, resamples, seed)
     return _summarize(CrossedEffects.of(difference), image_interval, level, num_left_out)
 
 
@@ -324,11 +321,10 @@ def compare_all(
             replace(effects, seed=num_images * (variance[first] + variance[second]), seed_df=seed_df)
             for effects, (first, second) in zip(crossed, pairs, strict=True)
         ]
-    by_image = [(nats_of[first] - nats_of[second]).mean(0) for first, second in pairs]
-    image_intervals = _image_intervals(by_image, level, resamples, seed)
+    by_image = np.stack([(nats_of[first] - nats_of[second]).mean(0) for first, second in pairs], 1)
     differences = [
         _summarize(effects, image_interval, level, num_left_out)
-        for effects, image_interval in zip(crossed, image_intervals, strict=True)
+        for effects, image_interval in zip(crossed, image_intervals(by_image, level, resamples, seed), strict=True)
     ]
     adjusted = holm(np.array([difference.p_value for difference in differences])).tolist()
     alpha = (1 - level) / len(pairs)
@@ -341,8 +337,8 @@ def compare_all(
         to_best = comparisons[names[0], name]
         rank = 1 + sum(comparisons[better, name].p_value < 1 - level for better in names[:at])
         mean_difference = to_best.difference.reversed().mean_difference
-        interval, image_interval = _reversed(to_best.interval), _reversed(to_best.image_interval)
-        rows.append(RankingRow(rank, name, means[name], mean_difference, interval, image_interval, to_best.p_value))
+        intervals = _reversed(to_best.interval), _reversed(to_best.image_interval)
+        rows.append(RankingRow(rank, name, means[name], mean_difference, *intervals, to_best.p_value))
     return Ranking(
         tuple(rows), tuple(comparisons.values()), level, num_seeds, num_images, num_left_out, seed_df, prior_df
     )
@@ -358,17 +354,6 @@ def _reversed(interval: tuple[float, float]) -> tuple[float, float]:
 def _decimals(error: float) -> int:
     """Return how many decimals show two digits of an error: at least two, and at most six, as more are rounding."""
     return min(max(2, 1 - math.floor(math.log10(error))), 6) if error > 0 else 2
-
-
-def _image_intervals(
-    differences: Sequence[np.ndarray], level: float, resamples: int, seed: int
-) -> list[tuple[float, float]]:
-    """Return the interval over images of each difference ``(N,)``, from the same resampled images."""
-    columns = np.stack(differences, 1)
-    squares = np.square(columns - columns.mean(0))
-    resampled = resampled_means(np.concatenate([columns, squares], 1), resamples, seed)
-    means, mean_squares = np.split(resampled, 2, axis=1)
-    return [studentized_interval(*of_one, level) for of_one in zip(columns.T, means.T, mean_squares.T, strict=True)]
 
 
 def _summarize(
@@ -408,32 +393,32 @@ def _common_images(who: str, values: Mapping[str, ArrayLike], level: float, resa
                 f"{who}: {name!r} must be (num_seeds, num_images), or (num_images,) for one seed; got shape "
                 f"{array.shape}."
             )
-    (first, shape), *others = [(name, np.atleast_2d(array).shape) for name, array in arrays.items()]
-    for name, other in others:
-        if other[1] != shape[1]:
+    rows = {name: np.atleast_2d(array) for name, array in arrays.items()}
+    first = next(iter(rows))
+    S, N = rows[first].shape
+    for name, (num_seeds, num_images) in ((name, array.shape) for name, array in rows.items()):
+        if num_images != N:
             raise ValueError(
-                f"{who}: {first!r} and {name!r} must be measured on the same images, in the same order; got "
-                f"{shape[1]} and {other[1]} images. Evaluate both on the same test set; a flagged image is NaN, not "
-                f"missing."
+                f"{who}: {first!r} and {name!r} must be measured on the same images, in the same order; got {N} and "
+                f"{num_images} images. Evaluate both on the same test set; a flagged image is NaN, not missing."
             )
-        if other[0] != shape[0]:
+        if num_seeds != S:
             raise ValueError(
-                f"{who}: {first!r} and {name!r} must have as many seeds, as they are paired by position; got "
-                f"{shape[0]} and {other[0]}. Train the missing ones, or pass the first {min(shape[0], other[0])} rows "
-                f"of both."
+                f"{who}: {first!r} and {name!r} must have as many seeds, as they are paired by position; got {S} and "
+                f"{num_seeds}. Train the missing ones, or pass the first {min(S, num_seeds)} rows of both."
             )
-    stacked = np.stack([np.atleast_2d(array) for array in arrays.values()])
+    stacked = np.stack(list(rows.values()))
     finite = np.isfinite(stacked)
-    there = finite.all((0, 1))
-    if not there.any():
+    complete = finite.all((0, 1))
+    if not complete.any():
         at, fewest = np.unravel_index(finite.sum(-1).argmin(), finite.shape[:2])
         raise ValueError(
-            f"{who}: no image of {there.size} is finite for all configurations and seeds. The fewest, "
+            f"{who}: no image of {complete.size} is finite for all configurations and seeds. The fewest, "
             f"{finite[at, fewest].sum()}, are finite for {list(arrays)[at]!r}, row {fewest}: look there first."
         )
-    if there.sum() < 2:
+    if complete.sum() < 2:
         raise ValueError(
-            f"{who}: at least 2 images are needed for a standard error; got {there.sum()}, and "
-            f"{(~there).sum()} that are not finite for all configurations and seeds."
+            f"{who}: at least 2 images are needed for a standard error; got {complete.sum()}, and "
+            f"{(~complete).sum()} that are not finite for all configurations and seeds."
         )
-    return stacked[..., there], int((~there).sum())
+    return stacked[..., complete], int((~complete).sum())

@@ -88,7 +88,7 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_and_what_one_at_work_w
         (errno.EACCES, "Permission denied; the one written before it is intact. Make the folder FOLDER writable or"),
         (errno.EROFS, "Make the folder FOLDER writable or choose"),
         (errno.ENOENT, "Put the folder FOLDER back or choose"),
-        (errno.EIO, "Input/output error; the one written before it is intact. See to the disk or choose"),
+        (errno.EIO, "Input/output error; the one written before it is intact. Check the disk or choose"),
     ],
 )
 def test_a_write_that_fails_says_why_and_leaves_nothing(number, words, tmp_path, monkeypatch):
