@@ -1,4 +1,4 @@
-"""One image file as bytes, or the reason why it cannot be taken as they would be needed."""
+"""Read one image file as bytes, or say why its pixels cannot be had as they are."""
 
 import re
 import warnings
@@ -16,13 +16,13 @@ SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".bmp", ".dib", ".tif",
     ".tiff", ".webp", ".gif", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".psd", ".exr", ".dds",
 )  # fmt: skip
-"""Of files that are images, also of those that are refused; other files are looked into."""
+"""Of files that are images, also of those that are refused; of other files the first bytes are read."""
 
 STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*")
 """First bytes of PNG, JPEG, GIF and TIFF files, by which one without its suffix is known."""
 
 FORMATS = ("PNG", "JPEG", "MPO", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
-"""Pillow's names of the formats that are read; of others it is not known what Pillow makes of their pixels."""
+"""Pillow's names of the formats that are read; of others it was not checked what Pillow makes of their pixels."""
 
 TARGETS = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
 """Pillow's modes (https://pillow.readthedocs.io, "Modes") of at most a byte a channel, and what they become."""
@@ -58,50 +58,45 @@ def read_image(path: Path) -> Tensor:
 
     if not path.is_file():
         raise DataCorruptError(f"load_data: {path} is no file: it is a link to nothing, or a device. Delete it")
-    pixels = None
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as opened:
-                refusal = _refusal(opened)
-                if refusal is None:
-                    image = ImageOps.exif_transpose(opened)
-                    refusal = _transparency(image)
-                    # By way of RGBA, since Pillow would warn of a palette with transparency.
-                    image = image.convert("RGBA") if image.mode in ("P", "PA") else image
-                    pixels = np.array(image.convert(TARGETS[image.mode]))
+                _refuse_others(opened)
+                image = ImageOps.exif_transpose(opened)
+                if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
+                    raise _RefusedError("has transparent pixels: put it on a background")
+                # By way of RGBA, since Pillow would warn of a palette with transparency.
+                image = image.convert("RGBA") if image.mode in ("P", "PA") else image
+                pixels = np.array(image.convert(TARGETS[image.mode]))
     except PermissionError:  # no damage; its message names the file
         raise
+    except _RefusedError as error:
+        raise ValueError(f"load_data: {path} {error}") from None
     except Exception as error:  # On damage Pillow raises whatever a format's parser runs into.
         raise DataCorruptError(
             f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({told(error)}). Replace or "
             "delete it"
         ) from error
-    if refusal is not None or pixels is None:
-        raise ValueError(f"load_data: {path} {refusal}")
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(2, 0)
 
 
-def _refusal(image: Any) -> str | None:
-    """Return why an opened image cannot be taken, None where it can."""
+class _RefusedError(Exception):
+    """An image is whole, and cannot be taken; the message says why."""
+
+
+def _refuse_others(image: Any) -> None:
+    """Refuse an opened image whose pixels are not 8 bits a channel of black-and-white, grey or red, green and blue."""
     if image.format not in FORMATS:
-        return f"is a {image.format} file: convert it to PNG"
+        raise _RefusedError(f"is a {image.format} file: convert it to PNG")
     # The second picture of a camera's MPO file is a preview or another eye's.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
-        return f"holds {image.n_frames} frames: write each into a file of its own"
+        raise _RefusedError(f"holds {image.n_frames} frames: write each into a file of its own")
     depth = _deep(image)
     if depth is not None:
-        return f"has more than 8 bits a channel (mode {depth}): convert it to 8"
+        raise _RefusedError(f"has more than 8 bits a channel (mode {depth}): convert it to 8")
     if image.mode not in TARGETS:
-        return f"has colours of mode {image.mode}: convert it to RGB"
-    return None
-
-
-def _transparency(image: Any) -> str | None:
-    """Return that an image has pixels that are not opaque, None where it has none."""
-    if image.has_transparency_data and image.convert("RGBA").getchannel("A").getextrema() != (255, 255):
-        return "has transparent pixels: put it on a background"
-    return None
+        raise _RefusedError(f"has colours of mode {image.mode}: convert it to RGB")
 
 
 def _deep(image: Any) -> str | None:

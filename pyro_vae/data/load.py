@@ -46,8 +46,8 @@ def load_data(
 ) -> ImageData:
     """Load images in three splits, binarized in one of four ways.
 
-    Torch's global generator is neither read nor advanced. Of the user's own images a warning says how many held-out
-    ones are training images as well.
+    Torch's global generator is neither read nor advanced. A warning says how many of the user's own held-out images are
+    training images as well.
 
     Args:
         name: a key of `DATASETS`, or a path: a ``.npy`` or ``.npz`` file, or a folder of images.
@@ -71,8 +71,8 @@ def load_data(
     Raises:
         DataNotFoundError: the files are not there and cannot be fetched.
         DataCorruptError: a file is truncated or not what it should be.
-        ValueError: an unknown name or binarization, a split that cannot be made, pixels that are no
-        images, or labels asked for where there are none.
+        ValueError: an unknown name or binarization, a split that cannot be made, pixels that are no images, or labels
+            asked for where there are none.
 
     >>> data = load_data("mnist-5k", binarization="threshold")
     >>> data
@@ -83,6 +83,7 @@ def load_data(
     label, source = _find_source(name)
     binarization = _choose_binarization(binarization, label, source)
     check_whole("load_data", "seed", seed)
+    seed = int(seed)
     if valid_size is not None:
         check_whole("load_data", "valid_size", valid_size)
         valid_size = int(valid_size)
@@ -99,7 +100,7 @@ def load_data(
         name=label,
         **(_with_labels(images, splits, label) if labels else images),
         binarization=binarization,
-        seed=int(seed),
+        seed=seed,
         content_hash=_content_hash(splits, labels),
         source=splits.source,
         train_labels=splits.train.labels,

@@ -1,4 +1,4 @@
-"""Drawing from a seed without moving the random number generators that the caller uses."""
+"""Draw from a seed without moving the random number generators that the caller uses."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
