@@ -19,22 +19,22 @@ from pyro_vae.protocols import Program
 from pyro_vae.runtime.wording import count
 
 DIVERGED = 0.05
-"""Share of divergent transitions above which a datum is flagged: its chains hardly move where they diverge."""
+"""Share of divergent transitions above which a datum is flagged: chains hardly move where they diverge."""
+
+
+UNDERSTATED = 0.5
+"""Nats of standard error above which about four chains or fewer carry the weight of a datum.
+
+A first-order error is at most 1 nat, however much of the evidence is missing: that of one chain with all the weight.
+"""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class AIS(BoundResult, Estimate):
-    """What :func:`ais` returns: an estimate of log p(x), in nats, float64, on the CPU.
-
-    ``per_datum`` is the log of the mean weight of each datum, a lower bound on log p(x) in expectation; NaN where there
-    is no finite estimate, or where too many trajectories diverged. Its Monte Carlo ``standard_errors`` are taken over
-    chains, to first order, and NaN for one chain.
-    """
-
-    columns = MappingProxyType({"log_likelihood": "higher"})
+class AnnealedResult(BoundResult):
+    """The base of results of annealed chains: their forward weights, and how they ran."""
 
     log_weights: Tensor = field(repr=False)
-    """Log w of each chain of each datum, ``(num_chains, N)``."""
+    """Log w of each forward chain of each datum, ``(num_chains, N)``."""
     acceptance: Tensor = field(repr=False)
     """Mean probability of acceptance of each datum's transitions, ``(N,)``; NaN for one temperature, which has none."""
     diverged: Tensor = field(repr=False)
@@ -43,10 +43,61 @@ class AIS(BoundResult, Estimate):
     num_leapfrog: int
     schedule: str
     start: str = "prior"
-    """What the chains start from: "prior" or "guide"."""
+    """The law that forward chains start from, and reverse ones end at: "prior" or "guide"."""
     unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """Which data have a chain at whose end roundings may move log p(x, u) by more than 0.1 nats, ``(N,)``: its weight
     is NaN, and the datum flagged."""
+
+    @property
+    def flagged(self) -> Tensor:
+        """Which data are left out of the means, ``(N,)``: no finite estimate, or too many divergent trajectories."""
+        return next(iter(self.estimates.values())).left_out
+
+    @property
+    def num_chains(self) -> int:
+        """C, chains of each datum, each way."""
+        return len(self.log_weights)
+
+    @property
+    def ess(self) -> Tensor:
+        """Effective number of forward chains (sum w)^2 / sum w^2 of each datum, ``(N,)``."""
+        return LogMean.of(self.log_weights).ess
+
+    def facts(self) -> dict[str, Any]:
+        """Return how chains ran, and what speaks against the numbers."""
+        in_mean = ~self.flagged
+        return {
+            "num_temperatures": self.num_temperatures,
+            "num_chains": self.num_chains,
+            "num_leapfrog": self.num_leapfrog,
+            "schedule": self.schedule,
+            "start": self.start,
+            "acceptance": self.acceptance[in_mean].mean().item(),
+            "median_ess": self.ess[in_mean].median().item() if in_mean.any() else math.nan,
+            "num_unresolved": int(self.unresolved.sum()),
+            "bound": self.bound,
+            "caveat": self.caveat,
+        }
+
+    @property
+    def acceptance_and_data(self) -> str:
+        """The share of the proposals that was accepted, and how many data a mean is over, in words."""
+        share = self.acceptance[~self.flagged].mean().item()
+        words = "" if math.isnan(share) else f"acceptance {share:.2f}; "
+        words += count(len(self.flagged), self.datum)
+        return f"{words}, {int(self.flagged.sum())} flagged and left out" if self.flagged.any() else words
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class AIS(AnnealedResult, Estimate):
+    """What :func:`ais` returns: an estimate of log p(x), in nats, float64, on the CPU.
+
+    ``per_datum`` is the log of the mean weight of each datum, a lower bound on log p(x) in expectation; NaN where there
+    is no finite estimate, or where too many trajectories diverged. Its Monte Carlo ``standard_errors`` are taken over
+    chains, to first order, and NaN for one chain.
+    """
+
+    columns = MappingProxyType({"log_likelihood": "higher"})
 
     @classmethod
     def of_weights(cls, log_weights: Tensor, *, diverged: Tensor, **others: Any) -> Self:
@@ -68,14 +119,12 @@ class AIS(BoundResult, Estimate):
         )
 
     @property
-    def num_chains(self) -> int:
-        """C, chains of each datum."""
-        return len(self.log_weights)
+    def few_effective(self) -> Tensor:
+        """Which data in the mean have a standard error above 0.5 nats, ``(N,)``.
 
-    @property
-    def ess(self) -> Tensor:
-        """Effective number of chains (sum w)^2 / sum w^2 of each datum, ``(N,)``."""
-        return LogMean.of(self.log_weights).ess
+        Few of their chains carry the weight: the bound is loose, and its error, of first order, too small.
+        """
+        return (self.standard_errors > UNDERSTATED) & ~self.left_out
 
     @property
     def estimates(self) -> dict[str, Estimate]:
@@ -88,37 +137,22 @@ class AIS(BoundResult, Estimate):
 
     def facts(self) -> dict[str, Any]:
         """Return how chains ran, and what speaks against the numbers."""
-        in_mean = ~self.left_out
-        return {
-            "num_temperatures": self.num_temperatures,
-            "num_chains": self.num_chains,
-            "num_leapfrog": self.num_leapfrog,
-            "schedule": self.schedule,
-            "start": self.start,
-            "acceptance": self.acceptance[in_mean].mean().item(),
-            "median_ess": self.ess[in_mean].median().item() if in_mean.any() else math.nan,
-            "num_unresolved": int(self.unresolved.sum()),
-            "bound": self.bound,
-        }
+        return super().facts() | {"num_few_effective": int(self.few_effective.sum())}
 
     def __str__(self) -> str:
         kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
         size = f"{count(self.num_chains, 'chain')} x {count(self.num_temperatures, 'temperature')}"
         text = (
             f"{kind} {self.mean:.2f} nats/{self.datum} (AIS from the {self.start}: {size}; {self.errors_in_words}; "
-            f"{acceptance_and_data(self.acceptance, self.flagged, self.datum)})"
+            f"{self.acceptance_and_data})"
         )
+        if self.few_effective.any():
+            text += (
+                f"; few chains carry the weight of {int(self.few_effective.sum())} of "
+                f"{count(self.num_data, self.datum)} (s.e. > {UNDERSTATED}): the bound is loose and its Monte Carlo "
+                f"error understated. Use more temperatures"
+            )
         return f"{text}; {UNRESOLVED}" if self.unresolved.any() else text
-
-
-def acceptance_and_data(acceptance: Tensor, flagged: Tensor, unit: str) -> str:
-    """Say which share of the proposals was accepted, and how many data a mean is over."""
-    share = acceptance[~flagged].mean().item()
-    parts = [] if math.isnan(share) else [f"acceptance {share:.2f}"]
-    parts.append(count(len(flagged), unit))
-    if flagged.any():
-        parts[-1] += f", {int(flagged.sum())} flagged and left out"
-    return "; ".join(parts)
 
 
 def ais(
@@ -140,7 +174,7 @@ def ais(
     max_rows: int | None = None,
     compile: str = "auto",
 ) -> AIS:
-    r"""Log p(x) of each datum by annealed importance sampling, from the prior or a guide to the posterior.
+    r"""Estimate log p(x) of each datum by annealed importance sampling, from the prior or a guide to the posterior.
 
     .. math::
         \log \hat p(x) = \log \frac{1}{C} \sum_{c=1}^C w_c, \qquad
@@ -149,24 +183,27 @@ def ais(
     in unconstrained coordinates u (:class:`pyro_vae.programs.joint.Joint`). u_0 is drawn from q_0, the prior or the
     guide; u_t follows from u_{t-1} by one transition of Hamiltonian Monte Carlo that leaves q_0^{1 - b_t} p(x, .)^{b_t}
     invariant. The mean of w is p(x) for any number of temperatures, so that log p^(x) is a lower bound on log p(x) in
-    expectation, tight where there are many.
+    expectation. The bound is tight for many temperatures.
 
-    **Step sizes** are each chain's and datum's own. A pilot, with draws of its own, anneals as many chains in
-    ``burn_in`` transitions, moves the logarithm of each step size by 0.2 (acceptance - 0.65) after each, and notes it.
-    The run that is weighed takes at b_t what the pilot had come to at the same part of the schedule, and adapts
-    nothing: its kernels depend on the pilot alone, which is independent of it, and so the mean of w is p(x) exactly.
-    Each transition takes a share of its step size, drawn anew from 0.4 to 1: trajectories of one length would come back
-    to where they started in some directions.
+    **Step sizes** differ between chains and data. A pilot run with draws of its own anneals as many chains in
+    ``burn_in`` transitions; after each, it moves the logarithm of each step size by 0.2 (acceptance - 0.65) and records
+    it. The run that gives the weights takes the pilot's step sizes at the same part of the schedule and adapts nothing:
+    its kernels depend on the pilot alone, which is independent of it, so that the mean of w is exactly p(x). Each
+    transition takes a random share of its step size, from 0.4 to 1: trajectories of one length would return to their
+    start in some directions.
 
     **Divergent trajectories**, whose energy error is not finite or above 1000 nats, are rejected and counted. A datum
     with more than 5 % of them, or with a weight that is NaN or infinite, is flagged and left out of the means. A weight
     is NaN where roundings may move log p(x, u) at the chain's end by more than 0.1 nats (:attr:`AIS.unresolved`).
 
-    **Cost**: (num_temperatures - 1 + burn_in) x num_leapfrog x num_chains decoder passes, forward and backward, for
-    each image: 176 000 by default. Doubling the temperatures halves what is missing to log p(x), roughly.
+    **Heavy tails**: where few chains carry the weight (:attr:`AIS.few_effective`), the bound is loose and its error, of
+    first order, too small. Such data stay in the mean; ``str()`` and :meth:`AIS.facts` say how many there are.
 
-    Chains x data are worked on ``max_rows`` at a time: besides the result, memory grows neither with N nor with chains
-    or temperatures. Modules run in evaluation mode and come back as they were.
+    **Cost**: (num_temperatures - 1 + burn_in) x num_leapfrog x num_chains decoder passes, forward and backward, for
+    each image: 176 000 by default. Twice the temperatures halve the distance to log p(x), roughly.
+
+    ``max_rows`` chains x data are annealed at a time: besides the result, memory grows neither with N nor with chains
+    or temperatures. Modules run in evaluation mode and return to the mode they were in.
 
     Args:
         model: p(x, z), any Pyro program with one vectorized batch plate and continuous latent sites.
@@ -177,18 +214,19 @@ def ais(
         num_chains: C; of a single one the standard errors are unknown.
         num_leapfrog: leapfrog steps of a transition.
         schedule: "sigmoid", with its smallest steps at both ends, or "linear".
-        step_size: where the pilot starts.
-        step_size_bounds: between which it moves.
+        step_size: the step size that the pilot starts from.
+        step_size_bounds: the smallest and the largest step size.
         burn_in: the pilot's transitions; 0 for none, and ``step_size`` throughout.
         plate: the batch plate's name, needed only where several would do.
         seed: of the chains; None draws it from the global generator.
         progress: show a bar; None shows it on a terminal only.
-        out: a file that finished pieces are written to; called again with equal arguments, what is finished is taken
-            from there. The result does not depend on whether it was interrupted, on the same machine and threads.
-        max_rows: chains x data of one evaluation, at most; None for a cacheful. Another number is another result.
+        out: a file that finished pieces are written to; a later call with equal arguments takes them from there. An
+            interruption does not change the result, on the same machine and number of threads.
+        max_rows: chains x data of one evaluation, at most; None for as many as fit in the cache. Another number gives
+            another result.
         compile: how log-densities and slopes are computed: "off", "trace", "inductor" or "auto", as for
             :func:`pyro_vae.log_likelihood`; "auto" decides before the first piece. The levels differ in rounding, which
-            chains amplify: a seed gives each of them other numbers.
+            chains amplify: with one seed, each level gives other numbers.
 
     Returns:
         :class:`AIS`; ``print`` it for one line.
@@ -199,8 +237,8 @@ def ais(
             variables).
         PairError: the model has no batch plate, or does not fit the guide.
         SupportError: x lies outside the likelihood's support.
-        NonFiniteError: Pyro's validation finds a NaN among the first data; the message names the site. One that it does
-            not see, or that comes later, flags its datum.
+        NonFiniteError: Pyro's validation finds a NaN among the first data; the message names the site. Any other NaN
+            flags its datum.
         OutOfMemoryError: ``max_rows`` is too large.
         RunError: ``out`` is of other settings, other data or other parameters, or damaged.
         CheckpointError: ``out`` could not be written.
@@ -212,22 +250,11 @@ def ais(
 
     >>> import torch
     >>> from pyro_vae.models import LinearGaussian
-    >>> found = ais(LinearGaussian(x_dim=4, latent_dim=2), torch.zeros(7, 4), num_temperatures=3, num_chains=5)
-    >>> found.per_datum.shape, found.log_weights.shape
+    >>> result = ais(LinearGaussian(x_dim=4, latent_dim=2), torch.zeros(7, 4), num_temperatures=3, num_chains=5)
+    >>> result.per_datum.shape, result.log_weights.shape
     (torch.Size([7]), torch.Size([5, 7]))
     """
     annealing = Annealing(num_temperatures, num_chains, num_leapfrog, schedule, step_size, step_size_bounds, burn_in)
     annealer = Annealer("ais", model, guide, x, annealing, plate, max_rows, compile)
-    found, _ = annealer.run(seed, progress, out)
-    return AIS.of_weights(
-        found["log_weight"],
-        diverged=found["diverged"].mean(0),
-        acceptance=found["acceptance"].mean(0),
-        num_temperatures=num_temperatures,
-        num_leapfrog=num_leapfrog,
-        schedule=schedule,
-        start=annealer.path.start,
-        unresolved=found["lost"].bool().any(0),
-        caveat=annealer.path.joint.caveat,
-        datum=annealer.unit,
-    )
+    values, _ = annealer.run(seed, progress, out)
+    return AIS.of_weights(values["log_weight"], **annealer.facts(values))

@@ -1,4 +1,4 @@
-"""All data annealed, a piece at a time: what annealed importance sampling and its check in reverse share."""
+"""Chains of all data, annealed a piece at a time, forward and, for bidirectional Monte Carlo, in reverse."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from pyro_vae.errors import OutOfMemoryError
 from pyro_vae.evaluation.annealing.chains import Annealed, Annealing
 from pyro_vae.evaluation.annealing.density_path import Path
 from pyro_vae.evaluation.annealing.hmc import At
-from pyro_vae.evaluation.annealing.pieces import Piece, Pieces, Record, fingerprint
+from pyro_vae.evaluation.annealing.pieces import Piece, Record, fingerprint, pieces_of
 from pyro_vae.evaluation.over_data.rows import HEAD, Rows, rows_a_call
 from pyro_vae.graphs.capture import unlike
 from pyro_vae.graphs.levels import TermDraws, check_level
@@ -33,7 +33,7 @@ FORWARD = ("log_weight", "acceptance", "diverged", "lost")
 REVERSE = ("reverse_log_weight", "reverse_acceptance", "reverse_diverged", "reverse_lost")
 
 TRIALS = 3
-"""Evaluations by which "auto" learns the pace, of which the fastest counts; there are two such trials."""
+"""Evaluations in each of two trials by which "auto" learns the pace; the fastest of a trial counts."""
 
 
 class Annealer:
@@ -44,12 +44,12 @@ class Annealer:
         model: p(x, z).
         guide: what chains start from; None for the prior.
         x: data, or a tuple of all arguments, of which tensors as long as the first are cut into blocks.
-        annealing: how.
+        annealing: the settings of the chains.
         plate: the batch plate's name, where several would do.
         max_rows: chains times data of one evaluation, at most; None for a cacheful.
         compile: at which level, one of :data:`pyro_vae.graphs.levels.LEVELS`.
-        simulated: anneal data drawn from the model, of x's shape, and in reverse too, from the coordinates that they
-            were drawn with.
+        simulated: anneal data drawn from the model, of x's shape; and anneal them in reverse, too, from the latent
+            coordinates that they were drawn with.
     """
 
     def __init__(
@@ -69,14 +69,17 @@ class Annealer:
             if not simulated:
                 self._rows.check_support(model, head)
             self.path = self._path_of(head)
-            self._rows.check_masks(*self.path.masked_parts)
+            self._rows.check_masks(*self.path.parts)
         rows = max_rows or rows_a_call(self.path.joint.outputs)
-        self._pieces = Pieces(annealing.num_chains, self.size, rows, self._rows.why_whole is not None)
+        self._transitions = annealing.num_pilot_transitions + annealing.num_transitions * (1 + simulated)
+        """Of a piece: the pilot's, and those of the chains that count, both ways."""
+        self._pieces = pieces_of(annealing.num_chains, self.size, rows, self._rows.why_whole is not None)
+        self._chains, self._width = self._pieces[0].shape
 
     def run(
         self, seed: int | None, progress: bool | None, out: str | FilePath | None
     ) -> tuple[Mapping[str, Tensor], Tensor]:
-        """Anneal what is not finished yet.
+        """Anneal the pieces that are not finished yet.
 
         Returns:
             The numbers by name, each ``(num_chains, N)``, float64; and the data.
@@ -96,19 +99,36 @@ class Annealer:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                rows = self._pieces.chains * self._pieces.width
+                rows = self._chains * self._width
                 raise OutOfMemoryError(
                     f"{self._who}: out of memory with {rows} rows (chains x data) an evaluation. Pass a smaller "
                     f"max_rows. It said: {in_one_line(error)}"
                 ) from error
         return record.values, self._rows.args[0]
 
+    def facts(self, values: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return how the chains ran, as :class:`pyro_vae.evaluation.annealing.ais.AnnealedResult` holds it.
+
+        Args:
+            values: what :meth:`run` returned; the acceptance and the divergent share are means over both ways.
+        """
+        ways = ("", "reverse_") if self._simulated else ("",)
+        return {
+            "acceptance": sum(values[f"{way}acceptance"].mean(0) for way in ways) / len(ways),
+            "diverged": sum(values[f"{way}diverged"].mean(0) for way in ways) / len(ways),
+            "num_temperatures": self._annealing.num_temperatures,
+            "num_leapfrog": self._annealing.num_leapfrog,
+            "schedule": self._annealing.schedule,
+            "start": self.path.start,
+            "unresolved": torch.cat([values[f"{way}lost"] for way in ways]).bool().any(0),
+            "caveat": self.path.joint.caveat,
+            "datum": self.unit,
+        }
+
     def _run(self, record: Record, exact: Tensor | None, progress: bool | None) -> None:
         draws = self._draws(record)
         record.level = draws.level
-        annealing = self._annealing
-        each = annealing.num_pilot_transitions + annealing.num_transitions * (1 + self._simulated)
-        total, done = each * len(record.done), each * int(record.done.sum())
+        total, done = self._transitions * len(record.done), self._transitions * int(record.done.sum())
         with progress_bar(total, " transitions", self._who, shown=progress, initial=done) as bar:
             for piece in self._pieces:
                 if not record.done[piece.index]:
@@ -117,42 +137,40 @@ class Annealer:
                     bar.refresh()
 
     def _anneal(self, draws: TermDraws, piece: Piece, exact: Tensor | None, bar: "tqdm[Any]") -> dict[str, Tensor]:
-        block = self._block(piece.first, self._pieces.width)
+        block = self._block(piece.first, self._width)
         at: At = draws.on(*block)
-        chains, counted = self._pieces.chains, self.path.joint.counted(block)
+        chains, counted = self._chains, self.path.joint.counted(block)
 
         def held(u: Tensor) -> tuple[At, Tensor]:
             return (at if counted is None else _held(at, counted, u)), u
 
-        # The pilot has draws of its own: what it finds is independent of the chains that count.
+        # The pilot has draws of its own: its step sizes are independent of the chains that count.
         sizes = self._annealing.step_sizes(*held(self.path.draw(block, chains)), bar.update)
         runs = [self._annealing.run(*held(self.path.draw(block, chains)), sizes, bar.update)]
         if exact is not None:
-            u = exact[:, piece.first : piece.first + self._pieces.width].to(self._rows.device)
+            u = exact[:, piece.first : piece.first + self._width].to(self._rows.device)
             runs.append(self._annealing.run(*held(u.repeat(chains, 1, 1)), sizes, bar.update, reverse=True))
         numbers = [number for run in runs for number in self._numbers(block, run)]
         return dict(zip(FORWARD + REVERSE * (exact is not None), numbers, strict=True))
 
     def _numbers(self, block: tuple[Any, ...], run: Annealed) -> list[Tensor]:
-        """Return what :data:`FORWARD` names; weights are NaN where log p(x, u) at the chain's end is lost.
+        """Return the numbers that :data:`FORWARD` names.
 
-        That is where roundings may move it by more than 0.1 nats.
+        A weight is NaN where roundings may move log p(x, u) at the end of its chain by more than 0.1 nats.
         """
         lost = (self.path.joint.rounding(block, run.u) > MOST_ROUNDING).to(run.log_weight.device)
         return [run.log_weight.masked_fill(lost, math.nan), run.acceptance, run.diverged, lost]
 
     def _draws(self, record: Record) -> TermDraws:
-        """Return how log-densities and slopes are evaluated: as before, where some pieces are finished.
+        """Return how log-densities and slopes are evaluated: at the level of the pieces that are finished.
 
-        The level is settled before the first piece: it changes roundings, and with them the chains' paths.
+        Where none is, the level is chosen before the first: it changes roundings, and with them the chains' paths.
         """
-        width, chains = self._pieces.width, self._pieces.chains
+        width, chains = self._width, self._chains
         block, last = self._block(0, width), self._block(self.size - width, width)
         other = tuple(unlike(arg) if isinstance(arg, Tensor) and arg.ndim else arg for arg in last)
         blocks = [(*args, self.path.draw(args, chains)) for args in (block, other)]
-        annealing = self._annealing
-        transitions = annealing.num_pilot_transitions + annealing.num_transitions * (1 + self._simulated)
-        calls = len(self._pieces) * (transitions * annealing.num_leapfrog + 2)
+        calls = len(self._pieces) * (self._transitions * self._annealing.num_leapfrog + 2)
         draws = TermDraws(
             self._who, lambda *values: self.path.at(values[:-1], values[-1]), blocks, self._modules,
             record.level or self._level, calls, self.path.vectorizes, varying=1,
@@ -162,25 +180,25 @@ class Annealer:
             took = []
             for _ in range(TRIALS):
                 begin = perf_counter()
-                # Reading a number waits for a device that works on its own.
+                # Reading a number waits for an asynchronous device.
                 at(u)[0].sum().item()
                 took.append(perf_counter() - begin)
             draws.spent(min(took), calls)
         return draws
 
     def _simulate(self, seed: int) -> Tensor:
-        """Put data drawn from the model in the place of x, and return their exact coordinates ``(1, N, dim)``."""
+        """Replace x by data drawn from the model, and return their latent coordinates ``(1, N, dim)``."""
         torch.manual_seed(seed)
-        rows = self._pieces.chains * self._pieces.width
-        data, found = [], []
+        rows = self._chains * self._width
+        data, coordinates = [], []
         for start in range(0, self.size, rows):
             args, u = self.path.joint.simulate(self._block(start, min(rows, self.size - start)))
             data.append(args[0].to(self._rows.args[0].device))
-            found.append(u.cpu())
+            coordinates.append(u.cpu())
         self._rows.args = (torch.cat(data), *self._rows.args[1:])
-        # The sizes of log-densities are those of these data.
+        # Roundings depend on the data, which are others now.
         self.path = self._path_of(self._head())
-        return torch.cat(found, 1)
+        return torch.cat(coordinates, 1)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -188,17 +206,19 @@ class Annealer:
             **asdict(self._annealing),
             "step_size_bounds": list(self._annealing.step_size_bounds),
             "start": self.path.start,
-            "rows": [self._pieces.chains, self._pieces.width],
+            "rows": [self._chains, self._width],
             "compile": self._level,
             "numbers": list(FORWARD),
             **fingerprint(self._rows.args, self._modules),
         }
 
     def _path_of(self, head: tuple[Any, ...]) -> Path:
-        """Make the path with the first data, and have it look at those that are far from them."""
+        """Make the path with the first data, and let data far from them decide whether it computes in float64."""
         path = self._make_path(head)
         for index in self._rows.far_blocks(slice(0, len(head[0]))):
-            path.widen(self._rows.take(index))
+            block = self._rows.take(index)
+            for part in path.parts:
+                part.widen(block)
         return path
 
     def _head(self) -> tuple[Any, ...]:
@@ -211,7 +231,7 @@ class Annealer:
 
 
 def _held(at: At, counted: Tensor, start: Tensor) -> At:
-    """Return log-densities that masked coordinates stay out of: they are read where they start, whatever u says."""
+    """Return log-densities in which masked coordinates stay at their start, with slopes of 0."""
 
     def held(u: Tensor) -> list[Tensor]:
         base, ratio, *slopes = at(torch.where(counted, u, start))

@@ -1,4 +1,4 @@
-"""Bidirectional Monte Carlo: how far annealed importance sampling is from log p(x), on data of the model's own."""
+"""Bidirectional Monte Carlo: the error of annealed importance sampling, on data drawn from the model."""
 
 import math
 from dataclasses import dataclass, field
@@ -8,19 +8,18 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.annealing.ais import DIVERGED, acceptance_and_data
+from pyro_vae.evaluation.annealing.ais import DIVERGED, AnnealedResult
 from pyro_vae.evaluation.annealing.annealer import Annealer
 from pyro_vae.evaluation.annealing.chains import Annealing
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.evidence.log_mean import LogMean
-from pyro_vae.evaluation.result import BoundResult
 from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.wording import rounded_error
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class BDMC(BoundResult):
+class BDMC(AnnealedResult):
     """What :func:`bdmc` returns; everything in nats, float64, on the CPU.
 
     The estimates are NaN for data without finite bounds, or with too many divergent trajectories.
@@ -32,26 +31,12 @@ class BDMC(BoundResult):
     """Minus the log of the mean inverse of the reverse weights, an upper bound in expectation. Its Monte Carlo errors
     are *given* the one exact draw that all reverse chains of a datum start from."""
     width: Estimate
-    """Upper minus lower: on average at least what either misses, for one datum also below 0 by chance. The error over
-    data, chains and exact draws together is its ``data_standard_error``."""
+    """Upper minus lower: on average at least the error of each bound; for one datum it may be below 0 by chance. Its
+    ``data_standard_error`` is the error over data, chains and exact draws together."""
     data: Tensor = field(repr=False)
-    """What was drawn from the model, ``(N, ...)``, of x's dtype."""
-    log_weights: Tensor = field(repr=False)
-    """Log w of each forward chain of each datum, ``(num_chains, N)``."""
+    """The data drawn from the model, ``(N, ...)``, of x's dtype."""
     reverse_log_weights: Tensor = field(repr=False)
     """Log w of each reverse chain of each datum, ``(num_chains, N)``."""
-    acceptance: Tensor = field(repr=False)
-    """Mean probability of acceptance of each datum's transitions, both ways, ``(N,)``; NaN for one temperature."""
-    diverged: Tensor = field(repr=False)
-    """Share of each datum's transitions whose trajectory diverged and was rejected, both ways, ``(N,)``."""
-    num_temperatures: int
-    num_leapfrog: int
-    schedule: str
-    start: str = "prior"
-    """What the forward chains start from, and the reverse ones end at: "prior" or "guide"."""
-    unresolved: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
-    """Which data have a chain at whose end roundings may move log p(x, u) by more than 0.1 nats, ``(N,)``: its weight
-    is NaN, and the datum flagged."""
 
     @classmethod
     def of_weights(
@@ -84,37 +69,13 @@ class BDMC(BoundResult):
             **others,
         )
 
-    @property
-    def num_chains(self) -> int:
-        """C, chains of each datum, each way."""
-        return len(self.log_weights)
-
-    @property
-    def flagged(self) -> Tensor:
-        """Which data are left out of the means, ``(N,)``: no finite bounds, or too many divergent trajectories."""
-        return self.width.left_out
-
-    def facts(self) -> dict[str, Any]:
-        """Return how chains ran, and what speaks against the numbers."""
-        return {
-            "num_temperatures": self.num_temperatures,
-            "num_chains": self.num_chains,
-            "num_leapfrog": self.num_leapfrog,
-            "schedule": self.schedule,
-            "start": self.start,
-            "acceptance": self.acceptance[~self.flagged].mean().item(),
-            "num_unresolved": int(self.unresolved.sum()),
-            "bound": self.bound,
-            "caveat": self.caveat,
-        }
-
     def __str__(self) -> str:
         what = "log p(x)" if self.caveat is None else f"no log p(x): {self.caveat};"
         text = (
             f"{what} between {self.lower.mean:.2f} and {self.upper.mean:.2f} nats/{self.datum} (width "
             f"{rounded_error(self.width.mean)}, s.e. {rounded_error(self.width.data_standard_error)}; BDMC from the "
             f"{self.start}: C = {self.num_chains}, T = {self.num_temperatures}; "
-            f"{acceptance_and_data(self.acceptance, self.flagged, self.datum)} of the model's own)"
+            f"{self.acceptance_and_data} of the model's own)"
         )
         return f"{text}; {UNRESOLVED}" if self.unresolved.any() else text
 
@@ -138,7 +99,7 @@ def bdmc(
     max_rows: int | None = None,
     compile: str = "auto",
 ) -> BDMC:
-    r"""Bounds on log p(x) from below and above, on data drawn from the model.
+    r"""Estimate bounds on log p(x) from below and above, on data drawn from the model.
 
     (u, x) is drawn from p(u, x), so that u is an exact draw from p(u | x). Forward chains are those of
     :func:`pyro_vae.ais`, and know nothing of u. Reverse chains start at u and follow the same transitions backwards,
@@ -149,16 +110,16 @@ def bdmc(
         E_{\text{reverse}}[1 / w] = 1 / p(x) \;\Rightarrow\;
         E\Big[-\log \tfrac1C \textstyle\sum_c 1 / w_c\Big] \ge \log p(x)
 
-    The second holds because the paths in reverse are those of the density whose ratio to the forward paths' is
-    w / p(x); each chain by itself has that law, and Jensen's inequality asks for no more. The C reverse chains of a
-    datum share their start, of which there is only one: they are not independent, and their number alone does not
-    close the gap. So the standard error of one upper bound is given u, and that of the mean width is taken over data,
-    which are independent. Both means are over (x, u); a bound holds on average, not for each datum.
+    The second bound holds because the density of a reverse path over that of the same forward path is w / p(x). Each
+    chain by itself has this law, and Jensen's inequality needs no more. The C reverse chains of a datum share their
+    start u: they are not independent, and more chains alone do not close the gap. The standard error of one upper bound
+    is therefore conditional on u, and that of the mean width is taken over data, which are independent. Both means are
+    over (x, u); a bound holds on average, not for each datum.
 
-    The width bounds what AIS misses on data *like the model's*; real data can be harder.
+    The width bounds the error of AIS on data *drawn from the model*; real data can be harder.
 
-    Args, errors: as for :func:`pyro_vae.ais`; of x, only shape, dtype and number matter. The cost is nearly twice as
-    high.
+    The arguments and errors are those of :func:`pyro_vae.ais`; of x, only shape, dtype and number of data matter. The
+    cost is nearly twice as high.
 
     Returns:
         :class:`BDMC`; ``print`` it for one line.
@@ -174,24 +135,13 @@ def bdmc(
 
     >>> import torch
     >>> from pyro_vae.models import LinearGaussian
-    >>> found = bdmc(LinearGaussian(x_dim=4, latent_dim=2), torch.zeros(7, 4), num_temperatures=3, num_chains=5)
-    >>> found.lower.per_datum.shape, found.upper.per_datum.shape
+    >>> result = bdmc(LinearGaussian(x_dim=4, latent_dim=2), torch.zeros(7, 4), num_temperatures=3, num_chains=5)
+    >>> result.lower.per_datum.shape, result.upper.per_datum.shape
     (torch.Size([7]), torch.Size([7]))
     """
     annealing = Annealing(num_temperatures, num_chains, num_leapfrog, schedule, step_size, step_size_bounds, burn_in)
     annealer = Annealer("bdmc", model, guide, x, annealing, plate, max_rows, compile, simulated=True)
-    found, data = annealer.run(seed, progress, out)
+    values, data = annealer.run(seed, progress, out)
     return BDMC.of_weights(
-        found["log_weight"],
-        found["reverse_log_weight"],
-        diverged=(found["diverged"].mean(0) + found["reverse_diverged"].mean(0)) / 2,
-        data=data.cpu(),
-        acceptance=(found["acceptance"].mean(0) + found["reverse_acceptance"].mean(0)) / 2,
-        num_temperatures=num_temperatures,
-        num_leapfrog=num_leapfrog,
-        schedule=schedule,
-        start=annealer.path.start,
-        unresolved=(found["lost"] + found["reverse_lost"]).bool().any(0),
-        caveat=annealer.path.joint.caveat,
-        datum=annealer.unit,
+        values["log_weight"], values["reverse_log_weight"], data=data.cpu(), **annealer.facts(values)
     )

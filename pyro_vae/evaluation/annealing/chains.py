@@ -1,4 +1,4 @@
-"""Chains annealed along a path of densities: a pilot that finds step sizes, and the run that weighs."""
+"""Chains annealed along a path of densities: a pilot run finds the step sizes, and a second run gives the weights."""
 
 import math
 from collections.abc import Callable
@@ -8,21 +8,21 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.annealing.hmc import At, adapted, start, transition
-from pyro_vae.evaluation.annealing.temperatures import check_schedule, temperatures
+from pyro_vae.evaluation.annealing.temperatures import SCHEDULES, temperatures
 from pyro_vae.runtime.checks import check_count, check_number, in_short
 
 LEAST = 0.4
-"""Of its step size, what a transition takes at least.
+"""The least share of its step size that a transition takes.
 
-Trajectories of one length come back to where they started in some directions, for as many temperatures as these stay
-as wide: the variance of log-weights is larger by a third or more for a VAE of 50 dims, and by a factor of 1.5 to 5 for
-Gaussians of ten.
+Trajectories of one length return to their start in some directions, at each temperature at which these directions have
+the same width: the variance of log-weights is then larger by a third or more for a VAE of 50 dims, and by a factor of
+1.5 to 5 for Gaussians of ten.
 """
 
 
 @dataclass(frozen=True)
 class Annealed:
-    """What came of some chains of some data; each ``(num_chains, batch)``, float64, if not said otherwise."""
+    """The result of some chains of some data; each ``(num_chains, batch)``, float64, if not said otherwise."""
 
     log_weight: Tensor
     """Sum of the log-weight's increments, in nats."""
@@ -31,12 +31,12 @@ class Annealed:
     diverged: Tensor
     """Share of the transitions whose trajectory diverged; 0 where there were none."""
     u: Tensor
-    """Where the chains ended, ``(num_chains, batch, dim)``, of u's dtype."""
+    """The end of each chain, ``(num_chains, batch, dim)``, of u's dtype."""
 
 
 @dataclass(frozen=True)
 class Annealing:
-    """How chains are annealed; see :func:`pyro_vae.ais` for the meaning of each."""
+    """The settings of annealed chains, as :func:`pyro_vae.ais` explains them."""
 
     num_temperatures: int
     num_chains: int
@@ -47,12 +47,14 @@ class Annealing:
     burn_in: int
 
     def check(self, who: str) -> None:
-        """Refuse what makes no sense.
+        """Refuse settings that make no sense.
 
         Raises:
-            ValueError: says what was expected.
+            ValueError: names the setting and what it must be.
         """
-        check_schedule(who, self.schedule, self.num_temperatures)
+        if self.schedule not in SCHEDULES:
+            raise ValueError(f"{who}: schedule must be one of {', '.join(SCHEDULES)}; got {self.schedule!r}.")
+        check_count(who, "num_temperatures", self.num_temperatures, why=", which is plain importance sampling")
         for name, least in (("num_chains", 1), ("num_leapfrog", 1), ("burn_in", 0)):
             check_count(who, name, getattr(self, name), least)
         check_number(who, "step_size", self.step_size)
@@ -69,16 +71,16 @@ class Annealing:
 
     @property
     def num_transitions(self) -> int:
-        """Of a chain, from the first temperature to the last."""
+        """Transitions of a chain, from the first temperature to the last."""
         return self.num_temperatures - 1
 
     @property
     def num_pilot_transitions(self) -> int:
-        """Of the pilot's, which there is none where nothing follows."""
+        """Transitions of a pilot chain; none where the chains that count make none."""
         return self.burn_in if self.num_transitions else 0
 
     def step_sizes(self, at: At, u: Tensor, tick: Callable[[], object]) -> Tensor:
-        """Anneal pilot chains in ``burn_in`` transitions, and return the step sizes that they came to.
+        """Anneal pilot chains in ``burn_in`` transitions, and return the adapted step sizes after each.
 
         Args:
             at: as for :func:`pyro_vae.evaluation.annealing.hmc.leapfrog`.
@@ -86,21 +88,21 @@ class Annealing:
             tick: called after each transition.
 
         Returns:
-            Tensor ``(burn_in, num_chains, batch)``; without a burn-in the one step size there is.
+            Tensor ``(burn_in, num_chains, batch)``; ``(1, num_chains, batch)`` without a burn-in.
         """
         size = torch.full(u.shape[:2], self.step_size, dtype=u.dtype, device=u.device)
         if not self.num_pilot_transitions:
             return size.unsqueeze(0)
-        chains, found = start(at, u), []
+        chains, sizes = start(at, u), []
         for temperature in temperatures(self.schedule, self.burn_in).tolist()[1:]:
             move = transition(at, chains, shortened(size), temperature, self.num_leapfrog)
             chains, size = move.chains, adapted(size, move.probability, self.step_size_bounds)
-            found.append(size)
+            sizes.append(size)
             tick()
-        return torch.stack(found)
+        return torch.stack(sizes)
 
     def run(self, at: At, u: Tensor, step_sizes: Tensor, tick: Callable[[], object], reverse: bool = False) -> Annealed:
-        r"""Anneal chains and weigh them.
+        r"""Anneal chains and return their log-weights.
 
         .. math:: \log w = \sum_{t=1}^T (b_t - b_{t-1}) (\log p(x, u_{t-1}) - \log q_0(u_{t-1}))
 
@@ -123,7 +125,7 @@ class Annealing:
             log_weight += (ladder[t] - ladder[t - 1]) * chains.terms.log_ratio.double()
             if number == self.num_transitions:
                 break
-            # The density that this interval shares with the next one.
+            # The density between this interval and the next one.
             shared = t - 1 if reverse else t
             size = step_sizes[math.ceil(len(step_sizes) * shared / self.num_temperatures) - 1]
             move = transition(at, chains, shortened(size), ladder[shared], self.num_leapfrog)
@@ -137,7 +139,7 @@ class Annealing:
 
 
 def shortened(step_sizes: Tensor) -> Tensor:
-    """Return each step size times a number of its own, uniform from 0.4 to 1, that depends on nothing.
+    """Return each step size times an independent number, uniform from 0.4 to 1.
 
     References:
         R. Neal (2011), *MCMC using Hamiltonian dynamics*, section 3.2, arXiv 1206.1901.

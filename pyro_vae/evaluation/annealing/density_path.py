@@ -7,9 +7,8 @@ from torch import Tensor
 
 from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
 from pyro_vae.programs.joint import Joint
+from pyro_vae.programs.pair import Pair
 from pyro_vae.protocols import Program
-
-REMEDY = "Start from the prior: guide=None."
 
 
 class Path:
@@ -34,26 +33,19 @@ class Path:
         self.joint = Joint(who, model, x, plate)
         self.start = "prior" if guide is None else "guide"
         """What q_0 is: "prior" or "guide"."""
+        self.parts: list[Joint | Pair] = [self.joint]
+        """The joint density, and the pair where there is a guide: each may have masks, and roundings of its own."""
         self._guide = None if guide is None else GuideDraws(self.joint, model, guide, x, plate)
-        why = self._guide.why_no_density(x) if self._guide else None
-        if why:
-            raise ValueError(f"{who}: {why}. {REMEDY}")
-
-    @property
-    def masked_parts(self) -> list[Any]:
-        """What has masks on latent sites that all data are to be checked against."""
-        return [self.joint] if self._guide is None else [self.joint, self._guide.pair]
-
-    def widen(self, x: Any) -> None:
-        """Compute in float64 from now on where float32 would lose too much of the log-densities of these data."""
-        self.joint.widen(x)
         if self._guide is not None:
-            self._guide.pair.widen(x)
+            self.parts.append(self._guide.pair)
+            reason = self._guide.why_no_density(x)
+            if reason:
+                raise ValueError(f"{who}: {reason}. Start from the prior: guide=None.")
 
     @property
     def vectorizes(self) -> bool:
         """Whether many chains are run at once, and not one by one."""
-        return self.joint.vectorizes and (self._guide is None or self._guide.vectorizes)
+        return all(part.vectorizes for part in self.parts)
 
     def draw(self, x: Any, num_chains: int) -> Tensor:
         """Draw u from q_0, ``(num_chains, batch, dim)``."""

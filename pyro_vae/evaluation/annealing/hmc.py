@@ -10,14 +10,14 @@ ENERGY_ERROR = 1000.0
 """Nats by which a trajectory may lose the energy before it counts as divergent; Stan's."""
 
 TARGET = 0.65
-"""The acceptance that a step size is adapted toward; that of Wu et al. and of Cremer et al."""
+"""The acceptance that a step size is adapted toward, as in Wu et al. and in Cremer et al."""
 
 RATE = 0.2
 """How fast a step size is adapted: by 7 % where every proposal is accepted, by -12 % where none is."""
 
 
 class Terms(NamedTuple):
-    """Two log-densities at some points, and their slopes: the tempered log-density is base + temperature * ratio."""
+    """Two log-densities at some points, and their gradients; the tempered log-density is base + temperature * ratio."""
 
     log_base: Tensor
     """``(num_chains, batch)``."""
@@ -38,20 +38,20 @@ class Terms(NamedTuple):
 
 
 class Chains(NamedTuple):
-    """Where chains are, ``(num_chains, batch, dim)``, and what is known there."""
+    """The positions of chains, ``(num_chains, batch, dim)``, and the log-densities there."""
 
     u: Tensor
     terms: Terms
 
 
 class Move(NamedTuple):
-    """What one transition did; all but the chains ``(num_chains, batch)``."""
+    """The result of one transition; all but the chains ``(num_chains, batch)``."""
 
     chains: Chains
     probability: Tensor
     """Of acceptance."""
     diverged: Tensor
-    """Whether the trajectory lost more energy than :data:`ENERGY_ERROR`, or it is not finite."""
+    """Whether the trajectory lost more energy than :data:`ENERGY_ERROR`, or its energy is not finite."""
 
 
 At = Callable[[Tensor], Sequence[Tensor]]
@@ -68,8 +68,8 @@ def leapfrog(
 ) -> tuple[Chains, Tensor]:
     r"""Follow Hamilton's equations for H = -log density + \|momentum\|^2 / 2; one evaluation a step.
 
-    A chain that runs off to infinity is held where it started, so that no model sees what is not finite; its momentum
-    is NaN from there on, and with it the energy.
+    A chain that runs off to infinity is put back to its start, so that no model sees values that are not finite; its
+    momentum is NaN from there on, and so is its energy.
 
     Args:
         at: evaluates the two log-densities and their slopes.
@@ -94,14 +94,14 @@ def leapfrog(
         u = torch.where(lost, chains.u, u)
         momentum = momentum.masked_fill(lost, torch.nan)
         terms = Terms(*at(u))
-        # Half a step of the momentum behind this one of the position, and half a step before the next.
+        # Half a step of the momentum after this step of the position, and half a step before the next.
         share = 1.0 if index < num_steps - 1 else 0.5
         momentum = torch.addcmul(momentum, step, terms.slope(temperature), value=share)
     return Chains(u, terms), momentum
 
 
 def transition(at: At, chains: Chains, step_size: Tensor, temperature: float, num_steps: int) -> Move:
-    """Draw a momentum, follow the leapfrog trajectory, accept or reject; each chain of each datum by itself.
+    """Draw a momentum, follow the leapfrog trajectory, and accept or reject; each chain of each datum by itself.
 
     The tempered density is invariant, and the transition is reversible. Divergent trajectories are rejected.
 
@@ -111,9 +111,9 @@ def transition(at: At, chains: Chains, step_size: Tensor, temperature: float, nu
     before = chains.terms.log_density(temperature) - 0.5 * momentum.square().sum(-1)
     proposal, momentum = leapfrog(at, chains, momentum, step_size, temperature, num_steps)
     gain = proposal.terms.log_density(temperature) - 0.5 * momentum.square().sum(-1) - before
-    # A chain without mass under it (-inf) has no energy that a trajectory could lose.
+    # Where the density is 0 (-inf), a trajectory cannot lose energy.
     good = (gain >= -ENERGY_ERROR) & gain.isfinite()
-    # Log-densities may be of a finer dtype than u.
+    # Log-densities may have more digits than u.
     probability = torch.where(good, gain, -torch.inf).clamp(max=0).exp().to(chains.u.dtype)
     accepted = torch.rand_like(probability) < probability
     wide = accepted.unsqueeze(-1)
@@ -126,8 +126,8 @@ def transition(at: At, chains: Chains, step_size: Tensor, temperature: float, nu
 def adapted(step_size: Tensor, probability: Tensor, bounds: tuple[float, float]) -> Tensor:
     """Return the step sizes a little larger where the probability of acceptance was above 0.65, else smaller.
 
-    A move of the logarithm in proportion to probability - 0.65. Steps of 1.02 and 0.98 by the sign alone go to the same
-    place, and take some hundred transitions for a factor of ten; these take thirty.
+    The logarithm moves in proportion to probability - 0.65. Factors of 1.02 and 0.98, by the sign alone, lead to the
+    same step sizes, but take some hundred transitions for a factor of ten, where these take thirty.
 
     Args:
         step_size: ``(num_chains, batch)``.

@@ -1,7 +1,7 @@
-"""Chains of many data a piece at a time, each piece under a seed of its own, kept in a file where one is asked for."""
+"""Chains of many data in pieces, each with a seed of its own, and a file that keeps the pieces that are finished."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from pyro_vae.runtime.files import remedy
 
 @dataclass(frozen=True)
 class Piece:
-    """Some chains of some data; all pieces have the same size, so that the last ones overlap those before them."""
+    """Some chains of some data; all pieces have the same shape, so that the last ones overlap those before them."""
 
     index: int
     chains: slice
@@ -28,47 +28,36 @@ class Piece:
     """And which data."""
     first: int
     """The first datum that is worked on: at or before the first that is taken."""
+    shape: tuple[int, int]
+    """Chains and data that are worked on."""
 
     def taken(self, values: Tensor) -> Tensor:
         """Return of the piece's numbers ``(chains, data)`` those that are taken."""
         return values[: self.chains.stop - self.chains.start, self.data.start - self.first :]
 
 
-class Pieces:
-    """Cuts chains of data into pieces of at most so many rows, whatever there are of either.
+def pieces_of(num_chains: int, num_data: int, max_rows: int, whole: bool = False) -> list[Piece]:
+    """Cut chains of data into pieces of a bounded number of rows.
 
     Args:
         num_chains: chains of a datum.
         num_data: data.
         max_rows: chains times data of a piece, at most.
-        whole: whether each piece has all data; one chain's may then be more than ``max_rows``.
+        whole: whether each piece has all data; the rows of one chain may then be more than ``max_rows``.
 
-    >>> [(piece.chains, piece.data) for piece in Pieces(num_chains=2, num_data=3, max_rows=4)]
+    >>> [(piece.chains, piece.data) for piece in pieces_of(num_chains=2, num_data=3, max_rows=4)]
     [(slice(0, 2, None), slice(0, 2, None)), (slice(0, 2, None), slice(2, 3, None))]
     """
-
-    def __init__(self, num_chains: int, num_data: int, max_rows: int, whole: bool = False) -> None:
-        self._num_chains, self._num_data = num_chains, num_data
-        self.chains = _evenly(num_chains, max(1, max_rows // num_data) if whole else max_rows)
-        """Chains of a piece."""
-        self.width = num_data if whole else _evenly(num_data, max(1, max_rows // self.chains))
-        """Data of a piece."""
-
-    def __len__(self) -> int:
-        return len(self._starts(self._num_chains, self.chains)) * len(self._starts(self._num_data, self.width))
-
-    def __iter__(self) -> Iterator[Piece]:
-        index = 0
-        for start in self._starts(self._num_data, self.width):
-            data = slice(start, min(start + self.width, self._num_data))
-            for chain in self._starts(self._num_chains, self.chains):
-                chains = slice(chain, min(chain + self.chains, self._num_chains))
-                yield Piece(index, chains, data, min(start, self._num_data - self.width))
-                index += 1
-
-    @staticmethod
-    def _starts(total: int, step: int) -> range:
-        return range(0, total, step)
+    chains = _evenly(num_chains, max(1, max_rows // num_data) if whole else max_rows)
+    width = num_data if whole else _evenly(num_data, max(1, max_rows // chains))
+    pieces: list[Piece] = []
+    for datum in range(0, num_data, width):
+        data = slice(datum, min(datum + width, num_data))
+        first = min(datum, num_data - width)
+        for chain in range(0, num_chains, chains):
+            taken = slice(chain, min(chain + chains, num_chains))
+            pieces.append(Piece(len(pieces), taken, data, first, (chains, width)))
+    return pieces
 
 
 class Record:
@@ -76,9 +65,9 @@ class Record:
 
     Args:
         who: the caller, for messages.
-        path: a file that they are written to after each piece, and taken up from; or None.
-        settings: all that the numbers depend on, in JSON's terms, but for the seed.
-        seed: of the whole; None takes the file's, or draws one from the global generator.
+        path: a file that the numbers are written to after each piece, and that an earlier run may have begun; or None.
+        settings: what the numbers depend on beside the seed, as JSON can hold it.
+        seed: of the whole; None takes the seed of the file, or draws one from the global generator.
         names: of the numbers.
         shape: of each, ``(num_chains, N)``.
         count: how many pieces there are.
@@ -103,11 +92,17 @@ class Record:
         """Which pieces are finished."""
         if self._path is not None and self._path.exists():
             self._take_up(self._path, seed)
-        else:
-            self.seed = int(torch.randint(2**63 - 1, ())) if seed is None else seed
-            """Of the whole."""
-            if self._path is not None:
-                self._make_folder(self._path.parent)
+            return
+        self.seed = int(torch.randint(2**63 - 1, ())) if seed is None else seed
+        """Of the whole."""
+        if self._path is not None:
+            folder = self._path.parent
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise RunError(
+                    f"{who}: cannot make the folder {folder}: {error.strerror}. Choose another out."
+                ) from error
 
     def piece_seed(self, index: int) -> int:
         """Return a piece's seed: they follow one another, from a start that differs for neighbouring seeds."""
@@ -137,10 +132,9 @@ class Record:
 
     def _take_up(self, path: Path, seed: int | None) -> None:
         tensors, state = read_checkpoint(path)
-        settings = state.get("settings", {})
-        differing = list(differences({key: settings.get(key) for key in self._settings}, self._settings))
-        if seed is not None and seed != state.get("seed"):
-            differing.append(f"seed: was {state.get('seed')}, is {seed}")
+        wanted = self._settings if seed is None else self._settings | {"seed": seed}
+        written = state.get("settings", {}) | {"seed": state.get("seed")}
+        differing = list(differences({key: written.get(key) for key in wanted}, wanted))
         if differing:
             raise RunError(
                 f"{self._who}: {path} cannot be continued with other settings; {listed(differing)}. Choose another out."
@@ -148,14 +142,6 @@ class Record:
         self.seed, self.level = state["seed"], state["level"]
         self.done = tensors.pop("done")
         self.values = tensors
-
-    def _make_folder(self, folder: Path) -> None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(
-                f"{self._who}: cannot make the folder {folder}: {error.strerror}. Choose another out."
-            ) from error
 
 
 def fingerprint(args: Sequence[Any], modules: Sequence[nn.Module]) -> dict[str, str]:

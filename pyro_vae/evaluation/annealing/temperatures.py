@@ -1,25 +1,12 @@
-"""The temperatures at which one density is turned into another."""
+"""The inverse temperatures of the densities between the first and the last."""
 
 import torch
 from torch import Tensor
 
-from pyro_vae.runtime.checks import check_count
-
 SIGMOID_WIDTH = 4.0
-"""How far into the logistic function's tails the schedule reaches; Wu et al.'s."""
+"""How far the schedule reaches into the tails of the logistic function, as in Wu et al."""
 
 SCHEDULES = ("linear", "sigmoid")
-
-
-def check_schedule(who: str, schedule: str, num_temperatures: int) -> None:
-    """Refuse schedules there are none of, and fewer than one temperature.
-
-    Raises:
-        ValueError: says which schedules there are.
-    """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"{who}: schedule must be one of {', '.join(SCHEDULES)}; got {schedule!r}.")
-    check_count(who, "num_temperatures", num_temperatures, why=", which is plain importance sampling")
 
 
 def temperatures(schedule: str, num_temperatures: int) -> Tensor:

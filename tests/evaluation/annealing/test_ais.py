@@ -38,6 +38,7 @@ def test_the_evidence_is_the_closed_one(linear_gaussian, schedule, guided):
     assert ((found.per_datum - linear_gaussian.evidence(x)).abs() < 4 * found.standard_errors).all()
     assert ((found.acceptance > 0.5) & (found.acceptance < 0.99)).all()
     assert not found.flagged.any()
+    assert not found.few_effective.any()
 
 
 @pytest.mark.slow
@@ -76,6 +77,22 @@ def test_one_temperature_is_importance_sampling_from_the_guide(linear_gaussian):
     assert ((found.per_datum - linear_gaussian.evidence(x)).abs() < 4 * found.standard_errors).all()
     exact = ais(linear_gaussian.model, x, guide=linear_gaussian.exact_guide, **{**QUICK, "num_temperatures": 1})
     assert_close(exact.log_weights, linear_gaussian.evidence(x).expand(16, 5), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("scale", "few"), [(0.3, True), (3.0, False)])
+def test_few_effective_chains_are_said_where_the_error_is_understated(make_linear_gaussian, scale, few):
+    """At one temperature, from the prior to a narrow or a wide posterior.
+
+    Two standard errors should cover the evidence of 95 % of 200 data; of a narrow posterior they cover less than half.
+    """
+    case = make_linear_gaussian(scale=scale)
+    x = case.data(200)
+    found = ais(case.model, x, **{**QUICK, "num_temperatures": 1}, compile="off")
+    covered = ((found.per_datum - case.evidence(x)).abs() < 2 * found.standard_errors).double().mean()
+    assert covered < 0.5 if few else covered > 0.8
+    assert found.few_effective.double().mean() > 0.9 if few else not found.few_effective.any()
+    assert ("few chains carry the weight of" in str(found)) == few
+    assert found.summary()["num_few_effective"] == int(found.few_effective.sum())
 
 
 def gamma(x):

@@ -6,21 +6,23 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae.errors import CheckpointError, RunError
-from pyro_vae.evaluation.annealing.pieces import Pieces, Record, fingerprint
+from pyro_vae.evaluation.annealing.pieces import Record, fingerprint, pieces_of
 
 
 @pytest.mark.parametrize("num_chains", [1, 7, 16, 100])
 @pytest.mark.parametrize("num_data", [1, 10, 33])
 @pytest.mark.parametrize("max_rows", [1, 6, 40, 10_000])
 def test_every_chain_of_every_datum_is_taken_once(num_chains, num_data, max_rows):
-    pieces = Pieces(num_chains, num_data, max_rows)
-    assert pieces.chains * pieces.width <= max_rows
+    pieces = pieces_of(num_chains, num_data, max_rows)
+    chains, width = pieces[0].shape
+    assert chains * width <= max_rows
     seen = torch.zeros(num_chains, num_data)
     data = torch.arange(num_data)
     for index, piece in enumerate(pieces):
         assert piece.index == index
-        assert 0 <= piece.first <= num_data - pieces.width
-        block = data[piece.first : piece.first + pieces.width].expand(pieces.chains, -1)
+        assert piece.shape == (chains, width)
+        assert 0 <= piece.first <= num_data - width
+        block = data[piece.first : piece.first + width].expand(chains, -1)
         seen[piece.chains, piece.data] += 1
         assert (piece.taken(block) == data[piece.data]).all()
         assert piece.taken(block).shape == seen[piece.chains, piece.data].shape
@@ -29,8 +31,8 @@ def test_every_chain_of_every_datum_is_taken_once(num_chains, num_data, max_rows
 
 
 def record(path=None, settings=None, seed=3):
-    pieces = Pieces(4, 5, 6)
-    return list(pieces), Record("ais", path, settings or {"a": 1, "b": [0.1, 2]}, seed, ("w", "v"), (4, 5), len(pieces))
+    pieces = pieces_of(4, 5, 6)
+    return pieces, Record("ais", path, settings or {"a": 1, "b": [0.1, 2]}, seed, ("w", "v"), (4, 5), len(pieces))
 
 
 def test_a_file_gives_back_what_was_put(tmp_path):
