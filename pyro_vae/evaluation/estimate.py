@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
+from pyro_vae.runtime.checks import in_short
 from pyro_vae.runtime.wording import count, rounded_error
 
 MOST_DECIMALS = 4
-"""Of a mean whose errors are tiny."""
+"""Decimals of a mean, at most, however small its errors are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    r"""A quantity of each of N data, estimated by Monte Carlo, with what is needed to doubt it.
+    r"""A quantity of each of N data, estimated by Monte Carlo, with its errors.
 
     The data are given and their draws independent, so that the Monte Carlo variance of the mean over N data is
     :math:`N^{-2} \sum_n s_n^2`, with :math:`s_n` the standard error of datum n.
@@ -35,11 +37,39 @@ class Estimate:
     per_datum: Tensor = field(repr=False)
     """Estimate of each datum, ``(N,)``, float64; NaN where the datum is left out of the mean."""
     standard_errors: Tensor = field(repr=False)
-    """Monte Carlo standard error of each, ``(N,)``; NaN where one sample says nothing of it."""
+    """Monte Carlo standard error of each, ``(N,)``; NaN where it is unknown, as for a single sample."""
     unit: str = field(default="nats", kw_only=True)
-    """In which the quantity is measured."""
+    """The unit of the quantity."""
     datum: str = field(default="datum", kw_only=True)
     """What a datum is called."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no number, error and flag of each datum.
+
+        Raises:
+            ValueError: names the attribute.
+        """
+        who = type(self).__name__
+        is_vector = isinstance(self.per_datum, Tensor) and self.per_datum.ndim == 1
+        shape = (len(self.per_datum) if is_vector else "N",)
+        for name, kind, is_kind in (
+            ("per_datum", "floating-point", torch.is_floating_point),
+            ("standard_errors", "floating-point", torch.is_floating_point),
+            ("flagged", "boolean", _is_boolean),
+        ):
+            values = getattr(self, name)
+            if not isinstance(values, Tensor):
+                raise ValueError(f"{who}: {name} must be a tensor; got {in_short(values)}.")
+            if values.shape != shape or not is_kind(values):
+                raise ValueError(
+                    f"{who}: {name} must be {kind} and have a value for each datum, shape ({shape[0]},); got "
+                    f"{values.dtype} of shape {tuple(values.shape)}."
+                )
+        if (self.standard_errors < 0).any():
+            raise ValueError(
+                f"{who}: standard_errors must not be negative; got {self.standard_errors.min():.3g}. Pass NaN where an "
+                f"error is unknown."
+            )
 
     @classmethod
     def of_draws(cls, draws: Tensor, **options: str) -> Self:
@@ -59,7 +89,7 @@ class Estimate:
 
     @property
     def flagged(self) -> Tensor:
-        """Which data are not to be relied on, ``(N,)``: those that are left out, unless a subclass knows of others."""
+        """Which data cannot be trusted, ``(N,)``: those that are left out, and others that a subclass adds."""
         return self.left_out
 
     @property
@@ -69,13 +99,13 @@ class Estimate:
 
     @property
     def standard_error(self) -> float:
-        """Monte Carlo standard error of the mean: what another seed would change."""
+        """Monte Carlo standard error of the mean: the effect of another seed; NaN where that of a datum is unknown."""
         errors = self.standard_errors[~self.left_out]
         return (errors.square().sum().sqrt() / len(errors)).item() if len(errors) else math.nan
 
     @property
     def data_standard_error(self) -> float:
-        """Standard error of the mean over data: what another test set would change; NaN of one datum."""
+        """Standard error of the mean over data: the effect of another test set; NaN for one datum."""
         return standard_error_of_mean(self.per_datum[~self.left_out])
 
     def __float__(self) -> float:
@@ -122,11 +152,15 @@ class Estimate:
         errors = [error for error in (self.standard_error, self.data_standard_error) if error > 0]
         places = 2 if self.unit == "nats" else decimals(max(errors, default=0.0))
         per = f"/{self.datum}" if self.unit == "nats" else ""
-        text = f"{self.mean:.{places}f} {self.unit}{per} ({self.errors_in_words}; {count(self.num_data, self.datum)}"
-        return f"{text}{self.left_out_in_words})"
+        data = f"{count(self.num_data, self.datum)}{self.left_out_in_words}"
+        return f"{rounded_mean(self.mean, places)} {self.unit}{per} ({self.errors_in_words}; {data})"
 
     def _repr_html_(self) -> str:
         return html_table({"": self}, str(self))
+
+
+def _is_boolean(values: Tensor) -> bool:
+    return values.dtype == torch.bool
 
 
 def standard_error_of_mean(values: Tensor) -> float:
@@ -148,6 +182,16 @@ def decimals(error: float) -> int:
     return min(MOST_DECIMALS, max(2, 1 - math.floor(math.log10(error)))) if 0 < error < math.inf else 2
 
 
+def rounded_mean(mean: float, places: int = 2) -> str:
+    """Return a mean to so many decimals, or to two significant digits where they would all be 0.
+
+    >>> rounded_mean(-86.914), rounded_mean(1.23e-6), rounded_mean(0.0)
+    ('-86.91', '1.2e-06', '0.00')
+    """
+    text = f"{mean:.{places}f}"
+    return f"{mean:.2g}" if mean != 0 and float(text) == 0 else text
+
+
 def html_table(estimates: Mapping[str, Estimate], caption: str) -> str:
     """Return estimates as a table for notebooks, a row each, with the text that ``print`` shows below; or it alone.
 
@@ -159,7 +203,7 @@ def html_table(estimates: Mapping[str, Estimate], caption: str) -> str:
     for name, estimate in estimates.items():
         places = decimals(estimate.standard_error)
         numbers = [
-            f"{estimate.mean:.{places}f}",
+            rounded_mean(estimate.mean, places),
             rounded_error(estimate.standard_error),
             rounded_error(estimate.data_standard_error),
             str(estimate.num_data - int(estimate.left_out.sum())),

@@ -1,4 +1,4 @@
-"""What evaluations return: estimates by name, and the facts that say how far they hold."""
+"""Results of evaluations: estimates by name, and the facts that say how far they can be trusted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -27,7 +27,7 @@ class Result:
         return {name: value for name, value in values if isinstance(value, Estimate)}
 
     def facts(self) -> dict[str, Any]:
-        """Return how the estimates came about, and what they are worth: numbers and text, for a file."""
+        """Return how the estimates were made, and what speaks against them: numbers and text, for a file."""
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -44,7 +44,7 @@ class Result:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BoundResult(Result):
-    """The base of results that are bounds on log p(x), or are not, for a reason that is said."""
+    """The base of results that are bounds on log p(x), unless there is a caveat."""
 
     caveat: str | None = None
     """Why the numbers are no bounds on a log-likelihood; None where they are."""
@@ -57,7 +57,7 @@ class BoundResult(Result):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class LogProbabilityResult(BoundResult):
-    """The base of results whose nats are also told in bits for each element of x, where x is discrete."""
+    """The base of results in nats that are also given in bits for each element of x, where x is discrete."""
 
     bits_name: ClassVar[str] = "bits_per_dim"
     """What the estimate in bits is called."""
@@ -66,7 +66,7 @@ class LogProbabilityResult(BoundResult):
     """Elements of a datum, where x is discrete with more than two values; else None."""
 
     def log_probability(self) -> Estimate:
-        """Return the estimate that is told in bits, too."""
+        """Return the estimate that is also given in bits."""
         raise NotImplementedError
 
     @property

@@ -85,6 +85,54 @@ def test_what_is_infinite_stays_in_the_mean():
     assert found.in_bits(8).mean == math.inf
 
 
+GOOD = torch.tensor([1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("per_datum", "standard_errors", "named"),
+    [
+        ([1.0, 2.0], GOOD, "per_datum"),
+        (torch.ones(2, 1), GOOD, "per_datum"),
+        (torch.tensor(1.0), torch.tensor(0.1), "per_datum"),
+        (torch.tensor([1, 2]), GOOD, "per_datum"),
+        (torch.ones(2, dtype=torch.complex64), GOOD, "per_datum"),
+        (GOOD, 0.1, "standard_errors"),
+        (GOOD, torch.ones(3), "standard_errors"),
+        (GOOD, torch.ones(2, 1), "standard_errors"),
+        (GOOD, torch.tensor([0, 1]), "standard_errors"),
+        (GOOD, torch.tensor([0.1, -0.2]), "standard_errors"),
+        (GOOD, torch.tensor([0.1, -math.inf]), "standard_errors"),
+    ],
+)
+def test_what_is_no_number_of_each_datum_is_refused_by_name(per_datum, standard_errors, named):
+    with pytest.raises(ValueError, match=rf"^Estimate: {named} "):
+        Estimate(per_datum, standard_errors)
+
+
+@pytest.mark.parametrize("flagged", [torch.tensor([True]), torch.tensor([1.0, 0.0]), [True, False]])
+def test_flags_of_a_subclass_are_one_for_each_datum(flagged):
+    class Flagged(Estimate):
+        @property
+        def flagged(self):
+            return flagged
+
+    with pytest.raises(ValueError, match=r"^Flagged: flagged "):
+        Flagged(GOOD, GOOD)
+
+
+@pytest.mark.parametrize("unit", ["nats", "share"])
+@pytest.mark.parametrize("mean", [1.2345e-6, -4.9e-3, 3e-12])
+def test_a_small_mean_shows_its_digits(mean, unit):
+    """A mean that would be rounded to 0 is shown to two significant digits, also in a table; 0 stays 0."""
+    small = Estimate(torch.full((3,), mean).double(), torch.full((3,), 1e-3 * abs(mean)).double(), unit=unit)
+    if unit == "nats" or abs(mean) < 1e-4:
+        assert float(str(small).split()[0]) == pytest.approx(mean, rel=0.05)
+    assert float(str(small).split("s.e. ")[1].split(",")[0]) == pytest.approx(small.standard_error, rel=0.05)
+    cell = small._repr_html_().split("<td>")[3]
+    assert float(cell.removesuffix("</td>")) == pytest.approx(mean, rel=0.05)
+    assert str(Estimate(torch.zeros(3), torch.zeros(3))).startswith("0.00 nats")
+
+
 def test_bits_are_minus_nats_over_elements_and_log_two():
     """256 equal levels: log(1 / 256) nats for each of 8 elements are 8 bits."""
     values = torch.tensor([-8 * math.log(256), math.nan, -4 * math.log(256)], dtype=torch.float64)
