@@ -1,4 +1,4 @@
-"""What a fitted pair says, as ArviZ reads it: draws, predictions, log-likelihoods and diagnostics, with named dims."""
+"""Draws, predictions, log-likelihoods and diagnostics of a pair, with named dims, for ArviZ."""
 
 import logging
 import math
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.arviz_groups import as_inference_data
-from pyro_vae.evaluation.evidence.pareto import pareto_k, tail_length
+from pyro_vae.evaluation.evidence.pareto import largest, pareto_k
 from pyro_vae.evaluation.over_data.latent_draws import Draws, LatentDraws, by_datum, inner_plates
 from pyro_vae.programs.masks import element_mask
 from pyro_vae.programs.pair import SOFT_TARGETS
 from pyro_vae.programs.particles import Particles, Site, samples
-from pyro_vae.programs.precision import UNRESOLVED, Rounding
+from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.programs.redrawn import Redrawn, is_factor, refuse_factors
 from pyro_vae.programs.values import FixedValues, observed_value
 from pyro_vae.protocols import Program
@@ -38,7 +38,7 @@ GROUPS = (
 """ArviZ's names."""
 
 DRAWN = ("posterior_predictive", "prior_predictive")
-"""Groups that take a law of x."""
+"""Groups that need a law of x."""
 
 SAMPLE = ("chain", "draw")
 DATUM = "datum"
@@ -56,7 +56,7 @@ def to_inference_data(
     seed: int | None = None,
     progress: bool | None = None,
 ) -> Any:
-    r"""Return the guide's draws and what follows from them in the form that ArviZ summarises, plots and saves.
+    r"""Return the guide's draws, and what follows from them, for ArviZ to summarise, plot and save.
 
     ============================ ==========================================================================
     group                        what it holds, for each datum
@@ -78,7 +78,7 @@ def to_inference_data(
     independent: chains are a label, by which ArviZ compares them. z belongs to its datum, so that leave-one-out
     from ``log_likelihood`` says nothing of new data. What a mask hides is NaN, in all groups of draws and data.
 
-    The draws of all data are held in memory, and predictions are as large as the data times the draws.
+    All draws are held in memory; predictions are as large as the data times the number of draws.
 
     Args:
         model: p(x, z), any Pyro program with one vectorized batch plate.
@@ -113,10 +113,10 @@ def to_inference_data(
         raise ValueError(f"to_inference_data: groups are {', '.join(GROUPS)}; got {', '.join(unknown)}.")
     with seeded(seed):
         draws = LatentDraws("to_inference_data", model, guide, x, num_chains * num_samples, plate, progress)
-        found = _Groups(draws, _possible(draws, groups))
+        gathered = _Groups(draws, _possible(draws, groups))
         for drawn in draws:
-            found.add(drawn)
-    return as_inference_data(found.datasets(num_chains))
+            gathered.add(drawn)
+    return as_inference_data(gathered.datasets(num_chains))
 
 
 def _possible(draws: LatentDraws, groups: Sequence[str] | None) -> list[str]:
@@ -147,34 +147,33 @@ class _Groups:
     """
 
     def __init__(self, draws: LatentDraws, names: Sequence[str]) -> None:
-        self._draws, self._names = draws, names
-        self._values: dict[tuple[str, str], Tensor] = {}
-        """Of each group and variable, ``(num_draws, N, *rest)``, or ``(N, *rest)`` of what is observed."""
-        self._dims: dict[tuple[str, str], list[str]] = {}
+        self._draws = draws
+        self._groups: dict[str, dict[str, tuple[list[str], Tensor]]] = {name: {} for name in names}
+        """Of each variable of each group its inner dims, and its values ``(num_draws, N, *inner)``.
+
+        Observed data have values ``(N, *inner)``.
+        """
 
     def add(self, drawn: Draws) -> None:
         """Take in one run."""
         run = drawn.run
         latent = [site for site in samples(run.model_trace) if not site["is_observed"]]
         observed = [site for site in samples(run.model_trace) if _is_seen(site)]
-        names = {site["name"] for site in latent}, {site["name"] for site in observed}
         self._put("posterior", drawn, run, latent)
-        if "log_likelihood" in self._names:
-            for site in observed:
+        for site in observed:
+            if "log_likelihood" in self._groups:
                 self._keep("log_likelihood", site["name"], drawn, run.log_prob([site], [1.0]), [])
-        if "sample_stats" in self._names:
+        if "sample_stats" in self._groups:
             self._keep("sample_stats", "log_weight", drawn, run.terms().log_weight, [])
-        if "observed_data" in self._names and drawn.samples.start == 0:
+        if drawn.samples.start == 0:
             self._put("observed_data", drawn, run, observed)
-        if "posterior_predictive" in self._names:
-            values = {site["name"]: site["value"] for site in latent}
-            again = self._simulate(drawn, values)
-            self._put("posterior_predictive", drawn, again, _named(again, names[1]))
-        if {"prior", "prior_predictive"} & set(self._names):
+        if "posterior_predictive" in self._groups:
+            again = self._simulate(drawn, {site["name"]: site["value"] for site in latent})
+            self._put("posterior_predictive", drawn, again, _named(again, observed))
+        if "prior" in self._groups or "prior_predictive" in self._groups:
             again = self._simulate(drawn, {})
-            self._put("prior", drawn, again, _named(again, names[0]))
-            if "prior_predictive" in self._names:
-                self._put("prior_predictive", drawn, again, _named(again, names[1]))
+            self._put("prior", drawn, again, _named(again, latent))
+            self._put("prior_predictive", drawn, again, _named(again, observed))
 
     def datasets(self, num_chains: int) -> "dict[str, Dataset]":
         """Return the groups, draws dealt out to chains."""
@@ -182,34 +181,37 @@ class _Groups:
 
         from pyro_vae.version import __version__
 
-        found = {}
+        datasets = {}
         attributes = {"inference_library": "pyro-vae", "inference_library_version": __version__}
-        for group in self._names:
+        for group, kept in self._groups.items():
             variables: dict[str, Any] = {}
-            for (owner, name), value in self._values.items():
-                if owner == group:
-                    sampled = group != "observed_data"
-                    shaped = value.unflatten(0, (num_chains, -1)) if sampled else value
-                    dims = [*(SAMPLE if sampled else ()), DATUM, *self._dims[group, name]]
-                    variables[name] = (dims, shaped.numpy())
+            for name, (dims, values) in kept.items():
+                if group == "observed_data":
+                    variables[name] = ([DATUM, *dims], values.numpy())
+                else:
+                    variables[name] = ([*SAMPLE, DATUM, *dims], values.unflatten(0, (num_chains, -1)).numpy())
             if group == "sample_stats":
-                log_weight = self._values[group, "log_weight"]
-                flagged = (log_weight.isnan() | (log_weight == math.inf)).any(0)
-                rounding = self._draws.rounding
-                variables["pareto_k"] = ([DATUM], _pareto_k(log_weight, flagged, rounding).numpy())
-                lost = rounding.lost(log_weight.abs().amax(0), slice(None)) & ~flagged
-                variables["unresolved"] = ([DATUM], lost.numpy())
-                if lost.any():
-                    logger.warning("%s: %s", self._draws.who, UNRESOLVED)
-                variables["flagged"] = ([DATUM], flagged.numpy())
-            found[group] = Dataset(variables, coords=_coordinates(variables), attrs=attributes)
-        return found
+                for name, values in self._diagnostics(kept["log_weight"][1]).items():
+                    variables[name] = ([DATUM], values.numpy())
+            datasets[group] = Dataset(variables, coords=_coordinates(variables), attrs=attributes)
+        return datasets
+
+    def _diagnostics(self, log_weight: Tensor) -> dict[str, Tensor]:
+        """Return what speaks against the log-weights ``(num_draws, N)`` of each datum, each ``(N,)``."""
+        count, rounding = len(log_weight), self._draws.rounding
+        flagged = (log_weight.isnan() | (log_weight == math.inf)).any(0)
+        khat = torch.full(flagged.shape, math.nan, dtype=torch.float64)
+        if not flagged.all():
+            tail = largest(torch.empty(0), log_weight[:, ~flagged], count)
+            khat[~flagged] = pareto_k(tail, count, rounding.of(tail[:, 0], ~flagged))
+        unresolved = rounding.lost(log_weight.abs().amax(0), slice(None)) & ~flagged
+        if unresolved.any():
+            logger.warning("%s: %s", self._draws.who, UNRESOLVED)
+        return {"pareto_k": khat, "unresolved": unresolved, "flagged": flagged}
 
     def _put(self, group: str, drawn: Draws, run: Particles, sites: Iterable[Site]) -> None:
-        """Keep the values of sites."""
-        if group not in self._names:
-            return
-        for site in sites:
+        """Keep the values of sites, if the group is one to make."""
+        for site in sites if group in self._groups else ():
             name, count = site["name"], len(site["fn"].event_shape)
             plates = [f"{plate}_plate" if plate in (DATUM, *SAMPLE) else plate for plate in inner_plates(run, site)]
             event = [f"{name}_dim"] if count == 1 else [f"{name}_dim_{index}" for index in range(count)]
@@ -226,11 +228,10 @@ class _Groups:
         where: tuple[slice, ...] = (drawn.samples, drawn.data)
         if group == "observed_data":
             values, where = values[0], where[1:]
-        if (group, name) not in self._values:
+        if name not in self._groups[group]:
             lead = [self._draws.num_samples, self._draws.size][-len(where) :]
-            self._values[group, name] = values.new_empty(*lead, *values.shape[len(where) :])
-            self._dims[group, name] = dims
-        self._values[group, name][where] = values
+            self._groups[group][name] = dims, values.new_empty(*lead, *values.shape[len(where) :])
+        self._groups[group][name][1][where] = values
 
     def _simulate(self, drawn: Draws, values: Mapping[str, Tensor]) -> Particles:
         """Run the model with nothing observed, its latent sites drawn or at given values."""
@@ -249,18 +250,10 @@ def _is_seen(site: Site) -> bool:
     return site["is_observed"] and not is_factor(site)
 
 
-def _named(run: Particles, names: set[str]) -> list[Site]:
+def _named(run: Particles, sites: Iterable[Site]) -> list[Site]:
+    """Return the model's sites of a run that have the names of other sites."""
+    names = {site["name"] for site in sites}
     return [site for site in samples(run.model_trace) if site["name"] in names]
-
-
-def _pareto_k(log_weight: Tensor, flagged: Tensor, rounding: Rounding) -> Tensor:
-    """Return the k-hat of each datum, ``(N,)``; NaN where it is flagged, unknown or there are too few draws."""
-    count = len(log_weight)
-    found = torch.full((log_weight.shape[1],), math.nan, dtype=torch.float64)
-    if not flagged.all():
-        largest = log_weight[:, ~flagged].mT.topk(min(tail_length(count) + 1, count), dim=1).values
-        found[~flagged] = pareto_k(largest, count, rounding.of(largest[:, 0], ~flagged))
-    return found
 
 
 def _coordinates(variables: Mapping[str, tuple[list[str], Any]]) -> dict[str, range]:

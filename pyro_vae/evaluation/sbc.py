@@ -31,16 +31,16 @@ class SBC(Result):
     columns = MappingProxyType({"num_rejected": "", "smallest_adjusted_p_value": ""})
 
     ranks: Tensor = field(repr=False)
-    """How many of the guide's draws lie below the latent that made the datum, ``(num_data, dim)``, int64, from 0 to
-    ``num_draws``; the dims are the unconstrained coordinates. -1 where a mask hides the latent element."""
+    """How many of the guide's draws lie below the latent that the datum was drawn with, ``(num_data, dim)``, int64,
+    from 0 to ``num_draws``; dims are the unconstrained coordinates. -1 where a mask hides the latent element."""
     p_values: Tensor = field(repr=False)
-    """Exact p-value of the ranks' uniformity in each dim, ``(dim,)``, float64; NaN of a dim that all data mask."""
+    """Exact p-value of the ranks' uniformity in each dim, ``(dim,)``, float64; NaN for a dim that all data mask."""
     num_draws: int
     left_out: int = 0
     """Simulated data for which a draw of the guide was NaN or infinite."""
     num_unresolved: int = 0
-    """Simulated data whose log p(x, u) roundings may move by more than 0.1 nats: x itself is rounded, and its
-    posterior another than the one that u was drawn from."""
+    """Simulated data whose log p(x, u) roundings may move by more than 0.1 nats: x itself is rounded, so that u is not
+    a draw from its posterior."""
 
     @property
     def adjusted(self) -> Tensor:
@@ -62,7 +62,7 @@ class SBC(Result):
 
     @property
     def calibrated(self) -> bool:
-        """Whether no dim is rejected and no datum left out; a calibrated guide is called otherwise in 5 % of runs."""
+        """Whether no dim is rejected and no datum left out; False for a calibrated guide in 5 % of runs."""
         return not self.rejected.any() and self.left_out == 0
 
     @property
@@ -74,9 +74,9 @@ class SBC(Result):
         return below.double() / self.num_ranks - (at / (self.num_draws + 1)).unsqueeze(-1)
 
     def band(self, level: float = 1 - LEVEL, dim: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return limits ``(num_draws,)`` that hold a calibrated dim's whole ``ecdf_difference`` at a level.
+        """Return limits ``(num_draws,)`` between which all of a calibrated dim's ``ecdf_difference`` lies at a level.
 
-        They are those of a dim that all data have, or of ``dim``.
+        They hold for ``dim``, or for a dim that all data have.
         """
         n, num_ranks = len(self.ranks) if dim is None else int(self.num_ranks[dim]), self.num_draws + 1
         expected = np.arange(1, num_ranks) / num_ranks
@@ -121,20 +121,20 @@ def sbc(
     seed: int | None = None,
     progress: bool | None = None,
 ) -> SBC:
-    r"""Simulation-based calibration: draw z and x from the model, and find the rank of z among the guide's draws.
+    r"""Test a guide by simulation-based calibration: rank the z of simulated data among the guide's draws for them.
 
     .. math::
         z \sim p(z), \quad x \sim p(x | z), \quad z_1, \dots, z_L \sim q(z | x), \quad
         r_d = \#\{l : z_{l,d} < z_d\}
 
-    If q is the posterior, each r_d is uniform on 0, ..., L. Ranks that gather at both ends tell of a guide that is
-    too narrow, in the middle of one that is too wide, at one end of one that is off. The test of each dim is exact
-    (:func:`pyro_vae.statistics.uniformity.uniformity_p_value`), and they are adjusted for their number by Holm's
-    method. Ranks are of the unconstrained coordinates; equal values are ordered at random.
+    If q is the posterior, each r_d is uniform on 0, ..., L. Too many ranks at both ends mean that the guide is too
+    narrow, in the middle that it is too wide, at one end that its location is off. The test of each dim is exact
+    (:func:`pyro_vae.statistics.uniformity.uniformity_p_value`); the p-values are adjusted for their number by Holm's
+    method. Ranks are those of the unconstrained coordinates; ties are broken at random.
 
-    Uniform ranks do not make a guide right. They are averages over data and look at one dim at a time: a guide that
-    returns the prior whatever x is passes, as does one whose dims have the wrong dependence. And the data are the
-    model's, on which an encoder trained on real ones need not be good.
+    Uniform ranks do not prove a guide right. They are averages over data and look at one dim at a time: a guide that
+    returns the prior for any x passes, as does one whose dims have the wrong dependence. The data are drawn from the
+    model, and a guide that was trained on real data need not be good on them.
 
     Args:
         model: p(x, z), any Pyro program with one vectorized batch plate and continuous latent sites, that observes
@@ -177,24 +177,24 @@ def sbc(
         rows.check_masks(joint, guide_draws.pair)
         ranks, finite, unresolved = [], [], 0
         for start in range(0, num_data, width):
-            # All blocks have one size, as a model may ask for; what the last one has too much is cut off.
-            kept = min(width, num_data - start)
+            # All blocks have one size, as a model may ask for; the last one is cut.
+            size = min(width, num_data - start)
             args, truth = joint.simulate(rows.take(torch.arange(start, start + width) % rows.size))
             u, _ = guide_draws.draw(args, num_draws)
             counted = joint.counted(args)
             there = torch.ones_like(truth[0], dtype=torch.bool) if counted is None else counted
-            ranks.append(torch.where(there, _ranks(truth[0], u), -1)[:kept].cpu())
-            finite.append((u.isfinite().all(0) & truth[0].isfinite() | ~there).all(-1)[:kept].cpu())
-            unresolved += int((joint.rounding(args, truth)[0, :kept] > MOST_ROUNDING).sum())
-            bar.update(kept)
+            ranks.append(torch.where(there, _ranks(truth[0], u), -1)[:size].cpu())
+            finite.append((u.isfinite().all(0) & truth[0].isfinite() | ~there).all(-1)[:size].cpu())
+            unresolved += int((joint.rounding(args, truth)[0, :size] > MOST_ROUNDING).sum())
+            bar.update(size)
     usable = torch.cat(finite)
     if not usable.any():
         raise NonFiniteError(f"sbc: the guide's draws are NaN or infinite for all of {num_data} simulated data.")
-    kept_ranks = torch.cat(ranks)[usable]
-    columns = [column[column >= 0] for column in kept_ranks.unbind(1)]
+    usable_ranks = torch.cat(ranks)[usable]
+    columns = [column[column >= 0] for column in usable_ranks.unbind(1)]
     p_values = [uniformity_p_value(column.numpy(), num_draws + 1) if len(column) else math.nan for column in columns]
-    left_out = num_data - len(kept_ranks)
-    return SBC(kept_ranks, torch.tensor(p_values, dtype=torch.float64), num_draws, left_out, unresolved)
+    left_out = num_data - len(usable_ranks)
+    return SBC(usable_ranks, torch.tensor(p_values, dtype=torch.float64), num_draws, left_out, unresolved)
 
 
 def _ranks(truth: Tensor, u: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How blurred images are: the variance of their Laplacian, and its ratio to the data's."""
+"""Sharpness of images: the variance of their Laplacian, and its ratio to the data's."""
 
 import math
 from dataclasses import dataclass, field
@@ -20,14 +20,14 @@ SMALLEST = 3
 
 
 def sharpness(images: Tensor) -> Tensor:
-    r"""Variance of the Laplacian of each image: high where there are edges, low where they are blurred.
+    r"""Return the variance of the Laplacian of each image: high for sharp edges, low for blurred ones.
 
     .. math::
         L_{ij} = x_{i-1,j} + x_{i+1,j} + x_{i,j-1} + x_{i,j+1} - 4 x_{ij}, \qquad
         \frac{1}{|P|} \sum_{ij \in P} (L_{ij} - \bar L)^2
 
-    P are the pixels with four neighbours; channels are averaged. It grows with the square of the contrast, so that
-    only images on the same scale compare, and noise is as sharp to it as edges are.
+    P are the pixels with four neighbours; channels are averaged. The variance grows with the square of the contrast, so
+    that only images on the same scale compare. Noise counts as sharpness, as edges do.
 
     Args:
         images: ``(N, channels, height, width)``, at least 3 pixels high and wide.
@@ -36,7 +36,7 @@ def sharpness(images: Tensor) -> Tensor:
         Tensor ``(N,)``, float64, on the CPU.
 
     Raises:
-        ValueError: images are of another shape, none, or not finite.
+        ValueError: images have another shape, there are none, or one is not finite.
 
     References:
         J. Pech-Pacheco, G. Cristobal, J. Chamorro-Martinez, J. Fernandez-Valdivia (2000), *Diatom autofocusing in
@@ -92,7 +92,7 @@ class SharpnessRatio(Result):
         r"""The ratio, where image i is of datum i; else there is no quantity of a datum.
 
         Each datum has :math:`R + (a_i - R b_i) / \bar b`, whose mean is R and whose error over data is
-        :attr:`standard_error`. How far other draws of z would change a reconstruction is not known.
+        :attr:`standard_error`. The Monte Carlo error, over other draws of z, is unknown.
         """
         if not self.paired:
             return {}
@@ -101,7 +101,7 @@ class SharpnessRatio(Result):
         return {"sharpness_ratio": Estimate(per_datum, unknown, unit="ratio", datum=self.datum)}
 
     def facts(self) -> dict[str, Any]:
-        """Return the means that the ratio is made of, and the ratio with its error where it is no estimate."""
+        """Return the two means, and for unpaired images the ratio and its error."""
         unpaired = {"sharpness_ratio": self.ratio, "sharpness_ratio_standard_error": self.standard_error}
         return ({} if self.paired else unpaired) | {
             "sharpness": self.images.mean().item(),
@@ -112,7 +112,7 @@ class SharpnessRatio(Result):
         }
 
     def __str__(self) -> str:
-        kind = "paired" if self.paired else "unpaired"
+        kind = "paired, Monte Carlo s.e. unknown" if self.paired else "unpaired"
         return (
             f"sharpness {self.ratio:.3f} of the data's (s.e. {self.standard_error:.2g}, {kind}; variance of the "
             f"Laplacian {self.images.mean():.3g} against {self.reference.mean():.3g}; "
@@ -121,10 +121,10 @@ class SharpnessRatio(Result):
 
 
 def sharpness_ratio(images: Tensor, data: Tensor, *, paired: bool = True) -> SharpnessRatio:
-    """Sharpness of reconstructions, or of samples, relative to the data's.
+    """Compare the sharpness of reconstructions, or of samples, with that of data.
 
-    Both must be of one kind. The mean of p(x | z) is grey, and so to be held against grey data; against binarized ones,
-    whose noise counts as sharpness, it looks more blurred than it is.
+    Images and data must be of one kind. The mean of p(x | z) is grey and compares with grey data; compared with
+    binarized data, whose noise counts as sharpness, it looks more blurred than it is.
 
     Args:
         images: reconstructions or samples ``(N, channels, height, width)``.
@@ -155,10 +155,10 @@ def sharpness_ratio(images: Tensor, data: Tensor, *, paired: bool = True) -> Sha
 
 
 def reconstruction_sharpness(model: Program, guide: Program, x: Any, *, seed: int | None = None) -> SharpnessRatio:
-    """Sharpness of reconstructions relative to the data's: below 1 where they are blurred.
+    """Compare the sharpness of reconstructions with that of the data: the ratio is below 1 where they are blurred.
 
-    A reconstruction is the mean of p(x | z) at one draw z ~ q(z | x). It is grey, and binarized data are sharper for
-    their noise alone: of two models of such data the ratios compare, and no ratio is to be held against 1.
+    A reconstruction is the mean of p(x | z) at one draw z ~ q(z | x). It is grey, and binarized data are sharper by
+    their noise alone: ratios of two models of such data compare with one another, but not with 1.
 
     Args:
         model: p(x, z).

@@ -102,6 +102,7 @@ def test_the_estimate_of_a_ratio_has_its_mean_and_error():
     x = torch.rand(30, 1, 6, 6)
     found = sharpness_ratio(0.7 * x + 0.1 * torch.rand_like(x), x)
     estimate = found.estimates["sharpness_ratio"]
+    assert "paired, Monte Carlo s.e. unknown" in str(found)
     assert estimate.mean == pytest.approx(found.ratio)
     assert estimate.data_standard_error == pytest.approx(found.standard_error)
     unpaired = sharpness_ratio(x, x[:20], paired=False)

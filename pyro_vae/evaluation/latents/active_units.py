@@ -14,7 +14,7 @@ from pyro_vae.runtime.checks import check_number
 from pyro_vae.runtime.wording import count
 
 LEVEL = 0.01
-"""The most that the chance may be, of all units together, that noise alone gives one of them a wrong verdict."""
+"""Chance, at most, that noise alone gives any of the units a wrong verdict."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,23 +24,23 @@ class ActiveUnits(Result):
     columns = MappingProxyType({"active_units": ""})
 
     variance: Tensor = field(repr=False)
-    """Var_x(E_q[z | x]) of each unit, ``(units,)``, float64; unbiased, so below 0 at times. NaN of one datum."""
+    """Var_x(E_q[z | x]) of each unit, ``(units,)``, float64; unbiased, so below 0 at times. NaN for one datum."""
     threshold: float = 0.01
     units: tuple[str, ...] = ()
-    """What each unit is called, as ``z[0]``."""
+    """Name of each unit, as ``z[0]``."""
     standard_errors: Tensor | None = field(default=None, repr=False)
     """Monte Carlo standard error of each variance, ``(units,)``: what another seed would change. None: all exact."""
     undecided: Tensor | None = field(default=None, repr=False)
-    """Units of which noise does not tell whether they are active, ``(units,)``. None: it tells of each."""
+    """Units that noise leaves undecided, neither active nor inactive, ``(units,)``. None: there are none."""
     num_samples: int | None = None
     """Samples for each datum, where means were sampled."""
 
     @classmethod
     def of(cls, means: PosteriorMeans, threshold: float) -> "ActiveUnits":
-        """Return which units are active, which are not, and of which the noise in their means does not tell."""
+        """Return which units are active, which are not, and which the noise in their means leaves undecided."""
         variance, size, noise = means.variance_over_data(), means.counted(), means.over_data(means.noise)
         samples = means.num_samples
-        # Noise squared, of which the square of an estimate from so many normal draws is too much.
+        # The square of the noise: the square of its estimate from so many normal draws is larger in expectation.
         fourth = means.over_data(means.noise.square()) * max(samples - 1, 1) / (samples + 1)
 
         def variance_of_spread(signal: Tensor) -> Tensor:
@@ -72,7 +72,7 @@ class ActiveUnits(Result):
 
     @property
     def inactive(self) -> Tensor:
-        """Which units are not, ``(units,)``; the rest is undecided, or unknown."""
+        """Which units are inactive, ``(units,)``; the others are active, undecided, or unknown."""
         below = self.variance <= self.threshold
         return below if self.undecided is None else below & ~self.undecided
 
@@ -106,7 +106,7 @@ class ActiveUnits(Result):
         return found
 
     def facts(self) -> dict[str, Any]:
-        """Return how many units are active, of how many noise does not tell, and which vary most."""
+        """Return how many units are active, how many are undecided, and which vary most."""
         return {
             "active_units": self.count,
             "num_undecided": self.num_undecided,
@@ -117,7 +117,7 @@ class ActiveUnits(Result):
 
     @property
     def in_words(self) -> str:
-        """How many are active, and of how many that is not known."""
+        """How many units are active and undecided, in words."""
         if self.count is None:
             return f"how many of {count(len(self.variance), 'latent unit')} are active is unknown"
         text = f"{self.count} of {count(len(self.variance), 'latent unit')} active"
@@ -144,19 +144,19 @@ def active_units(
     num_samples: int = 50,
     plate: str | None = None,
 ) -> ActiveUnits:
-    r"""Latent units whose posterior mean varies over the data: Var_x(E_q[z | x]) > threshold.
+    r"""Find the latent units whose posterior mean varies over the data: Var_x(E_q[z | x]) > threshold.
 
-    Where the guide offers ``posterior(x)`` with a mean, or samples the site first from a law with one, that is used.
-    Else the mean is taken over samples, and the variance which this adds is taken off again (unbiased). Then a unit
-    counts as active, or as inactive, only where noise does not explain on which side of the threshold it is, at a
-    chance of 1 % for all units together; the others are undecided.
+    The mean is that of ``posterior(x)``, or of the law of a site that the guide samples first, where they have one.
+    Else it is taken over samples, and the variance that sampling adds is subtracted (unbiased). A unit then counts as
+    active or as inactive only if noise does not explain its side of the threshold, at a chance of 1 % for all units
+    together; the other units are undecided.
 
     Args:
         guide: q(z | x).
         x: data ``(N, ...)``, or a tuple of all positional arguments of the guide, of which tensors of length N are cut
             along their first dim.
         threshold: Burda et al. use 0.01.
-        site: a latent site; None for all of them, which :attr:`ActiveUnits.by_site` tells apart.
+        site: a latent site; None for all of them, as :attr:`ActiveUnits.by_site` has them apart.
         num_samples: samples for each datum, where they are needed.
         plate: the batch plate's name, needed only where several would do.
 

@@ -1,10 +1,9 @@
-r"""Means of p(x | z) of any pair: at draws from the prior, at draws from the guide, along one latent unit."""
+"""Means of p(x | z) of any pair: at draws from the prior, at draws from the guide, along one latent unit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.poutine.messenger import Messenger
@@ -13,7 +12,7 @@ from torch import Tensor
 from pyro_vae.evaluation.over_data.posterior_means import mean_of_law, posterior_means
 from pyro_vae.evaluation.over_data.rows import Rows
 from pyro_vae.programs.coordinates import is_circular
-from pyro_vae.programs.modules import in_mode, local_params, plain_errors
+from pyro_vae.programs.modules import local_params, plain_errors
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import Site, samples
 from pyro_vae.programs.support import says_its_support
@@ -22,7 +21,7 @@ from pyro_vae.protocols import Program
 from pyro_vae.runtime.roundings import agree
 
 PRIOR_DRAWS = 10_000
-"""Draws that the quantiles of the prior are read off."""
+"""Draws that the quantiles of the prior are taken of."""
 
 BLOCK = 1000
 """Draws from the prior in one run of the model."""
@@ -45,9 +44,9 @@ def prior_means(model: Program, x: Any, num_draws: int) -> Tensor:
 
     Args:
         model: p(x, z).
-        x: data ``(N, ...)``, or a tuple of all positional arguments. A draw has the other arguments of one datum, from
-            the first on; the data themselves only give the shape.
-        num_draws: how many.
+        x: data ``(N, ...)``, or a tuple of all positional arguments. The data give the shape alone; draw n has the
+            other arguments of datum n.
+        num_draws: how many draws.
 
     Raises:
         ValueError: as for :func:`reconstruction_means`.
@@ -79,18 +78,18 @@ def traverse(
 ) -> Traversal:
     """Move one latent unit after another through the quantiles of its prior, and return the means of p(x | z).
 
-    A row starts from the posterior of the first datum: a site is held at its posterior mean, or at one draw from the
-    guide where that mean is no value of the site (a category, an angle). A site whose law in the model follows the unit
-    that is moved follows it here, too: it has the mean of that law. In a model of several layers, a unit of an upper
-    layer so moves what lies below it.
+    Each row starts from the posterior of the first datum: a site is held at its posterior mean, or at one draw from the
+    guide where that mean is no value of the site (a category, an angle). A site whose law in the model depends on the
+    unit that is moved takes the mean of that law. In a model of several layers, a unit of an upper layer therefore
+    moves the layers below it.
 
     Args:
         model: p(x, z).
         guide: q(z | x).
         x: data ``(N, ...)``, or a tuple of all positional arguments; the first datum is where rows start.
         units: numbers of units, in the order of :func:`pyro_vae.evaluation.active_units`.
-        quantiles: increasing, in (0, 1). Those of the prior are read off 10 000 draws.
-        num_samples: draws that the posterior mean is taken over, where the guide does not say it.
+        quantiles: probabilities, increasing, in (0, 1). The quantiles are those of 10 000 draws from the prior.
+        num_samples: draws for the posterior mean, where the guide has no closed one.
 
     Raises:
         ValueError: as for :func:`reconstruction_means`.
@@ -114,7 +113,7 @@ def traverse(
         name = names[unit]
         index = unit - names.index(name)
         along = _Along(name, index, held, _quantiles(prior[name][:, index], quantiles), dim)
-        trace = _run(rows, model, several, along=along)
+        trace = _run(rows, along(model), several, model)
         if along.why_not is None:
             images.append(_data_mean(who, trace, several[0]))
             shown.append(means.units[unit])
@@ -125,7 +124,7 @@ def traverse(
 
 
 class _Along(Messenger):
-    """Gives latent sites the values of one row: one unit moves, the rest is held or follows.
+    """Gives latent sites the values of one row: one unit moves, the others are held or follow it.
 
     Args:
         name: the site of the unit.
@@ -170,22 +169,26 @@ def _why_outside(msg: Any, value: Tensor) -> str | None:
 
 
 def _follows(fn: Any, value: Tensor, dim: int) -> bool:
-    """Whether a law differs from step to step, as the density of one value shows."""
+    """Return whether a law differs from step to step, by the density that it gives one value."""
     density = fn.log_prob(value)
     eps = torch.finfo(density.dtype).eps
     return not agree(density, density.narrow(dim, 0, 1).expand_as(density), roundings=1000, eps=eps)
 
 
 def _held(site: Site, mean: Tensor, dim: int) -> Tensor:
-    """Return what a site is held at: its posterior mean, or the guide's draw where the mean is no value of it."""
-    fn, value = site["fn"], site["value"]
-    # Of one datum.
-    drawn = value.expand(fn.batch_shape + fn.event_shape).movedim(len(fn.batch_shape) + dim, 0)[0]
-    mean = mean.reshape(drawn.shape).to(drawn)
+    """Return the value that a site is held at: its posterior mean, or the guide's draw where the mean is no value."""
+    fn, draw = site["fn"], _by_datum(site, dim)[0]
+    mean = mean.reshape(draw.shape).to(draw)
     if not says_its_support(fn):
         return mean
     discrete = fn.support.is_discrete or is_circular(fn) or not mean.isfinite().all()
-    return drawn if discrete or not fn.support.check(mean).all() else mean
+    return draw if discrete or not fn.support.check(mean).all() else mean
+
+
+def _by_datum(site: Site, dim: int) -> Tensor:
+    """Return a site's value as ``(batch, *rest)``."""
+    fn = site["fn"]
+    return site["value"].expand(fn.batch_shape + fn.event_shape).movedim(len(fn.batch_shape) + dim, 0)
 
 
 def _prior_draws(rows: Rows, model: Program, dim: int) -> dict[str, Tensor]:
@@ -195,37 +198,25 @@ def _prior_draws(rows: Rows, model: Program, dim: int) -> dict[str, Tensor]:
     for _ in range(PRIOR_DRAWS // BLOCK):
         for site in samples(_run(rows, model, args)):
             if not site["is_observed"]:
-                fn = site["fn"]
-                value = site["value"].expand(fn.batch_shape + fn.event_shape)
-                by_draw = value.movedim(len(fn.batch_shape) + dim, 0)
-                draws.setdefault(site["name"], []).append(by_draw.reshape(BLOCK, -1))
+                draws.setdefault(site["name"], []).append(_by_datum(site, dim).reshape(BLOCK, -1))
     return {name: torch.cat(values) for name, values in draws.items()}
 
 
 def _quantiles(draws: Tensor, quantiles: Tensor) -> Tensor:
-    """Return quantiles of draws, which are draws themselves where these are whole numbers."""
+    """Return quantiles of draws; of whole numbers, the nearest draws."""
     if draws.is_floating_point():
         return draws.quantile(quantiles.to(draws))
     return draws.double().quantile(quantiles.to(draws.device).double(), interpolation="nearest").to(draws.dtype)
 
 
-def _run(
-    rows: Rows, program: Program, args: tuple[Any, ...], owner: Program | None = None, along: Messenger | None = None
-) -> poutine.Trace:
+def _run(rows: Rows, program: Program, args: tuple[Any, ...], owner: Program | None = None) -> poutine.Trace:
     """Return the trace of a program, or of a change of ``owner``, in evaluation mode."""
-    program = program if along is None else along(program)
-    with (
-        torch.no_grad(),
-        in_mode(rows.modules, training=False),
-        pyro.validation_enabled(False),
-        local_params(owner or program),
-        plain_errors("figures", "the program"),
-    ):
+    with rows.at_rest(), local_params(owner or program), plain_errors("figures", "the program"):
         return poutine.trace(program).get_trace(*args)
 
 
 def _data_mean(who: str, trace: poutine.Trace, x: Tensor) -> Tensor:
-    """Return the mean of the law of what a model observes in the place of the data, of their shape."""
+    """Return the mean of the law of the observed site that has the data's shape."""
     sites = [site for site in samples(trace) if site["is_observed"]]
     of_data = [site for site in sites if site["value"].shape == x.shape]
     if len(of_data) != 1:

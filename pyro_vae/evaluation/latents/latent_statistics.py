@@ -1,4 +1,4 @@
-"""What the latent space carries: active units, KL by unit, mutual information, and the rate-distortion point."""
+"""Information in the latent space: active units, KL by unit, mutual information, and the rate-distortion point."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.estimate import Estimate, rounded_mean
 from pyro_vae.evaluation.latents.active_units import ActiveUnits
 from pyro_vae.evaluation.latents.aggregate_posterior import ForeignDensityError, log_aggregate
-from pyro_vae.evaluation.latents.unit_kl import UnitKLError, unit_kl
-from pyro_vae.evaluation.over_data.latent_draws import Draws, LatentDraws, by_datum
+from pyro_vae.evaluation.latents.unit_kl import UnitKLError, by_unit, unit_kl
+from pyro_vae.evaluation.over_data.latent_draws import LatentDraws, by_datum
 from pyro_vae.evaluation.over_data.posterior_means import PosteriorMeans, mean_of_law
 from pyro_vae.evaluation.result import Result
 from pyro_vae.programs.masks import element_mask
@@ -26,6 +26,10 @@ from pyro_vae.runtime.wording import count, rounded_error
 
 COLLAPSED = 0.01
 """Nats from the prior, on average over data, below which a unit says nothing of x."""
+
+TERMS = ("reconstruction", "log_prior", "log_guide")
+VALUE, RATIO = "value of ", "log-ratio of "
+"""Of a latent site, in the names of a run's numbers."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,9 +56,9 @@ class LatentStatistics(Result):
     flagged: Tensor = field(repr=False)
     """Data with a NaN or infinite log-weight, ``(N,)``: in no mean, and no member of the aggregate posterior."""
     units: tuple[str, ...] = field(repr=False)
-    """What the units are called: the site, and the number in it."""
+    """Names of the units: the site, and the number in it."""
     why_not: dict[str, str] = field(repr=False)
-    """Why something is None, by its name."""
+    """Reasons for the attributes that are None, by their names."""
     num_samples: int
     shares: Tensor | None = field(default=None, repr=False)
     """Share of the data that have each unit, ``(latent_dim,)``; None where no unit is masked."""
@@ -81,7 +85,7 @@ class LatentStatistics(Result):
         inactive, and the rate is below 0.01 nats for each of them. A unit that all data mask is none that could
         collapse.
         """
-        # At a larger rate some have not, and which is not known.
+        # At a larger rate some units have not collapsed, and these are not known.
         by_rate = self.active_units.inactive & (self.rate.mean < COLLAPSED * len(self.units))
         if self.kl_per_unit is None:
             return by_rate
@@ -101,7 +105,8 @@ class LatentStatistics(Result):
         return super().estimates | {f"rate[{name}]": part for name, part in parts.items()}
 
     def facts(self) -> dict[str, Any]:
-        """Return what is known of single units, of how many data, and why something is not known."""
+        """Return the numbers of single units, how many data there are, and why something is not known."""
+        errors = self.kl_per_unit_errors
         return {
             "active_units": self.active_units.count,
             "collapsed_units": [name for name, gone in zip(self.units, self.collapsed, strict=True) if gone],
@@ -109,9 +114,7 @@ class LatentStatistics(Result):
             "all_collapsed": self.all_collapsed,
             "kl_per_unit_nats": None if self.kl_per_unit is None else self.kl_per_unit.tolist(),
             "no_kl": list(self.no_kl),
-            "kl_per_unit_standard_errors": (
-                None if self.kl_per_unit_errors is None else self.kl_per_unit_errors.tolist()
-            ),
+            "kl_per_unit_standard_errors": None if errors is None else errors.tolist(),
             "latent_dim": len(self.units),
             "num_samples": self.num_samples,
             "num_members": self.num_members,
@@ -141,7 +144,7 @@ class LatentStatistics(Result):
 
 
 def _short(estimate: Estimate) -> str:
-    return f"{estimate.mean:.2f} (s.e. {rounded_error(estimate.standard_error)})"
+    return f"{rounded_mean(estimate.mean)} (s.e. {rounded_error(estimate.standard_error)})"
 
 
 def latent_statistics(
@@ -155,19 +158,19 @@ def latent_statistics(
     seed: int | None = None,
     progress: bool | None = None,
 ) -> LatentStatistics:
-    r"""What z carries about x, and how far q is from the prior, by unit and in all.
+    r"""Measure the information of z about x, and the distance of q from the prior, by unit and in all.
 
-    With the aggregate posterior :math:`q(z) = \frac1N \sum_n q(z | x_n)`, the rate is two things:
+    With the aggregate posterior :math:`q(z) = \frac1N \sum_n q(z | x_n)`, the rate is a sum of two:
 
     .. math::
         \frac1N \sum_n \mathrm{KL}(q(z | x_n) \| p(z)) = I_q(n; z) + \mathrm{KL}(q(z) \| p(z)), \qquad
         I_q(n; z) = \frac1N \sum_n E_{q(z | x_n)} \Big[\log \frac{q(z | x_n)}{q(z)}\Big] \le \log N
 
-    q(z) is the mixture over exactly the N data given, scored in full. So both parts are plain Monte Carlo means over
-    z, unbiased, with standard errors that are exact in expectation. What is estimated is the information on *which of
-    these N* data z came from: near log N it is a matter of N, and a larger sample of the same data would show more.
-    The cost is N^2 ``num_samples`` densities, cheap for diagonal Gaussians (two matrix products) and not for flows
-    that are inverted dim by dim: give fewer data then.
+    q(z) is the mixture over exactly the N data given, scored in full. Both parts are therefore plain Monte Carlo means
+    over z, unbiased, with standard errors that are exact in expectation. The mutual information is about *which of
+    these N* data z came from: near log N it is limited by N, and more data would show more. The cost is N^2
+    ``num_samples`` densities: cheap for diagonal Gaussians (two matrix products), but not for flows that are inverted
+    dim by dim, which call for fewer data.
 
     A unit is one number of one latent site. Where q and p are products over units, each has a KL of its own (closed
     where torch knows it, else sampled): its mean over x, and for several sites over the sites before it. Where model
@@ -215,19 +218,13 @@ def latent_statistics(
             raise NonFiniteError(
                 f"latent_statistics: a log-weight is NaN or infinite for each of the {draws.size} data."
             )
-        why_not = {}
-        aggregate: Tensor | None = None
+        aggregate, no_aggregate = None, drawn.why_no_kl
         if drawn.repeats:
             try:
-                aggregate = log_aggregate(draws, drawn.values, members, drawn.there)
+                aggregate, no_aggregate = log_aggregate(draws, drawn.values, members, drawn.there), None
             except ForeignDensityError as reason:
-                why_not["mutual_information"] = why_not["marginal_kl"] = str(reason)
-        else:
-            why_not["mutual_information"] = why_not["marginal_kl"] = drawn.why_no_kl = (
-                "the guide, run again with the values it drew, gives them another density"
-            )
-    if drawn.why_no_kl is not None:
-        why_not["kl_per_unit"] = drawn.why_no_kl
+                no_aggregate = str(reason)
+    reasons = {"mutual_information": no_aggregate, "marginal_kl": no_aggregate, "kl_per_unit": drawn.why_no_kl}
 
     def mean(values: Tensor) -> Estimate:
         return Estimate.of_draws(torch.where(members, values, math.nan), datum=draws.unit)
@@ -248,7 +245,7 @@ def latent_statistics(
         kl_per_unit_errors=kl_errors,
         flagged=drawn.flagged,
         units=drawn.units,
-        why_not=why_not,
+        why_not={name: reason for name, reason in reasons.items() if reason is not None},
         num_samples=num_samples,
         datum=draws.unit,
         shares=None if there is None else there.double().mean(0),
@@ -259,104 +256,81 @@ def latent_statistics(
 
 
 class _Drawn:
-    """All draws of all data, and what the pair says of them."""
+    """All draws of all data, and the numbers that the pair gives them."""
 
     def __init__(self, draws: LatentDraws) -> None:
-        count, size = draws.num_samples, draws.size
-        self.reconstruction, self.log_prior, self.log_guide = torch.empty(3, count, size, dtype=torch.float64)
-        self.values: dict[str, Tensor] = {}
-        """Of each latent site of the model, in the guide's order, ``(num_samples, N, *rest)``."""
-        self.log_ratios: dict[str, Tensor] = {}
-        """Of each of these sites, log q - log p given what comes before it in each, ``(num_samples, N)``."""
+        self._pair = draws.pair
         self.why_no_kl: str | None = None
         try:
             self.repeats = draws.pair.guide_repeats
         except (ValueError, KeyError, NotImplementedError):
-            # Nor can it score the draws of other data, which is said in its place.
+            # The guide cannot score its own draws. Nor can it score those of other data, and that is reported.
             self.repeats = True
         """Whether the guide's laws are the same in each run."""
-        self._closed_mean: Tensor | None = None
-        self.there: Tensor | None = None
-        """Which units of which data are not masked, ``(N, units)``; None where no latent site has a mask."""
+        if not self.repeats:
+            self.why_no_kl = "the guide, run again with the values it drew, gives them another density"
+        blocks: list[list[dict[str, Tensor]]] = []
         for drawn in draws:
-            if not self.values:
-                self._make_room(draws, drawn.run)
-            self._keep(draws, drawn)
-        flat = torch.cat([value.reshape(count, size, -1).double() for value in self.values.values()], -1)
-        exact = self._closed_mean
+            if drawn.samples.start == 0:
+                blocks.append([])
+            blocks[-1].append(self._numbers(drawn.run))
+
+        def whole(name: str) -> Tensor:
+            return torch.cat([torch.cat([part[name] for part in block]) for block in blocks], 1)
+
+        first, count = blocks[0][0], draws.num_samples
+        sites = [name.removeprefix(VALUE) for name in first if name.startswith(VALUE)]
+        self.reconstruction, self.log_prior, self.log_guide = (whole(name) for name in TERMS)
+        self.values = {site: whole(f"{VALUE}{site}") for site in sites}
+        """Of each latent site of the model, in the guide's order, ``(num_samples, N, *rest)``."""
+        self.log_ratios = {site: whole(f"{RATIO}{site}") for site in sites}
+        """Of each of these sites, log q - log p given what comes before it in each, ``(num_samples, N)``."""
+        self.units = tuple(f"{site}[{i}]" for site in sites for i in range(self.values[site][0, 0].numel()))
+        self.there = whole("there")[0] if "there" in first else None
+        """Which units of which data are not masked, ``(N, units)``; None where no latent site has a mask."""
+        flat = torch.cat([value.reshape(count, draws.size, -1).double() for value in self.values.values()], -1)
+        exact = whole("mean")[0] if "mean" in first else None
         self.mean = flat.mean(0) if exact is None else exact
         if not self.repeats:
             # Samples of one run share what is drawn beside them, so that their mean is not q's.
             self.mean = torch.full_like(self.mean, math.nan)
         self.noise = flat.var(0) / count if exact is None else torch.zeros_like(exact)
         """E_q[z | x] of each unit, ``(N, units)``, and the Monte Carlo variance of that."""
-        self.kl, squares = self._kl_sums / count
-        self.kl_variance = (squares - self.kl.square()).clamp(min=0) * count / (count - 1)
-        """KL of each unit, ``(N, units)``, and the variance of one draw of it."""
+        if self.why_no_kl is None:
+            kl = whole("kl")
+            self.kl = kl.sum(0) / count
+            self.kl_variance = (kl.square().sum(0) / count - self.kl.square()).clamp(min=0) * count / (count - 1)
+            """KL of each unit, ``(N, units)``, and the variance of one draw of it."""
         self.weight = self.reconstruction + self.log_prior - self.log_guide
         self.flagged = (self.weight.isnan() | (self.weight == math.inf)).any(0)
 
-    def _make_room(self, draws: LatentDraws, run: Particles) -> None:
-        sizes = {}
-        for site in run.latents:
-            name = site["name"]
-            if name in run.model_trace.nodes:
-                value = by_datum(run, site, site["value"])
-                self.values[name] = torch.empty(draws.num_samples, draws.size, *value.shape[2:], dtype=value.dtype)
-                sizes[name] = math.prod(value.shape[2:])
-                self.log_ratios[name] = torch.empty(draws.num_samples, draws.size, dtype=torch.float64)
-        self.units = tuple(f"{name}[{index}]" for name, size in sizes.items() for index in range(size))
-        if draws.pair.masked:
-            self.there = torch.ones(draws.size, len(self.units), dtype=torch.bool)
-        self._kl_sums = torch.zeros(2, draws.size, len(self.units), dtype=torch.float64)
-        if len(run.latents) == 1 and self.repeats and _mean_of(run) is not None:
-            self._closed_mean = torch.empty(draws.size, len(self.units), dtype=torch.float64)
-
-    def _keep(self, draws: LatentDraws, drawn: Draws) -> None:
-        run, data, rows = drawn.run, drawn.data, drawn.samples
+    def _numbers(self, run: Particles) -> dict[str, Tensor]:
+        """Return the numbers of one run by name, each ``(num_samples, batch, *rest)``."""
         terms = run.terms()
-        for kept, found in (
-            (self.reconstruction, terms.reconstruction),
-            (self.log_prior, terms.log_prior),
-            (self.log_guide, terms.log_guide),
-        ):
-            kept[rows, data] = found.double().cpu()
-        for name, kept in self.values.items():
-            site = run.guide_trace.nodes[name]
-            kept[rows, data] = by_datum(run, site, site["value"]).cpu()
-            # Of a single site without others beside it, the difference is the rate.
-            alone = len(run.latents) == 1 and run.guide_factors() is None
+        sites = {site["name"]: site for site in run.latents if site["name"] in run.model_trace.nodes}
+        numbers = {name: getattr(terms, name).double() for name in TERMS}
+        # Of a single site without others beside it, the difference of the log-densities is the rate.
+        alone = len(run.latents) == 1 and run.guide_factors() is None
+        for name, site in sites.items():
+            numbers[f"{VALUE}{name}"] = by_datum(run, site, site["value"])
             log_q = terms.log_guide if alone else run.log_prob([site], [1.0])
             log_p = terms.log_prior if alone else run.log_prob([run.model_trace.nodes[name]], [1.0])
-            self.log_ratios[name][rows, data] = (log_q - log_p).double().cpu()
-        if self.there is not None:
-            sites = [run.guide_trace.nodes[name] for name in self.values]
-            self.there[data] = torch.cat([_there(run, site) for site in sites], -1).cpu()
-        if self._closed_mean is not None:
-            mean = _mean_of(run)
-            assert mean is not None
-            self._closed_mean[data] = mean.double().cpu()
-        if self.why_no_kl is None and self.repeats:
+            numbers[f"{RATIO}{name}"] = (log_q - log_p).double()
+        if self._pair.masked:
+            numbers["there"] = torch.cat([by_unit(run, site, _there(site)) for site in sites.values()], -1)
+        if len(run.latents) == 1 and self.repeats:
+            mean = mean_of_law(run.latents[0])
+            if mean is not None:
+                numbers["mean"] = by_unit(run, run.latents[0], mean).double()
+        if self.why_no_kl is None:
             try:
-                kl = unit_kl(draws.pair, run, list(self.values)).double().cpu()
+                numbers["kl"] = unit_kl(self._pair, run, list(sites)).double()
             except UnitKLError as reason:
                 self.why_no_kl = str(reason)
-            else:
-                self._kl_sums[:, data] += torch.stack([kl.sum(0), kl.square().sum(0)])
+        return {name: values.expand(run.shape[0], *values.shape[1:]).cpu() for name, values in numbers.items()}
 
 
-def _there(run: Particles, site: Site) -> Tensor:
-    """Return which elements of a site are not masked, ``(batch, units)``."""
+def _there(site: Site) -> Tensor:
+    """Return which elements of a site are not masked, of the shape of its value."""
     mask = element_mask(site)
-    there = by_datum(run, site, torch.ones_like(site["value"], dtype=torch.bool) if mask is None else mask)[0]
-    return there.reshape(len(there), -1)
-
-
-def _mean_of(run: Particles) -> Tensor | None:
-    """Return the mean of the guide's only site, ``(batch, units)``, where its law knows it; NaN of a law without."""
-    site = run.latents[0]
-    mean = mean_of_law(site)
-    if mean is None:
-        return None
-    mean = by_datum(run, site, mean)[0]
-    return mean.reshape(len(mean), -1)
+    return torch.ones_like(site["value"], dtype=torch.bool) if mask is None else mask

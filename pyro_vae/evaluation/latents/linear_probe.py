@@ -1,4 +1,4 @@
-"""How well a linear classifier reads labels off the latent means."""
+"""Accuracy of a linear classifier from latent means to labels."""
 
 import math
 import warnings
@@ -20,7 +20,7 @@ from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.wording import count
 
 MOST_STEPS = 1000
-"""LBFGS steps: tens to a few hundred are needed for ten classes and fifty units."""
+"""LBFGS steps, at most: ten classes and fifty units need tens to a few hundred."""
 
 SMALLEST_GRADIENT = 1e-7
 """The largest element of the gradient, in nats, at which the optimum is reached."""
@@ -45,7 +45,7 @@ class LinearProbe(Result):
     """Whether the optimum, which is unique, is reached: no gradient above 1e-7, or a loss that no longer falls."""
 
     def facts(self) -> dict[str, Any]:
-        """Return what the probe learnt from, and what it is to be compared with."""
+        """Return the size of the probe and of its training data, and the accuracy of the majority class."""
         return {
             "majority_accuracy": self.majority,
             "num_classes": self.num_classes,
@@ -56,11 +56,13 @@ class LinearProbe(Result):
         }
 
     def __str__(self) -> str:
+        errors = f"data s.e. {100 * self.accuracy.data_standard_error:.2g}"
+        if math.isnan(self.accuracy.standard_error):
+            errors = f"Monte Carlo s.e. unknown, {errors}"
         text = (
-            f"linear probe {100 * self.accuracy.mean:.2f} % (s.e. {100 * self.accuracy.data_standard_error:.2g}; "
-            f"{self.accuracy.num_data} "
-            f"test labels of {self.num_classes} classes, {self.num_train} to learn from, "
-            f"{count(self.latent_dim, 'latent unit')}; the majority class {100 * self.majority:.2f} %)"
+            f"linear probe {100 * self.accuracy.mean:.2f} % ({errors}; {self.accuracy.num_data} test labels of "
+            f"{self.num_classes} classes, {self.num_train} to learn from, {count(self.latent_dim, 'latent unit')}; the "
+            f"majority class {100 * self.majority:.2f} %)"
         )
         return text if self.converged else f"{text}; not converged: raise l2"
 
@@ -77,7 +79,7 @@ def linear_probe(
     num_samples: int = 50,
     seed: int | None = None,
 ) -> LinearProbe:
-    r"""Accuracy of multinomial logistic regression from the means of q(z | x) to labels.
+    r"""Measure the accuracy of multinomial logistic regression from the means of q(z | x) to labels.
 
     .. math::
         \min_{W, b} \; -\frac1N \sum_n \log \mathrm{softmax}(W m_n + b)_{y_n} + \frac{\lambda}{2} \|W\|^2
@@ -133,7 +135,7 @@ def linear_probe(
     train, test = (
         part.mean if part.there is None else torch.where(part.there, part.mean, loc) for part in (means, test_means)
     )
-    # What varies by rounding only is no feature.
+    # A unit that varies by rounding only is no feature.
     scale = torch.where(scale > 1e-6 * train.abs().amax(0), scale, math.inf)
     weight, converged = _fit((train - loc) / scale, targets, len(classes), l2)
     scores = (test - loc) / scale @ weight[:-1] + weight[-1]
@@ -156,7 +158,7 @@ def _fit(features: Tensor, targets: Tensor, num_classes: int, l2: float) -> tupl
     from sklearn.exceptions import ConvergenceWarning  # Slow to import, and seldom needed.
     from sklearn.linear_model import LogisticRegression
 
-    # Of two classes it holds the difference w of two opposite columns of W, whose squares add up to that of w / 2.
+    # For two classes it holds the difference w of two opposite columns of W, each of them w / 2 or -w / 2.
     strength = 1 / (l2 * len(features)) * (2 if num_classes == 2 else 1)
     regression = LogisticRegression(C=strength, tol=SMALLEST_GRADIENT, max_iter=MOST_STEPS)
     with warnings.catch_warnings(record=True) as caught:

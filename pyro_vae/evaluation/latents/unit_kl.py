@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.over_data.latent_draws import by_datum
 from pyro_vae.programs.pair import Pair
-from pyro_vae.programs.particles import Particles
+from pyro_vae.programs.particles import Particles, Site
 from pyro_vae.programs.unit_kl import DependentUnitsError, kl_of_units
 
 
@@ -24,9 +24,9 @@ def unit_kl(pair: Pair, run: Particles, names: list[str]) -> Tensor:
 
     Where the guide's earlier draws fix the model's law at s, a unit's part is
     :math:`\mathrm{KL}(q_{s,i} \| p_{s,i})` given these draws: closed where torch has a formula, else the log-ratio at
-    the draw. Where that law follows a site which the guide samples later (:attr:`Pair.follows_later`), the part is
-    always the log-ratio at the draw. Its mean is no divergence then, and may be negative; the sum over all units is
-    KL(q || p) either way.
+    the draw. Where that law depends on a site that the guide samples later (:attr:`Pair.follows_later`), the part is
+    always the log-ratio at the draw. Its mean is then no divergence and may be negative. The sum over all units is
+    KL(q || p) in both cases.
 
     Args:
         pair: the pair.
@@ -46,6 +46,11 @@ def unit_kl(pair: Pair, run: Particles, names: list[str]) -> Tensor:
             part = kl_of_units(site, run.model_trace.nodes[name], closed=name not in pair.follows_later)
         except DependentUnitsError as error:
             raise UnitKLError(str(error)) from None
-        part = by_datum(run, site, part)
-        parts.append(part.reshape(*part.shape[:2], -1))
+        parts.append(by_unit(run, site, part))
     return torch.cat(parts, -1)
+
+
+def by_unit(run: Particles, site: Site, value: Tensor) -> Tensor:
+    """Return something of a site's elements as ``(num_samples, batch, units)``."""
+    value = by_datum(run, site, value)
+    return value.reshape(*value.shape[:2], -1)

@@ -1,14 +1,13 @@
-"""What several Markov chains tell about themselves, by ArviZ: R-hat and effective sample sizes."""
+"""Diagnostics of Markov chains by ArviZ: R-hat and effective sample sizes."""
 
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.runtime.caches import a_cache
+from pyro_vae.evaluation.arviz_groups import import_arviz
 
 
 def r_hat(draws: Tensor) -> Tensor:
@@ -35,7 +34,7 @@ def ess(draws: Tensor, method: str = "mean") -> Tensor:
         method: "mean" for the mean of the draws as they are, "bulk" and "tail" rank-normalized.
 
     Returns:
-        Tensor ``rest``, float64. Above the number of draws where successive ones are anticorrelated.
+        Tensor ``rest``, float64; above the number of draws where successive draws are anticorrelated.
 
     References:
         Vehtari et al. (2021), sections 3.2 and 4.3, arXiv 1903.08008.
@@ -51,27 +50,18 @@ def mean_and_variance(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _each(name: str, draws: Tensor, **options: Any) -> Tensor:
-    statistic = _arviz(name)
+    """Return a statistic by ArviZ of each quantity; NaN where a draw is not finite."""
+    library = import_arviz()
+    if not hasattr(library, "psislw"):
+        # In ArviZ 1.x the statistics of arrays are here.
+        from arviz_stats.base import array_stats as library
+    statistic = getattr(library, name)
     columns = draws.double().cpu().flatten(2) if draws.ndim > 2 else draws.double().cpu().unsqueeze(-1)
-    found = torch.full((columns.shape[2],), torch.nan, dtype=torch.float64)
-    # Chains that never moved have variance 0, of which ratios are taken.
+    values = torch.full((columns.shape[2],), torch.nan, dtype=torch.float64)
+    # The variance of a chain that never moved is 0, and ratios are taken of it.
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        for index in range(columns.shape[2]):
-            column = columns[:, :, index]
+        for index, column in enumerate(columns.unbind(2)):
             if column.isfinite().all():
-                found[index] = np.asarray(statistic(column.numpy(), **options)).item()
-    return found.reshape(draws.shape[2:])
-
-
-def _arviz(name: str) -> Callable[..., Any]:
-    """Return a statistic of ArviZ 0.x, or of 1.x, where it has moved: of an array ``(num_chains, num_samples)``."""
-    with warnings.catch_warnings(), a_cache():
-        # ArviZ 0.x announces its successor on import.
-        warnings.filterwarnings("ignore", r"\s*ArviZ is undergoing a major refactor", FutureWarning)
-        import arviz
-    if hasattr(arviz, "psislw"):
-        return getattr(arviz, name)
-    from arviz_stats.base import array_stats
-
-    return getattr(array_stats, name)
+                values[index] = np.asarray(statistic(column.numpy(), **options)).item()
+    return values.reshape(draws.shape[2:])

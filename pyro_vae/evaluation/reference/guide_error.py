@@ -1,4 +1,4 @@
-"""How far a guide is from the posterior that it stands for, held against reference draws."""
+"""Errors of a guide against reference draws from the posterior."""
 
 import math
 from dataclasses import dataclass, field
@@ -25,13 +25,13 @@ from pyro_vae.runtime.roundings import agree
 from pyro_vae.runtime.wording import count, rounded_error
 
 POINTS = 500
-"""Draws of either law in a two-sample test: its time grows with their square."""
+"""Draws of each law in a two-sample test, at most: its time grows with their square."""
 
 FEWEST_POINTS = 10
 """Effective draws of the reference, below which there is no two-sample test."""
 
 LEVEL = 0.05
-"""Of the tests that ``str()`` counts."""
+"""The p-value below which ``str()`` counts a test."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -62,7 +62,7 @@ class GuideError(Result):
     mmd2: Tensor = field(repr=False)
     """Squared maximum mean discrepancy of guide and reference, ``(N,)``."""
     p_values: Tensor = field(repr=False)
-    """Of the hypothesis that both are one law, by permutations, ``(N,)``; one for each datum, adjusted for nothing."""
+    """p-values of the hypothesis that both are one law, by permutations, ``(N,)``; not adjusted for their number."""
     guide_draws: Tensor = field(repr=False)
     """The guide's unconstrained u, ``(num_samples, N, dim)``."""
     trusted: Tensor = field(repr=False)
@@ -79,8 +79,7 @@ class GuideError(Result):
     @property
     def compared(self) -> Tensor:
         """Which data the guide is compared on, ``(N,)``: they have a reference, and the guide's draws are finite."""
-        finite = self.guide_draws.isfinite()
-        return self.trusted & (finite if self.counted is None else finite | ~self.counted).all(0).all(-1)
+        return self.trusted & _are_finite(self.guide_draws, self.counted)
 
     @property
     def _num_with_kl(self) -> int:
@@ -142,14 +141,14 @@ def guide_error(
     seed: int | None = None,
     progress: bool | None = None,
 ) -> GuideError:
-    r"""Hold a guide against the posterior: moments, both KL divergences, and a two-sample test.
+    r"""Compare a guide with the posterior: moments, both KL divergences, and a two-sample test.
 
     .. math::
         \frac{E_q[u] - E_p[u]}{\mathrm{sd}_p[u]}, \quad \frac{\mathrm{sd}_q[u]}{\mathrm{sd}_p[u]} - 1, \quad
         \mathrm{KL}(q \| p) = \log p(x) - E_q[\log p(x, z) - \log q(z | x)], \quad
         \mathrm{KL}(p \| q) = E_p[\log p(x, z) - \log q(z | x)] - \log p(x)
 
-    Moments are those of the unconstrained coordinates u, divergences do not depend on coordinates. log p(x) comes of
+    Moments are those of the unconstrained coordinates u, divergences do not depend on coordinates. log p(x) comes from
     optimal bridge sampling between the reference's draws and the guide's (:mod:`pyro_vae.evaluation.reference.bridge`).
     All standard errors are of first order, with the reference's effective sample sizes in them. The two-sample test
     (:func:`pyro_vae.evaluation.two_sample_test`) takes 500 draws of each at most, the reference's thinned to its
@@ -200,10 +199,11 @@ def guide_error(
     args = rows.take(slice(None))
     with rows.at_rest(seed):
         joint = Joint("guide_error", model, args, plate)
-        somewhere = joint.draw(args, 1)
-        draws, counted = reference.draws.to(somewhere), joint.counted(args)
+        somewhere, counted = joint.draw(args, 1), joint.counted(args)
+        draws = reference.draws.to(somewhere)
         if counted is not None:
             draws = torch.where(counted, draws, somewhere)
+            counted = counted.cpu()
         _check_same(reference, joint, args, draws)
         guide_draws = GuideDraws(joint, model, guide, args, plate)
         step = max(1, ROWS // rows.size)
@@ -211,7 +211,7 @@ def guide_error(
         u = torch.cat([part for part, _ in drawn]).double().cpu()
         no_kl = guide_draws.why_no_density(args)
         unresolved = (guide_draws.pair.roundings(args)[0] > MOST_ROUNDING) & trusted
-        found: Bridge | None = None
+        bridged: Bridge | None = None
         if no_kl is None:
             at_guide = torch.cat([terms.log_weight for _, terms in drawn]).double().cpu()
             flat = draws.flatten(0, 1).split(step)
@@ -219,18 +219,17 @@ def guide_error(
             volume = torch.cat([joint.terms(args, part).log_volume for part in flat]).double().cpu()
             at_reference = reference.log_joint - (volume + log_q).unflatten(0, draws.shape[:2])
             effective = reference.ess_bulk.nanmean(-1).clamp(max=float(len(volume)))
-            found = bridge(at_reference, at_guide, effective)
+            bridged = bridge(at_reference, at_guide, effective)
         if counted is not None:
-            counted = counted.cpu()
             u = u.masked_fill(~counted, math.nan)
         mmd2, p_values = _two_sample_tests(reference, u, num_permutations, rows)
-    finite = u.isfinite() if counted is None else u.isfinite() | ~counted
-    kept = trusted & finite.all(0).all(-1)
-    moments = [torch.where(kept.unsqueeze(-1), value, math.nan) for value in _moment_errors(reference.draws, u)]
+    compared = trusted & _are_finite(u, counted)
+    moments = _moment_errors(reference.draws, u)
+    moments = {name: torch.where(compared.unsqueeze(-1), value, math.nan) for name, value in moments.items()}
 
     def of_bridge(name: str) -> Tensor:
-        values = kept.new_full(kept.shape, math.nan, dtype=torch.float64) if found is None else getattr(found, name)
-        return torch.where(kept & ~unresolved, values, math.nan)
+        values = torch.full((rows.size,), math.nan, dtype=torch.float64) if bridged is None else getattr(bridged, name)
+        return torch.where(compared & ~unresolved, values, math.nan)
 
     def estimate(name: str) -> Estimate:
         return Estimate(of_bridge(name), of_bridge(f"{name}_errors"), datum=rows.unit)
@@ -239,10 +238,7 @@ def guide_error(
         kl=estimate("kl"),
         forward_kl=estimate("forward_kl"),
         log_likelihood=estimate("log_evidence"),
-        mean_error=moments[0],
-        mean_standard_errors=moments[1],
-        sd_error=moments[2],
-        sd_standard_errors=moments[3],
+        **moments,
         overlap=of_bridge("overlap"),
         mmd2=mmd2,
         p_values=p_values,
@@ -263,20 +259,26 @@ def _check_same(reference: ReferencePosterior, joint: Joint, args: tuple[Any, ..
             f"guide_error: the reference has {draws.shape[-1]} dims, the model's latent sites {joint.dim}."
         )
     trusted = reference.trusted
-    found = log_joint_at(joint, args, draws[:, -1])[:, trusted.to(draws.device)].cpu()
-    expected = reference.log_joint[:, -1, trusted].to(found)
+    log_joint = log_joint_at(joint, args, draws[:, -1])[:, trusted.to(draws.device)].cpu()
+    expected = reference.log_joint[:, -1, trusted].to(log_joint)
     # The batch may take another kernel, and sums of hundreds of terms.
-    if not agree(expected, found, roundings=10_000, eps=torch.finfo(draws.dtype).eps):
+    if not agree(expected, log_joint, roundings=10_000, eps=torch.finfo(draws.dtype).eps):
         raise ValueError(
             f"guide_error: the reference is of another model or of other data: log p(x, u) of its draws differs by up "
-            f"to {(expected - found).abs().max():.3g} nats. Draw it again for this model and x."
+            f"to {(expected - log_joint).abs().max():.3g} nats. Draw it again for this model and x."
         )
 
 
-def _moment_errors(draws: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _are_finite(u: Tensor, counted: Tensor | None) -> Tensor:
+    """Return which data have draws ``(num_samples, N, dim)`` that are finite wherever no mask hides them, ``(N,)``."""
+    finite = u.isfinite()
+    return (finite if counted is None else finite | ~counted).all(0).all(-1)
+
+
+def _moment_errors(draws: Tensor, u: Tensor) -> dict[str, Tensor]:
     """Return errors of mean and standard deviation, relative to the posterior's, with their standard errors.
 
-    Each draw's share in the estimate is written down, and the variance of their mean taken.
+    A standard error is that of the mean of what each draw adds to the estimate.
     """
     flat = draws.flatten(0, 1)
     mean, variance = flat.mean(0), flat.var(0)
@@ -285,13 +287,16 @@ def _moment_errors(draws: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Te
     error = (mean_q - mean) / scale
     # d sd / sd of a draw, in either law.
     spread, spread_q = (draws - mean).square() / variance / 2 - 0.5, (u - mean_q).square() / variance_q / 2 - 0.5
-    errors = []
-    for of_p, of_q in (
-        (-(draws - mean) / scale - error * spread, (u - mean_q) / scale),
-        (-ratio * spread, ratio * spread_q),
-    ):
-        errors.append((mean_and_variance(of_p)[1] + of_q.var(0) / len(u)).sqrt())
-    return error, errors[0], ratio - 1, errors[1]
+
+    def standard_errors(of_p: Tensor, of_q: Tensor) -> Tensor:
+        return (mean_and_variance(of_p)[1] + of_q.var(0) / len(u)).sqrt()
+
+    return {
+        "mean_error": error,
+        "mean_standard_errors": standard_errors(-(draws - mean) / scale - error * spread, (u - mean_q) / scale),
+        "sd_error": ratio - 1,
+        "sd_standard_errors": standard_errors(-ratio * spread, ratio * spread_q),
+    }
 
 
 def _two_sample_tests(

@@ -18,7 +18,7 @@ from pyro_vae.runtime.wording import in_one_line
 logger = logging.getLogger("pyro_vae")
 
 STARTS = 20
-"""Draws from the prior for each chain, of which it starts at the first with a finite density."""
+"""Draws from the prior for each chain, at most: it starts at the first with a finite density."""
 
 
 def log_joint_at(joint: Joint, args: tuple[Any, ...], u: Tensor) -> Tensor:
@@ -28,13 +28,13 @@ def log_joint_at(joint: Joint, args: tuple[Any, ...], u: Tensor) -> Tensor:
 
 
 class DatumDensity:
-    """Minus log p(x, u) of one datum at a time, with its gradient: by a graph, or by Pyro where there can be none.
+    """Minus log p(x, u) of one datum at a time, with its gradient: by a graph, or by Pyro where capture fails.
 
     Args:
         who: the caller, for messages.
         joint: of the model, made with all data.
         rows: the data.
-        starts: some u of all data, ``(2 or more, N, dim)``, to record the graph with; NaN is taken for 0.
+        starts: some u of all data, ``(2 or more, N, dim)``, to record the graph with; NaN counts as 0.
 
     Raises:
         ValueError: the model does not take one datum alone, or gives it another density then.
@@ -46,41 +46,33 @@ class DatumDensity:
         """Of the programs' u."""
         at = starts.nan_to_num(0.0)
         self._check_alone(at[:1])
-        # Two data, where there are as many, so that a number which recording would freeze is found.
+        # Two data, where there are as many, show a number that recording would freeze.
         first, last = self._block(0), self._block(rows.size - 1)
         self._tensors = [k for k, arg in enumerate(first) if isinstance(arg, Tensor)]
         self._whole = list(first)
-        inputs, others = (
-            [*(block[k] for k in self._tensors), u] for block, u in ((first, at[0, 0]), (last, at[1, -1]))
-        )
+        inputs = [*(first[k] for k in self._tensors), at[0, 0]]
+        others = [*(last[k] for k in self._tensors), at[1, -1]]
         self._compute: Callable[..., list[Tensor]] = self._terms
         try:
             self._compute = capture(self._terms, inputs, others, rows.modules)
         except NotTraceable as reason:
             logger.warning("%s: runs without a graph, which is slower: %s", self._who, reason)
 
-    def of(
-        self, i: int, counted: Tensor | None = None, start: Tensor | None = None
-    ) -> Callable[[dict[str, Tensor]], Tensor]:
+    def of(self, i: int, counted: Tensor, start: Tensor) -> Callable[[dict[str, Tensor]], Tensor]:
         """Return the potential of the datum's u, a function as Pyro's kernels take it.
 
         Args:
             i: the datum.
-            counted: the coordinates that are not masked, ``(dim,)``, which alone are u then; None for all.
-            start: where the others stay, ``(dim,)``.
+            counted: which coordinates are not masked, ``(dim,)``; u has these alone.
+            start: the values of the others, ``(dim,)``.
         """
         block = self._block(i)
-        given = [block[k] for k in self._tensors]
+        tensors = [block[k] for k in self._tensors]
 
         def compute(u: Tensor) -> list[Tensor]:
             # Chains are in float64 where log-densities are; the programs stay in their own dtype.
-            at = u.to(self.dtype)
-            if counted is None or start is None:
-                potential, gradient = self._compute(*given, at)
-            else:
-                potential, gradient = self._compute(*given, start.masked_scatter(counted, at))
-                gradient = gradient[counted]
-            return [potential.to(u.dtype), gradient.to(u.dtype)]
+            potential, gradient = self._compute(*tensors, start.masked_scatter(counted, u.to(self.dtype)))
+            return [potential.to(u.dtype), gradient[counted].to(u.dtype)]
 
         return lambda z: _Potential.apply(z["u"], compute)
 
@@ -100,8 +92,8 @@ class DatumDensity:
         """Refuse a model that gives a datum another density when it is alone."""
         together, size = log_joint_at(self._joint, self._rows.take(slice(None)), u), self._rows.size
         try:
-            found = [log_joint_at(self._joint, self._block(i), u[:, i : i + 1]) for i in range(size)]
-            wrong = "" if found[0].shape == (1, 1) else f"gave {found[0].shape[1]} densities"
+            densities = [log_joint_at(self._joint, self._block(i), u[:, i : i + 1]) for i in range(size)]
+            wrong = "" if densities[0].shape == (1, 1) else f"gave {densities[0].shape[1]} densities"
         except (RuntimeError, ValueError, IndexError) as error:
             wrong = f"failed with {in_one_line(error)}"
         if wrong:
@@ -109,7 +101,7 @@ class DatumDensity:
                 f"{self._who}: the model must take one datum as well as {size}, each of which has chains of "
                 f"its own; given one, it {wrong}. Give its plate the length of x."
             )
-        alone = torch.cat(found, dim=1)
+        alone = torch.cat(densities, dim=1)
         if not agree(together, alone, roundings=1000, eps=torch.finfo(u.dtype).eps):
             raise ValueError(
                 f"{self._who}: the density of a datum depends on the data beside it, so that it has no "
@@ -155,10 +147,10 @@ def run_chain(
     kernel = NUTS(potential_fn=potential)
     kernel.initial_params = {"u": start.clone()}
     kernel.setup(warmup)
-    z, kept = kernel.initial_params, []
+    z, draws = kernel.initial_params, []
     for step in range(warmup + num_samples):
         z = kernel.sample(z)
         if step >= warmup:
-            kept.append(z["u"].detach().clone())
+            draws.append(z["u"].detach().clone())
         progress()
-    return torch.stack(kept), len(kernel.diagnostics()["divergences"])
+    return torch.stack(draws), len(kernel.diagnostics()["divergences"])

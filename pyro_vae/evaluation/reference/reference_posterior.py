@@ -1,4 +1,4 @@
-"""The posterior of a few data by Markov chains: what a guide can be held against."""
+"""The posterior of a few data by Markov chains, as a reference for guides."""
 
 import math
 from dataclasses import dataclass, field
@@ -22,8 +22,8 @@ R_HAT = 1.01
 """The largest R-hat of a reference (Vehtari et al. 2021)."""
 
 DIVERGENT_SHARE = 0.001
-"""The largest share of divergent transitions of a reference. A region that chains cannot enter makes many more; single
-ones also come of a step size that is a little large."""
+"""The largest share of divergent transitions of a reference. A region that chains cannot enter causes many more; single
+ones also follow from a step size that is a little too large."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,10 +55,10 @@ class ReferencePosterior(Result):
 
     @property
     def trusted(self) -> Tensor:
-        """Which data this is a reference for, ``(N,)``.
+        """Which data have draws that can be trusted, ``(N,)``.
 
-        R-hat is at most 1.01 in all dims, at most 1 in 1000 transitions divergent, and log p(x, u) no matter of
-        roundings.
+        R-hat is at most 1.01 in all dims, at most 1 in 1000 transitions diverged, and roundings move log p(x, u) by at
+        most 0.1 nats.
         """
         num_draws = self.draws.shape[0] * self.draws.shape[1]
         mixed = self.r_hat <= R_HAT
@@ -69,8 +69,8 @@ class ReferencePosterior(Result):
 
     def of_counted(self, values: Tensor) -> Tensor:
         """Return values ``(N, dim)`` of the coordinates that count, as one vector; NaN where there are none."""
-        found = values.flatten() if self.counted is None else values[self.counted]
-        return found if len(found) else values.new_full((1,), math.nan)
+        counted = values.flatten() if self.counted is None else values[self.counted]
+        return counted if len(counted) else values.new_full((1,), math.nan)
 
     @property
     def mean(self) -> Tensor:
@@ -194,8 +194,9 @@ def reference_posterior(
         joint = Joint("reference_posterior", model, everything, plate)
         rows.check_support(model, everything)
         rows.check_masks(joint)
-        counted = joint.counted(everything)
+        masked = joint.counted(everything)
         starts = starts_of(joint, everything, num_chains)
+        counted = torch.ones_like(starts[0], dtype=torch.bool) if masked is None else masked
         density = DatumDensity("reference_posterior", joint, rows, starts)
         draws = torch.full((num_chains, num_samples, rows.size, joint.dim), math.nan, dtype=starts.dtype)
         divergences = torch.zeros(rows.size, dtype=torch.int64)
@@ -203,26 +204,20 @@ def reference_posterior(
         total = rows.size * num_chains * steps
         with rows.bar(total, " steps") as bar:
             for i in range(rows.size):
-                here = None if counted is None else counted[i]
-                if not starts[:, i].isfinite().all() or (here is not None and not here.any()):
+                here = counted[i]
+                if not (starts[:, i].isfinite().all() and here.any()):
                     bar.update(num_chains * steps)
                     continue
                 for chain in range(num_chains):
                     start = starts[chain, i]
-                    potential, moving = density.of(i, here, start), start if here is None else start[here]
-                    moving = moving.double() if joint.wide else moving
-                    found, divergent = run_chain(potential, moving, num_samples, warmup, bar.update)
-                    if here is None:
-                        draws[chain, :, i] = found.cpu()
-                    else:
-                        draws[chain, :, i, here.cpu()] = found.cpu()
+                    moving = start[here].double() if joint.wide else start[here]
+                    of_chain, divergent = run_chain(density.of(i, here, start), moving, num_samples, warmup, bar.update)
+                    draws[chain, :, i, here.cpu()] = of_chain.cpu()
                     divergences[i] += divergent
-        at = draws.to(rows.device)
-        if counted is not None:
-            at = torch.where(counted, at, starts[0])
+        at = torch.where(counted, draws.to(rows.device), starts[0])
         values, log_joint = _at_draws(joint, everything, at)
         unresolved = (joint.rounding(everything, at[:, -1]) > MOST_ROUNDING).any(0)
-        for name, mask in joint.shown(everything).items() if counted is not None else ():
+        for name, mask in () if masked is None else joint.shown(everything).items():
             values[name] = values[name].masked_fill(~mask.cpu(), math.nan)
     return ReferencePosterior(
         draws=draws.double(),
@@ -233,7 +228,7 @@ def reference_posterior(
         ess_tail=ess(draws, "tail"),
         divergences=divergences,
         warmup=warmup,
-        counted=None if counted is None else counted.cpu(),
+        counted=None if masked is None else masked.cpu(),
         unresolved=unresolved,
         datum=rows.unit,
     )

@@ -82,8 +82,8 @@ def test_a_collapsed_latent_has_the_majority_classs_accuracy():
     found = linear_probe(identity_guide(1), x, labels, x, labels)
     assert found.accuracy.mean == found.majority == 0.7
     assert str(found) == (
-        "linear probe 70.00 % (s.e. 4.6; 100 test labels of 2 classes, 100 to learn from, 1 latent unit; the majority "
-        "class 70.00 %)"
+        "linear probe 70.00 % (data s.e. 4.6; 100 test labels of 2 classes, 100 to learn from, 1 latent unit; the "
+        "majority class 70.00 %)"
     )
 
 
@@ -120,3 +120,16 @@ def test_bad_input():
         linear_probe(guide, x, labels, x, labels, l2=0)
     with pytest.raises(ValueError, match=r"linear_probe: x: there are none"):
         linear_probe(guide, x, labels, x[:0], labels[:0])
+
+
+def test_means_over_samples_have_an_unknown_monte_carlo_error_which_is_said():
+    def guide(x):
+        with pyro.plate("data", len(x), dim=-1):
+            noise = pyro.sample("v", dist.Normal(x, 0.5).to_event(1))
+            pyro.sample("w", dist.Normal(noise, 0.5).to_event(1))
+
+    found = linear_probe(guide, *two_gaussians(50), *two_gaussians(50), site="w", num_samples=5, seed=0)
+    assert str(found).startswith(
+        f"linear probe {100 * found.accuracy.mean:.2f} % (Monte Carlo s.e. unknown, data s.e. "
+    )
+    assert math.isnan(found.summary()["accuracy"]["standard_error"])

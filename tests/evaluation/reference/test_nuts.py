@@ -36,7 +36,7 @@ def test_the_potential_of_each_datum_is_the_closed_one(linear_gaussian, caplog, 
     for i in range(4):
         u = torch.randn(3).double().requires_grad_()
         expected = -linear_gaussian.evidence(x)[i] - linear_gaussian.model.posterior(x[i : i + 1]).log_prob(u)[0]
-        found = density.of(i)({"u": u})
+        found = density.of(i, torch.ones(3, dtype=torch.bool), torch.zeros(3).double())({"u": u})
         assert_close(found, expected)
         for ours, theirs in zip(torch.autograd.grad(3 * found, u), torch.autograd.grad(3 * expected, u), strict=True):
             assert_close(ours, theirs)
@@ -51,7 +51,9 @@ def test_without_a_graph_the_chain_is_the_same(linear_gaussian, monkeypatch):
             monkeypatch.setattr(nuts, "capture", refuse)
         _, density = density_of(linear_gaussian.model, x)
         torch.manual_seed(1)
-        chains.append(run_chain(density.of(0), torch.zeros(3).double(), 10, 10, lambda: None)[0])
+        start = torch.zeros(3).double()
+        potential = density.of(0, torch.ones(3, dtype=torch.bool), start)
+        chains.append(run_chain(potential, start, 10, 10, lambda: None)[0])
     assert_close(*chains, rtol=1e-4, atol=1e-4)
 
 
