@@ -106,7 +106,8 @@ class Estimate:
     @property
     def data_standard_error(self) -> float:
         """Standard error of the mean over data: the effect of another test set; NaN for one datum."""
-        return standard_error_of_mean(self.per_datum[~self.left_out])
+        values = self.per_datum[~self.left_out]
+        return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
 
     def __float__(self) -> float:
         return self.mean
@@ -161,16 +162,6 @@ class Estimate:
 
 def _is_boolean(values: Tensor) -> bool:
     return values.dtype == torch.bool
-
-
-def standard_error_of_mean(values: Tensor) -> float:
-    """Return the standard error of the mean of independent values ``(N,)``; NaN for fewer than two.
-
-    >>> import torch
-    >>> standard_error_of_mean(torch.tensor([1.0, 3.0])), standard_error_of_mean(torch.tensor([1.0]))
-    (1.0, nan)
-    """
-    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
 
 
 def decimals(error: float) -> int:

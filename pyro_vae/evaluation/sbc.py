@@ -16,7 +16,7 @@ from pyro_vae.evaluation.result import Result
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.checks import check_whole
+from pyro_vae.runtime.checks import check_count
 from pyro_vae.runtime.wording import count
 from pyro_vae.statistics.uniformity import holm, uniformity_band, uniformity_p_value
 
@@ -160,13 +160,9 @@ def sbc(
         with simulation-based calibration*, arXiv 1804.06788.
         T. Saeilynoja, P.-C. Buerkner, A. Vehtari (2022), *Graphical test for discrete uniformity*, arXiv 2103.10522.
     """
-    check_whole("sbc", "num_data", num_data)
-    check_whole("sbc", "num_draws", num_draws)
-    if num_data < 2 or num_draws < 1:
-        raise ValueError(
-            f"sbc: num_data must be at least 2 and num_draws at least 1; got {num_data} and {num_draws}. A thousand "
-            f"data and 99 draws find a scale that is off by a tenth."
-        )
+    why = ": a thousand data and 99 draws find a scale that is off by a tenth"
+    check_count("sbc", "num_data", num_data, 2, why)
+    check_count("sbc", "num_draws", num_draws, 1, why)
     rows = Rows("sbc", x, model, guide, plate, progress)
     rows.refuse_whole("it draws data of its own")
     width = min(num_data, max(2, ROWS // num_draws))

@@ -95,15 +95,15 @@ class ActiveUnits(Result):
     def by_site(self) -> dict[str, "ActiveUnits"]:
         """The same of each latent site by its name."""
         names = [unit.rpartition("[")[0] for unit in self.units]
-        found = {}
+        by_site = {}
         for name in dict.fromkeys(names):
             at = torch.tensor([index for index, owner in enumerate(names) if owner == name])
             errors, undecided = (None if part is None else part[at] for part in (self.standard_errors, self.undecided))
             units = tuple(self.units[index] for index in at.tolist())
-            found[name] = ActiveUnits(
+            by_site[name] = ActiveUnits(
                 self.variance[at], self.threshold, units, errors, undecided, self.num_samples
             )  # fmt: skip
-        return found
+        return by_site
 
     def facts(self) -> dict[str, Any]:
         """Return how many units are active, how many are undecided, and which vary most."""
@@ -126,7 +126,7 @@ class ActiveUnits(Result):
     def __str__(self) -> str:
         text = f"{self.in_words} (variance of the mean > {self.threshold:g})"
         if len(self.by_site) > 1:
-            parts = (f"{found.count} of {len(found.units)} in {name}" for name, found in self.by_site.items())
+            parts = (f"{part.count} of {len(part.units)} in {name}" for name, part in self.by_site.items())
             text += f": {', '.join(parts)}"
         if self.count is None:
             return f"{text}; the means of one datum have no variance, and laws without a mean have none either"

@@ -29,7 +29,7 @@ ROWS = 20_000
 """Rows of a guide that is run again at other values, whose networks are wider than z."""
 
 PRECISION = 1e-8
-"""Nats that the squares of a Gaussian's exponent, taken apart for a matrix product, may lose to cancellation."""
+"""Nats that a Gaussian's exponent, expanded for a matrix product, may lose to cancellation."""
 
 LOG_2_PI = math.log(2 * math.pi)
 
@@ -48,15 +48,15 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor, there: Te
 
     .. math:: \log q(z) = \log \sum_{m \in M} q(z | x_m) - \log |M|
 
-    N^2 densities for each sample, of which a block is held at a time. A guide with one latent site is run once on each
-    block, and the law at that site scores all draws; one with several is run again at the draws' values.
+    These are N^2 densities for each sample; a block of them is held at a time. A guide with one latent site is run once
+    on each block, and the law at that site scores all draws; one with several sites is run again at the draws' values.
 
     Args:
         draws: the pair and its data.
         values: of each latent site, ``(num_samples, N, *rest)``.
         members: which data are in M, ``(N,)``.
-        there: which elements of z are not masked, ``(N, units)``; None where all are there. What all of M mask is no
-            variable of any.
+        there: which elements of z are not masked, ``(N, units)``; None where none is masked. All of M must have the
+            same mask.
 
     Raises:
         ForeignDensityError: the guide has variables of its own beside z, gives another density when it is run again,
@@ -79,7 +79,10 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor, there: Te
             step = max(1, pairs // (stop - start))
             for first in range(0, count if chosen.any() else 0, step):
                 rows = slice(first, first + step)
-                log_q = _scored(score, {name: value[rows] for name, value in flat.items()})
+                try:
+                    log_q = score({name: value[rows] for name, value in flat.items()}).double()
+                except (ValueError, NotImplementedError) as error:
+                    raise ForeignDensityError(in_one_line(error)) from error
                 if not chosen.all():
                     log_q = log_q[:, chosen.to(log_q.device)]
                 total[rows] = torch.logaddexp(total[rows], log_q.logsumexp(1).cpu())
@@ -87,19 +90,12 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor, there: Te
     return (total - members.sum().double().log()).unflatten(0, next(iter(values.values())).shape[:2])
 
 
-def _scored(score: Score, values: Values) -> Tensor:
-    try:
-        return score(values).double()
-    except (ValueError, NotImplementedError) as error:
-        raise ForeignDensityError(in_one_line(error)) from error
-
-
 def _scorer(draws: LatentDraws, block: tuple[Any, ...], values: Values, masked: bool) -> tuple[Score, int]:
-    """Return what scores values under the posteriors of a block, and at how many pairs of the two at once."""
+    """Return a function that scores values under the posteriors of a block, and how many pairs of the two it takes."""
     with local_params(draws.model, draws.guide):
         trace = poutine.trace(draws.guide).get_trace(*block)
     latent = _latent_sites(trace)
-    size = _run(draws, trace).shape[1]
+    size = Particles(trace, trace, trace, draws.pair.plate, draws.pair.particle_dim).shape[1]
     if masked or len(latent) > 1 or latent[0]["fn"].batch_shape != (size,):
         if not draws.pair.guide_repeats:
             raise ForeignDensityError("the guide, run again at the values it drew, gives them another density")
@@ -118,24 +114,24 @@ def _scorer(draws: LatentDraws, block: tuple[Any, ...], values: Values, masked: 
 
 def _latent_sites(trace: poutine.Trace) -> list[Site]:
     """Return the guide's sites, all of them latent sites of the model."""
-    found = list(samples(trace))
-    own = [site["name"] for site in found if site["is_observed"] or site["infer"].get("is_auxiliary")]
-    if own:
+    sites = list(samples(trace))
+    auxiliary = [site["name"] for site in sites if site["is_observed"] or site["infer"].get("is_auxiliary")]
+    if auxiliary:
         raise ForeignDensityError(
-            f"the guide has sites of its own ({', '.join(own)}), and q(z | x) is an integral over them"
+            f"the guide has sites of its own ({', '.join(auxiliary)}), and q(z | x) is an integral over them"
         )
-    return found
+    return sites
 
 
 def _rerun(draws: LatentDraws, block: tuple[Any, ...], latent: list[Site], values: Values) -> Tensor:
     """Run the guide at each draw's values, the same ones for all data of a block."""
-    found, layout = [], draws.pair.layout
+    log_q, layout = [], draws.pair.layout
     for chunk, count in layout.chunks(len(next(iter(values.values())))):
         chosen = {site["name"]: _spread(draws, site, values[site["name"]][chunk]) for site in latent}
         run = draws.pair.run_alone(draws.guide, block, count, FixedValues(chosen, layout))
         sites = list(samples(run.guide_trace))
-        found.append(run.log_prob(sites, [1.0 for _ in sites]))
-    return torch.cat(found)
+        log_q.append(run.log_prob(sites, [1.0 for _ in sites]))
+    return torch.cat(log_q)
 
 
 def _spread(draws: LatentDraws, site: Site, value: Tensor) -> Tensor:
@@ -150,12 +146,8 @@ def _spread(draws: LatentDraws, site: Site, value: Tensor) -> Tensor:
     return value.reshape(len(value), *gap, *fn.batch_shape, *fn.event_shape)
 
 
-def _run(draws: LatentDraws, trace: poutine.Trace) -> Particles:
-    return Particles(trace, trace, trace, draws.pair.plate, draws.pair.particle_dim, wide=draws.pair.wide)
-
-
 def _separates(fn: Any, value: Tensor) -> bool:
-    """Whether the law is a diagonal Gaussian whose exponent can be taken apart without loss."""
+    """Return whether a law is a diagonal Gaussian whose squares can be expanded without loss of digits."""
     if not (isinstance(fn, Independent) and isinstance(fn.base_dist, Normal) and fn.base_dist.loc.ndim == 2):
         return False
     base = fn.base_dist
@@ -166,7 +158,7 @@ def _separates(fn: Any, value: Tensor) -> bool:
 
 
 def _gaussian(base: Normal) -> Callable[[Tensor], Tensor]:
-    """Return log q of draws under all posteriors by one matrix product: -(z - m)^2 / 2 s^2, taken apart."""
+    """Return what computes log q of draws under all posteriors by a matrix product: -(z - m)^2 / 2 s^2, expanded."""
     loc, scale = base.loc.double(), base.scale.double()
     precision = scale.square().reciprocal()
     factors = torch.cat([loc * precision, -0.5 * precision], -1).mT

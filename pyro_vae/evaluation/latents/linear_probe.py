@@ -113,12 +113,12 @@ def linear_probe(
         raise ValueError(f"linear_probe: l2 must be positive; got {l2}. Without it, separable classes have no optimum.")
     for name, x, labels in (("train", train_x, train_labels), ("test", test_x, test_labels)):
         size = num_rows(data_args("linear_probe", x, guide)[0])
-        if not isinstance(labels, Tensor):
-            raise ValueError(f"linear_probe: {name}_labels must be a tensor of integers; got {in_short(labels)}.")
-        if labels.is_floating_point() or labels.is_complex() or labels.shape != (size,):
+        is_tensor = isinstance(labels, Tensor)
+        if not is_tensor or labels.is_floating_point() or labels.is_complex() or labels.shape != (size,):
+            got = f"{labels.dtype} of shape {tuple(labels.shape)}" if is_tensor else in_short(labels)
             raise ValueError(
-                f"linear_probe: {name}_labels must be integers of shape ({size},), one for each datum of {name}_x; "
-                f"got {labels.dtype} of shape {tuple(labels.shape)}."
+                f"linear_probe: {name}_labels must be a tensor of integers of shape ({size},), one for each datum of "
+                f"{name}_x; got {got}."
             )
     classes, targets = train_labels.cpu().unique(return_inverse=True)
     if len(classes) < 2:

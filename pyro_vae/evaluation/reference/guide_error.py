@@ -81,14 +81,6 @@ class GuideError(Result):
         """Which data the guide is compared on, ``(N,)``: they have a reference, and the guide's draws are finite."""
         return self.trusted & _are_finite(self.guide_draws, self.counted)
 
-    @property
-    def _num_with_kl(self) -> int:
-        return int((~self.kl.left_out).sum())
-
-    @property
-    def _tested(self) -> Tensor:
-        return self.p_values[self.p_values.isfinite()]
-
     def facts(self) -> dict[str, Any]:
         """Return the errors in mean and standard deviation, the tests, and on how many data they could be had."""
         where = self.compared if self.counted is None else self.compared.unsqueeze(-1) & self.counted
@@ -98,26 +90,26 @@ class GuideError(Result):
             "sd_error_rms": self.sd_error[where].square().mean().sqrt().item(),
             "no_kl": self.no_kl,
             "num_unresolved": int(self.unresolved.sum()),
-            "num_tested": len(self._tested),
-            "num_rejected": int((self._tested < LEVEL).sum()),
+            "num_tested": int(self.p_values.isfinite().sum()),
+            "num_rejected": int((self.p_values < LEVEL).sum()),
             "num_samples": self.num_samples,
         }
 
     def __str__(self) -> str:
-        facts = self.facts()
+        facts, num_with_kl = self.facts(), int((~self.kl.left_out).sum())
         text = (
             f"guide against posterior of {count(facts['num_compared'], self.datum)}: mean off by "
             f"{facts['mean_error_rms']:.2g} sd, sd by {100 * facts['sd_error_rms']:.3g} % (root mean squares over "
             f"dims); "
         )
-        if self._num_with_kl:
+        if num_with_kl:
             text += (
                 f"KL(q || p) = {self.kl.mean:.3g} nats/{self.datum} (Monte Carlo s.e. "
                 f"{rounded_error(self.kl.standard_error)}"
             )
-            if self._num_with_kl < facts["num_compared"]:
+            if num_with_kl < facts["num_compared"]:
                 lost = " or are lost in roundings" if self.unresolved.any() else ""
-                text += f"; {self._num_with_kl} of {facts['num_compared']}, the others overlap too little{lost}"
+                text += f"; {num_with_kl} of {facts['num_compared']}, the others overlap too little{lost}"
             text += ")"
         else:
             lost = "roundings hide the weights" if self.unresolved.any() else "guide and posterior overlap too little"

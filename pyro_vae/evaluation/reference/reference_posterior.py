@@ -15,7 +15,7 @@ from pyro_vae.evaluation.result import Result
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.checks import check_whole
+from pyro_vae.runtime.checks import check_count
 from pyro_vae.runtime.wording import count
 
 R_HAT = 1.01
@@ -180,13 +180,10 @@ def reference_posterior(
     >>> reference.draws.shape, reference.values["z"].shape, reference.r_hat.shape
     (torch.Size([2, 10, 1, 2]), torch.Size([2, 10, 1, 2]), torch.Size([1, 2]))
     """
-    for name, number in (("num_chains", num_chains), ("num_samples", num_samples), ("warmup", warmup)):
-        check_whole("reference_posterior", name, number)
-    if num_chains < 2 or num_samples < 4 or warmup < 1:
-        raise ValueError(
-            f"reference_posterior: R-hat compares chains: num_chains must be at least 2, num_samples at least 4 and "
-            f"warmup at least 1; got {num_chains}, {num_samples} and {warmup}. Four chains are usual."
-        )
+    why = ", for R-hat to compare halves of several chains"
+    for name, number, least in (("num_chains", num_chains, 2), ("num_samples", num_samples, 4)):
+        check_count("reference_posterior", name, number, least, why)
+    check_count("reference_posterior", "warmup", warmup)
     rows = Rows("reference_posterior", x, model, None, plate, progress)
     rows.refuse_whole("its chains run datum by datum")
     everything = rows.take(slice(None))

@@ -27,7 +27,7 @@ def two_sample_test(
 
     Dims are divided by the standard deviation of both samples together, and h is the median distance of their points:
     neither changes when points change sides, so that the permutation test is exact. Its p-value is the share of
-    permutations, the one seen among them, with a discrepancy as large: P(p <= a) <= a for each a.
+    permutations, including the observed one, with a discrepancy at least as large: P(p <= a) <= a for each a.
 
     Args:
         x: ``(m, dim)``, independent draws, two at least.
@@ -51,12 +51,12 @@ def two_sample_test(
             f"two_sample_test: expected samples (m, dim) and (n, dim) of two draws at least, and one permutation at "
             f"least; got shapes {tuple(x.shape)} and {tuple(y.shape)}, and {num_permutations} permutations."
         )
-    both = torch.cat([x, y]).double()
-    if not both.isfinite().all():
+    points = torch.cat([x, y]).double()
+    if not points.isfinite().all():
         raise ValueError("two_sample_test: a value is NaN or infinite; leave such draws out.")
-    scale = both.std(0)
-    both = both / torch.where(scale > 0, scale, torch.ones_like(scale))
-    squares = torch.cdist(both, both).square()
+    scale = points.std(0)
+    points = points / torch.where(scale > 0, scale, torch.ones_like(scale))
+    squares = torch.cdist(points, points).square()
     width = squares[~torch.eye(m + n, dtype=torch.bool, device=squares.device)].median()
     kernel = (squares / (-2 * width.clamp(min=torch.finfo(torch.float64).tiny))).exp().fill_diagonal_(0)
     # A column for each assignment of points to x, the one seen first.
@@ -69,6 +69,6 @@ def two_sample_test(
     across = rows @ sides - inside_x
     inside_y = rows.sum() - inside_x - 2 * across
     mmd2 = inside_x / (m * (m - 1)) + inside_y / (n * (n - 1)) - 2 * across / (m * n)
-    # Sums in another order round differently: what is equal but for that counts as large.
+    # Sums in another order round differently: discrepancies that differ by roundings only count as large.
     large = mmd2 >= mmd2[0] - 1e-12
     return TwoSample(mmd2[0].item(), large.double().mean().item())
