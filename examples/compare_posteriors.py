@@ -6,6 +6,7 @@ own model, which a grid of points gives in the plane (--grid examples/grids/plan
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 import pyro_vae
 from pyro_vae.cli.scripts import RUNS, SMOKE, run_script
+from pyro_vae.cli.usage import spelled
 from pyro_vae.comparison import CellResult, Comparison, Grid, load_cell
 from pyro_vae.report.page import write_report
 
@@ -52,7 +54,7 @@ def parse_args() -> argparse.Namespace:
     add("--quiet", action="store_true", help="no progress bars")
     add("--trust", action="store_true", help="import classes of your own that the grid names")
     add("--smoke", action="store_true", help="a run of seconds, to see that everything works")
-    args = parser.parse_args()
+    args = parser.parse_args(spelled(sys.argv[1:]))
     args.out = getattr(args, "out", (SMOKE if args.smoke else RUNS) / NAME)
     return args
 

@@ -14,6 +14,7 @@ The data set must be on this machine: load_data("frey-faces") says where it is l
 
 import argparse
 import json
+import sys
 from functools import partial
 
 import torch
@@ -21,6 +22,7 @@ import torch
 import pyro_vae
 from pyro_vae import plots
 from pyro_vae.cli.scripts import add_out, choose_out, run_script
+from pyro_vae.cli.usage import spelled
 from pyro_vae.data import ImageData
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.parts import make_objective, make_pair, parse_part, part_names
@@ -51,19 +53,19 @@ def parse_args() -> argparse.Namespace:
     for kind, default in defaults.items():
         own = "your own: file.py:ClassName, package.module:ClassName; with options: 'NAME(option=value)'"
         add(f"--{kind}", default=default, help=f"{', '.join(part_names(kind))}, or {own}")
-    add("--hidden-dims", type=int, nargs="+", default=[200, 200], help="hidden layers of encoder and decoder")
+    add("--hidden_dims", type=int, nargs="+", default=[200, 200], help="hidden layers of encoder and decoder")
     add("--epochs", type=int, default=150, help="passes over the training faces")
-    add("--batch-size", type=int, default=32, help="faces a step")
+    add("--batch_size", type=int, default=32, help="faces a step")
     add("--lr", type=float, default=2e-3, help="Adam's learning rate at the start; it falls along a cosine")
-    add("--kl-warmup", type=int, default=0, help="epochs over which the KL weight rises to 1")
+    add("--kl_warmup", type=int, default=0, help="epochs over which the KL weight rises to 1")
     add("--patience", type=int, help="stop after this many epochs without a better validation bound")
-    add("--num-samples", type=int, default=1000, help="K, importance samples a face")
-    add("--num-sweeps", type=int, default=2, help="held-out faces to sweep from, beside z = 0")
+    add("--num_samples", type=int, default=1000, help="K, importance samples a face")
+    add("--num_sweeps", type=int, default=2, help="held-out faces to sweep from, beside z = 0")
     add("--seed", type=int, default=0, help="of initial parameters, data order and noise")
     add_out(parser, "frey_faces", "a run folder of each model")
     add("--quiet", action="store_true", help="no progress bars")
     add("--smoke", action="store_true", help="a run of seconds on mnist-5k, to see that everything works")
-    args = parser.parse_args()
+    args = parser.parse_args(spelled(sys.argv[1:]))
     args.model = getattr(args, "model", MODELS)
     if args.smoke:
         args.data, args.epochs, args.num_samples = "mnist-5k", 1, 10

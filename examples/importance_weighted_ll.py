@@ -7,6 +7,7 @@ dependable; the last row chooses a K for each image. The figure shows the bound 
 
 import argparse
 import json
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 
 import pyro_vae
 from pyro_vae.cli.scripts import add_out, choose_out, run_script
+from pyro_vae.cli.usage import spelled
 from pyro_vae.evaluation import LogLikelihood
 from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES
 from pyro_vae.fit import EPOCHS, LEARNING_RATE
@@ -34,16 +36,16 @@ def parse_args() -> argparse.Namespace:
     add("--root", help="folder of the data sets (else $PYRO_VAE_DATA, else the user's cache folder)")
     add("--data", default="mnist-5k", help="a data set's name, to train on")
     add("--guide", default="mean_field", help=f"of {', '.join(part_names('guide'))}, to train")
-    add("--latent-dim", type=int, default=2, help="dimension of z, to train")
+    add("--latent_dim", type=int, default=2, help="dimension of z, to train")
     add("--epochs", type=int, default=EPOCHS, help="passes over the training images")
-    add("--num-samples", type=int, nargs="+", default=[1, 10, 100, 1000, 5000], help="the K to compare")
-    add("--target-se", type=float, default=0.1, help="Monte Carlo s.e. to bring each image below, in nats")
-    add("--num-test", type=int, default=500, help="test images to evaluate")
+    add("--num_samples", type=int, nargs="+", default=[1, 10, 100, 1000, 5000], help="the K to compare")
+    add("--target_se", type=float, default=0.1, help="Monte Carlo s.e. to bring each image below, in nats")
+    add("--num_test", type=int, default=500, help="test images to evaluate")
     add("--seed", type=int, default=0, help="of parameters, data order and noise")
     add_out(parser, "importance_weighted_ll", "the table and the figure", resume=False)
     add("--quiet", action="store_true", help="no progress bars")
     add("--smoke", action="store_true", help="a run of seconds, to see that everything works")
-    args = parser.parse_args()
+    args = parser.parse_args(spelled(sys.argv[1:]))
     if args.smoke:
         args.epochs, args.num_test, args.num_samples = 1, 40, [1, 10, 100, 500]
     return args

@@ -7,6 +7,7 @@ a Gaussian posterior is measured against a flow on top of it, which is a larger 
 
 import argparse
 import json
+import sys
 from functools import partial
 
 import torch
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 
 import pyro_vae
 from pyro_vae.cli.scripts import add_out, choose_out, run_script
+from pyro_vae.cli.usage import spelled
 from pyro_vae.data import DataNotFoundError, ImageData
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation import InferenceGaps, inference_gaps
@@ -33,25 +35,32 @@ def parse_args() -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--guides", nargs="+", default=GUIDES, help=f"of {', '.join(part_names('guide'))}; 'NAME(option=value)'")
+    add(
+        "--guide",
+        "--guides",
+        dest="guides",
+        nargs="+",
+        default=GUIDES,
+        help=f"of {', '.join(part_names('guide'))}; 'NAME(option=value)'",
+    )
     add("--data", default="fashion-mnist", help="a data set's name; mnist-5k where that one is not installed")
-    add("--latent-dim", type=int, default=50, help="dimension of z")
+    add("--latent_dim", type=int, default=50, help="dimension of z")
     add("--decoder", type=int, nargs="+", default=[200, 200], help="hidden layers of every decoder")
     add("--small", type=int, nargs="+", default=[200, 200], help="hidden layers of the small encoder")
     add("--large", type=int, nargs="+", default=[500, 500], help="hidden layers of the large encoder")
     add("--epochs", type=int, default=200, help="passes over the training images, for each pair")
-    add("--kl-warmup", type=int, default=50, help="epochs in which the KL's weight rises to 1")
+    add("--kl_warmup", type=int, default=50, help="epochs in which the KL's weight rises to 1")
     add("--lr", type=float, default=1e-3, help="Adam's learning rate at the start of training")
     add("--family", default="own", help="of q*: own, diagonal, full_rank or flow")
-    add("--num-samples", type=int, default=5000, help="K of the evidence; a fifth of it for each ELBO")
-    add("--max-steps", type=int, default=5000, help="of the search for an image's q*, at most")
-    add("--num-test", type=int, default=100, help="test images to measure")
+    add("--num_samples", type=int, default=5000, help="K of the evidence; a fifth of it for each ELBO")
+    add("--max_steps", type=int, default=5000, help="of the search for an image's q*, at most")
+    add("--num_test", type=int, default=100, help="test images to measure")
     add("--seed", type=int, default=0, help="of parameters, data order and noise")
     add("--compile", choices=["off", "trace", "inductor", "auto"], default="auto", help="how steps run: see fit")
     add_out(parser, "inference_gaps", "the runs, the table and the figure")
     add("--quiet", action="store_true", help="no progress bars")
     add("--smoke", action="store_true", help="a run of seconds, to see that everything works")
-    args = parser.parse_args()
+    args = parser.parse_args(spelled(sys.argv[1:]))
     if args.smoke:
         args.epochs, args.kl_warmup, args.num_samples, args.max_steps, args.num_test = 1, 1, 100, 50, 10
         args.data, args.guides, args.latent_dim = "mnist-5k", args.guides[:3:2], 5

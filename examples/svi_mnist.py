@@ -14,6 +14,7 @@ import torch
 import pyro_vae
 from pyro_vae import plots
 from pyro_vae.cli.scripts import add_out, choose_out, run_script
+from pyro_vae.cli.usage import spelled
 from pyro_vae.data import ImageData, is_available
 from pyro_vae.fit import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.models.priors import StandardNormalPrior
@@ -32,29 +33,29 @@ def parse_args() -> argparse.Namespace:
         "is there or can be fetched, else mnist-5k")  # fmt: skip
     add("--root", help="folder of the data sets (else $PYRO_VAE_DATA, else the user's cache folder)")
     add("--binarization", help="stochastic, static, threshold or none (default: the data set's own)")
-    add("--valid-size", type=int, help="images held out of training for validation (default: the data set's own)")
+    add("--valid_size", type=int, help="images held out of training for validation (default: the data set's own)")
     defaults = {"guide": "mean_field", "prior": "standard_normal", "likelihood": "bernoulli", "objective": "trace_elbo"}
     for kind, default in defaults.items():
         own = "your own: file.py:ClassName, package.module:ClassName; with options: 'NAME(option=value)'"
         add(f"--{kind}", default=default, help=f"{', '.join(part_names(kind))}, or {own}")
-    add("--latent-dim", type=int, default=50, help="dimension of z")
-    add("--hidden-dims", type=int, nargs="+", default=[200, 200], help="hidden layers of encoder and decoder")
+    add("--latent_dim", type=int, default=50, help="dimension of z")
+    add("--hidden_dims", type=int, nargs="+", default=[200, 200], help="hidden layers of encoder and decoder")
     add("--epochs", type=int, default=EPOCHS, help="passes over the training images")
-    add("--batch-size", type=int, default=BATCH_SIZE, help="images a step")
+    add("--batch_size", type=int, default=BATCH_SIZE, help="images a step")
     add("--lr", type=float, default=LEARNING_RATE, help="Adam's learning rate at the start")
     add("--schedule", choices=["cosine", "iwae", "constant"], default="cosine", help="of the learning rate")
-    add("--kl-warmup", type=int, default=0, help="epochs over which the KL weight rises to 1")
+    add("--kl_warmup", type=int, default=0, help="epochs over which the KL weight rises to 1")
     add("--patience", type=int, help="stop after this many epochs without a better validation bound")
-    add("--no-init-bias", action="store_true", help="do not start the output bias at the logit of the mean image")
-    add("--num-samples", type=int, default=500, help="K, importance samples an image")
-    add("--num-test", type=int, help="test images to evaluate (default: all)")
+    add("--no_init_bias", action="store_true", help="do not start the output bias at the logit of the mean image")
+    add("--num_samples", type=int, default=500, help="K, importance samples an image")
+    add("--num_test", type=int, help="test images to evaluate (default: all)")
     add("--seed", type=int, default=0, help="of initial parameters, data order and noise")
     add("--device", default="cpu", help="cpu, cuda or mps")
     add("--compile", choices=["off", "trace", "inductor", "auto"], default="trace", help="how steps run: see fit")
     add_out(parser, "svi_mnist", "the run")
     add("--quiet", action="store_true", help="no progress bars")
     add("--smoke", action="store_true", help="a run of seconds on mnist-5k, to see that everything works")
-    args = parser.parse_args()
+    args = parser.parse_args(spelled(sys.argv[1:]))
     if args.smoke:
         args.data, args.epochs, args.num_samples, args.num_test = "mnist-5k", 2, 50, 100
     return args

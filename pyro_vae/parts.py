@@ -92,30 +92,14 @@ def own_parts(part: str) -> dict[str, type]:
 def part_names(part: str) -> list[str]:
     """Return the names of what there is of a kind: the package's own, then those that installed packages declare.
 
-    Raises:
-        ValueError: an installed package declares a name that is taken.
-
     >>> part_names("network")
     ['mlp']
     """
-    return [*own_parts(part), *_declared(part)]
+    return list(dict.fromkeys([*own_parts(part), *(point.name for point in _declared(part))]))
 
 
-def _declared(part: str) -> dict[str, EntryPoint]:
-    """Return the entry points of installed packages by name."""
-    kind = PARTS.get(part, part)
-    taken = dict.fromkeys(own_parts(part), "pyro-vae itself")
-    points = {}
-    for point in installed(f"{kind}s"):
-        package = package_of(point)
-        if point.name in taken:
-            raise ValueError(
-                f"the installed package {package} declares a {kind} {point.name!r}, and so does {taken[point.name]}: "
-                f"rename the entry point, or uninstall the package."
-            )
-        taken[point.name] = f"the package {package}"
-        points[point.name] = point
-    return points
+def _declared(part: str) -> tuple[EntryPoint, ...]:
+    return installed(f"{PARTS.get(part, part)}s")
 
 
 def find_part(part: str, name: str) -> type:
@@ -127,39 +111,57 @@ def find_part(part: str, name: str) -> type:
             ``package.module:ClassName``.
 
     Raises:
-        ValueError: there is no such part, file, module or class; an unknown name suggests the nearest.
+        ValueError: there is no such part, file, module or class; an unknown name suggests the nearest. Or an installed
+            package declares it, and its class cannot be imported, or the name is taken.
         RunError: the name is a file's that the user has not said to trust, and the class none of the package's.
 
     >>> find_part("guide", "mean_field").__name__
     'MeanFieldGuide'
     """
+    kind, who, known = PARTS.get(part, part), argument(part), own_parts(part)
+    points = [point for point in _declared(part) if point.name == name]
     if ":" in name:
         require_trusted(name)
-        return _own_class(part, name)
-    declared = _declared(part)
-    if name in declared:
-        return _installed_class(part, declared[name])
-    known = own_parts(part)
-    if name not in known:
-        names = [*known, *declared]
+        cls, who, path = own_object(part, name), f"{who}:", name
+    elif points:
+        package = f"the installed package {package_of(points[-1])}"
+        if name in known or len(points) > 1:
+            first = "pyro-vae itself" if name in known else f"the package {package_of(points[0])}"
+            raise ValueError(
+                f"{who}: {package} declares a {kind} {name!r}, and so does {first}: rename the entry point, or "
+                f"uninstall the package."
+            )
+        who, path = f"{who} {name}, of {package}:", points[0].value
+        cls = installed_object(points[0], who)
+    elif name in known:
+        return known[name]
+    else:
+        names = part_names(part)
         raise ValueError(
-            f"{argument(part)}: unknown name {name!r}.{did_you_mean(name, names)} There are "
-            f"{', '.join(sorted(names))}; your own is path/to/file.py:ClassName or package.module:ClassName."
+            f"{who}: unknown name {name!r}.{did_you_mean(name, names)} There are {', '.join(sorted(names))}; your own "
+            f"is path/to/file.py:ClassName or package.module:ClassName."
         )
-    return known[name]
+    if not inspect.isclass(cls) and ":" in name:
+        raise ValueError(
+            f"{who} {path} is a function, and a {kind} is made from a class, which holds its parameters: write a "
+            f"torch.nn.Module whose forward does what the function does, or pass the function to pyro_vae.fit in "
+            f"Python."
+        )
+    if not inspect.isclass(cls) or not kind_of(part).has(cls):
+        raise ValueError(f"{who} {path} is no {kind}: its class is {kind_of(part).owes}.")
+    return cls
 
 
-def _installed_class(part: str, point: EntryPoint) -> type:
-    """Return the class of an entry point, whose package is imported here."""
-    where = f"{argument(part)} {point.name}, of the installed package {package_of(point)}"
+def installed_object(point: EntryPoint, who: str) -> Any:
+    """Import what an installed package declares.
+
+    Raises:
+        ValueError: it cannot be imported. The message begins with ``who``.
+    """
     try:
-        found = point.load()
+        return point.load()
     except Exception as error:
-        raise ValueError(f"{where}: {point.value} cannot be imported: {told(error)}.") from error
-    if not inspect.isclass(found) or not kind_of(part).has(found):
-        kind = PARTS.get(part, part)
-        raise ValueError(f"{where}: {point.value} is no {kind}: its class is {kind_of(part).owes}.")
-    return found
+        raise ValueError(f"{who} {point.value} cannot be imported: {told(error)}.") from error
 
 
 def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
@@ -191,6 +193,14 @@ def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
         ) from error
 
 
+class _Infinities(ast.NodeTransformer):
+    """Reads the names of the floats that have no literal."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        """Return the number of a name."""
+        return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
+
+
 SHARED = {"latent_dim", "hidden_dims", "encoder_dims", "activation"}
 """Settings of a pair that its parts' messages name."""
 
@@ -205,14 +215,6 @@ def part_options(kind: str, name: str) -> list[str]:
     return [parameter for parameter in parameters if parameter not in kind_of(kind).offered]
 
 
-class _Infinities(ast.NodeTransformer):
-    """Reads the names of the floats that have no literal."""
-
-    def visit_Name(self, node: ast.Name) -> ast.expr:
-        """Return the number of a name."""
-        return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
-
-
 def make_part(kind: str, text: str, **offered: Any) -> Any:
     """Make a part from its name and options, and from those of ``offered`` that its constructor names.
 
@@ -222,43 +224,44 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
         ValueError: there is no such part, it has no such option, or it needs what is not offered.
     """
     name, options = parse_part(kind, text)
-    cls = find_part(kind, name)
+    check_options(kind, text)
+    cls, who = find_part(kind, name), f"{argument(kind)} {name}"
     parameters = inspect.signature(cls).parameters
+    # The options of a script's parts stand in their text, and are no flags.
+    have_flags = reader() == "flags"
     for option in options:
         if offered.get(option) is not None and option in kind_of(kind).offered:
-            raise ValueError(f"{argument(kind)} {name}: {option} is the pair's, and no option.")
-    check_options(kind, text)
+            raise ValueError(f"{who}: {option} is the pair's, and no option.")
     given = {name: offered[name] for name in parameters if offered.get(name) is not None and name not in options}
+    if callable(given.get("data")):
+        given["data"] = given["data"]()
     for parameter in parameters.values():
         if parameter.default is parameter.empty and parameter.name not in given | options:
-            needed = f"--{kind}.{parameter.name}" if are_flags() else f"`{parameter.name}`"
-            raise ValueError(f"{argument(kind)} {name}: needs {needed}, which was not given.")
+            needed = f"--{kind}.{parameter.name}" if have_flags else f"`{parameter.name}`"
+            raise ValueError(f"{who}: needs {needed}, which was not given.")
     try:
         with named_as("settings") if are_flags() else nullcontext():
             return cls(**given, **options)
     except Exception as error:
-        # What a part of the package refuses, it says itself.
-        own = place_of(error) if ":" in name else ""
         if is_out_of_memory(error):
             raise
-        if own or isinstance(error, TypeError | OverflowError):
-            written = [f"--{kind}.{option} {value!r}" for option, value in options.items()]
-            with_what = (", ".join(written) if are_flags() else options) or "its settings"
-            what = f"{argument(kind)} {name} cannot be made with {with_what}"
-            raise ValueError(f"{what}: {told(error) if own else plainly(error)}.") from error
-        if type(error) is not ValueError:
+        # What a part of the package refuses, it says itself.
+        place = place_of(error) if ":" in name else ""
+        if place or isinstance(error, TypeError | OverflowError):
+            written = ", ".join(f"--{kind}.{option} {value!r}" for option, value in options.items())
+            settings = (written if have_flags else options) or "its settings"
+            reason = told(error) if place else plainly(error)
+            raise ValueError(f"{who} cannot be made with {settings}: {reason}.") from error
+        if type(error) is not ValueError or not have_flags:
             raise
-        plain = {p.name for p in parameters.values() if isinstance(p.default, int | float | str | tuple)}
-        own_flags = (plain | options.keys()) - kind_of(kind).offered - given.keys()
-        said = str(error)
-        for option in options if are_flags() else ():
+        message = str(error)
+        for option in options:
             # A network that an option is for calls it by its last words.
             for shared in SHARED:
-                said = re.sub(rf"\b{shared}\b", option, said) if option.endswith(f"_{shared}") else said
-        said = with_flags(with_flags(said, own_flags, f"{kind}."), SHARED)
-        if said == str(error):
-            raise
-        raise ValueError(said) from error
+                message = re.sub(rf"\b{shared}\b", option, message) if option.endswith(f"_{shared}") else message
+        plain = {p.name for p in parameters.values() if isinstance(p.default, int | float | str | tuple)}
+        own_flags = (plain | options.keys()) - kind_of(kind).offered - given.keys()
+        raise ValueError(with_flags(with_flags(message, own_flags, f"{kind}."), SHARED)) from error
 
 
 def check_options(kind: str, text: str) -> None:
@@ -329,43 +332,38 @@ def make_pair(
     >>> guide.rank
     4
     """
-    common: dict[str, Any] = {"x_shape": tuple(x_shape), "latent_dim": latent_dim}
-    common |= {"x_dim": x_shape[0]} if len(x_shape) == 1 else {}
-    networks = common | {"activation": activation}
-    of_model: dict[str, Any] = networks | {"hidden_dims": tuple(hidden_dims)}
-    of_guide: dict[str, Any] = networks | {"hidden_dims": tuple(encoder_dims or tuple(hidden_dims)[::-1])}
+    shapes = _shapes(x_shape, latent_dim)
+    layers = {"hidden_dims": tuple(hidden_dims), "activation": activation}
     taken = _arguments("model", model)
     for kind, text, default in (("prior", prior, "standard_normal"), ("likelihood", likelihood, "bernoulli")):
         if kind not in taken and text != default:
             raise ValueError(f"model {model} takes no {kind}: leave out {argument(kind)} {text}.")
+    owner = ("likelihood", likelihood) if "likelihood" in taken else ("model", model)
+    network = _network_for("decoder", decoder, *owner)
 
-    decoded = ("likelihood", likelihood) if "likelihood" in taken else ("model", model)
-    of_model["decoder"] = _network_for("decoder", decoder, *decoded)
-    of_guide["encoder"] = _network_for("encoder", encoder, "guide", guide)
+    def guide_of(made_model: Any) -> Any:
+        return make_guide(
+            x_shape, latent_dim, encoder_dims or tuple(hidden_dims)[::-1], guide=guide, model=made_model,
+            encoder=encoder, activation=activation, data=data,
+        )  # fmt: skip
 
-    def data_for(kind: str, text: str) -> Tensor | None:
-        return data() if data is not None and "data" in _arguments(kind, text) else None
+    def model_of(made_guide: Any) -> Any:
+        made: dict[str, Any] = {}
+        if "prior" in taken:
+            made["prior"] = make_part("prior", prior, **shapes, data=data, guide=made_guide)
+        if "likelihood" in taken:
+            made["likelihood"] = make_part("likelihood", likelihood, **shapes, **layers, decoder=network)
+        else:
+            made["decoder"] = network
+        return make_part("model", model, **shapes, **layers, **made)
 
-    def model_with(made_prior: Any) -> Any:
-        if "likelihood" not in taken:
-            return make_part("model", model, **of_model, prior=made_prior)
-        made_likelihood = make_part("likelihood", likelihood, **of_model)
-        return make_part("model", model, **of_model | {"decoder": None}, prior=made_prior, likelihood=made_likelihood)
-
-    def prior_with(made_guide: Any) -> Any:
-        if "prior" not in taken:
-            return None
-        return make_part("prior", prior, **common, data=data_for("prior", prior), guide=made_guide)
-
-    if "model" in _arguments("guide", guide):
-        if "guide" in _arguments("prior", prior):
-            raise ValueError(
-                f"prior {prior} needs the guide, and guide {guide} needs the model: choose another of one."
-            )
-        made_model = model_with(prior_with(None))
-        return made_model, make_part("guide", guide, **of_guide, data=data_for("guide", guide), model=made_model)
-    made_guide = make_part("guide", guide, **of_guide, data=data_for("guide", guide))
-    return model_with(prior_with(made_guide)), made_guide
+    if "model" not in _arguments("guide", guide):
+        made_guide = guide_of(None)
+        return model_of(made_guide), made_guide
+    if "guide" in _arguments("prior", prior):
+        raise ValueError(f"prior {prior} needs the guide, and guide {guide} needs the model: choose another of one.")
+    made_model = model_of(None)
+    return made_model, guide_of(made_model)
 
 
 def make_guide(
@@ -386,12 +384,16 @@ def make_guide(
     Raises:
         ValueError: as for :func:`make_part`.
     """
-    own = _arguments("guide", guide)
+    network = _network_for("encoder", encoder, "guide", guide)
     return make_part(
-        "guide", guide, x_shape=tuple(x_shape), latent_dim=latent_dim, hidden_dims=tuple(encoder_dims),
-        activation=activation, model=model, encoder=_network_for("encoder", encoder, "guide", guide),
-        data=data() if data is not None and "data" in own else None,
+        "guide", guide, **_shapes(x_shape, latent_dim), hidden_dims=tuple(encoder_dims), activation=activation,
+        model=model, encoder=network, data=data,
     )  # fmt: skip
+
+
+def _shapes(x_shape: Sequence[int], latent_dim: int) -> dict[str, Any]:
+    flat = {"x_dim": x_shape[0]} if len(x_shape) == 1 else {}
+    return {"x_shape": tuple(x_shape), "latent_dim": latent_dim, **flat}
 
 
 def _network_for(part: str, text: str, kind: str, owner: str) -> Callable[..., Any] | None:
@@ -418,42 +420,26 @@ def _arguments(kind: str, text: str) -> set[str]:
     return set(inspect.signature(find_part(kind, parse_part(kind, text)[0])).parameters)
 
 
-def _own_class(kind: str, name: str) -> type:
-    where, _, class_name = name.rpartition(":")
-    module = own_module(kind, where)
-    found = getattr(module, class_name, None) if class_name else None
-    if inspect.isclass(found):
-        if not kind_of(kind).has(found):
-            what = PARTS.get(kind, kind)
-            raise ValueError(f"{argument(kind)}: {name} is no {what}: its class is {kind_of(kind).owes}.")
-        return found
-    classes = [n for n, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
-    there = f"it defines {', '.join(sorted(classes)) or 'none'}."
-    if not class_name:
-        raise ValueError(f"{argument(kind)}: {name} names no class after the colon: write {where}:ClassName; {there}")
-    if callable(found):
-        raise ValueError(
-            f"{argument(kind)}: {name} is a function, and a {PARTS.get(kind, kind)} is made from a class, which holds "
-            f"its parameters: write a torch.nn.Module whose forward does what the function does, or pass the function "
-            f"to pyro_vae.fit in Python; {there}"
-        )
-    raise ValueError(
-        f"{argument(kind)}: {where} does not define the class {class_name!r}; {there}"
-        f"{did_you_mean(class_name, classes)}"
-    )
-
-
-def own_module(kind: str, where: str) -> ModuleType:
-    """Import what a part of the user's own is defined in.
+def own_object(kind: str, path: str, wanted: Callable[[Any], bool] = inspect.isclass) -> Any:
+    """Import what a file or module of the user's own defines.
 
     Args:
         kind: of the part, for the message.
-        where: ``path/to/file.py`` or ``package.module``.
+        path: ``path/to/file.py:Name`` or ``package.module:Name``.
+        wanted: which of the module's names to list where it lacks this one: those of classes or of functions.
 
     Raises:
-        ValueError: it is missing, or fails on import.
+        ValueError: the file or module is missing, fails on import, or does not define the name.
     """
-    return _from_file(kind, Path(where)) if where.endswith(".py") else _from_module(kind, where)
+    where, _, name = path.rpartition(":")
+    module = _from_file(kind, Path(where)) if where.endswith(".py") else _from_module(kind, where)
+    if name and hasattr(module, name):
+        return getattr(module, name)
+    names = sorted(n for n, value in vars(module).items() if wanted(value) and value.__module__ == module.__name__)
+    what = "class" if wanted is inspect.isclass else "function"
+    lacks = f"{where} does not define the {what} {name!r}" if name else f"{path} names no {what} after the colon"
+    there = ", ".join(names) or "none"
+    raise ValueError(f"{argument(kind)}: {lacks}; it defines {there}.{did_you_mean(name, names)}")
 
 
 def _from_module(kind: str, path: str) -> ModuleType:
@@ -476,8 +462,8 @@ def _from_file(kind: str, path: Path) -> ModuleType:
             return loaded
         raise ValueError(f"{argument(kind)}: {path} has the name of a module that is already loaded: rename the file.")
     spec = importlib.util.spec_from_file_location(path.stem, resolved)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"{argument(kind)}: {path} is no Python file.")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[path.stem] = module
     try:

@@ -553,6 +553,24 @@ def test_results_come_alone_whatever_a_process_prints(own_guide, tmp_path):
     assert json.loads(done.stdout)["last_epoch"]["epoch"] == 1
 
 
+@pytest.mark.parametrize(
+    ("command", "is_ours"),
+    [(["-m", "pyro_vae", "list"], True), (["{}/pyro-vae", "list"], True), (["-c", "import pyro_vae"], False)],
+)
+def test_ctrl_c_while_torch_is_imported_is_one_line(command, is_ours, tmp_path):
+    """Where the package is imported by others, it is theirs."""
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    (tmp_path / "pyro-vae").write_text("from pyro_vae.cli import main\n")
+    path = os.pathsep.join([str(tmp_path), str(Path(pyro_vae.__file__).parents[1])])
+    words = [sys.executable, *(word.format(tmp_path) for word in command)]
+    done = subprocess.run(words, text=True, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": path}, timeout=60)
+    if is_ours:
+        assert (done.returncode, done.stderr) == (130, "pyro-vae: interrupted.\n")
+    else:
+        assert done.stderr.startswith("Traceback")
+        assert done.stderr.endswith("KeyboardInterrupt\n")
+
+
 # Comparisons
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_folders import settings, write_images
+from small_folders import settings, write_images, write_run
 
 import pyro_vae
 from pyro_vae.cli import main
@@ -19,6 +19,7 @@ CODE = '''
 """Parts of a package that knows pyro-vae, and that pyro-vae does not."""
 
 from pyro_vae import guides, models, nn, objectives
+from pyro_vae.evaluation import Estimate
 
 
 class ShyGuide(guides.MeanFieldGuide):
@@ -57,6 +58,12 @@ class ShyELBO(objectives.IWAE):
 
 def function():
     pass
+
+
+def brightness(x, times: float = 1.0) -> Estimate:
+    """Mean pixel of each image."""
+    pixels = times * x.double().flatten(1).mean(1)
+    return Estimate(pixels, pixels.new_zeros(len(x)))
 '''
 
 CLASSES = {
@@ -186,8 +193,55 @@ def test_what_cannot_be_taken_is_told(points, message, site):
     assert message in said("fit", "--guide", name, "--print_config", code=2)
 
 
-def test_two_packages_with_one_name_are_told(site):
+def test_two_packages_with_one_name_are_told_where_it_is_asked_for(site):
     install(site, "[pyro_vae.priors]\nshy = shy_parts:ShyPrior\n")
     install(site, "[pyro_vae.priors]\nshy = more_parts:ShyPrior\n", name="more-parts")
+    assert part_names("prior").count("shy") == 1
     with pytest.raises(ValueError, match=r"declares a prior 'shy', and so does the package (shy|more)-parts"):
-        part_names("prior")
+        find_part("prior", "shy")
+
+
+BROKEN = """
+[pyro_vae.guides]
+broken = shy_parts.nothing:ShyGuide
+shy = shy_parts:ShyGuide
+iaf = shy_parts:ShyGuide
+[pyro_vae.evaluations]
+broken = shy_parts.nothing:brightness
+sbc = shy_parts:brightness
+brightness = shy_parts:brightness
+"""
+
+
+def test_a_package_with_broken_parts_is_named_and_all_others_are_used(site):
+    install(site, BROKEN)
+    with pytest.warns(UserWarning, match="of the installed package shy-parts") as warned:
+        listed = json.loads(said("list", "--json"))
+    assert [str(w.message).partition(":")[0] for w in warned] == [
+        f"evaluation {name}, of the installed package shy-parts" for name in ("broken", "sbc")
+    ]
+    assert listed["evaluations"]["brightness"] == "Mean pixel of each image"
+    assert "shy-parts: shy_parts.nothing:brightness cannot be imported" in listed["evaluations"]["broken"]
+    assert listed["guides"]["shy"] == "q(z | x) that is shy."
+    assert "shy-parts: shy_parts.nothing:ShyGuide cannot be imported" in listed["guides"]["broken"]
+    words = ["fit", "--print_config", "--json", "--guide"]
+    assert json.loads(said(*words, "planar"))["guide"] == "planar"
+    assert "so does pyro-vae itself" in said(*words, "iaf", code=2)
+    assert Cell(measure=("sbc", "brightness")).measure == ("sbc", "brightness")
+    with pytest.raises(ValueError, match=r"broken, of the installed package shy-parts: .* cannot be imported"):
+        Cell(measure=("broken",))
+
+
+def test_evaluations_are_asked_for_whatever_they_are_called(site, data, tmp_path):
+    """A name may have a hyphen, and one that is a flag of ours already is asked for by --measure."""
+    install(site, "[pyro_vae.evaluations]\n" + "".join(f"{n} = shy_parts:brightness\n" for n in ("out", "mean-pixel")))
+    run = write_run(tmp_path / "run", data)
+    assert "--mean_pixel" in said("evaluate", "--help")
+    out = tmp_path / "measured.json"
+    words = ["--mean-pixel", "times=2.0", "--measure", "out(num_test=3)", "--out", out]
+    measured = json.loads(said("evaluate", run, *words, "--json"))["measured"]
+    twice, once = measured["mean-pixel"]["mean-pixel"], measured["out"]["out"]
+    assert twice["mean"] > once["mean"] > 0
+    assert once["num_data"] == 3
+    assert out.is_file()
+    assert "--mean_pixel: has no option 'tims'" in said("evaluate", run, "--mean-pixel", "tims=2", code=2)

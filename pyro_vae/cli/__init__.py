@@ -9,8 +9,10 @@ from collections.abc import Iterator, Sequence
 
 from pyro_vae.cli.output import HelpWanted, Output, standard_output
 from pyro_vae.runtime.arguments import named_as
+from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.user_code import place_of, told, with_place
 from pyro_vae.runtime.wording import did_you_mean
+from pyro_vae.version import __version__
 
 COMMANDS = {
     "fit": ("fit", "fit a model and a guide to data, and measure them"),
@@ -46,16 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0; 1 where cells of a comparison failed, or for an error that is not the user's; 2 for one that
         is; 130 after Ctrl-C.
     """
-    given = list(sys.argv[1:] if argv is None else argv)
+    typed = list(sys.argv[1:] if argv is None else argv)
     with standard_output() if argv is None else contextlib.nullcontext(sys.stdout) as stream:
-        output = Output(stream, quiet="--quiet" in given, json="--json" in given)
-        return _guarded([word for word in given if word not in SWITCHES], output, "--debug" in given)
+        output = Output(stream, quiet="--quiet" in typed, json="--json" in typed)
+        return _guarded([word for word in typed if word not in SWITCHES], output, "--debug" in typed)
 
 
 def _guarded(words: list[str], output: Output, debug: bool) -> int:
     """Run a command, and say in one line what went wrong."""
     try:
-        with contextlib.redirect_stdout(sys.stderr), _short_warnings(debug), named_as("flags"):
+        with contextlib.redirect_stdout(sys.stderr), short_warnings(debug), named_as("flags"):
             return _run(words, output)
     except HelpWanted as wanted:
         output.text(str(wanted))
@@ -66,7 +68,7 @@ def _guarded(words: list[str], output: Output, debug: bool) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        message = _users(error)
+        message = message_of(error)
         if message is None:
             _say(f"error: unexpected {type(error).__name__}: {error} (--debug shows where it comes from)")
             return BUG
@@ -81,8 +83,6 @@ def _run(words: list[str], output: Output) -> int:
     if command in ("-h", "--help"):
         raise HelpWanted(_help())
     if command == "--version":
-        from pyro_vae.version import __version__
-
         raise HelpWanted(f"pyro-vae {__version__}")
     if command not in COMMANDS:
         what, known = ("flag", [*SWITCHES, "--help", "--version"]) if command[0:1] == "-" else ("command", [*COMMANDS])
@@ -112,7 +112,7 @@ def _help() -> str:
     return "\n".join(lines)
 
 
-def _users(error: Exception, *, with_places: bool = True) -> str | None:
+def message_of(error: Exception, *, with_places: bool = True) -> str | None:
     """Return what an error says to the user, None where it is not the user's to mend.
 
     Args:
@@ -124,19 +124,12 @@ def _users(error: Exception, *, with_places: bool = True) -> str | None:
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("pyro_vae"):
         return f"this needs the package {error.name}, which is not installed."
     own = type(error).__module__.startswith("pyro_vae.")
-    if not own and _is_out_of_memory(error):
+    if not own and is_out_of_memory(error):
         return "this needs more memory than there is: take smaller networks, fewer latent dims or fewer data."
     place = place_of(error) if with_places and not own else ""
     if isinstance(error, ValueError | OSError | ImportError) or own:
         return with_place(str(error), error) if place else str(error)
     return f"{told(error)}." if place else None
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # Imports torch, which a help text does without.
-    from pyro_vae.runtime.memory import is_out_of_memory
-
-    return is_out_of_memory(error)
 
 
 def _say(message: str) -> None:
@@ -146,7 +139,7 @@ def _say(message: str) -> None:
 
 
 @contextlib.contextmanager
-def _short_warnings(debug: bool) -> Iterator[None]:
+def short_warnings(debug: bool) -> Iterator[None]:
     """Say a warning in one line, without the place in the code where it arose."""
     before = warnings.formatwarning
     if not debug:

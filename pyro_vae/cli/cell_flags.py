@@ -74,13 +74,8 @@ def named_classes(known: argparse.Namespace) -> set[str]:
     return {canonical_name(name) for name in names if ":" in name}
 
 
-def chosen_parts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, Part]:
-    """Return the part of each kind that flags, else a base, else the defaults choose."""
-    return {kind: Part.of(kind, text) for kind, text in part_texts(known, base).items()}
-
-
 def part_texts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, str]:
-    """Return the same as they were written."""
+    """Return the part of each kind that flags, else a base, else the defaults choose, as it was written."""
     return {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in PARTS}
 
 

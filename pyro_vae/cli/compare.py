@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pyro_vae.cli.output import Output
-from pyro_vae.cli.report import add_tables, reason_of, write_reports
+from pyro_vae.cli.report import add_tables, failures, write_reports
 from pyro_vae.cli.runs import add_trust
 from pyro_vae.cli.signature import options_of
 from pyro_vae.cli.usage import Parser, a_path
@@ -29,7 +29,6 @@ def run(argv: Sequence[str], output: Output) -> int:
         option.add(group)
     add_tables(parser)
     add_trust(parser, "GRID.yaml")
-    parser.add_switches()
     args = parser.read(argv)
     output.after_interrupt = lambda: "The same command goes on where it stopped."
     given = {name: value for name, value in vars(args).items() if name in options}
@@ -38,6 +37,6 @@ def run(argv: Sequence[str], output: Output) -> int:
         write_reports(comparison, comparison.path, args, output)
     except CheckpointError as error:
         output.complain(f"{error} `pyro-vae report {args.out} --out DIR` writes the report elsewhere.")
-    for result in comparison.failed:
-        output.complain(f"{result.cell.label(comparison.varying)} failed: {reason_of(result)} ({result.path})")
+    for result, (label, reason) in zip(comparison.failed, failures(comparison).items(), strict=True):
+        output.complain(f"{label} failed: {reason} ({result.path})")
     return 1 if comparison.failed else 0

@@ -7,9 +7,12 @@ import torch
 
 from pyro_vae import plots
 from pyro_vae.cli.output import Output, where_to
-from pyro_vae.cli.runs import Fitted, add_moved_data, add_run, add_trust, open_run
-from pyro_vae.cli.usage import Parser, a_path
+from pyro_vae.cli.runs import add_run, open_run
+from pyro_vae.cli.usage import Parser
+from pyro_vae.comparison import Cell
+from pyro_vae.data import ImageData
 from pyro_vae.evaluation import active_units
+from pyro_vae.fit import Run
 from pyro_vae.models import VAE
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.objectives import Trace_ELBO
@@ -39,21 +42,14 @@ def run(argv: Sequence[str], output: Output) -> int:
         "reconstructions, samples from the prior, a traversal of the most active latent units, and for a VAE with two "
         "of them under a standard normal prior the manifold.",
     )
-    add_run(parser)
-    help = "run whose model was taken over, where it is not beside this one"
-    parser.add_argument("--fitted_model", type=a_path, metavar="RUN", help=help)
-    help = f"folder to draw into (default: RUN/{FIGURES})"
-    parser.add_argument("--out", type=a_path, metavar="DIR", default=None, help=help)
-    add_moved_data(parser)
-    add_trust(parser)
-    parser.add_switches()
+    add_run(parser, parser, "DIR", f"folder to draw into (default: RUN/{FIGURES})")
     args = parser.read(argv)
-    opened = open_run(args)
+    cell, data, run = open_run(args)
     folder = args.out or args.run / FIGURES
     with where_to(folder):
         folder.mkdir(parents=args.out is not None, exist_ok=True)
     written = []
-    for name, figure in _figures(opened, output):
+    for name, figure in _figures(cell, data, run, output):
         file = folder / f"{name}.png"
         with where_to(folder):
             figure.savefig(file)
@@ -63,43 +59,38 @@ def run(argv: Sequence[str], output: Output) -> int:
     return 0
 
 
-def _figures(opened: Fitted, output: Output) -> Iterator[tuple[str, "Figure"]]:
-    run, data = opened.run, opened.data
-    yield "learning_curves", plots.learning_curves(run.history, _bound(opened))
+def _figures(cell: Cell, data: ImageData, run: Run, output: Output) -> Iterator[tuple[str, "Figure"]]:
+    """Draw what a run's data and model allow; what cannot be drawn is said."""
+    objective = find_part("objective", parse_part("objective", cell.objective)[0])
+    yield (
+        "learning_curves",
+        plots.learning_curves(run.history, "ELBO" if objective is Trace_ELBO else objective.__name__),
+    )
     if len(data.x_shape) != 3 or data.x_shape[0] not in (1, 3):
         output.note(f"Data of shape {data.x_shape} are no images in grey or colour: none are drawn.")
         return
-    x = data.first(IMAGES)
+    model, guide, x = run.model, run.guide, data.first(IMAGES)
+
+    def traversal() -> "Figure":
+        units = active_units(guide, data.test).most_active[:ROWS]
+        figure, _, left_out = plots.pair_traversal(model, guide, data.first(1), units)
+        for unit, reason in left_out.items():
+            output.note(f"The traversal leaves out {unit}: {reason}.")
+        return figure
+
     drawers: dict[str, Callable[[], Figure]] = {
-        "reconstructions": lambda: plots.pair_reconstructions(run.model, run.guide, x),
-        "prior_samples": lambda: plots.model_samples(run.model, x),
-        "traversal": lambda: _traversal(opened, output),
+        "reconstructions": lambda: plots.pair_reconstructions(model, guide, x),
+        "prior_samples": lambda: plots.model_samples(model, x),
+        "traversal": traversal,
     }
-    model = run.model
-    if isinstance(model, VAE) and opened.cell.latent_dim == 2 and isinstance(model.prior, StandardNormalPrior):
+    if isinstance(model, VAE) and cell.latent_dim == 2 and isinstance(model.prior, StandardNormalPrior):
         likelihood, like = cast(Likelihood, model.likelihood), next(model.parameters())
         drawers["manifold"] = lambda: plots.manifold(likelihood, like)
     # Its own noise: the caller's is left as it was.
-    with torch.no_grad(), seeded(opened.cell.seed):
+    with torch.no_grad(), seeded(cell.seed):
         for name, draw in drawers.items():
             try:
                 yield name, draw()
             except Exception as reason:
                 # A pair of the user's own may have a law without a mean: the rest is drawn.
                 output.note(f"{name} cannot be drawn: {in_one_line(reason)}")
-
-
-def _traversal(opened: Fitted, output: Output) -> "Figure":
-    """Draw the most active units from the first test image on, and say which cannot be drawn."""
-    run, data = opened.run, opened.data
-    units = active_units(run.guide, data.test).most_active[:ROWS]
-    figure, _, left_out = plots.pair_traversal(run.model, run.guide, data.first(1), units)
-    for unit, reason in left_out.items():
-        output.note(f"The traversal leaves out {unit}: {reason}.")
-    return figure
-
-
-def _bound(opened: Fitted) -> str:
-    """Return what to call the objective in a figure."""
-    found = find_part("objective", parse_part("objective", opened.cell.objective)[0])
-    return "ELBO" if found is Trace_ELBO else found.__name__

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from pyro_vae.cli.cell_flags import add_cell_flags, cell_of, chosen_parts, named_classes, part_texts, read_settings
+from pyro_vae.cli.cell_flags import add_cell_flags, cell_of, named_classes, part_texts, read_settings
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
-from pyro_vae.cli.runs import add_trust, classes_of, differing, find_fitted_model, run_line
+from pyro_vae.cli.runs import add_trust, classes_of, differing, find_fitted_model, remove_if_empty, run_line
 from pyro_vae.cli.usage import Parser, a_path, wants_help
 from pyro_vae.comparison.cell import SCHEDULES, Cell
 from pyro_vae.comparison.comparison import GRID
@@ -23,7 +23,7 @@ from pyro_vae.fit.run import CONFIG
 from pyro_vae.fit.steps.levels import LEVELS
 from pyro_vae.nn.mlp import ACTIVATIONS
 from pyro_vae.parts import PARTS, part_names
-from pyro_vae.runtime.files import LOCK, alone_in
+from pyro_vae.runtime.files import alone_in
 from pyro_vae.runtime.wording import count
 
 RUNS = Path("runs")
@@ -37,13 +37,13 @@ def run(argv: Sequence[str], output: Output) -> int:
     parser = _parser()
     known = parser.known(argv)
     base = _base(known)
-    show_part_help(known, part_texts(known, base))
-    parts = chosen_parts(known, base)
+    texts = part_texts(known, base)
+    show_part_help(known, texts)
+    parts = {kind: Part.of(kind, text) for kind, text in texts.items()}
     for kind, part in parts.items():
         # A help text is long enough without the options of what nobody chose.
         if kind in known or kind in base or not wants_help(argv):
             part.add_flags(parser)
-    parser.add_switches()
     args = parser.read(argv, lambda flag: _explained(flag, parts), _flags_of)
     moved = _moved_data(args, base)
     cell = cell_of(args, base, parts)
@@ -206,10 +206,7 @@ def _folder(out: Path) -> Iterator[None]:
         try:
             yield
         except BaseException:
-            with contextlib.suppress(OSError):
-                if [file.name for file in out.iterdir()] == [LOCK]:
-                    (out / LOCK).unlink()
-                    out.rmdir()
+            remove_if_empty(out)
             raise
 
 

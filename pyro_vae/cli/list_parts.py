@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pyro_vae.cli.output import Output
-from pyro_vae.cli.usage import Parser, UsageError
+from pyro_vae.cli.usage import Parser
 from pyro_vae.cli.wording import citation, summary
-from pyro_vae.comparison.evaluations import evaluations
+from pyro_vae.comparison.evaluations import evaluations, unusable
 from pyro_vae.data import DATASETS
 from pyro_vae.parts import KINDS, find_part, own_parts, part_names
 from pyro_vae.runtime.wording import did_you_mean
@@ -25,49 +25,50 @@ def run(argv: Sequence[str], output: Output) -> int:
     parser.add_argument("what", nargs="?", metavar="WHAT", help=f"one of {', '.join(LISTS)}; all unless given")
     help = "the package's own parts as the README's table, in Markdown"
     parser.add_argument("--markdown", action="store_true", help=help)
-    parser.add_switches()
     args = parser.read(argv)
     what = getattr(args, "what", None)
     if what is not None and what not in LISTS:
         hint = did_you_mean(what, LISTS, quoted=False)
-        raise UsageError(f"there is no list of {what!r}.{hint} There are {', '.join(LISTS)}.")
+        raise ValueError(f"there is no list of {what!r}.{hint} There are {', '.join(LISTS)}.")
+    shown = LISTS if what is None else [what]
     if "markdown" in args:
-        rows = [row for name in (LISTS if what is None else [what]) for row in _rows(LISTS[name])]
+        rows = [row for name in shown for row in _rows(LISTS[name])]
         output.text("\n".join(["| part | in Python | what |", "|---|---|---|", *rows]))
         return 0
-    found = {name: _list(LISTS[name]) for name in (LISTS if what is None else [what])}
-    for name, entries in found.items():
+    lists = {name: _list(LISTS[name]) for name in shown}
+    for name, entries in lists.items():
         if what is None:
             output.say(f"{name}:")
         width = max(map(len, entries))
         for entry, sentence in entries.items():
             output.say(f"{'' if what else '  '}{entry:<{width}}  {sentence}")
-    output.give(found)
+    output.give(lists)
     return 0
 
 
 def _list(kind: str) -> dict[str, str]:
-    """Return what there is of a kind: name and first sentence."""
+    """Return what there is of a kind: name and first sentence, or why a part of an installed package cannot be used."""
+    if kind == "evaluation":
+        return {name: known.help for name, known in evaluations().items()} | unusable()
     if kind == "data":
         return {name: summary(type(source)) for name, source in DATASETS.items()}
-    if kind == "evaluation":
-        return {name: known.help for name, known in evaluations().items()}
-    return {name: summary(find_part(kind, name)) for name in part_names(kind)}
+    sentences = {}
+    for name in part_names(kind):
+        try:
+            sentences[name] = summary(find_part(kind, name))
+        except ValueError as error:
+            sentences[name] = str(error)
+    return sentences
 
 
 def _rows(kind: str) -> list[str]:
     """Return a row of a Markdown table for each of the package's own parts of a kind, with its first reference."""
+    things: dict[str, tuple[Any, str]]
     if kind == "data":
-        things: dict[str, tuple[Any, str]] = {
-            name: (type(source), f'load_data("{name}")') for name, source in DATASETS.items()
-        }
+        things = {name: (type(source), f'load_data("{name}")') for name, source in DATASETS.items()}
     elif kind == "evaluation":
-        functions = {name: known.function for name, known in evaluations().items()}
-        things = {
-            name: (function, f"evaluation.{name}")
-            for name, function in functions.items()
-            if function.__module__.startswith("pyro_vae.")
-        }
+        own = (known.function for known in evaluations().values() if known.function.__module__.startswith("pyro_vae."))
+        things = {function.__name__: (function, f"evaluation.{function.__name__}") for function in own}
     else:
         package = KINDS[kind].package.removeprefix("pyro_vae.")
         things = {name: (cls, f"{package}.{cls.__name__}") for name, cls in own_parts(kind).items()}

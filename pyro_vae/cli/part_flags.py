@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,9 +12,6 @@ from pyro_vae.cli.usage import Parser
 from pyro_vae.cli.wording import summary
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.parts import PARTS, check_options, find_part, kind_of, parse_part
-
-SETTINGS = {field.name for field in fields(Cell)}
-"""Flags of their own."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Part:
     def refuses(self, option: str) -> str:
         """Return why there is no flag for an option."""
         if option in kind_of(self.kind).offered:
-            flag = f": --{option} sets it" if option in SETTINGS else ""
+            flag = f": --{option} sets it" if hasattr(Cell, option) else ""
             return f"--{self.kind} {self.name}: {option} is the pair's, and no option{flag}."
         try:
             check_options(self.kind, self.text_with({option: None}))

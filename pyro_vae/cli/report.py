@@ -4,12 +4,11 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from pyro_vae.cli.output import Output, where_to
 from pyro_vae.cli.runs import add_moved_data, add_trust
 from pyro_vae.cli.usage import Parser, a_path
-from pyro_vae.comparison import CellResult, Comparison
+from pyro_vae.comparison import Comparison
 
 TABLES = {"latex": "report.tex", "markdown": "report.md"}
 """By flag: what :func:`pyro_vae.report.page.write_report` writes of the main table."""
@@ -27,7 +26,6 @@ def run(argv: Sequence[str], output: Output) -> int:
     parser.add_argument("--out", type=a_path, metavar="OTHER", default=None, help="folder to write to (default: DIR)")
     add_moved_data(parser)
     add_trust(parser, "DIR")
-    parser.add_switches()
     args = parser.read(argv)
     comparison = Comparison.read(args.comparison, trust=args.trust)
     out = args.out.resolve() if args.out else comparison.path
@@ -58,18 +56,14 @@ def write_reports(
     written = tables | {"report": str(report)}
     for what, path in written.items():
         output.say(f"{what}: {path}")
-    output.give({"path": str(comparison.path), **written, **_content(comparison)})
+    # By way of JSON text, which has neither NumPy's numbers nor NaN.
+    table = json.loads(comparison.table.to_json(orient="records"))
+    numbers = {"finished": len(comparison.finished), "failed": failures(comparison), "table": table}
+    output.give({"path": str(comparison.path), **written, **numbers})
 
 
-def reason_of(result: CellResult) -> str:
-    """Return in a line why a cell has no results."""
-    return (result.error or "").partition("\n")[0]
-
-
-def _content(comparison: Comparison) -> dict[str, Any]:
+def failures(comparison: Comparison) -> dict[str, str]:
+    """Return in a line why each failed cell has no results, by the cell's label."""
     return {
-        "finished": len(comparison.finished),
-        "failed": {result.cell.label(comparison.varying): reason_of(result) for result in comparison.failed},
-        # By way of JSON text, which has neither NumPy's numbers nor NaN.
-        "table": json.loads(comparison.table.to_json(orient="records")),
+        result.cell.label(comparison.varying): (result.error or "").partition("\n")[0] for result in comparison.failed
     }

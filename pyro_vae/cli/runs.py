@@ -1,10 +1,9 @@
 """Run folders, as commands take them."""
 
 import argparse
+import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pyro_vae.cli.usage import a_path
 from pyro_vae.comparison.cell import Cell
@@ -16,22 +15,25 @@ from pyro_vae.fit import Run, load_run
 from pyro_vae.fit.run import CONFIG, bounds
 from pyro_vae.parts import PARTS, parse_part
 from pyro_vae.runtime.differences import differences, listed
+from pyro_vae.runtime.files import LOCK
 from pyro_vae.runtime.wording import count
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """A run folder that was read."""
+def add_run(parser: argparse.ArgumentParser, group: argparse._ActionsContainer, out: str, what: str) -> None:
+    """Add the run folder, the flags that :func:`open_run` reads, and ``--out``.
 
-    path: Path
-    cell: Cell
-    data: ImageData
-    run: Run
-
-
-def add_run(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that names a run folder."""
+    Args:
+        parser: of a command that reads a run.
+        group: of the parser, for the flags.
+        out: what ``--out`` takes, FILE or DIR.
+        what: its help.
+    """
     parser.add_argument("run", type=a_path, metavar="RUN", help="run folder, as `fit` and `compare` write them")
+    help = "run whose model was taken over, where it is not beside this one"
+    group.add_argument("--fitted_model", type=a_path, metavar="RUN", default=None, help=help)
+    group.add_argument("--out", type=a_path, metavar=out, default=None, help=what)
+    add_moved_data(group)
+    add_trust(group)
 
 
 def add_trust(parser: argparse._ActionsContainer, what: str = "RUN") -> None:
@@ -112,11 +114,11 @@ def require_fitted(path: Path, cell: Cell) -> None:
         raise RunError(f"{done}: go on with `pyro-vae fit --resume --out {path}`.")
 
 
-def open_run(args: argparse.Namespace) -> Fitted:
-    """Return a run with its fitted pair.
+def open_run(args: argparse.Namespace) -> tuple[Cell, ImageData, Run]:
+    """Return a run's cell and data, and the run with its fitted pair.
 
     Args:
-        args: flags: ``run``, ``trust``, ``data`` and, where it was given, ``fitted_model``.
+        args: the flags of :func:`add_run`.
 
     Raises:
         RunError: it is missing, damaged, was stopped on its way or fitted to other data.
@@ -125,10 +127,13 @@ def open_run(args: argparse.Namespace) -> Fitted:
     cell = read_cell(path, trust=args.trust)
     require_fitted(path, cell)
     data = load_data_of_run(path, cell, args.data)
-    source = find_fitted_model(cell, getattr(args, "fitted_model", None), [path.resolve().parent], args.trust)
-    return Fitted(path, cell, data, load_run(path, *load_pair(path, cell, data, source)))
+    source = find_fitted_model(cell, args.fitted_model, [path.resolve().parent], args.trust)
+    return cell, data, load_run(path, *load_pair(path, cell, data, source))
 
 
-def settings_of(cell: Cell, names: Sequence[str]) -> dict[str, Any]:
-    """Return some of a cell's settings."""
-    return {name: getattr(cell, name) for name in names}
+def remove_if_empty(folder: Path) -> None:
+    """Remove a run folder that holds nothing but its lock."""
+    with contextlib.suppress(OSError):
+        if [file.name for file in folder.iterdir()] == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()

@@ -1,18 +1,19 @@
 """What a script shares with the command line: its errors in one line, and a folder for its results that is free."""
 
 import argparse
-import contextlib
 import itertools
 import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from pyro_vae.cli import INTERRUPTED, USAGE, _short_warnings, _users
-from pyro_vae.cli.usage import a_path
+from pyro_vae.cli import INTERRUPTED, USAGE, message_of, short_warnings
+from pyro_vae.cli.runs import remove_if_empty
+from pyro_vae.cli.usage import a_path, spelled
 from pyro_vae.errors import RunError
 from pyro_vae.fit.run import CHECKPOINT, CONFIG, METRICS
-from pyro_vae.runtime.files import LOCK, alone_in
+from pyro_vae.runtime.arguments import named_as, with_flags
+from pyro_vae.runtime.files import alone_in
 
 RUNS, SMOKE = Path("runs"), Path("runs/smoke")
 
@@ -25,18 +26,20 @@ WRITTEN = (CONFIG, METRICS, str(Path(CHECKPOINT).parent), "evaluation.json", "fi
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function; what its user can mend ends it with one line on standard error and exit code 2."""
-    name = Path(sys.argv[0]).name
-    try:
-        with _short_warnings(False):
-            main()
-    except KeyboardInterrupt:
-        raise SystemExit(INTERRUPTED) from None
-    except Exception as error:
-        message = _users(error, with_places=False)
-        if message is None:
-            raise
-        print(f"{name}: error:", *message.split(), file=sys.stderr, flush=True)  # noqa: T201
-        raise SystemExit(USAGE) from None
+    flags = {word[2:].partition("=")[0] for word in spelled(sys.argv[1:]) if word.startswith("--")}
+    with named_as("script"):
+        try:
+            with short_warnings(False):
+                main()
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
+        except Exception as error:
+            message = message_of(error, with_places=False)
+            if message is None:
+                raise
+            words = with_flags(message, flags).split()
+            print(f"{Path(sys.argv[0]).name}: error:", *words, file=sys.stderr, flush=True)  # noqa: T201
+            raise SystemExit(USAGE) from None
 
 
 def add_out(parser: argparse.ArgumentParser, name: str, what: str, *, resume: bool = True) -> None:
@@ -107,7 +110,4 @@ def _clear(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        if [file.name for file in folder.iterdir()] == [LOCK]:
-            (folder / LOCK).unlink()
-            folder.rmdir()
+    remove_if_empty(folder)

@@ -5,13 +5,11 @@ import contextlib
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 
-from pyro_vae.cli.usage import UsageError
 from pyro_vae.cli.values import read_value, words_as_list
 from pyro_vae.cli.wording import in_text, in_words, is_list, plain
 
@@ -51,9 +49,7 @@ class Option:
             settings |= {"nargs": "?", "const": "true"}
         elif is_list(self.kind):
             settings["nargs"] = "+"
-        # argparse takes whatever makes an action; its types say a class.
-        make: Any = partial(_Read, option=self)
-        group.add_argument(f"--{prefix}{self.name}", action=make, **settings)
+        group.add_argument(f"--{prefix}{self.name}", action=_Read, option=self, **settings)
         if self._is_switch:
             group.add_argument(
                 f"--{prefix}no_{self.name}", action="store_const", const=False, dest=f"{prefix}{self.name}",
@@ -66,14 +62,14 @@ class Option:
         Lists come as tuples, as most defaults are.
 
         Raises:
-            UsageError: they stand for none of its type.
+            ValueError: they stand for none of its type.
         """
         text = words if isinstance(words, str) else words_as_list(words)
         try:
             value = read_value(text, self.kind)
         except (ValueError, OverflowError) as error:
             given = text if isinstance(words, str) else " ".join(words)
-            raise UsageError(f"{flag or self.name} must be {in_words(self.kind)}; got {given!r}.") from error
+            raise ValueError(f"{flag or self.name} must be {in_words(self.kind)}; got {given!r}.") from error
         return tuple(value) if isinstance(value, list) else value
 
     @property

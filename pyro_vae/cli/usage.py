@@ -18,10 +18,6 @@ COLUMNS = 100
 """Width of a help text."""
 
 
-class UsageError(ValueError):
-    """What was typed is not what the command takes."""
-
-
 def wants_help(argv: Sequence[str]) -> bool:
     """Whether the help of a command is asked for."""
     return "-h" in argv or "--help" in argv
@@ -63,16 +59,13 @@ class Parser(argparse.ArgumentParser):
         )
         self._command = command
 
-    def add_switches(self) -> None:
-        """Add the flags of all commands, which come last in the help."""
-        group = self.add_argument_group("flags of all commands")
-        for name, what in SWITCHES.items():
-            group.add_argument(name, action="store_true", help=what)
-        group.add_argument("-h", "--help", action="store_true", help="this")
+    def has_flag(self, flag: str) -> bool:
+        """Whether a flag was added, or is one of all commands."""
+        return flag in self._option_string_actions or flag in (*SWITCHES, "--help")
 
     def known(self, argv: Sequence[str]) -> argparse.Namespace:
         """Return what is known of the words, and pass over the rest."""
-        return self.parse_known_args(_spelled(argv))[0]
+        return self.parse_known_args(spelled(argv))[0]
 
     def read(
         self,
@@ -80,7 +73,7 @@ class Parser(argparse.ArgumentParser):
         explain: Callable[[str], str | None] = lambda _: None,
         flags_of: Callable[[str], Sequence[str]] = lambda _: (),
     ) -> argparse.Namespace:
-        """Return what was given.
+        """Return what was given, after adding the flags of all commands, which come last in the help.
 
         Args:
             argv: words after the command.
@@ -89,20 +82,24 @@ class Parser(argparse.ArgumentParser):
 
         Raises:
             HelpWanted: ``--help`` was.
-            UsageError: a word is unknown or missing.
+            ValueError: a word is unknown or missing.
         """
+        group = self.add_argument_group("flags of all commands")
+        for name, what in SWITCHES.items():
+            group.add_argument(name, action="store_true", help=what)
+        group.add_argument("-h", "--help", action="store_true", help="this")
         if wants_help(argv):
             raise HelpWanted(self.format_help().rstrip())
-        namespace, unknown = self.parse_known_args(_spelled(argv))
-        flags = [word.partition("=")[0] for word in unknown if word.startswith("-")]
-        for flag in flags:
+        namespace, unknown = self.parse_known_args(spelled(argv))
+        flag = next((word.partition("=")[0] for word in unknown if word.startswith("-")), None)
+        if flag is not None:
             known = [name for name in self._option_string_actions if name.startswith("--")]
             hint = did_you_mean(flag, known, quoted=False)
-            raise UsageError(explain(flag) or self._see(f"there is no flag {flag}.{hint}"))
+            raise ValueError(explain(flag) or self._see(f"there is no flag {flag}.{hint}"))
         if unknown:
             meant = " or ".join(f"{flag} {unknown[0]}" for flag in flags_of(unknown[0]))
             hint = f" Did you mean {meant}?" if meant else ""
-            raise UsageError(self._see(f"{unknown[0]!r} is one word too many.{hint}"))
+            raise ValueError(self._see(f"{unknown[0]!r} is one word too many.{hint}"))
         return namespace
 
     def error(self, message: str) -> NoReturn:
@@ -116,7 +113,7 @@ class Parser(argparse.ArgumentParser):
             message = f"{lacking[1]} needs a value."
         elif wrong:
             message = f"{wrong[1]} {wrong[2]}"
-        raise UsageError(self._see(message))
+        raise ValueError(self._see(message))
 
     def _see(self, message: str) -> str:
         return f"{message} `{self.prog} --help` lists what there is."
@@ -133,19 +130,19 @@ class _Formatter(argparse.HelpFormatter):
         return f"{metavar} ..." if action.nargs == "+" else super()._format_args(action, default_metavar)
 
 
-def _spelled(argv: Sequence[str]) -> list[str]:
+def spelled(argv: Sequence[str]) -> list[str]:
     """Return words with flags' names spelled with _, and with numbers below 0 tied to their flags.
 
-    >>> _spelled(["--hidden-dims", "20", "--prior.low", "-1e-3", "run-1"])
+    >>> spelled(["--hidden-dims", "20", "--prior.low", "-1e-3", "run-1"])
     ['--hidden_dims', '20', '--prior.low=-1e-3', 'run-1']
     """
-    found: list[str] = []
+    words: list[str] = []
     for word in argv:
-        if NEGATIVE.match(word) and found and found[-1].startswith("--") and "=" not in found[-1]:
-            found[-1] += f"={word}"
+        if NEGATIVE.match(word) and words and words[-1].startswith("--") and "=" not in words[-1]:
+            words[-1] += f"={word}"
         elif word.startswith("--"):
             name, equals, value = word.partition("=")
-            found.append("--" + name[2:].replace("-", "_") + equals + value)
+            words.append("--" + name[2:].replace("-", "_") + equals + value)
         else:
-            found.append(word)
-    return found
+            words.append(word)
+    return words

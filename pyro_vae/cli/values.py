@@ -26,17 +26,11 @@ def read_value(text: str, kind: Any) -> Any:
     >>> read_value("off", str), read_value("off", bool), read_value("3", float)
     ('off', False, 3)
     """
-    value = _as_type(text, kind)
-    number = _scalar(text) if type(value) is float else value
-    return number if type(number) is int else value
+    return _as_type(text, kind)
 
 
 def _as_type(content: Any, kind: Any) -> Any:
-    """Return the value of a type that a text stands for, or a list or mapping of texts.
-
-    Raises:
-        ValueError: it stands for none.
-    """
+    """Return the value of a type that a text, or a list or mapping of texts, stands for."""
     origin, args = get_origin(kind) or kind, get_args(kind)
     if origin in (Union, UnionType):
         # Any text is a str.
@@ -58,8 +52,10 @@ def _as_type(content: Any, kind: Any) -> Any:
     if isinstance(content, str):
         choices = {str(choice): choice for choice in args}
         value: Any = choices.get(content) if origin is Literal else _scalar(content)
-        if value in args or kind is Any or type(value) is kind or (kind is float and type(value) is int):
-            return float(value) if kind is float else value
+        # float() refuses a whole number that is too large for one.
+        is_whole_float = kind is float and type(value) is int and float(value) == value
+        if value in args or kind is Any or type(value) is kind or is_whole_float:
+            return value
     raise ValueError(content)
 
 

@@ -1,6 +1,7 @@
 """Evaluations by name: the functions of `pyro_vae.evaluation` that take a pair, or half of it, and return estimates."""
 
 import inspect
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -9,11 +10,10 @@ from typing import Any, get_args, get_type_hints
 
 from pyro_vae import evaluation
 from pyro_vae.evaluation import Estimate, Result
-from pyro_vae.parts import own_module
+from pyro_vae.parts import installed_object, own_object
 from pyro_vae.runtime.installed import installed, package_of
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.trust import require_trusted
-from pyro_vae.runtime.user_code import told
 from pyro_vae.runtime.wording import did_you_mean
 
 PAIR = ("model", "guide", "x")
@@ -91,19 +91,17 @@ class Evaluation:
 def evaluations() -> dict[str, Evaluation]:
     """Return all evaluations by name: the package's own, then those that installed packages declare.
 
-    Raises:
-        ValueError: an installed package declares a name that is taken, or what is no evaluation.
+    Those that cannot be used are left out with a warning; :func:`unusable` says why.
 
     >>> evaluations()["ais"].options[:2], evaluations()["guide_error"].needs
     (('guide', 'num_temperatures'), {'reference': 'reference_posterior'})
     """
-    known = dict(_packaged())
-    for point in installed("evaluations"):
-        where = f"evaluation {point.name}, of the installed package {package_of(point)}"
-        if point.name in known:
-            raise ValueError(f"{where}: the name is taken; rename the entry point, or uninstall the package.")
-        known[point.name] = _declared(point, where)
-    return known
+    return _packaged() | _declared(installed("evaluations"))[0]
+
+
+def unusable() -> dict[str, str]:
+    """Return why evaluations that installed packages declare cannot be used, by name."""
+    return _declared(installed("evaluations"))[1]
 
 
 @cache
@@ -116,13 +114,21 @@ def _packaged() -> dict[str, Evaluation]:
 
 
 @cache
-def _declared(point: EntryPoint, where: str) -> Evaluation:
-    """Return the evaluation of an entry point, whose package is imported here."""
-    try:
-        function = point.load()
-    except Exception as error:
-        raise ValueError(f"{where}: {point.value} cannot be imported: {told(error)}.") from error
-    return replace(_own(function, where), name=point.name)
+def _declared(points: tuple[EntryPoint, ...]) -> tuple[dict[str, Evaluation], dict[str, str]]:
+    """Import what entry points declare: the evaluations by name, and why the others cannot be used."""
+    known: dict[str, Evaluation] = {}
+    refused = {}
+    for point in points:
+        where = f"evaluation {point.name}, of the installed package {package_of(point)}:"
+        try:
+            if point.name in _packaged() or point.name in known:
+                raise ValueError(f"{where} the name is taken; rename the entry point, or uninstall the package.")
+            function = installed_object(point, where)
+            known[point.name] = replace(_own(function, f"{where} {point.value}"), name=point.name)
+        except ValueError as error:
+            refused[point.name] = str(error)
+            warnings.warn(f"{error} It is left out.", stacklevel=2)
+    return known, refused
 
 
 def find_evaluation(name: str) -> Evaluation:
@@ -134,17 +140,11 @@ def find_evaluation(name: str) -> Evaluation:
     """
     if ":" in name:
         require_trusted(name)
-        where, _, function = name.rpartition(":")
-        module = own_module("measure", where)
-        if not hasattr(module, function):
-            names = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-            raise ValueError(
-                f"{where} does not define the function {function!r}; it defines {', '.join(sorted(names)) or 'none'}."
-                f"{did_you_mean(function, names)}"
-            )
-        return _own(getattr(module, function), name)
+        return _own(own_object("measure", name, inspect.isfunction), name)
     known = evaluations()
     if name not in known:
+        if name in unusable():
+            raise ValueError(unusable()[name])
         raise ValueError(
             f"there is no evaluation {name!r}.{did_you_mean(name, known)} There are {', '.join(sorted(known))}; your "
             f"own is path/to/file.py:function or package.module:function."

@@ -49,8 +49,9 @@ def make_network(network: Network | None, who: str, role: str, **sizes: Any) -> 
         made = network
     if not callable(made):
         raise ValueError(
-            f"{who}: `{role}` must be a torch module, or a class of one; got {type(made).__name__}. The name of a "
-            f"network goes to pyro_vae.parts.make_pair."
+            f"{who}: `{role}` must be a torch module, or a class of one; got {type(made).__name__}. Write {role}=MLP "
+            f"or {role}=functools.partial(MLP, activation='relu') with MLP of pyro_vae.nn or your own class. Only "
+            f"pyro_vae.parts.make_pair and the command line take the name of a network, as --{role} mlp."
         )
     return made
 

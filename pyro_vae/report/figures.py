@@ -1,20 +1,19 @@
 """Figures of a comparison: budgets, gaps, learning curves, the rate-distortion plane, gap against cost, k-hats.
 
-Every function returns a matplotlib ``Figure`` that is bound to no window, of :class:`Series` that have the same number
-and colour in all figures; :func:`pyro_vae.report.svg.to_svg` puts it into a page.
-matplotlib is imported when something is drawn.
+Every function returns a matplotlib ``Figure`` that is bound to no window, of :class:`Series` (one at least), which have
+the same number and colour in all figures. The page draws them under :data:`pyro_vae.report.svg.STYLE`, and
+:func:`pyro_vae.report.svg.to_svg` puts them into it. matplotlib is imported when something is drawn.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Concatenate, ParamSpec
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pyro_vae.comparison.estimates import BOUND_GAP, MeanOverSeeds, estimate, numbers
 from pyro_vae.report.series import COLOURS, OTHERS, Series
-from pyro_vae.report.svg import FOREGROUND, STYLE
+from pyro_vae.report.svg import FOREGROUND
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,25 +28,7 @@ BINS = np.linspace(-0.5, 1.5, 41)
 CUT_AFTER = 20
 """Number of epochs above which the first values of a learning curve may lie outside of the figure."""
 
-P = ParamSpec("P")
 
-
-def _styled(
-    draw: "Callable[Concatenate[Sequence[Series], P], Figure]",
-) -> "Callable[Concatenate[Sequence[Series], P], Figure]":
-    @functools.wraps(draw)
-    def styled(series: Sequence[Series], *args: P.args, **kwargs: P.kwargs) -> "Figure":
-        import matplotlib
-
-        if not series:
-            raise ValueError(f"{draw.__name__}: there is no configuration to draw, as no cell has finished.")
-        with matplotlib.rc_context(STYLE):
-            return draw(series, *args, **kwargs)
-
-    return styled
-
-
-@_styled
 def budgets(series: Sequence[Series]) -> "Figure":
     """Draw -ELBO as reconstruction cost plus rate, one bar a configuration, with a tick at -log p^(x).
 
@@ -60,12 +41,10 @@ def budgets(series: Sequence[Series]) -> "Figure":
         axes.barh(row, rate, left=-cost, color=COLOURS[1], label="rate" if row == 0 else None)
         evidence = -_mean(entry, "log_likelihood")
         axes.plot([evidence] * 2, [row - 0.48, row + 0.48], color=FOREGROUND, label="−log p(x)" if row == 0 else None)
-    axes.set_xlabel("nats per image")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, handlelength=1)
+    _legend(figure)
     return figure
 
 
-@_styled
 def gaps(series: Sequence[Series]) -> "Figure":
     """Draw log p^(x) - ELBO in nats, as approximation plus amortization gap, or as one bar if they were not measured.
 
@@ -90,12 +69,10 @@ def gaps(series: Sequence[Series]) -> "Figure":
             bar(row, parts[0].mean, parts[1].mean, "amortization gap", COLOURS[2])
         if whole is not None:
             axes.errorbar(whole.mean, row, xerr=whole.standard_error, color=FOREGROUND, capsize=3, linewidth=1)
-    axes.set_xlabel("nats per image")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, handlelength=1)
+    _legend(figure)
     return figure
 
 
-@_styled
 def learning_curves(series: Sequence[Series], curve: str) -> "Figure":
     """Draw the bound against the epoch, one line a cell.
 
@@ -137,7 +114,6 @@ def which_curve(series: Sequence[Series]) -> str:
     return "valid" if all(math.isfinite(row["valid_bound_nats"]) for rows in histories for row in rows) else "train"
 
 
-@_styled
 def rate_distortion(series: Sequence[Series]) -> "Figure":
     """Draw the rate against the reconstruction cost, in nats; the ELBO is constant along a dashed line.
 
@@ -163,7 +139,6 @@ def rate_distortion(series: Sequence[Series]) -> "Figure":
     return figure
 
 
-@_styled
 def gap_against(series: Sequence[Series], cost: str) -> "Figure":
     """Draw the gap of each configuration against the cost of its guide.
 
@@ -202,7 +177,6 @@ def which_gap(series: Sequence[Series]) -> str:
     return "inference_gap" if measured else BOUND_GAP
 
 
-@_styled
 def khats(series: Sequence[Series], top: float) -> "Figure":
     """Draw a histogram of the k-hats of all images and seeds of one configuration, with the threshold.
 
@@ -244,7 +218,12 @@ def _bars(series: Sequence[Series]) -> "tuple[Figure, Axes]":
     axes.set_yticks(range(len(series)), [entry.label for entry in series])
     axes.set_ylim(len(series) - 0.4, -0.6)
     axes.grid(axis="y", visible=False)
+    axes.set_xlabel("nats per image")
     return figure, axes
+
+
+def _legend(figure: "Figure") -> None:
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, handlelength=1)
 
 
 def _mean(entry: Series, quantity: str) -> float:

@@ -18,6 +18,7 @@ from pyro_vae.data import ImageData
 from pyro_vae.data.image_data import Inputs, first_of
 from pyro_vae.programs.modules import local_params
 from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.wording import in_one_line
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,7 +73,7 @@ def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | Non
             drawn.append(_draw_cell(result, out, loaded[key]))
         except Exception as error:
             # A user's own class may raise anything, and the report of the other cells is still wanted.
-            drawn.append(CellPictures(result, [], [_reason("nothing can be drawn", error)]))
+            drawn.append(CellPictures(result, [], [f"nothing can be drawn: {in_one_line(error)}"]))
     return drawn
 
 
@@ -81,13 +82,18 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
     model, guide = load_pair(
         result.path, cell, data, None if cell.fitted_model is None else folder_of(out, cell.fitted_model)
     )
-    drawers: dict[str, Callable[[], tuple[Any, str]]] = {
-        "samples": lambda: _samples(model, data.first(SAMPLES)),
-        "reconstructions": lambda: _reconstructions(model, guide, data.first(cell.num_test)),
-        "traversal": lambda: _traversal(
-            model, guide, data.first(1), result.measured["active_units"]["most_active"][:UNITS]
+    test = data.first(cell.num_test)
+    units = result.measured["active_units"]["most_active"][:UNITS]
+    drawers: dict[str, Callable[[], tuple[Figure, str]]] = {
+        "samples": lambda: (
+            plots.model_samples(model, data.first(SAMPLES), SAMPLES), "Means of p(x | z), z drawn from the prior."
         ),
-    }
+        "reconstructions": lambda: (
+            plots.pair_reconstructions(model, guide, first_of(test, COLUMNS * ROWS), COLUMNS),
+            "Test images, and below each row the means of p(x | z), z drawn from q(z | x).",
+        ),
+        "traversal": lambda: _traversal(model, guide, data.first(1), units),
+    }  # fmt: skip
     pictures, failures = [], []
     with seeded(cell.seed), torch.no_grad(), local_params(model, guide):
         for title, draw in drawers.items():
@@ -95,17 +101,8 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
                 pictures.append(_picture(title, *draw()))
             except Exception as error:
                 # As above: a guide of the training images alone cannot reconstruct, but its model has samples.
-                failures.append(_reason(title, error))
+                failures.append(f"{title}: {in_one_line(error)}")
     return CellPictures(result, pictures, failures)
-
-
-def _samples(model: Any, test: Inputs) -> "tuple[Figure, str]":
-    return plots.model_samples(model, test, SAMPLES), "Means of p(x | z), z drawn from the prior."
-
-
-def _reconstructions(model: Any, guide: Any, test: Inputs) -> "tuple[Figure, str]":
-    figure = plots.pair_reconstructions(model, guide, first_of(test, COLUMNS * ROWS), COLUMNS)
-    return figure, "Test images, and below each row the means of p(x | z), z drawn from q(z | x)."
 
 
 def _traversal(model: Any, guide: Any, first: Inputs, units: Sequence[int]) -> "tuple[Figure, str]":
@@ -131,7 +128,3 @@ def _picture(title: str, figure: "Figure", caption: str) -> Picture:
     Image.fromarray(pixels[..., 0] if grey else pixels).save(written, "PNG", optimize=True)
     uri = "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
     return Picture(title, uri, pixels.shape[1], pixels.shape[0], caption)
-
-
-def _reason(what: str, error: Exception) -> str:
-    return f"{what}: {type(error).__name__}: {str(error).partition(chr(10))[0]}"

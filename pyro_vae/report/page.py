@@ -1,17 +1,16 @@
 """The report of a comparison: one page that needs no network, and its main table for a paper."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pyro_vae.comparison.cautions import cautions
 from pyro_vae.comparison.comparison import Comparison, Configuration
 from pyro_vae.report import figures as report_figures
 from pyro_vae.report.figures import khat_shares, which_curve, which_gap
-from pyro_vae.report.images import CellPictures, draw_cells
+from pyro_vae.report.images import draw_cells
 from pyro_vae.report.series import Series, series_of
-from pyro_vae.report.svg import to_svg
+from pyro_vae.report.svg import STYLE, to_svg
 from pyro_vae.report.table import in_order, main_table, rankings_of, short, to_latex, to_markdown
 from pyro_vae.report.text import (
     best_of,
@@ -27,6 +26,7 @@ from pyro_vae.runtime.files import write_bytes
 
 if TYPE_CHECKING:
     from markupsafe import Markup
+    from matplotlib.figure import Figure
 
 __all__ = ["to_html", "to_latex", "to_markdown", "write_report"]
 
@@ -72,6 +72,7 @@ def write_report(
 
 def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path | None = None) -> str:
     """Return the page of :func:`write_report`, whose args and errors it has."""
+    import matplotlib
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     if max_drawn < 0:
@@ -83,6 +84,9 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
     environment.filters |= {"minus": lambda text: text.replace("-", "−"), "short": short}
     rankings, configurations = rankings_of(comparison), in_order(comparison)
     series = series_of(configurations)
+    with matplotlib.rc_context(STYLE):
+        figures, khats = _figures(series) if series else [], _khats(series)
+    first = [one.configuration.results[0] for one in series[:max_drawn]]
     each = [(result.cell.label(comparison.varying), result) for one in configurations for result in one.results]
     again, fits = commands(comparison)
     return environment.get_template("report.html.j2").render(
@@ -100,9 +104,9 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
         },
         rankings=[shown_ranking(comparison, quantity, ranking) for quantity, ranking in rankings.items()],
         series={one.configuration.name: one for one in series},
-        figures=_figures(series) if series else [],
-        khats=_khats(series),
-        drawn=_drawn(series[:max_drawn], comparison.path, data),
+        figures=figures,
+        khats=khats,
+        drawn=list(zip(series, draw_cells(first, comparison.path, data), strict=False)),
         varying=varying_settings(comparison),
         common=common_settings(comparison),
         data=distinct(result.evaluation["data"] for result in comparison.finished),
@@ -112,26 +116,15 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
     )
 
 
-@dataclass(frozen=True)
-class _Drawing:
-    """A figure as the page shows it."""
-
-    name: str
-    title: str
-    svg: "Markup" = field(repr=False)
-    caption: str
-    legend: bool
-    """Whether it tells configurations apart by numbers and colours alone."""
-
-
-def _figures(series: Sequence[Series]) -> list[_Drawing]:
+def _figures(series: Sequence[Series]) -> list[dict[str, Any]]:
+    """Return the figures with what the page says of each: whether configurations need a legend, and a caption."""
     several = any(len(one.configuration.results) > 1 for one in series)
     curve, split = which_curve(series), which_gap(series) == "inference_gap"
     gap = (
         f"Low and left is better. The gap is {'that of the' if split else 'log p(x) − ELBO, of all'} test images"
         f"{' whose gap was split' if split else ''}; whiskers are a standard error over images and seeds."
     )
-    found = [
+    drawn = [
         ("budget", "Evidence budget", report_figures.budgets(series), False,
          "−ELBO is the reconstruction cost plus the rate, the nats that z carries. The line across each bar is "
          "−log p(x), at most: what the bar has beyond it is the inference gap. Means over seeds and all test images."),
@@ -152,25 +145,21 @@ def _figures(series: Sequence[Series]) -> list[_Drawing]:
          f"{gap} Seconds depend on the machine, its threads and what else it did."),
     ]  # fmt: skip
     return [
-        _Drawing(name, title, _markup(to_svg(figure, f"{title}. {caption}", name)), caption, legend)
-        for name, title, figure, legend, caption in found
-    ]
+        {"name": name, "title": title, "svg": _svg(figure, f"{title}. {caption}", name), "legend": legend,
+         "caption": caption}
+        for name, title, figure, legend, caption in drawn
+    ]  # fmt: skip
 
 
 def _khats(series: Sequence[Series]) -> "list[tuple[Series, Markup]]":
     top = max((khat_shares(one).max() for one in series), default=0.0)
     return [
-        (one, _markup(to_svg(report_figures.khats([one], top), f"k-hats of {one.name}", f"khat-{one.number}")))
-        for one in series
+        (one, _svg(report_figures.khats([one], top), f"k-hats of {one.name}", f"khat-{one.number}")) for one in series
     ]
 
 
-def _drawn(series: Sequence[Series], out: Path, data: str | Path | None) -> list[tuple[Series, CellPictures]]:
-    return list(zip(series, draw_cells([one.configuration.results[0] for one in series], out, data), strict=True))
-
-
-def _markup(svg: str) -> "Markup":
-    """Mark an element, whose text is escaped already, as no text to escape."""
+def _svg(figure: "Figure", label: str, prefix: str) -> "Markup":
+    """Return :func:`to_svg` marked as no text to escape, as its text is escaped already."""
     from markupsafe import Markup
 
-    return Markup(svg)
+    return Markup(to_svg(figure, label, prefix))

@@ -70,16 +70,6 @@ class Table:
     rows: Mapping[str, Sequence[Entry]] = field(repr=False)
     """By the configuration's name, an entry a column."""
 
-    @property
-    def columns(self) -> list[str]:
-        """The columns' quantities."""
-        return list(self.heads)
-
-    @property
-    def titles(self) -> list[str]:
-        """The columns' heads."""
-        return list(self.heads.values())
-
 
 def main_table(comparison: Comparison, rankings: Rankings, configurations: Sequence[Configuration]) -> Table:
     """Return the table of some configurations, without columns of which nothing was measured.
@@ -121,14 +111,13 @@ def to_markdown(comparison: Comparison) -> str:
     """
     table = ranked_table(comparison)
     lines = [
-        f"| configuration | {' | '.join(table.titles)} |",
-        f"|---|{'---:|' * len(table.columns)}",
+        f"| configuration | {' | '.join(table.heads.values())} |",
+        f"|---|{'---:|' * len(table.heads)}",
     ]
     for name, entries in table.rows.items():
-        shown = [f"**{entry.text}**" if entry.best else entry.text for entry in entries]
-        errors = [", ".join(f"{error} {size}" for error, size in entry.errors.items()) for entry in entries]
-        shown = [f"{text} ({behind})" if behind else text for text, behind in zip(shown, errors, strict=True)]
-        lines.append(f"| {_code(short(name))} | {' | '.join(shown)} |")
+        texts = [f"**{entry.text}**" if entry.best else entry.text for entry in entries]
+        errors = [f" ({in_words(entry.errors)})" if entry.errors else "" for entry in entries]
+        lines.append(f"| {_code(short(name))} | {' | '.join(map(''.join, zip(texts, errors, strict=True)))} |")
     return "\n".join([*lines, "", NOTE, ""])
 
 
@@ -143,9 +132,9 @@ def to_latex(comparison: Comparison) -> str:
         r"\begin{table}",
         r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
         rf"\caption{{{_latex(NOTE)}}}",
-        rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
+        rf"\begin{{tabular}}{{l{'r' * len(table.heads)}}}",
         r"\toprule",
-        " & ".join(["configuration", *map(_latex_title, table.titles)]) + r" \\",
+        " & ".join(["configuration", *map(_latex_title, table.heads.values())]) + r" \\",
         r"\midrule",
     ]
     for name, entries in table.rows.items():
@@ -197,6 +186,15 @@ def errors_of(found: MeanOverSeeds) -> dict[str, str]:
     """Return the errors of a mean that are known, by name."""
     named = {"MC": found.monte_carlo, "data": found.data, "seeds": found.spread}
     return {name: rounded_error(error) for name, error in named.items() if not math.isnan(error)}
+
+
+def in_words(errors: Mapping[str, str]) -> str:
+    """Return errors as they stand behind a number.
+
+    >>> in_words({"MC": "0.01", "data": "0.24"})
+    'MC 0.01, data 0.24'
+    """
+    return ", ".join(f"{name} {size}" for name, size in errors.items())
 
 
 def _column(

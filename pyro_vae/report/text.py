@@ -3,7 +3,6 @@
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pyro_vae.comparison.results import ELBO
 from pyro_vae.comparison.task import CELLS
 from pyro_vae.evaluation.estimate import decimals
 from pyro_vae.fit.run import CONFIG
-from pyro_vae.report.table import Rankings, errors_of
+from pyro_vae.report.table import Rankings, errors_of, in_words
 from pyro_vae.runtime.wording import count
 from pyro_vae.statistics.ranking import Ranking
 
@@ -24,47 +23,6 @@ AGAIN = "again"
 
 LEAST_P = 1e-4
 """Smaller p-values are said to be smaller."""
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best configuration by a quantity."""
-
-    title: str
-    name: str
-    text: str
-    """Its mean."""
-    errors: str
-    tied: Sequence[str]
-    """Names of the configurations that tie with it for the first rank."""
-
-
-@dataclass(frozen=True)
-class ShownRow:
-    """A row of a ranking in words, with the place of its difference to the best in a drawing of width 100."""
-
-    rank: int
-    name: str
-    mean: str
-    to_best: str
-    interval: str
-    of_these_runs: str
-    p: str
-    places: tuple[float, float, float, float]
-    """Of the interval's ends, the difference, and 0."""
-
-
-@dataclass(frozen=True)
-class ShownRanking:
-    """A ranking in words, or why there is none."""
-
-    quantity: str
-    title: str
-    problem: str | None = None
-    rows: Sequence[ShownRow] = field(default_factory=list, repr=False)
-    level: str = ""
-    note: str = ""
-    """What its intervals and p-values hold over."""
 
 
 def subject(comparison: Comparison) -> str:
@@ -85,8 +43,10 @@ def headline(comparison: Comparison) -> str:
     return f"{text}; measured on {measured}." if images else f"{text}."
 
 
-def best_of(comparison: Comparison, rankings: Rankings, configurations: Sequence[Configuration]) -> list[Best]:
-    """Return the best configuration by each of the two bounds that has a ranking."""
+def best_of(
+    comparison: Comparison, rankings: Rankings, configurations: Sequence[Configuration]
+) -> list[dict[str, Any]]:
+    """Return the best configuration by each of the two bounds that has a ranking: its mean, and who ties with it."""
     by_name = {configuration.name: configuration for configuration in configurations}
     best = []
     for quantity in ("log_likelihood", "elbo"):
@@ -95,39 +55,42 @@ def best_of(comparison: Comparison, rankings: Rankings, configurations: Sequence
             first, *tied = ranking.best
             mean = estimate(by_name[first], quantity)
             assert mean is not None
-            errors = ", ".join(f"{name} {size}" for name, size in errors_of(mean).items())
-            best.append(Best(_title(comparison, quantity), first, f"{mean.mean:.{mean.decimals}f}", errors, tied))
+            text, errors = f"{mean.mean:.{mean.decimals}f}", in_words(errors_of(mean))
+            title = _title(comparison, quantity)
+            best.append({"title": title, "name": first, "text": text, "errors": errors, "tied": tied})
     return best
 
 
-def shown_ranking(comparison: Comparison, quantity: str, ranking: Ranking | str) -> ShownRanking:
-    """Return a ranking in words."""
+def shown_ranking(comparison: Comparison, quantity: str, ranking: Ranking | str) -> dict[str, Any]:
+    """Return a ranking in words, or why there is none.
+
+    Each row has the places of its interval's ends, of its difference to the best, and of 0, in a drawing of width 100.
+    """
+    shown: dict[str, Any] = {"quantity": quantity, "title": _title(comparison, quantity), "problem": None}
     if isinstance(ranking, str):
-        return ShownRanking(quantity, _title(comparison, quantity), ranking)
+        return shown | {"problem": ranking}
     digits = max(decimals(pair.difference.standard_error) for pair in ranking.comparisons)
     ends = [0.0, *(end for row in ranking.rows for end in row.interval)]
     low, width = min(ends), (max(ends) - min(ends)) or 1.0
-    rows = []
-    for at, row in enumerate(ranking.rows):
-        (start, end), p = row.interval, row.p_value
-        first, second, middle, zero = (round(100 * (nats - low) / width, 1) for nats in (start, end, row.to_best, 0.0))
-        low_here, high_here = row.image_interval
-        differs = ("", "", "", "")
-        if at > 0:
-            differs = (
-                f"{row.to_best:+.{digits}f}",
-                f"{start:.{digits}f} to {end:.{digits}f}",
-                f"{low_here:.{digits}f} to {high_here:.{digits}f}",
-                f"< {LEAST_P:g}" if p < LEAST_P else f"{p:.2g}",
-            )
-        rows.append(
-            ShownRow(row.rank, row.name, f"{row.mean:.{digits}f}", *differs, places=(first, second, middle, zero))
-        )
+    rows: list[dict[str, Any]] = []
+    for row in ranking.rows:
+        (start, end), (low_here, high_here), p = row.interval, row.image_interval, row.p_value
+        differs = {
+            "to_best": f"{row.to_best:+.{digits}f}",
+            "interval": f"{start:.{digits}f} to {end:.{digits}f}",
+            "of_these_runs": f"{low_here:.{digits}f} to {high_here:.{digits}f}",
+            "p": f"< {LEAST_P:g}" if p < LEAST_P else f"{p:.2g}",
+        }
+        rows.append({
+            "rank": row.rank, "name": row.name, "mean": f"{row.mean:.{digits}f}",
+            **(differs if rows else dict.fromkeys(differs, "")),
+            "places": [round(100 * (nats - low) / width, 1) for nats in (start, end, row.to_best, 0.0)],
+        })  # fmt: skip
     over = f"new seeds and images ({ranking.seeds_in_words}" if ranking.num_seeds > 1 else "new images (one seed"
     left_out = f", {ranking.num_left_out} left out as not finite" if ranking.num_left_out else ""
     images, pairs = count(ranking.num_images, "image"), count(len(ranking.comparisons), "pair")
     note = f"over {over}, {images}{left_out}), corrected for {pairs} (Bonferroni, Holm)"
-    return ShownRanking(quantity, _title(comparison, quantity), None, rows, f"{100 * ranking.level:g} %", note)
+    return shown | {"rows": rows, "level": f"{100 * ranking.level:g} %", "note": note}
 
 
 def varying_settings(comparison: Comparison) -> dict[str, list[str]]:
@@ -171,11 +134,11 @@ def _values(comparison: Comparison, names: Iterable[str]) -> dict[str, list[str]
     for name in names:
         values = list(dict.fromkeys(getattr(result.cell, name) for result in comparison.results))
         if values != [None]:
-            in_words[name] = [_in_words(value) for value in values]
+            in_words[name] = [_value_in_words(value) for value in values]
     return in_words
 
 
-def _in_words(value: Any) -> str:
+def _value_in_words(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, tuple | list):
@@ -187,7 +150,7 @@ def _flat(description: Mapping[str, Any]) -> dict[str, str]:
     flat: dict[str, str] = {}
     for name, value in description.items():
         if isinstance(value, Mapping):
-            flat |= {f"{name}, {inner}": _in_words(number) for inner, number in value.items()}
+            flat |= {f"{name}, {inner}": _value_in_words(number) for inner, number in value.items()}
         else:
-            flat[name] = _in_words(value)
+            flat[name] = _value_in_words(value)
     return flat

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Literal
 
-Reader = Literal["python", "flags", "settings"]
+Reader = Literal["python", "flags", "script", "settings"]
 
 _reader: ContextVar[Reader] = ContextVar("reader", default="python")
 
@@ -16,7 +16,8 @@ def named_as(whom: Reader) -> Iterator[None]:
     """Name arguments, inside the block, as their reader does.
 
     Args:
-        whom: "python" for who calls functions, "flags" for who types a command, "settings" for who writes a file.
+        whom: "python" for who calls functions, "flags" for who types a command, "script" for who runs a script, whose
+            parts have no flags for their options, "settings" for who writes a file.
     """
     token = _reader.set(whom)
     try:
@@ -31,8 +32,8 @@ def reader() -> Reader:
 
 
 def are_flags() -> bool:
-    """Whether the reader has typed a command."""
-    return reader() == "flags"
+    """Whether the reader has typed a command, ours or a script's."""
+    return reader() in ("flags", "script")
 
 
 def argument(name: str, value: object = "") -> str:

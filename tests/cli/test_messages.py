@@ -247,9 +247,9 @@ def test_a_word_without_its_flag_is_told_the_flag(word, meant, fitted):
             "guide",
             f"{FILE}:guide is a function, and a guide is made from a class, which holds its parameters: write a "
             f"torch.nn.Module whose forward does what the function does, or pass the function to pyro_vae.fit in "
-            f"Python; {DEFINES}",
+            f"Python.",
         ),
-        ("", f"{FILE}: names no class after the colon: write {FILE}:ClassName; {DEFINES}"),
+        ("", f"{FILE}: names no class after the colon; {DEFINES}"),
         ("Bear", f"{FILE} does not define the class 'Bear'; {DEFINES} Did you mean 'Bare'?"),
     ],
 )

@@ -6,7 +6,6 @@ from typing import Any, Literal
 import pytest
 
 from pyro_vae.cli.signature import REQUIRED, Option, options_of
-from pyro_vae.cli.usage import UsageError
 
 
 def read(kind, words):
@@ -52,7 +51,7 @@ def test_a_text_is_the_value_of_its_type(kind, words, value):
     ids=str,
 )  # fmt: skip
 def test_a_text_of_another_type_is_refused_in_plain_words(kind, words):
-    with pytest.raises(UsageError, match=r"--x must be .*; got '"):
+    with pytest.raises(ValueError, match=r"--x must be .*; got '"):
         read(kind, words)
 
 

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -12,8 +13,15 @@ from pyro_vae.comparison.estimates import BOUND_GAP, estimate
 from pyro_vae.report import figures as report_figures
 from pyro_vae.report.figures import BINS, khat_shares, which_curve, which_gap
 from pyro_vae.report.series import COLOURS, OTHERS, series_of
-from pyro_vae.report.svg import to_svg
+from pyro_vae.report.svg import STYLE, to_svg
 from pyro_vae.report.table import in_order
+
+
+@pytest.fixture(autouse=True)
+def style_of_the_page():
+    with matplotlib.rc_context(STYLE):
+        yield
+
 
 ONE_SEED = {"grid": {"guide": ["mean_field", "full_rank"]}}
 
@@ -201,8 +209,3 @@ def test_every_figure_can_be_written_for_few_and_for_many_with_any_name(tmp_path
             report_figures.learning_curves(series, "valid"), report_figures.gap_against(series, "guide_parameters"),
         ):  # fmt: skip
             assert to_svg(figure, "", "x").startswith("<svg")
-
-
-def test_nothing_to_draw_is_said():
-    with pytest.raises(ValueError, match="budgets: there is no configuration to draw"):
-        report_figures.budgets([])
