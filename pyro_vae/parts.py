@@ -26,17 +26,17 @@ from pyro_vae.runtime.user_code import place_of, plainly, told
 from pyro_vae.runtime.wording import did_you_mean
 
 MOST_CHARACTERS = 10_000
-"""Of a part's name with its options."""
+"""Longest text of a part's name with its options."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of part: where its classes are, and what they owe."""
+    """A kind of part: where its classes are, and what they must be."""
 
     package: str
-    """That exports the package's own; installed packages declare theirs as entry points of ``pyro_vae.KINDs``."""
+    """Exports our own classes; installed packages declare theirs as entry points of ``pyro_vae.KINDs``."""
     offered: frozenset[str]
-    """Constructor arguments that the pair gives, and that are therefore no options."""
+    """Constructor arguments that come from the pair, and are therefore no options."""
     owes: str = "a torch.nn.Module, or has __call__"
     """What its classes are, in words."""
 
@@ -90,7 +90,7 @@ def own_parts(part: str) -> dict[str, type]:
 
 
 def part_names(part: str) -> list[str]:
-    """Return the names of what there is of a kind: the package's own, then those that installed packages declare.
+    """Return the names of all parts of a kind: the package's own, then those that installed packages declare.
 
     >>> part_names("network")
     ['mlp']
@@ -141,7 +141,7 @@ def find_part(part: str, name: str) -> type:
             f"{who}: unknown name {name!r}.{did_you_mean(name, names)} There are {', '.join(sorted(names))}; your own "
             f"is path/to/file.py:ClassName or package.module:ClassName."
         )
-    if not inspect.isclass(cls) and ":" in name:
+    if ":" in name and callable(cls) and not inspect.isclass(cls):
         raise ValueError(
             f"{who} {path} is a function, and a {kind} is made from a class, which holds its parameters: write a "
             f"torch.nn.Module whose forward does what the function does, or pass the function to pyro_vae.fit in "
@@ -232,16 +232,16 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
     for option in options:
         if offered.get(option) is not None and option in kind_of(kind).offered:
             raise ValueError(f"{who}: {option} is the pair's, and no option.")
-    given = {name: offered[name] for name in parameters if offered.get(name) is not None and name not in options}
-    if callable(given.get("data")):
-        given["data"] = given["data"]()
+    arguments = {name: offered[name] for name in parameters if offered.get(name) is not None and name not in options}
+    if callable(arguments.get("data")):
+        arguments["data"] = arguments["data"]()
     for parameter in parameters.values():
-        if parameter.default is parameter.empty and parameter.name not in given | options:
+        if parameter.default is parameter.empty and parameter.name not in arguments | options:
             needed = f"--{kind}.{parameter.name}" if have_flags else f"`{parameter.name}`"
             raise ValueError(f"{who}: needs {needed}, which was not given.")
     try:
         with named_as("settings") if are_flags() else nullcontext():
-            return cls(**given, **options)
+            return cls(**arguments, **options)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -260,7 +260,7 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
             for shared in SHARED:
                 message = re.sub(rf"\b{shared}\b", option, message) if option.endswith(f"_{shared}") else message
         plain = {p.name for p in parameters.values() if isinstance(p.default, int | float | str | tuple)}
-        own_flags = (plain | options.keys()) - kind_of(kind).offered - given.keys()
+        own_flags = (plain | options.keys()) - kind_of(kind).offered - arguments.keys()
         raise ValueError(with_flags(with_flags(message, own_flags, f"{kind}."), SHARED)) from error
 
 
@@ -274,9 +274,9 @@ def check_options(kind: str, text: str) -> None:
     parameters = inspect.signature(find_part(kind, name)).parameters
     for option in options:
         if option not in parameters:
-            own = part_options(kind, name)
-            has = f"It has {', '.join(own)}." if own else "It has none."
-            raise ValueError(f"{argument(kind)} {name}: has no option {option!r}.{did_you_mean(option, own)} {has}")
+            known = part_options(kind, name)
+            has = f"It has {', '.join(known)}." if known else "It has none."
+            raise ValueError(f"{argument(kind)} {name}: has no option {option!r}.{did_you_mean(option, known)} {has}")
 
 
 def make_objective(text: str) -> Any:
@@ -397,7 +397,7 @@ def _shapes(x_shape: Sequence[int], latent_dim: int) -> dict[str, Any]:
 
 
 def _network_for(part: str, text: str, kind: str, owner: str) -> Callable[..., Any] | None:
-    """Return what makes a network once its owner says of which sizes, None for the owner's default.
+    """Return a function that makes a network of the sizes that its owner asks for; None for the owner's default.
 
     Raises:
         ValueError: the owner takes no such network, or there is none of that name and options.
@@ -411,7 +411,7 @@ def _network_for(part: str, text: str, kind: str, owner: str) -> Callable[..., A
 
 
 def _make_for(whom: Reader, part: str, text: str, **sizes: Any) -> Any:
-    """Make a network while its owner is made, whose messages are in other words."""
+    """Make a network with messages for whoever chose it, whatever its owner's messages are written for."""
     with named_as(whom):
         return make_part(part, text, **sizes)
 

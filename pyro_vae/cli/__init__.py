@@ -1,4 +1,4 @@
-"""The command line ``pyro-vae``: which command, how errors are said, and what a shell is told."""
+"""The command line ``pyro-vae``: find the command, print an error in one line, return the exit code."""
 
 import contextlib
 import importlib
@@ -22,7 +22,7 @@ COMMANDS = {
     "figures": ("figures", "draw a run: learning curves, reconstructions, samples, traversals"),
     "list": ("list_parts", "name the parts and the data sets that there are"),
 }
-"""By name: the module with its ``run``, and what it does. Modules are imported when they are asked for."""
+"""By name: the module with its ``run``, and what it does. A module is imported when its command is run."""
 
 SWITCHES = {
     "--quiet": "no bars and notes, only results",
@@ -32,10 +32,10 @@ SWITCHES = {
 """Flags of all commands, which may stand before the command as well."""
 
 USAGE, BUG, INTERRUPTED = 2, 1, 130
-"""Exit codes: what the user can mend; what the user cannot; the shell's own for Ctrl-C (128 + SIGINT)."""
+"""Exit codes: an error that the user can mend, a bug, and Ctrl-C (128 + SIGINT, as in a shell)."""
 
 WIDTH = 12
-"""Of the column of names in the help."""
+"""Characters of the column of names in the help."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(words: list[str], output: Output, debug: bool) -> int:
-    """Run a command, and say in one line what went wrong."""
+    """Run a command, and print an error in one line."""
     try:
         with contextlib.redirect_stdout(sys.stderr), short_warnings(debug), named_as("flags"):
             return _run(words, output)
@@ -113,21 +113,21 @@ def _help() -> str:
 
 
 def message_of(error: Exception, *, with_places: bool = True) -> str | None:
-    """Return what an error says to the user, None where it is not the user's to mend.
+    """Return what an error says to the user; None where the user cannot mend it.
 
     Args:
         error: that ended the work.
-        with_places: say where in the user's code it arose; a script of this project is not the user's.
+        with_places: say where in the user's code it arose. A script of this project is not the user's code.
     """
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
     if isinstance(error, ModuleNotFoundError) and error.name and not error.name.startswith("pyro_vae"):
         return f"this needs the package {error.name}, which is not installed."
-    own = type(error).__module__.startswith("pyro_vae.")
-    if not own and is_out_of_memory(error):
+    is_ours = type(error).__module__.startswith("pyro_vae.")
+    if not is_ours and is_out_of_memory(error):
         return "this needs more memory than there is: take smaller networks, fewer latent dims or fewer data."
-    place = place_of(error) if with_places and not own else ""
-    if isinstance(error, ValueError | OSError | ImportError) or own:
+    place = place_of(error) if with_places and not is_ours else ""
+    if isinstance(error, ValueError | OSError | ImportError) or is_ours:
         return with_place(str(error), error) if place else str(error)
     return f"{told(error)}." if place else None
 
@@ -140,7 +140,7 @@ def _say(message: str) -> None:
 
 @contextlib.contextmanager
 def short_warnings(debug: bool) -> Iterator[None]:
-    """Say a warning in one line, without the place in the code where it arose."""
+    """Print a warning in one line, without the place in the code where it arose."""
     before = warnings.formatwarning
     if not debug:
         warnings.formatwarning = lambda message, *_, **__: f"pyro-vae: warning: {message}\n"

@@ -50,25 +50,25 @@ def read_settings(path: Path, trust: bool = False, named: Collection[str] = ()) 
         RunError: it has none, or wrong ones, cannot be read, or names a class that is not trusted.
     """
     file = path / CONFIG if path.is_dir() else path
-    found = read_yaml(file, path if path.is_dir() else None)
-    if isinstance(found, Mapping) and "recipe" in found and "format" in found:
+    content = read_yaml(file, path if path.is_dir() else None)
+    if isinstance(content, Mapping) and "recipe" in content and "format" in content:
         if file.name == CONFIG:
             return read_cell(file.parent, trust=trust, named=named).settings()
-        found = found["recipe"]
-    if not isinstance(found, Mapping):
-        raise RunError(f"{file} must hold settings, as `guide: iaf`; it holds {shown(found)}.")
+        content = content["recipe"]
+    if not isinstance(content, Mapping):
+        raise RunError(f"{file} must hold settings, as `guide: iaf`; it holds {shown(content)}.")
     try:
         with names_from(file, trust=trust, named=named):
-            Cell.of(found)
+            Cell.of(content)
     except RunError:
         raise
     except ValueError as error:
         raise RunError(f"{file}: {error}") from error
-    return dict(found)
+    return dict(content)
 
 
 def named_classes(known: argparse.Namespace) -> set[str]:
-    """Return the classes of the user's own that flags name, as a cell has them."""
+    """Return the classes of the user's own that flags name, by their names in a cell."""
     names = [parse_part(kind, getattr(known, kind))[0] for kind in PARTS if getattr(known, kind, None)]
     names += [parse_part("measure", text)[0] for text in getattr(known, "measure", ())]
     return {canonical_name(name) for name in names if ":" in name}
@@ -80,13 +80,13 @@ def part_texts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, 
 
 
 def cell_of(args: argparse.Namespace, base: Mapping[str, Any], parts: Mapping[str, Part]) -> Cell:
-    """Return the cell of flags, which have the last word, and of what they leave open in a base."""
-    given = {name: value for name, value in vars(args).items() if name in DEFAULTS and name != "fitted_model"}
+    """Return the cell of flags, and of a base for the settings that no flag gives."""
+    flags = {name: value for name, value in vars(args).items() if name in DEFAULTS and name != "fitted_model"}
     for kind, part in parts.items():
         options = options_given(args, kind)
-        if options or kind in given:
-            given[kind] = part.text_with(options)
-    settings = {**base, **given}
+        if options or kind in flags:
+            flags[kind] = part.text_with(options)
+    settings = {**base, **flags}
     if "fitted_model" in args:
         fitted_model = read_cell(args.fitted_model, trust=args.trust, named=named_classes(args))
         model = {name: value for name, value in fitted_model.settings().items() if name in MODEL_SETTINGS}

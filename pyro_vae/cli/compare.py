@@ -31,8 +31,8 @@ def run(argv: Sequence[str], output: Output) -> int:
     add_trust(parser, "GRID.yaml")
     args = parser.read(argv)
     output.after_interrupt = lambda: "The same command goes on where it stopped."
-    given = {name: value for name, value in vars(args).items() if name in options}
-    comparison = compare(args.grid, args.out, progress=output.progress is None, trust=args.trust, **given)
+    settings = {name: value for name, value in vars(args).items() if name in options}
+    comparison = compare(args.grid, args.out, progress=output.progress is None, trust=args.trust, **settings)
     try:
         write_reports(comparison, comparison.path, args, output)
     except CheckpointError as error:

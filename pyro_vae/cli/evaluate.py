@@ -1,4 +1,4 @@
-"""`pyro-vae evaluate`: a run that is there, measured with other samples, images or noise."""
+"""`pyro-vae evaluate`: measure a run again, with other samples, images or noise."""
 
 import hashlib
 import json
@@ -29,13 +29,13 @@ from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.files import alone_in, write_bytes
 
 MEASURED = (*MEASUREMENT, "seed", "device")
-"""Settings of a cell that another measurement may have otherwise."""
+"""Settings of a cell that a second measurement may change."""
 
 EVALUATIONS = "evaluation "
 """Before an evaluation's name in the namespace of flags, where it may be called like a flag of ours."""
 
 LONGEST_NAME = 120
-"""Characters of a file's name, which most file systems have cut at 255 bytes."""
+"""Characters of a file's name before its hash; most file systems allow 255 bytes."""
 
 
 def run(argv: Sequence[str], output: Output) -> int:
@@ -67,7 +67,7 @@ def run(argv: Sequence[str], output: Output) -> int:
 
 
 def _asked(args: Any) -> dict[str, str]:
-    """Return what flags ask to be measured: each evaluation's name with its options, as a cell has it, by name."""
+    """Return the evaluations that flags ask for by name, each with its options, as a cell has it."""
     asked = {}
     for name in evaluations():
         options = getattr(args, f"{EVALUATIONS}{name}", None)
@@ -129,7 +129,7 @@ def _parser() -> Parser:
 
 
 def _own(path: Path, cell: Cell, args: Any, output: Output) -> dict[str, Any]:
-    """Return what a run's own settings found, and measure it first where that was not done yet."""
+    """Return the results of a run's own settings, and measure the run first if that was not done yet."""
     if is_finished(path, cell):
         if args.data is not None:
             require_same_data(read_config(path)["data"], load_data_of_run(path, cell, args.data), path)

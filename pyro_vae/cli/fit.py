@@ -1,4 +1,4 @@
-"""`pyro-vae fit`: one cell in a run folder, fitted and measured."""
+"""`pyro-vae fit`: fit one cell in a run folder, and measure it."""
 
 import argparse
 import contextlib
@@ -17,7 +17,7 @@ from pyro_vae.comparison.cell import SCHEDULES, Cell
 from pyro_vae.comparison.comparison import GRID
 from pyro_vae.comparison.results import epochs_done, is_finished, read_cell
 from pyro_vae.comparison.run_cell import fit_cell, load_data_of, load_data_of_run, rehearse, run_cell
-from pyro_vae.data import BINARIZATIONS, DATASETS, ImageData
+from pyro_vae.data import BINARIZATIONS, DATASETS
 from pyro_vae.errors import PairError, RunError, SupportError
 from pyro_vae.fit.run import CONFIG
 from pyro_vae.fit.steps.levels import LEVELS
@@ -29,7 +29,7 @@ from pyro_vae.runtime.wording import count
 RUNS = Path("runs")
 
 HASH_DIGITS = 8
-"""Of a cell's hash in its folder's name: enough to tell one's own runs apart."""
+"""Digits of a cell's hash in its folder's name: enough to tell a user's runs apart."""
 
 
 def run(argv: Sequence[str], output: Output) -> int:
@@ -60,7 +60,13 @@ def run(argv: Sequence[str], output: Output) -> int:
     data = None
     if is_new:
         data = load_data_of(cell, moved)
-        _rehearse(cell, data, fitted_model, output, only_fit="no_evaluate" in args)
+        try:
+            # Before anything is written, the pair is made, and a little of it is measured.
+            rehearse(cell, data, fitted_model)
+        except (PairError, SupportError) as error:
+            if "no_evaluate" not in args:
+                raise
+            output.note(f"`pyro-vae evaluate` will not measure this run: {error}")
     elif moved is not None or not is_finished(out, cell):
         data = load_data_of_run(out, cell, moved)
     output.note(f"Run folder: {out}")
@@ -80,24 +86,8 @@ def run(argv: Sequence[str], output: Output) -> int:
     return 0
 
 
-def _rehearse(cell: Cell, data: ImageData, fitted_model: Path | None, output: Output, only_fit: bool) -> None:
-    """Make the pair and measure a little of it, before anything is written.
-
-    What is only fitted need not be measured; that it cannot be is said.
-
-    Raises:
-        As for :func:`pyro_vae.comparison.run_cell.rehearse`.
-    """
-    try:
-        rehearse(cell, data, fitted_model)
-    except (PairError, SupportError) as error:
-        if not only_fit:
-            raise
-        output.note(f"`pyro-vae evaluate` will not measure this run: {error}")
-
-
 def _flags_of(word: str) -> list[str]:
-    """Return the flags of which a word that stands alone is a value.
+    """Return the flags that take a word which was typed without a flag.
 
     >>> _flags_of("mnist-5k"), _flags_of("flow"), _flags_of("mixture"), _flags_of("extra")
     (['--data'], ['--prior'], ['--guide', '--prior'], [])
@@ -105,13 +95,13 @@ def _flags_of(word: str) -> list[str]:
     known: dict[str, Collection[str]] = {kind: part_names(kind) for kind in PARTS}
     known |= {"data": DATASETS, "binarization": BINARIZATIONS, "schedule": SCHEDULES, "compile": LEVELS}
     known |= {"activation": ACTIVATIONS, "device": ("cpu", "cuda", "mps")}
-    found = [f"--{name}" for name, values in known.items() if word.partition("(")[0] in values]
+    flags = [f"--{name}" for name, values in known.items() if word.partition("(")[0] in values]
     file = Path(word)
     if (file / CONFIG).is_file() or file.suffix in (".yaml", ".yml"):
-        found.append("--config")
+        flags.append("--config")
     elif file.suffix in (".npy", ".npz") or file.is_dir():
-        found.append("--data")
-    return found
+        flags.append("--data")
+    return flags
 
 
 def _parser() -> Parser:
@@ -141,7 +131,7 @@ def _parser() -> Parser:
 
 
 def _base(known: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that flags change."""
+    """Return the settings of ``--config`` or of the run to resume, which flags change."""
     if "config" in known:
         return read_settings(known.config, known.trust, named_classes(known))
     if "resume" in known and "out" in known:
@@ -152,7 +142,7 @@ def _base(known: argparse.Namespace) -> dict[str, Any]:
 
 
 def _moved_data(args: argparse.Namespace, base: dict[str, Any]) -> str | None:
-    """Take the data out of the flags where a run is resumed whose data have moved, and return where they are."""
+    """Return where the data of a resumed run are now, and remove that from the flags; None if they have not moved."""
     if "resume" not in args or "data" not in args or "config" in args or args.data == base.get("data", args.data):
         return None
     moved: str = args.data
@@ -161,17 +151,13 @@ def _moved_data(args: argparse.Namespace, base: dict[str, Any]) -> str | None:
 
 
 def _explained(flag: str, parts: Mapping[str, Part]) -> str | None:
-    """Say why a part has no flag of a name."""
+    """Return why a part has no flag of a name."""
     kind, dot, name = flag.removeprefix("--").partition(".")
     return parts[kind].refuses(name) if dot and kind in PARTS else None
 
 
 def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
-    """Refuse a folder that holds another run, or this one where it is not to be taken up.
-
-    Raises:
-        RunError: it does.
-    """
+    """Refuse a folder that holds another run, or this one where it shall not be gone on with."""
     if not (out / CONFIG).is_file():
         if (out / GRID).is_file():
             raise RunError(f"{out} is the folder of a comparison: choose another --out for the run.")
@@ -181,12 +167,12 @@ def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
                 f"one."
             )
         return
-    found = read_cell(out, named=classes_of(cell))
-    if found != cell:
+    held = read_cell(out, named=classes_of(cell))
+    if held != cell:
         done = epochs_done(out)
         trained = f", which has trained {count(done, 'epoch')} already" if cell.epochs < done else ""
         raise RunError(
-            f"{out} holds a run with other settings{trained}; {differing(found, cell)}. Choose another --out."
+            f"{out} holds a run with other settings{trained}; {differing(held, cell)}. Choose another --out."
         )
     if not resume:
         raise RunError(
@@ -197,11 +183,7 @@ def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
 
 @contextlib.contextmanager
 def _folder(out: Path) -> Iterator[None]:
-    """Work in a run folder, which goes again where nothing came of it.
-
-    Raises:
-        RunError: another process works there.
-    """
+    """Lock a run folder for this process, and remove the folder if an error leaves nothing in it."""
     with alone_in(out):
         try:
             yield
@@ -211,7 +193,7 @@ def _folder(out: Path) -> Iterator[None]:
 
 
 def _goes_on(out: Path) -> str:
-    """Return how a run that was interrupted goes on."""
+    """Return how to resume a run that was interrupted."""
     if (out / CONFIG).is_file():
         return f"`pyro-vae fit --resume --out {out}` goes on where the last checkpoint left it."
     return "Nothing was kept: the same command starts again."

@@ -13,7 +13,7 @@ from pyro_vae.errors import CheckpointError
 
 
 class HelpWanted(Exception):  # noqa: N818 (no error)
-    """A help text was asked for, which the exception carries, and nothing else shall be done."""
+    """Ends a command with a help text, which the exception carries."""
 
 
 class Output:
@@ -51,12 +51,12 @@ class Output:
             self.text(json.dumps(finite(content), indent=2))
 
     def note(self, line: str) -> None:
-        """Print a line on the way."""
+        """Print a line about the work, on standard error."""
         if not self._quiet:
             print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def complain(self, line: str) -> None:
-        """Print what went wrong, however quiet it shall be."""
+        """Print what went wrong, with ``--quiet`` as well."""
         print(f"pyro-vae: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
     def text(self, text: str) -> None:
@@ -73,7 +73,7 @@ class Output:
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """Take this process's standard output, and lead all else that is written there to standard error meanwhile.
+    """Reserve standard output for results, and lead whatever else is written to it to standard error.
 
     So results come alone, whatever a class of the user's own prints, here or in a worker process.
     """
@@ -89,10 +89,10 @@ def standard_output() -> Iterator[TextIO]:
 
 @contextlib.contextmanager
 def where_to(folder: Path) -> Iterator[None]:
-    """Say, where results cannot be written to a folder, that another one can be named.
+    """Tell the user to name another folder with ``--out`` where results cannot be written to this one.
 
     Raises:
-        CheckpointError: they cannot.
+        CheckpointError: results cannot be written.
     """
     try:
         yield
@@ -103,7 +103,7 @@ def where_to(folder: Path) -> Iterator[None]:
 
 
 def finite(value: Any) -> Any:
-    """Return the same with None for each number that JSON has not.
+    """Return a value with None in place of NaN and infinity, which JSON does not have.
 
     >>> finite({"mean": [1.0, math.nan]})
     {'mean': [1.0, None]}

@@ -16,11 +16,11 @@ from pyro_vae.parts import PARTS, check_options, find_part, kind_of, parse_part
 
 @dataclass(frozen=True)
 class Part:
-    """A part that was chosen, with the options that its text gives."""
+    """A part that was chosen, with the values that its text gives to options."""
 
     kind: str
     name: str
-    given: Mapping[str, Any]
+    settings: Mapping[str, Any]
 
     @classmethod
     def of(cls, kind: str, text: str) -> "Part":
@@ -66,8 +66,8 @@ class Part:
 
     def text_with(self, options: Mapping[str, Any]) -> str:
         """Return the text with further options, which have the last word."""
-        both = {**self.given, **options}
-        inside = ", ".join(f"{name}={value!r}" for name, value in both.items())
+        settings = {**self.settings, **options}
+        inside = ", ".join(f"{name}={value!r}" for name, value in settings.items())
         return f"{self.name}({inside})" if inside else self.name
 
     def help(self) -> str:
@@ -94,14 +94,14 @@ def add_part_help(parser: Parser) -> None:
 
 
 def show_part_help(known: argparse.Namespace, texts: Mapping[str, str]) -> None:
-    """Show the help of a part, where it was asked for.
+    """Show the help of a part if a flag asks for it.
 
     Args:
         known: flags.
         texts: of the chosen parts, by kind.
 
     Raises:
-        HelpWanted: always then.
+        HelpWanted: it was asked for.
     """
     for kind in PARTS:
         name = getattr(known, f"{kind}.help", None)

@@ -1,4 +1,4 @@
-"""Run folders, as commands take them."""
+"""Flags and checks of commands that read a run folder."""
 
 import argparse
 import contextlib
@@ -37,13 +37,13 @@ def add_run(parser: argparse.ArgumentParser, group: argparse._ActionsContainer, 
 
 
 def add_trust(parser: argparse._ActionsContainer, what: str = "RUN") -> None:
-    """Add the flag that lets a folder or a file name classes of somebody's own."""
+    """Add ``--trust``, which allows a folder or file to name classes that are not the package's."""
     help = f"import the classes that {what} names, whosever they are: that runs their code"
     parser.add_argument("--trust", action="store_true", default=False, help=help)
 
 
 def add_moved_data(parser: argparse._ActionsContainer) -> None:
-    """Add the flag that says where data are now."""
+    """Add ``--data``, which says where the data are now."""
     help = "where the data are now, if not where they were; other data are refused"
     parser.add_argument("--data", metavar="NAME", default=None, help=help)
 
@@ -64,7 +64,7 @@ def find_fitted_model(cell: Cell, given: Path | None, beside: Sequence[Path], tr
         trust: import the classes that it names, whosever they are.
 
     Raises:
-        RunError: it is not there, or another one is, or the cell takes none.
+        RunError: it is not there, or another run is there, or the cell takes none.
     """
     if cell.fitted_model is None:
         if given is not None:
@@ -73,12 +73,12 @@ def find_fitted_model(cell: Cell, given: Path | None, beside: Sequence[Path], tr
     places = [given] if given is not None else [folder / cell.fitted_model.hash for folder in beside]
     for place in places:
         if (place / CONFIG).is_file():
-            found = read_cell(place, trust=trust, named=classes_of(cell))
-            if found != cell.fitted_model:
+            taken = read_cell(place, trust=trust, named=classes_of(cell))
+            if taken != cell.fitted_model:
                 raise RunError(
-                    f"{place} is not the run whose model is taken over; {differing(found, cell.fitted_model)}."
+                    f"{place} is not the run whose model is taken over; {differing(taken, cell.fitted_model)}."
                 )
-            require_fitted(place, found)
+            require_fitted(place, taken)
             return place
     raise RunError(
         f"the run takes over the model of another one, which is not at {' or '.join(map(str, places))}: say where it "
@@ -93,20 +93,20 @@ def classes_of(cell: Cell) -> set[str]:
     return names if cell.fitted_model is None else names | classes_of(cell.fitted_model)
 
 
-def differing(found: Cell, wanted: Cell) -> str:
-    """Return by which settings a cell that was found differs from the one that is wanted.
+def differing(held: Cell, wanted: Cell) -> str:
+    """Return by which settings a cell that a folder holds differs from the one that is wanted.
 
     >>> differing(Cell(seed=2), Cell(seed=1))
     'seed: was 2, is 1'
     """
-    return listed(list(differences(found.settings(), wanted.settings())))
+    return listed(list(differences(held.settings(), wanted.settings())))
 
 
 def require_fitted(path: Path, cell: Cell) -> None:
-    """Refuse a run that was stopped on its way, or whose results are damaged.
+    """Refuse a run that is not fitted to its last epoch, or whose results are damaged.
 
     Raises:
-        RunError: it was, or they are.
+        RunError: it is not, or they are.
     """
     is_finished(path, cell)
     if not is_fitted(path, cell):

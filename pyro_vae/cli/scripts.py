@@ -1,4 +1,4 @@
-"""What a script shares with the command line: its errors in one line, and a folder for its results that is free."""
+"""What a script shares with the command line: errors in one line, and a free folder for its results."""
 
 import argparse
 import itertools
@@ -21,11 +21,11 @@ TABLE = "table.json"
 """The numbers of a script that keeps no run."""
 
 WRITTEN = (CONFIG, METRICS, str(Path(CHECKPOINT).parent), "evaluation.json", "figures", TABLE)
-"""What is removed where a run starts again."""
+"""Files and folders that ``--overwrite`` removes."""
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script's main function; what its user can mend ends it with one line on standard error and exit code 2."""
+    """Run a script's main function; an error that its user can mend ends it with one line and exit code 2."""
     flags = {word[2:].partition("=")[0] for word in spelled(sys.argv[1:]) if word.startswith("--")}
     with named_as("script"):
         try:

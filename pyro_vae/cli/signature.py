@@ -68,8 +68,8 @@ class Option:
         try:
             value = read_value(text, self.kind)
         except (ValueError, OverflowError) as error:
-            given = text if isinstance(words, str) else " ".join(words)
-            raise ValueError(f"{flag or self.name} must be {in_words(self.kind)}; got {given!r}.") from error
+            typed = text if isinstance(words, str) else " ".join(words)
+            raise ValueError(f"{flag or self.name} must be {in_words(self.kind)}; got {typed!r}.") from error
         return tuple(value) if isinstance(value, list) else value
 
     @property

@@ -12,7 +12,7 @@ from pyro_vae.runtime.checks import check_path
 from pyro_vae.runtime.wording import did_you_mean
 
 NEGATIVE = re.compile(r"-(\d|\.\d|\.?inf$)")
-"""What starts like a flag and is a number."""
+"""A number that starts like a flag."""
 
 COLUMNS = 100
 """Width of a help text."""
@@ -37,7 +37,7 @@ def a_path(text: str) -> Path:
 
 
 class Parser(argparse.ArgumentParser):
-    """A command's words. What was not given is not in the namespace.
+    """Parse the words of one command. A flag that was not typed is not in the namespace, unless it has a default.
 
     Args:
         command: its name.
@@ -64,7 +64,7 @@ class Parser(argparse.ArgumentParser):
         return flag in self._option_string_actions or flag in (*SWITCHES, "--help")
 
     def known(self, argv: Sequence[str]) -> argparse.Namespace:
-        """Return what is known of the words, and pass over the rest."""
+        """Return the flags that are known so far, and ignore all other words."""
         return self.parse_known_args(spelled(argv))[0]
 
     def read(
@@ -73,12 +73,12 @@ class Parser(argparse.ArgumentParser):
         explain: Callable[[str], str | None] = lambda _: None,
         flags_of: Callable[[str], Sequence[str]] = lambda _: (),
     ) -> argparse.Namespace:
-        """Return what was given, after adding the flags of all commands, which come last in the help.
+        """Add the flags of all commands, which come last in the help, and return the flags that were typed.
 
         Args:
             argv: words after the command.
-            explain: what to say of an unknown flag, where there is more to say than that.
-            flags_of: the flags of which a word that stands alone is a value.
+            explain: returns the message for an unknown flag; None for the usual one.
+            flags_of: returns the flags that take a word which was typed without a flag.
 
         Raises:
             HelpWanted: ``--help`` was.
@@ -103,7 +103,7 @@ class Parser(argparse.ArgumentParser):
         return namespace
 
     def error(self, message: str) -> NoReturn:
-        """Say it plainly."""
+        """Raise argparse's message in plain words."""
         missing = re.fullmatch(r"the following arguments are required: (.*)", message)
         wrong = re.fullmatch(r"argument (\S+): (must .*)", message)
         lacking = re.fullmatch(r"argument (\S+): expected (?:at least )?one argument", message)
@@ -120,7 +120,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Help within a readable width, with short names of many values."""
+    """Formats help in a readable width, and names the values of a list once."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=28, width=COLUMNS)
@@ -131,7 +131,7 @@ class _Formatter(argparse.HelpFormatter):
 
 
 def spelled(argv: Sequence[str]) -> list[str]:
-    """Return words with flags' names spelled with _, and with numbers below 0 tied to their flags.
+    """Spell flags with _ in place of -, and tie negative numbers to their flags.
 
     >>> spelled(["--hidden-dims", "20", "--prior.low", "-1e-3", "run-1"])
     ['--hidden_dims', '20', '--prior.low=-1e-3', 'run-1']

@@ -1,4 +1,4 @@
-"""The value of a type that words on a command line stand for."""
+"""Read a value of a type from words on a command line."""
 
 import contextlib
 import re
@@ -14,12 +14,12 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
 
 
 def read_value(text: str, kind: Any) -> Any:
-    """Return the value of a type that a text stands for; lists and mappings are in YAML.
+    """Return the value of a type that a text stands for. Lists and mappings are in YAML.
 
     A whole number stays one where any number will do, so that it is written like one in ``NAME(option=value)``.
 
     Raises:
-        ValueError: it stands for none.
+        ValueError: the text stands for no value of the type.
 
     >>> read_value("1e-3", float | str), read_value("[1, 2]", list[int]), read_value("null", str | None)
     (0.001, [1, 2], None)

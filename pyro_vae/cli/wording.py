@@ -43,13 +43,13 @@ def citation(thing: Any) -> str:
     ('Kingma & Welling 2014', 'van den Berg et al. 2018')
     """
     references = _docstring(thing).partition("References:")[2]
-    found = re.match(r"([^(*;]*?)\s*\((\d{4})\)", " ".join(references.split()))
-    if found is None:
+    reference = re.match(r"([^(*;]*?)\s*\((\d{4})\)", " ".join(references.split()))
+    if reference is None:
         return ""
-    names = [re.sub(r"^(?:[A-Z]\.[- ]?)+", "", name) for name in found[1].split(", ")]
+    names = [re.sub(r"^(?:[A-Z]\.[- ]?)+", "", name) for name in reference[1].split(", ")]
     if len(names) > 2:
         names = [f"{names[0]} et al."]
-    return f"{' & '.join(names)} {found[2]}"
+    return f"{' & '.join(names)} {reference[2]}"
 
 
 def _docstring(thing: Any) -> str:
@@ -80,8 +80,10 @@ def is_list(kind: Any) -> bool:
     """Whether a type is that of a list, or of one that may be missing."""
     if get_origin(kind) in (Union, UnionType):
         return all(is_list(arg) for arg in get_args(kind) if arg is not NoneType)
-    found = get_origin(kind) or kind
-    return inspect.isclass(found) and issubclass(found, Iterable) and not issubclass(found, str | bytes | dict)
+    container = get_origin(kind) or kind
+    return (
+        inspect.isclass(container) and issubclass(container, Iterable) and not issubclass(container, str | bytes | dict)
+    )
 
 
 def in_text(value: Any) -> str:

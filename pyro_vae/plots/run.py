@@ -6,7 +6,7 @@ matplotlib and torchvision are imported when something is drawn, so that other s
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -67,7 +67,7 @@ def reconstructions(x: Tensor, means: Tensor, columns: int = 10) -> "Figure":
 def prior_samples(prior: Prior, likelihood: Likelihood, count: int = 100) -> "Figure":
     """Draw means of p(x | z) for ``count`` draws z ~ p(z)."""
     with torch.no_grad():
-        images = _mean(likelihood(prior().sample(torch.Size([count]))))
+        images = likelihood(prior().sample(torch.Size([count]))).mean
     return image_grid(images, round(count**0.5), PRIOR_TITLE)
 
 
@@ -91,7 +91,7 @@ def latent_traversal(
         for dim in dims:
             z = center.repeat(len(quantiles), 1)
             z[:, dim] = draws[:, dim].quantile(quantiles.to(draws))
-            rows.append(_mean(likelihood(z)))
+            rows.append(likelihood(z).mean)
     return image_grid(torch.cat(rows), len(quantiles), traversal_title(quantiles), [f"z[{dim}]" for dim in dims])
 
 
@@ -116,7 +116,7 @@ def manifold(likelihood: Likelihood, like: Tensor, columns: int = 20) -> "Figure
     axis = torch.special.ndtri(levels)
     z = torch.stack(torch.meshgrid(axis, -axis, indexing="xy"), dim=-1).flatten(0, 1)
     with torch.no_grad():
-        images = _mean(likelihood(z))
+        images = likelihood(z).mean
     return image_grid(images, columns, "mean of p(x | z) over the latent plane, even in prior probability")
 
 
@@ -150,7 +150,3 @@ def image_grid(images: Tensor, columns: int, title: str, row_labels: Sequence[st
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure
-
-
-def _mean(distribution: Any) -> Tensor:
-    return distribution.mean

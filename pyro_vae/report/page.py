@@ -86,8 +86,12 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
     series = series_of(configurations)
     with matplotlib.rc_context(STYLE):
         figures, khats = _figures(series) if series else [], _khats(series)
-    first = [one.configuration.results[0] for one in series[:max_drawn]]
-    each = [(result.cell.label(comparison.varying), result) for one in configurations for result in one.results]
+    first = [entry.configuration.results[0] for entry in series[:max_drawn]]
+    each = [
+        Configuration(result.cell.label(comparison.varying), [result])
+        for configuration in configurations
+        for result in configuration.results
+    ]
     again, fits = commands(comparison)
     return environment.get_template("report.html.j2").render(
         comparison=comparison,
@@ -96,14 +100,14 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
         best=best_of(comparison, rankings, configurations),
         cautions=cautions(comparison),
         table=main_table(comparison, rankings, configurations),
-        cells=main_table(comparison, {}, [Configuration(name, [result]) for name, result in each]),
+        cells=main_table(comparison, {}, each),
         better={
-            name: "more" if one.better == "higher" else "less"
-            for name, one in comparison.quantities.items()
-            if one.better
+            name: "more" if quantity.better == "higher" else "less"
+            for name, quantity in comparison.quantities.items()
+            if quantity.better
         },
         rankings=[shown_ranking(comparison, quantity, ranking) for quantity, ranking in rankings.items()],
-        series={one.configuration.name: one for one in series},
+        series={entry.configuration.name: entry for entry in series},
         figures=figures,
         khats=khats,
         drawn=list(zip(series, draw_cells(first, comparison.path, data), strict=False)),
@@ -118,7 +122,7 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
 
 def _figures(series: Sequence[Series]) -> list[dict[str, Any]]:
     """Return the figures with what the page says of each: whether configurations need a legend, and a caption."""
-    several = any(len(one.configuration.results) > 1 for one in series)
+    several = any(len(entry.configuration.results) > 1 for entry in series)
     curve, split = which_curve(series), which_gap(series) == "inference_gap"
     gap = (
         f"Low and left is better. The gap is {'that of the' if split else 'log p(x) − ELBO, of all'} test images"
@@ -152,9 +156,10 @@ def _figures(series: Sequence[Series]) -> list[dict[str, Any]]:
 
 
 def _khats(series: Sequence[Series]) -> "list[tuple[Series, Markup]]":
-    top = max((khat_shares(one).max() for one in series), default=0.0)
+    top = max((khat_shares(entry).max() for entry in series), default=0.0)
     return [
-        (one, _svg(report_figures.khats([one], top), f"k-hats of {one.name}", f"khat-{one.number}")) for one in series
+        (entry, _svg(report_figures.khats([entry], top), f"k-hats of {entry.name}", f"khat-{entry.number}"))
+        for entry in series
     ]
 
 

@@ -12,10 +12,10 @@ from pyro_vae.runtime.wording import rounded_error
 from pyro_vae.statistics.ranking import Ranking
 
 Rankings = Mapping[str, Ranking | str]
-"""By quantity; what stands in the way where there is none."""
+"""By quantity: its ranking, or why there is none."""
 
 CELLS = "seeds"
-"""The column that says of how many seeds a row is."""
+"""The column with the number of seeds of a row."""
 
 COSTS = {
     "guide_parameters": "guide parameters",
@@ -23,7 +23,7 @@ COSTS = {
     "fit_seconds": "fit, s",
     "evaluation_seconds": "evaluation, s",
 }
-"""The last columns, of what a cell cost."""
+"""The last columns: what a cell cost."""
 
 LEADING = ("elbo", "log_likelihood", "bits_per_dim")
 """Quantities whose columns come first."""
@@ -55,11 +55,6 @@ class Entry:
     best: bool = False
     """Whether no configuration is told apart as better."""
 
-    @property
-    def empty(self) -> bool:
-        """Whether there is nothing to show."""
-        return math.isnan(self.value) and self.text == Entry.text
-
 
 @dataclass(frozen=True)
 class Table:
@@ -72,7 +67,7 @@ class Table:
 
 
 def main_table(comparison: Comparison, rankings: Rankings, configurations: Sequence[Configuration]) -> Table:
-    """Return the table of some configurations, without columns of which nothing was measured.
+    """Return the table of some configurations, without empty columns.
 
     Args:
         comparison: that they are of.
@@ -81,8 +76,9 @@ def main_table(comparison: Comparison, rankings: Rankings, configurations: Seque
     """
     heads = _heads(comparison)
     columns = {key: _column(comparison, key, rankings.get(key), configurations) for key in heads}
-    columns = {key: column for key, column in columns.items() if not all(entry.empty for entry in column)}
-    rows = {one.name: [column[at] for column in columns.values()] for at, one in enumerate(configurations)}
+    columns = {key: column for key, column in columns.items() if column}
+    names = [configuration.name for configuration in configurations]
+    rows = {name: [column.get(name, Entry()) for column in columns.values()] for name in names}
     return Table({key: heads[key] for key in columns}, rows)
 
 
@@ -153,22 +149,22 @@ def ranked_table(comparison: Comparison) -> Table:
 
 def rankings_of(comparison: Comparison) -> dict[str, Ranking | str]:
     """Return the ranking of each quantity that a finished cell has, or why there is none."""
-    found: dict[str, Ranking | str] = {}
+    rankings: dict[str, Ranking | str] = {}
     for name, quantity in comparison.quantities.items():
         if quantity.better and any(result.values_of(name) is not None for result in comparison.finished):
             try:
-                found[name] = comparison.ranking(name)
+                rankings[name] = comparison.ranking(name)
             except ValueError as error:
-                found[name] = str(error)
-    return found
+                rankings[name] = str(error)
+    return rankings
 
 
 def in_order(comparison: Comparison) -> list[Configuration]:
     """Return all configurations, the best mean log-likelihood first, those without finished cells last."""
 
-    def key(one: Configuration) -> float:
-        found = estimate(one, "log_likelihood")
-        return math.inf if found is None else -found.mean
+    def key(configuration: Configuration) -> float:
+        mean = estimate(configuration, "log_likelihood")
+        return math.inf if mean is None else -mean.mean
 
     return sorted(comparison.configurations.values(), key=key)
 
@@ -182,9 +178,9 @@ def short(name: str) -> str:
     return _OWN_CLASS.sub(r"\1", name)
 
 
-def errors_of(found: MeanOverSeeds) -> dict[str, str]:
+def errors_of(mean: MeanOverSeeds) -> dict[str, str]:
     """Return the errors of a mean that are known, by name."""
-    named = {"MC": found.monte_carlo, "data": found.data, "seeds": found.spread}
+    named = {"MC": mean.monte_carlo, "data": mean.data, "seeds": mean.spread}
     return {name: rounded_error(error) for name, error in named.items() if not math.isnan(error)}
 
 
@@ -199,36 +195,32 @@ def in_words(errors: Mapping[str, str]) -> str:
 
 def _column(
     comparison: Comparison, key: str, ranking: Ranking | str | None, configurations: Sequence[Configuration]
-) -> list[Entry]:
+) -> dict[str, Entry]:
+    """Return the entries of a column by configuration, without those that were not measured."""
     if key == CELLS:
         settings = [name for name in comparison.varying if name != "seed"]
         cells = Counter(result.cell.label(settings) for result in comparison.results)
-        return [_of_cells(len(one.results), cells[one.name]) for one in configurations]
+        done = {c.name: len(c.results) for c in configurations if cells[c.name]}
+        return {
+            name: Entry(number, str(number) if number == cells[name] else f"{number} of {cells[name]}")
+            for name, number in done.items()
+        }
     unit = _unit(comparison, key)
     if not unit:
-        return [_of_numbers(numbers(one, key)) for one in configurations]
-    found = [estimate(one, key) for one in configurations]
-    if unit == "share":
-        found = [None if one is None else one.times(100) for one in found]
+        values = {c.name: numbers(c, key) for c in configurations}
+        return {name: _of_numbers(known) for name, known in values.items() if known}
+    estimates = {c.name: estimate(c, key) for c in configurations}
+    means = {name: mean.times(100) if unit == "share" else mean for name, mean in estimates.items() if mean is not None}
     # All means of a column have as many decimals.
-    digits = 1 if unit == "share" else max((one.decimals for one in found if one is not None), default=0)
+    digits = 1 if unit == "share" else max((mean.decimals for mean in means.values()), default=0)
     best = ranking.best if isinstance(ranking, Ranking) else ()
-    return [
-        Entry()
-        if one is None
-        else Entry(one.mean, f"{one.mean:.{digits}f}", errors_of(one), configuration.name in best)
-        for one, configuration in zip(found, configurations, strict=True)
-    ]
-
-
-def _of_cells(done: int, cells: int) -> Entry:
-    return Entry(done, str(done) if done == cells else f"{done} of {cells}") if cells else Entry()
+    return {
+        name: Entry(mean.mean, f"{mean.mean:.{digits}f}", errors_of(mean), name in best) for name, mean in means.items()
+    }
 
 
 def _of_numbers(values: Sequence[float]) -> Entry:
     """Return the mean of numbers that have no error but their spread over seeds."""
-    if not values:
-        return Entry()
     mean = sum(values) / len(values)
     text = f"{mean:,.0f}" if mean >= 100 or all(value.is_integer() for value in (*values, mean)) else f"{mean:.3g}"
     if len(set(values)) == 1:
