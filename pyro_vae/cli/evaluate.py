@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae.cli.output import Output, finite, where_to
-from pyro_vae.cli.runs import add_run, find_fitted_model, open_run, require_fitted, run_line
+from pyro_vae.cli.runs import add_run, find_fitted_model, lines_of, open_run, require_fitted
 from pyro_vae.cli.signature import options_of
 from pyro_vae.cli.usage import Parser
 from pyro_vae.cli.wording import in_text
@@ -140,8 +140,7 @@ def _own(path: Path, cell: Cell, args: Any, output: Output) -> dict[str, Any]:
         data = load_data_of_run(path, cell, args.data)
         with where_to(path), alone_in(path):
             result = run_cell(cell, path, data=data, fitted_model=fitted_model, progress=output.progress)
-    output.say(run_line(result))
-    for line in result.evaluation["in_words"]:
+    for line in lines_of(result):
         output.say(line)
     return {"run": str(path), **result.evaluation, "settings": _settings(cell)}
 

@@ -11,7 +11,7 @@ import yaml
 from pyro_vae.cli.cell_flags import add_cell_flags, cell_of, named_classes, part_texts, read_settings
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
-from pyro_vae.cli.runs import add_trust, classes_of, differing, find_fitted_model, remove_if_empty, run_line
+from pyro_vae.cli.runs import add_trust, classes_of, differing, find_fitted_model, lines_of, remove_if_empty
 from pyro_vae.cli.usage import Parser, a_path, wants_help
 from pyro_vae.comparison.cell import SCHEDULES, Cell
 from pyro_vae.comparison.comparison import GRID
@@ -79,8 +79,7 @@ def run(argv: Sequence[str], output: Output) -> int:
             output.give({"run": str(out), "settings": cell.settings(), "data": fitted.data, "last_epoch": last})
             return 0
         result = run_cell(cell, out, data=data, fitted_model=fitted_model, progress=output.progress, rehearsed=is_new)
-    output.say(run_line(result))
-    for line in result.evaluation["in_words"]:
+    for line in lines_of(result):
         output.say(line)
     output.give({"run": str(out), "settings": cell.settings(), **result.evaluation})
     return 0

@@ -48,10 +48,11 @@ def add_moved_data(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--data", metavar="NAME", default=None, help=help)
 
 
-def run_line(result: CellResult) -> str:
-    """Return what was run, as :class:`pyro_vae.Run` says it."""
+def lines_of(result: CellResult) -> list[str]:
+    """Return what was run, as :class:`pyro_vae.Run` says it, and a line for each evaluation."""
     history, data = result.history, result.evaluation["data"]
-    return f"run of {count(len(history), 'epoch')} on {data['name']} in {result.path}: {bounds(history[-1])}"
+    run = f"run of {count(len(history), 'epoch')} on {data['name']} in {result.path}: {bounds(history[-1])}"
+    return [run, *result.evaluation["in_words"]]
 
 
 def find_fitted_model(cell: Cell, given: Path | None, beside: Sequence[Path], trust: bool = False) -> Path | None:

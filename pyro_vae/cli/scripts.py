@@ -26,7 +26,7 @@ WRITTEN = (CONFIG, METRICS, str(Path(CHECKPOINT).parent), "evaluation.json", "fi
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script's main function; an error that its user can mend ends it with one line and exit code 2."""
-    flags = {word[2:].partition("=")[0] for word in spelled(sys.argv[1:]) if word.startswith("--")}
+    flags = {word[2:].partition("=")[0] for word in spelled(sys.argv[1:]) if word[2:] and word[:2] == "--"}
     with named_as("script"):
         try:
             with short_warnings(False):

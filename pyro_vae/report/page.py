@@ -85,7 +85,12 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
     rankings, configurations = rankings_of(comparison), in_order(comparison)
     series = series_of(configurations)
     with matplotlib.rc_context(STYLE):
-        figures, khats = _figures(series) if series else [], _khats(series)
+        figures = _figures(series) if series else []
+        top = max((khat_shares(entry).max() for entry in series), default=0.0)
+        khats = [
+            (entry, _svg(report_figures.khats([entry], top), f"k-hats of {entry.name}", f"khat-{entry.number}"))
+            for entry in series
+        ]
     first = [entry.configuration.results[0] for entry in series[:max_drawn]]
     each = [
         Configuration(result.cell.label(comparison.varying), [result])
@@ -153,14 +158,6 @@ def _figures(series: Sequence[Series]) -> list[dict[str, Any]]:
          "caption": caption}
         for name, title, figure, legend, caption in drawn
     ]  # fmt: skip
-
-
-def _khats(series: Sequence[Series]) -> "list[tuple[Series, Markup]]":
-    top = max((khat_shares(entry).max() for entry in series), default=0.0)
-    return [
-        (entry, _svg(report_figures.khats([entry], top), f"k-hats of {entry.name}", f"khat-{entry.number}"))
-        for entry in series
-    ]
 
 
 def _svg(figure: "Figure", label: str, prefix: str) -> "Markup":
