@@ -12,16 +12,7 @@ from pyro_vae.report.images import draw_cells
 from pyro_vae.report.series import Series, series_of
 from pyro_vae.report.svg import STYLE, to_svg
 from pyro_vae.report.table import in_order, main_table, rankings_of, short, to_latex, to_markdown
-from pyro_vae.report.text import (
-    best_of,
-    commands,
-    common_settings,
-    distinct,
-    headline,
-    shown_ranking,
-    subject,
-    varying_settings,
-)
+from pyro_vae.report.text import best_of, commands, distinct, headline, settings_of, shown_ranking, subject
 from pyro_vae.runtime.files import write_bytes
 
 if TYPE_CHECKING:
@@ -98,11 +89,12 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
         for result in configuration.results
     ]
     again, fits = commands(comparison)
+    varying, common = settings_of(comparison)
     return environment.get_template("report.html.j2").render(
         comparison=comparison,
         subject=subject(comparison),
         headline=headline(comparison),
-        best=best_of(comparison, rankings, configurations),
+        best=best_of(comparison, rankings),
         cautions=cautions(comparison),
         table=main_table(comparison, rankings, configurations),
         cells=main_table(comparison, {}, each),
@@ -116,8 +108,8 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
         figures=figures,
         khats=khats,
         drawn=list(zip(series, draw_cells(first, comparison.path, data), strict=False)),
-        varying=varying_settings(comparison),
-        common=common_settings(comparison),
+        varying=varying,
+        common=common,
         data=distinct(result.evaluation["data"] for result in comparison.finished),
         environments=distinct(result.evaluation["environment"] for result in comparison.finished),
         again=again,

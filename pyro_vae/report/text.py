@@ -2,12 +2,12 @@
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pyro_vae.comparison.comparison import GRID as GRID_FILE
-from pyro_vae.comparison.comparison import Comparison, Configuration
+from pyro_vae.comparison.comparison import Comparison
 from pyro_vae.comparison.estimates import estimate
 from pyro_vae.comparison.grid import SETTINGS
 from pyro_vae.comparison.results import ELBO
@@ -43,17 +43,14 @@ def headline(comparison: Comparison) -> str:
     return f"{text}; measured on {measured}." if images else f"{text}."
 
 
-def best_of(
-    comparison: Comparison, rankings: Rankings, configurations: Sequence[Configuration]
-) -> list[dict[str, Any]]:
+def best_of(comparison: Comparison, rankings: Rankings) -> list[dict[str, Any]]:
     """Return the best configuration by each of the two bounds that has a ranking: its mean, and who ties with it."""
-    by_name = {configuration.name: configuration for configuration in configurations}
     best = []
     for quantity in ("log_likelihood", "elbo"):
         ranking = rankings.get(quantity)
         if isinstance(ranking, Ranking):
             first, *tied = ranking.best
-            mean = estimate(by_name[first], quantity)
+            mean = estimate(comparison.configurations[first], quantity)
             assert mean is not None
             text, errors = f"{mean.mean:.{mean.decimals}f}", in_words(errors_of(mean))
             title = _title(comparison, quantity)
@@ -93,19 +90,17 @@ def shown_ranking(comparison: Comparison, quantity: str, ranking: Ranking | str)
     return shown | {"rows": rows, "level": f"{100 * ranking.level:g} %", "note": note}
 
 
-def varying_settings(comparison: Comparison) -> dict[str, list[str]]:
-    """Return the values of each setting by which cells differ."""
-    return _values(comparison, comparison.varying)
+def settings_of(comparison: Comparison) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    """Return the settings by which cells differ, with their values, and those that all cells share.
 
-
-def common_settings(comparison: Comparison) -> dict[str, list[str]]:
-    """Return the settings that all cells share, less those without a value, and the runs that models are taken from."""
-    settings = _values(comparison, [name for name in SETTINGS if name not in comparison.varying])
+    The shared ones are without those that have no value, and with the runs that models are taken from.
+    """
+    common = _values(comparison, [name for name in SETTINGS if name not in comparison.varying])
     fitted_models = dict.fromkeys(
         result.cell.fitted_model for result in comparison.results if result.cell.fitted_model is not None
     )
     sources = [fitted_model.label(["guide", "objective", "epochs", "seed"]) for fitted_model in fitted_models]
-    return settings | ({"model taken over from": sources} if sources else {})
+    return _values(comparison, comparison.varying), common | ({"model taken over from": sources} if sources else {})
 
 
 def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, str], int]]:
