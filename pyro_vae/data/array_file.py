@@ -57,7 +57,9 @@ class ArrayFile(Source):
                 f"{', '.join(sorted(known - {'train', 'test'}))}; it also holds "
                 f"{', '.join(sorted(arrays.keys() - known))}"
             )
-        splits = {name: self._split(arrays, name) for name in ("train", "valid", "test") if name in arrays}
+        splits: dict[str, Split] = {
+            name: self._split(arrays, name) for name in ("train", "valid", "test") if name in arrays
+        }
         return given_splits(splits, valid_size, self.path)
 
     def _split(self, arrays: dict[str, np.ndarray], name: str) -> Split:

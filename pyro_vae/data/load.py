@@ -202,14 +202,16 @@ def _with_labels(images: dict[str, Tensor], splits: Splits, name: str) -> dict[s
             f"labels. Leave it out; or take data with labels: mnist, fashion-mnist, mnist-5k, a folder with a folder "
             f"for each class, or a .npz with train_labels, valid_labels and test_labels"
         )
-    return {split: (images[split], labels[split]) for split in images}
+    return {split: (images[split], column) for split, column in labels.items() if column is not None}
 
 
 def _content_hash(splits: Splits, labels: bool = False) -> str:
     """Return the sha256 over shapes, dtypes and stored bytes of the three splits, and of labels if they are used."""
     content = hashlib.sha256()
     for name, split in splits.by_name.items():
-        columns = {name: split.images} | ({f"{name} labels": split.labels} if labels else {})
+        columns = {name: split.images}
+        if labels and split.labels is not None:
+            columns[f"{name} labels"] = split.labels
         for title, column in columns.items():
             array = column.contiguous().numpy()
             # Little-endian is written down so that a machine of the other kind would notice.

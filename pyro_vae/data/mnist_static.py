@@ -58,7 +58,8 @@ class StaticMNIST(Source):
                 "'mnist-5k', which is already installed",
             )
         paths = [file.check(request.root) for file in self.files]
-        return Splits(*(Split(_read_amat(path)) for path in paths), source=str(paths[0].parent))
+        train, valid, test = (Split(_read_amat(path)) for path in paths)
+        return Splits(train, valid, test, source=str(paths[0].parent))
 
 
 def _read_amat(path: Path) -> Tensor:

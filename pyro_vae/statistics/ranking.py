@@ -166,7 +166,9 @@ class Ranking:
                 del line[4]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         aligned = [str.rjust, str.ljust, *[str.rjust] * (len(widths) - 2)]
-        lines = ["  ".join(pad(*cell) for pad, *cell in zip(aligned, row, widths, strict=True)) for row in cells]
+        lines = [
+            "  ".join(pad(cell, width) for pad, cell, width in zip(aligned, row, widths, strict=True)) for row in cells
+        ]
         left_out = f" ({self.num_left_out} left out)" if self.num_left_out else ""
         lines.append(
             f"{count(self.num_images, 'image')}{left_out}; {self.seeds_in_words}; corrected for "
