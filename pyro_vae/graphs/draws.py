@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from pyro_vae.graphs.writes import is_safe_to_reorder, written
+from pyro_vae.graphs.writes import is_random, is_safe_to_reorder, written
 
 Tensors = list[Tensor]
 
@@ -81,12 +81,8 @@ def _constant_nodes(graph: Graph, moving: Sequence[Node]) -> list[Node]:
         varying.update(written(node))
     constant = []
     for node in graph.nodes:
-        if node.op == "output" or node in varying or varying.intersection(node.all_input_nodes) or _is_random(node):
+        if node.op == "output" or node in varying or varying.intersection(node.all_input_nodes) or is_random(node):
             varying.add(node)
         else:
             constant.append(node)
     return constant
-
-
-def _is_random(node: Node) -> bool:
-    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags

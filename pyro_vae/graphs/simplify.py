@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.fx import Graph, GraphModule, Node
 
-from pyro_vae.graphs.writes import is_safe_to_reorder
+from pyro_vae.graphs.writes import is_random, is_safe_to_reorder
 
 aten = torch.ops.aten
 
@@ -53,7 +53,7 @@ def tidy(module: GraphModule) -> GraphModule:
         for node in list(graph.nodes):
             if node.op == "call_function":
                 rewrite(graph, node)
-    _drop_unused(graph)
+    graph.eliminate_dead_code(lambda node: node.is_impure() or is_random(node))
     module.recompile()
     return module
 
@@ -85,7 +85,7 @@ def _drop_identities(graph: Graph, node: Node) -> None:
     source = node.args[0] if node.args else None
     if not isinstance(source, Node):
         return
-    if node.target is aten.alias.default or (node.target in SHAPE_ONLY and same_layout(node, source)):
+    if node.target is aten.alias.default or (node.target in SHAPE_ONLY and _same_layout(node, source)):
         same = source
     elif node.target is aten.t.default and source.target is aten.t.default:
         same = source.all_input_nodes[0]
@@ -171,30 +171,13 @@ def _negate_behind_sums(graph: Graph, node: Node) -> None:
         negation = numerator
     if negation.target is not aten.neg.default or len(negation.users) != 1:
         return
-    if not negation.meta["val"].is_floating_point() or not same_layout(negation, negation.all_input_nodes[0]):
+    if not negation.meta["val"].is_floating_point() or not _same_layout(negation, negation.all_input_nodes[0]):
         return
     negation.replace_all_uses_with(negation.all_input_nodes[0])
     graph.erase_node(negation)
     with graph.inserting_after(node):
         negative = _call(graph, aten.neg.default, node)
     node.replace_all_uses_with(negative, delete_user_cb=partial(operator.is_not, negative))
-
-
-def _drop_unused(graph: Graph) -> None:
-    for node in reversed(graph.nodes):
-        if node.users or node.op not in ("call_function", "get_attr"):
-            continue
-        if node.op == "get_attr" or _is_pure(node):
-            graph.erase_node(node)
-
-
-def _is_pure(node: Node) -> bool:
-    """Whether a call does nothing but return a value: nothing written or asserted, no noise drawn."""
-    if node.target is operator.getitem:
-        return True
-    if not isinstance(node.target, torch._ops.OpOverload) or node.is_impure():
-        return False
-    return not node.target._schema.is_mutable and torch.Tag.nondeterministic_seeded not in node.target.tags
 
 
 def _call(graph: Graph, target: Any, *args: Any, **kwargs: Any) -> Node:
@@ -220,7 +203,7 @@ def _same_shape(first: Node, second: Node) -> bool:
     return first.meta["val"].shape == second.meta["val"].shape
 
 
-def same_layout(first: Node, second: Node) -> bool:
+def _same_layout(first: Node, second: Node) -> bool:
     """Whether two nodes are tensors of the same shape, strides and dtype."""
     a, b = first.meta.get("val"), second.meta.get("val")
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):

@@ -1,4 +1,4 @@
-"""Which calls of a captured graph write into tensors that they are given."""
+"""Which calls of a captured graph write into tensors that they are given, and which draw noise."""
 
 import torch
 from torch.fx import Graph, Node
@@ -15,6 +15,11 @@ def written(node: Node) -> list[Node]:
             values = value if isinstance(value, list | tuple) else [value]
             found += [item for item in values if isinstance(item, Node)]
     return found
+
+
+def is_random(node: Node) -> bool:
+    """Whether a call draws noise."""
+    return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.nondeterministic_seeded in node.target.tags
 
 
 def _writes_unseen(node: Node) -> bool:
