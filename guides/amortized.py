@@ -1,4 +1,4 @@
-"""What guides with one encoder share: its features, and the sites."""
+"""The base of guides with one encoder: its features, and the sites."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -69,5 +69,7 @@ class AmortizedGuide(PyroModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)``."""
+        # Outside the plate, whose dim a model needs that the posterior runs.
+        posterior = self.posterior(x)
         with pyro.plate(PLATE, len(x), dim=-1):
-            return pyro.sample(LATENT, self.posterior(x))
+            return pyro.sample(LATENT, posterior)

@@ -13,14 +13,14 @@ from pyro_vae.programs.sites import AUXILIARY, LATENT, PLATE, REVERSE
 from pyro_vae.runtime.checks import check_count
 
 START = 0.1
-"""What multiplies Glorot's weights where z takes v in, and where r takes z in.
+"""Factor on the initial weights from v to z, and from z to r.
 
-At 1 a fresh guide is far from mean-field, and pays for a reverse model that knows nothing. At 0, v and z would not
-feel one another, and to first order neither network gains by changing that alone.
+At 1, a new guide is far from mean-field, while its reverse model is not trained yet. At 0, z does not depend on v, and
+to first order neither network gains by changing that alone.
 """
 
 LIMIT = 10.0
-"""The log scales that follow a sample stay between minus this and this.
+"""Bound on the absolute value of the log scales of z and r.
 
 A network without bounds of its own (``"relu"``, or no hidden layer) would make them grow with the tails of v, and r's
 with those of z, whose scale is an exponential already: the scale of r would overflow or vanish in single draws.
@@ -114,7 +114,7 @@ class AuxiliaryGuide(AmortizedGuide):
 
 
 def _loc_and_scale(network: Callable[[Tensor], Tensor], context: Tensor, sample: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a network says of a context, which has no sample dims, and of a sample, which may have some."""
+    """Return a network's location and scale, given a context without sample dims and a sample that may have some."""
     batch = torch.broadcast_shapes(context.shape[:-1], sample.shape[:-1])
     joined = torch.cat([context.expand(*batch, -1), sample.expand(*batch, -1)], dim=-1)
     loc, log_scale = network(joined).chunk(2, dim=-1)

@@ -27,7 +27,7 @@ class CholeskyNormal(dist.MultivariateNormal):
     _drawn: Drawn | None = None
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Sample, with the gradient of both arguments."""
+        """Sample, with the gradient of all arguments."""
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         value = self.loc + (self.scale_tril @ noise.unsqueeze(-1)).squeeze(-1)

@@ -58,7 +58,7 @@ class ReflectedNormal(TorchDistribution):
 
     @property
     def fills_family(self) -> bool:
-        """Whether there are reflections enough for any Gaussian; one less than dims turn axes anywhere."""
+        """Whether the reflections reach any Gaussian: as many as dims less one turn the axes anywhere."""
         return self.vectors.shape[-2] >= self.event_shape[0] - 1
 
     @property
@@ -93,8 +93,8 @@ def reflect(z: Tensor, vectors: Tensor) -> Tensor:
 class HouseholderGuide(AmortizedGuide):
     r"""q(z | x): a diagonal Gaussian turned by ``num_reflections`` Householder reflections, all from one encoder.
 
-    As expressive as :class:`FullRankGuide` at ``latent_dim`` reflections, with as many features as are asked for.
-    Every vector comes from the encoder, where the paper derives each from the one before by a linear layer.
+    With ``latent_dim`` reflections it is as expressive as :class:`FullRankGuide`; with fewer, it needs fewer features.
+    Every vector comes from the encoder, whereas the paper derives each one from the one before by a linear layer.
 
     Args:
         x_shape, latent_dim, hidden_dims, activation: as of :class:`AmortizedGuide`.

@@ -83,14 +83,10 @@ class InverseAutoregressiveGuide(AmortizedGuide):
         *,
         encoder: Network | None = None,
     ) -> None:
-        check_count("InverseAutoregressiveGuide", "latent_dim", latent_dim)
+        why = " (with one, MeanFieldGuide is the same and PlanarGuide is more flexible)"
+        check_count("InverseAutoregressiveGuide", "latent_dim", latent_dim, least=2, why=why)
         for argument, value in (("num_flows", num_flows), ("context_dim", context_dim)):
             check_count("InverseAutoregressiveGuide", argument, value)
-        if latent_dim < 2:
-            raise ValueError(
-                f"InverseAutoregressiveGuide: latent_dim must be at least 2, for a dimension without others before it "
-                f"stays Gaussian; got {latent_dim}. Use MeanFieldGuide, or PlanarGuide, which bends one dimension too."
-            )
         blocks = {"location": latent_dim, "log scale": latent_dim, "context": context_dim}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
         self.num_flows = num_flows

@@ -1,4 +1,4 @@
-"""The guide without an encoder: parameters of its own for each datum."""
+"""The guide without an encoder, which has parameters for each datum."""
 
 import math
 from collections.abc import Sequence
@@ -19,33 +19,32 @@ from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.checks import check_count
 
 BLOCK = 1000
-"""Data looked up at a time when the guide is made."""
+"""Number of data that are hashed at a time when the guide is made."""
 
 GOLDEN = -7046029254386353131
-"""2^64 / the golden ratio, odd, as a signed integer: multiplied by it, low bits reach high ones."""
+"""2^64 / the golden ratio, an odd number, as a signed integer; a product with it carries low bits into high ones."""
 
 START = 0.1
-"""Standard deviation of the locations at the start: near the prior's, and no two data alike."""
+"""Standard deviation of the initial locations: near the prior's location, and different for each datum."""
 
 
 class LocalGuide(PyroModule):
     r"""q(z | x_n) = N(loc_n, diag(scale_n^2)), free parameters for each distinct datum: nothing is amortized.
 
-    What an amortized guide of the same family loses by its encoder is what this one gains on the same data.
-    A datum is found by its content (a 64-bit hash of its elements in float32), so that any order, batch or block of
-    the data will do; two data are taken for one another with a chance of about :math:`N^2 / 2^{65}`. The data
-    themselves are not kept.
+    It shows what an amortized guide of the same family loses by its encoder on the same data. A datum is found by its
+    content (a 64-bit hash of its elements in float32), so that any order or batch of the data will do; two data are
+    confused with a probability of about :math:`N^2 / 2^{65}`. The data themselves are not stored.
 
-    Of data that it was not made for, it knows nothing, and says so: in a captured graph, which has no way to raise,
-    by parameters that are NaN. In ``fit``, ``valid=data.valid[:0]`` leaves out validation data.
+    Data that it was not made for are refused; in a captured graph, which cannot raise, their parameters are NaN. In
+    ``fit``, ``valid=data.valid[:0]`` leaves out validation data.
 
     Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
 
     Args:
         x_shape: shape of one datum.
         latent_dim: dimension of z.
-        data: everything the guide shall know, as the model sees it, ``(N, *x_shape)``; or how many distinct data there
-            are, for a guide whose parameters and keys are then loaded.
+        data: all data of the guide, as the model sees them, ``(N, *x_shape)``; or the number of distinct data, for a
+            guide whose parameters and keys are then loaded.
         init: a guide with ``posterior``, whose means and standard deviations are the start. Otherwise the scales
             start at 1 and the locations as draws from N(0, 0.1^2).
 
@@ -81,8 +80,8 @@ class LocalGuide(PyroModule):
         elif len(data) == 0:
             raise ValueError(f"LocalGuide: there are no data (shape {tuple(data.shape)}).")
         else:
-            found = torch.cat([self._keys_of(block.cpu()) for block in data.split(BLOCK)])
-            keys, rows = found.unique(return_inverse=True)
+            all_keys = torch.cat([self._keys_of(block.cpu()) for block in data.split(BLOCK)])
+            keys, rows = all_keys.unique(return_inverse=True)
         # What builds the guide again, once its parameters and keys are loaded.
         self.data, self.init = len(keys), None
         self.register_buffer("keys", keys)
@@ -98,7 +97,7 @@ class LocalGuide(PyroModule):
         keys = self._keys_of(x)
         rows = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
         known = self.keys[rows] == keys
-        # A graph cannot raise; there the loss becomes NaN, and the run that looks for the site ends up here again.
+        # A graph cannot raise: its loss becomes NaN, and the run that looks for the cause raises here.
         if get_proxy_mode() is None and not known.all():
             raise ValueError(
                 f"LocalGuide: {(~known).sum().item()} of {known.numel()} rows of x are not among the {len(self.keys)} "

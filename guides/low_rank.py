@@ -8,7 +8,7 @@ from torch.distributions import Distribution
 
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.nn import Network
-from pyro_vae.runtime.checks import check_count, check_whole
+from pyro_vae.runtime.checks import check_count
 
 
 class LowRankGuide(AmortizedGuide):
@@ -47,9 +47,7 @@ class LowRankGuide(AmortizedGuide):
         encoder: Network | None = None,
     ) -> None:
         check_count("LowRankGuide", "latent_dim", latent_dim)
-        check_whole("LowRankGuide", "rank", rank)
-        if not 1 <= rank <= latent_dim:
-            raise ValueError(f"LowRankGuide: rank must be from 1 to latent_dim = {latent_dim}; got {rank}.")
+        check_count("LowRankGuide", "rank", rank, most=latent_dim, why=" (latent_dim)")
         blocks = {"location": latent_dim, "log scale": latent_dim, "factor": latent_dim * rank}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
         self.rank = rank

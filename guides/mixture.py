@@ -22,7 +22,7 @@ class DiagonalNormalMixture(TorchDistribution):
     A draw moves with the parameters along a velocity field v that carries the density:
     :math:`\partial_\theta q + \nabla \cdot (q v) = 0`, so that :math:`\nabla_\theta E_q[f] = E_q[v \cdot \nabla f]`.
 
-    - Of a component's location and scale: the component's own motion, weighed by its responsibility for z.
+    - Of a component's location and scale: the component's motion, weighted by its responsibility for z.
     - Of the weights: the one that keeps every conditional distribution function
       :math:`F(z_d | z_1, ..., z_{d-1})` at its value (implicit reparameterization). Its components solve a
       triangular system; mass that moves between components passes through where q is low. The variance of these
@@ -119,11 +119,11 @@ class DiagonalNormalMixture(TorchDistribution):
         :math:`\partial u_d / \partial z_d` and S the derivatives of :math:`\log N_k` in z.
         """
         before = log_weights.unsqueeze(-1) + log_densities.cumsum(-1) - log_densities
-        given = before.softmax(-2)
+        conditional = before.softmax(-2)
         below = torch.special.ndtr(standardized)
-        u = (given * below).sum(-2, keepdim=True)
-        density = (given * log_densities.exp()).sum(-2, keepdim=True)
-        weights = (given * (below - u) / density).mT
+        u = (conditional * below).sum(-2, keepdim=True)
+        density = (conditional * log_densities.exp()).sum(-2, keepdim=True)
+        weights = (conditional * (below - u) / density).mT
         coupling = (weights @ (-standardized / self.scale)).tril(-1)
         return -torch.linalg.solve_triangular(coupling, weights, upper=False, unitriangular=True)
 

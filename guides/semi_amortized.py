@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 
-import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
@@ -14,9 +13,9 @@ from torch.distributions import Distribution
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.nn import Network
 from pyro_vae.programs.modules import local_params
-from pyro_vae.programs.sites import LATENT, PLATE
+from pyro_vae.programs.sites import LATENT
 from pyro_vae.protocols import Program
-from pyro_vae.runtime.checks import check_count, check_number, check_whole
+from pyro_vae.runtime.checks import check_count, check_number
 
 ROUNDINGS = 100
 """Of an ELBO, by which a step may seem to lower it: near its top, up and down are told apart by rounding alone."""
@@ -88,15 +87,10 @@ class SemiAmortizedGuide(AmortizedGuide):
         check_count("SemiAmortizedGuide", "latent_dim", latent_dim)
         check_count("SemiAmortizedGuide", "num_steps", num_steps, least=0)
         check_number("SemiAmortizedGuide", "step_size", step_size)
-        check_whole("SemiAmortizedGuide", "num_pairs", num_pairs)
         if not 0 < step_size < 1:
             raise ValueError(f"SemiAmortizedGuide: step_size must be above 0 and below 1; got {step_size}.")
-        most = 1 << (latent_dim - 1).bit_length()
-        if not 1 <= num_pairs <= most:
-            raise ValueError(
-                f"SemiAmortizedGuide: num_pairs must be from 1 to {most} (a power of two, for latent_dim = "
-                f"{latent_dim}); got {num_pairs}."
-            )
+        most, why = 1 << (latent_dim - 1).bit_length(), f" (a power of two, for latent_dim = {latent_dim})"
+        check_count("SemiAmortizedGuide", "num_pairs", num_pairs, most=most, why=why)
         if not callable(model):
             raise ValueError(f"SemiAmortizedGuide: model must be a Pyro program; got {type(model).__name__}.")
         blocks = {"location": latent_dim, "log scale": latent_dim}
@@ -122,13 +116,6 @@ class SemiAmortizedGuide(AmortizedGuide):
             loc, log_scale = self._ascend(x, loc, log_scale)
         return dist.Normal(loc, log_scale.exp()).to_event(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)``."""
-        # Outside the plate, whose dim the model's own needs.
-        posterior = self.posterior(x)
-        with pyro.plate(PLATE, len(x), dim=-1):
-            return pyro.sample(LATENT, posterior)
-
     def _ascend(self, x: Tensor, *start: Tensor) -> tuple[Tensor, ...]:
         """Return location and log scale ``(*batch, latent_dim)`` after the steps."""
         graph = self.differentiable and torch.is_grad_enabled()
@@ -142,13 +129,13 @@ class SemiAmortizedGuide(AmortizedGuide):
             gradient = torch.autograd.grad(elbo.sum(), here, create_graph=graph)
             for left in reversed(range(self.num_steps)):
                 there = self._points(_natural_step(here, gradient, step), graph)
-                found = self._elbo(rows, *there)
+                new_elbo = self._elbo(rows, *there)
                 slack = ROUNDINGS * torch.finfo(elbo.dtype).eps * elbo.abs()
-                taken = (found >= elbo - slack).unsqueeze(-1)
+                taken = (new_elbo >= elbo - slack).unsqueeze(-1)
                 if left:
-                    further = torch.autograd.grad(found.sum(), there, create_graph=graph)
+                    further = torch.autograd.grad(new_elbo.sum(), there, create_graph=graph)
                     gradient = tuple(torch.where(taken, new, old) for new, old in zip(further, gradient, strict=True))
-                    elbo = torch.where(taken.squeeze(-1), found, elbo)
+                    elbo = torch.where(taken.squeeze(-1), new_elbo, elbo)
                     step = torch.where(taken, step, step / 2)
                 here = tuple(torch.where(taken, new, old) for new, old in zip(there, here, strict=True))
         end = tuple(part.reshape(first.shape) for part, first in zip(here, start, strict=True))

@@ -12,7 +12,7 @@ from pyro_vae.distributions.flow import FlowDistribution, FlowStep
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.guides.householder import reflect
 from pyro_vae.nn import Network
-from pyro_vae.runtime.checks import check_count, check_whole
+from pyro_vae.runtime.checks import check_count
 
 
 def sylvester(z: Tensor, vectors: Tensor, triangles: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -101,12 +101,8 @@ class SylvesterGuide(AmortizedGuide):
         for argument, value in (("num_flows", num_flows), ("num_reflections", num_reflections)):
             check_count("SylvesterGuide", argument, value)
         columns = latent_dim if num_columns is None else num_columns
-        check_whole("SylvesterGuide", "num_columns", columns)
-        if not 1 <= columns <= latent_dim:
-            raise ValueError(
-                f"SylvesterGuide: num_columns must be from 1 to latent_dim = {latent_dim}, for no more columns are "
-                f"orthogonal; got {columns}."
-            )
+        why = " (latent_dim: no more columns are orthogonal)"
+        check_count("SylvesterGuide", "num_columns", columns, most=latent_dim, why=why)
         sizes = (num_reflections * latent_dim, columns * (columns + 1), columns)
         blocks = {"location": latent_dim, "log scale": latent_dim, "flows": num_flows * sum(sizes)}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)

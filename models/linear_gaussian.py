@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pyro_vae.nn import flatten_event
 from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
-from pyro_vae.runtime.checks import check_count, check_number
+from pyro_vae.runtime.checks import check_count, is_positive
 
 
 class LinearGaussian(PyroModule):
@@ -38,9 +38,8 @@ class LinearGaussian(PyroModule):
         super().__init__()
         check_count("LinearGaussian", "x_dim", x_dim)
         check_count("LinearGaussian", "latent_dim", latent_dim)
-        check_number("LinearGaussian", "scale", scale)
-        if not scale > 0:
-            raise ValueError(f"LinearGaussian: scale must be positive; got {scale}.")
+        if not is_positive(scale):
+            raise ValueError(f"LinearGaussian: scale must be a positive number; got {scale!r}.")
         self.x_dim, self.latent_dim, self.scale = x_dim, latent_dim, scale
         self.loadings = nn.Parameter(torch.randn(x_dim, latent_dim))
         self.bias = nn.Parameter(torch.zeros(x_dim))

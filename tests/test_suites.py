@@ -59,7 +59,7 @@ class Doubled(IWAE):
 
 
 @pytest.mark.parametrize(
-    ("suite", "cls", "test", "said"),
+    ("suite", "cls", "test", "message"),
     [
         (GuideSuite, Mixes, "test_a_datum_does_not_feel_the_others", "not close"),
         (GuideSuite, Idle, "test_gradient_reaches_every_parameter", "no gradient reaches the parameter idle"),
@@ -69,10 +69,10 @@ class Doubled(IWAE):
         (ObjectiveSuite, Doubled, "test_an_exact_guide_has_the_evidence_for_its_loss", "expected a loss of"),
     ],
 )
-def test_a_part_that_owes_something_fails(suite, cls, test, said):
+def test_a_part_that_owes_something_fails(suite, cls, test, message):
     held = type("Held", (suite,), {"part": f"{__name__}:{cls.__name__}"})()
     held.setup_method()
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         getattr(held, test)()
 
 

@@ -1,4 +1,4 @@
-"""What likelihoods with one decoder share."""
+"""The base of likelihoods with one decoder: its features, and its first bias."""
 
 import logging
 import math
@@ -28,7 +28,7 @@ class DecodedLikelihood(nn.Module):
 
     decoder: Callable[[Tensor], Tensor]
     bias_for: Callable[[Tensor], Tensor]
-    """From a mean ``x_shape`` to the decoder's first outputs, whose distribution has it; a subclass's own."""
+    """From a mean of the data, ``x_shape``, to first outputs of the decoder whose distribution has that mean."""
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 from pyro_vae.distributions.coupling import Affine, CouplingLayer, Halves
 from pyro_vae.distributions.flow import FlowDistribution
 from pyro_vae.nn import MLP
-from pyro_vae.runtime.checks import check_count, check_whole
+from pyro_vae.runtime.checks import check_count
 
 
 class FlowPrior(nn.Module):
@@ -44,12 +44,8 @@ class FlowPrior(nn.Module):
         activation: str = "tanh",
     ) -> None:
         super().__init__()
-        check_whole("FlowPrior", "latent_dim", latent_dim)
-        if latent_dim < 2:
-            raise ValueError(
-                f"FlowPrior: a coupling layer maps one part of z given the other, so latent_dim must be at least 2; "
-                f"got {latent_dim}. In one dimension a mixture is as flexible (GaussianMixturePrior)."
-            )
+        why = " (a layer maps one part of z given the other; in one dim GaussianMixturePrior is as flexible)"
+        check_count("FlowPrior", "latent_dim", latent_dim, least=2, why=why)
         check_count("FlowPrior", "num_flows", num_flows)
         self.latent_dim = latent_dim
         self.num_flows = num_flows

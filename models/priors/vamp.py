@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.protocols import PosteriorGuide
-from pyro_vae.runtime.checks import check_count, check_number, check_whole
+from pyro_vae.runtime.checks import check_count, check_number
 
 
 class InwardClamp(torch.autograd.Function):
@@ -84,16 +84,13 @@ class VampPrior(nn.Module):
                 f"none. MeanFieldGuide has it, for one."
             )
         check_count("VampPrior", "latent_dim", latent_dim)
-        check_whole("VampPrior", "num_components", num_components)
         for name, end in (("low", low), ("high", high)):
             check_number("VampPrior", name, end)
+        most = len(data) if isinstance(data, Tensor) else None
+        why = " (the number of data, of which the pseudo-inputs start as copies)" if most else ""
+        check_count("VampPrior", "num_components", num_components, most=most, why=why)
         if not isinstance(data, Tensor):
             data = torch.zeros(1, *data).expand(num_components, *data)
-        if not 1 <= num_components <= len(data):
-            raise ValueError(
-                f"VampPrior: num_components must be from 1 to the number of data, {len(data)}, of which the "
-                f"pseudo-inputs start as copies; got {num_components}."
-            )
         if not data.is_floating_point():
             raise ValueError(
                 f"VampPrior: data must be floating point model inputs; got {data.dtype}. If these are data.train, "

@@ -27,7 +27,7 @@ class NotTraceable(Exception):  # noqa: N818 (a finding about a function, not a 
 
 def record(
     function: Callable[..., Tensors], inputs: Tensors, other_inputs: Tensors, modules: Sequence[nn.Module] = ()
-) -> GraphModule:
+) -> tuple[GraphModule, list[Tensor]]:
     """Record ``function`` on ``inputs`` and return the graph as it is, which draws fresh noise at each call.
 
     Parameters that the function closes over are read where they live: an in-place update is seen by the next
@@ -41,10 +41,22 @@ def record(
         other_inputs: different values of the same shapes.
         modules: whose buffers the function may change.
 
+    Returns:
+        The graph, and the results and buffers of its two draws on ``other_inputs``.
+
     Raises:
         NotTraceable: the function cannot be recorded, or the graph does not agree with it.
     """
-    return _record(function, inputs, other_inputs, modules)[0]
+    with pyro.validation_enabled(False), _as_a_finding():
+        with no_side_effects(modules):
+            recorded = make_fx(function)(*inputs)
+        expected = two_draws(partial(function, *other_inputs), modules)
+        with torch.no_grad():
+            results = two_draws(partial(recorded, *other_inputs), modules)
+    # The same kernels: some roundings, where a threaded reduction takes another order.
+    if not same_draws(expected, results, recorded, roundings=30):
+        raise NotTraceable("its arithmetic depends on Python values that change from call to call")
+    return recorded, results
 
 
 def capture(
@@ -61,31 +73,13 @@ def capture(
     Raises:
         NotTraceable: as there, or the simpler graph rounds differently.
     """
-    recorded, frozen = _record(function, inputs, other_inputs, modules)
+    recorded, expected = record(function, inputs, other_inputs, modules)
     with _as_a_finding(), torch.no_grad():
-        found = Draws(tidy(recorded), varying)
-        results = two_draws(partial(found, *other_inputs), modules)
-    eps = coarsest(recorded)
-    if not all(agree(a, b, roundings=1000, eps=eps) for a, b in zip(frozen, results, strict=True)):
+        draws = Draws(tidy(recorded), varying)
+        results = two_draws(partial(draws, *other_inputs), modules)
+    if not same_draws(expected, results, recorded, roundings=1000):
         raise NotTraceable("the simplified graph rounds too differently")
-    return found
-
-
-def _record(
-    function: Callable[..., Tensors], inputs: Tensors, other_inputs: Tensors, modules: Sequence[nn.Module]
-) -> tuple[GraphModule, list[Tensor]]:
-    """Return the graph, and two draws of it on the other inputs."""
-    with pyro.validation_enabled(False), _as_a_finding():
-        with no_side_effects(modules):
-            recorded = make_fx(function)(*inputs)
-        expected = two_draws(partial(function, *other_inputs), modules)
-        with torch.no_grad():
-            frozen = two_draws(partial(recorded, *other_inputs), modules)
-    # The same kernels: some roundings, where a threaded reduction takes another order.
-    eps = coarsest(recorded)
-    if not all(agree(a, b, roundings=30, eps=eps) for a, b in zip(expected, frozen, strict=True)):
-        raise NotTraceable("its arithmetic depends on Python values that change from call to call")
-    return recorded, frozen
+    return draws
 
 
 @contextlib.contextmanager
@@ -110,8 +104,9 @@ def two_draws(draw: Callable[[], Tensors], modules: Sequence[nn.Module]) -> list
         return results + [buffer.clone() for module in modules for buffer in module.buffers()]
 
 
-def coarsest(graph: GraphModule) -> float:
-    """Return the largest relative rounding of the dtypes that a graph computes in: its results may have a finer one."""
+def same_draws(expected: list[Tensor], results: list[Tensor], graph: GraphModule, roundings: int) -> bool:
+    """Whether two lists of results agree, to roundings of the coarsest dtype in which the graph computes."""
     values = (node.meta.get("val") for node in graph.graph.nodes)
     dtypes = {value.dtype for value in values if isinstance(value, Tensor)}
-    return max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
+    eps = max((torch.finfo(dtype).eps for dtype in dtypes if dtype.is_floating_point), default=0.0)
+    return all(agree(a, b, roundings=roundings, eps=eps) for a, b in zip(expected, results, strict=True))

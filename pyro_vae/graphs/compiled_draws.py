@@ -1,4 +1,4 @@
-"""Draws of a captured graph in native code: what stands on log-weights runs on this where the work is long enough."""
+"""Run the draws of a captured graph in native code, where there are draws enough to repay the compiler."""
 
 import sys
 from collections.abc import Sequence
@@ -7,24 +7,23 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.graphs.capture import coarsest, two_draws
+from pyro_vae.graphs.capture import same_draws, two_draws
 from pyro_vae.graphs.draws import Draws
 from pyro_vae.graphs.inductor import NotCompilable, native
 from pyro_vae.graphs.softplus import expand_softplus
-from pyro_vae.runtime.roundings import agree
 from pyro_vae.runtime.wording import in_one_line
 
 INDUCTOR = "torch._inductor.compile_fx"
 """The module whose import loads the compiler."""
 
 FIRST_SECONDS = 10.0
-"""What it costs to compile a first graph, in a process that has not compiled any: half of it imports."""
+"""Time to compile the first graph of a process; imports take half of it."""
 
 NEXT_SECONDS = 5.0
-"""What it costs to compile another graph."""
+"""Time to compile another graph."""
 
 AGAIN_SECONDS = 0.3
-"""What it costs to compile a graph that this process has compiled before."""
+"""Time to compile a graph that this process has compiled before."""
 
 _known: set[int] = set()
 
@@ -50,25 +49,24 @@ def native_draws(draws: Draws, inputs: Sequence[Tensor], modules: Sequence[nn.Mo
         compiled = draws.remade(lambda graph, values: native(expand_softplus(graph), values), *inputs)
         expected = two_draws(partial(draws, *inputs), modules)
         try:
-            found = two_draws(partial(compiled, *inputs), modules)
+            results = two_draws(partial(compiled, *inputs), modules)
         except Exception as error:
             raise NotCompilable(f"the compiled graph fails: {in_one_line(error)}") from error
-    eps = coarsest(draws.drawn_part)
-    if not all(agree(a, b, roundings=1000, eps=eps) for a, b in zip(expected, found, strict=True)):
+    if not same_draws(expected, results, draws.drawn_part, roundings=1000):
         raise NotCompilable("the compiled graph rounds too differently")
     _known.add(_key(draws))
     return compiled
 
 
 def expected_seconds(draws: Draws) -> float:
-    """Return what :func:`native_draws` will take, roughly, by what this process has compiled so far."""
+    """Estimate the time of :func:`native_draws` from what this process has compiled so far."""
     if _key(draws) in _known:
         return AGAIN_SECONDS
     return NEXT_SECONDS if INDUCTOR in sys.modules else FIRST_SECONDS
 
 
 def _key(draws: Draws) -> int:
-    """Return a number that tells graphs of other operations or shapes apart."""
+    """Return a hash of the operations and shapes that are run for each draw."""
     nodes = draws.drawn_part.graph.nodes
     values = ((str(node.target), node.meta.get("val")) for node in nodes)
     return hash(tuple((name, tuple(value.shape) if isinstance(value, Tensor) else None) for name, value in values))

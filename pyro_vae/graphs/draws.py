@@ -1,4 +1,4 @@
-"""Splits a captured graph into what no noise enters, which is the same for all draws, and the draws themselves."""
+"""Split a captured graph into a part without noise, which all draws share, and the part that each draw runs."""
 
 from collections.abc import Callable, Sequence
 from copy import copy
@@ -14,7 +14,7 @@ Tensors = list[Tensor]
 
 
 class Draws:
-    """A captured function that draws noise: called for one draw, or asked for many draws on the same inputs.
+    """A captured function that draws noise. Call it for one draw; :meth:`on` makes many draws on the same inputs.
 
     Args:
         module: the graph; takes the inputs and returns a list of tensors.
@@ -49,7 +49,7 @@ class Draws:
         return lambda *moving: self._draw(*moving, *constants)
 
     def remade(self, remake: Callable[[GraphModule, Tensors], Callable[..., Tensors]], *inputs: Tensor) -> "Draws":
-        """Return the same draws, run by what ``remake`` makes of their graph and of values for its inputs."""
+        """Return the same draws, run by ``remake(graph, values)`` of the drawn part and of values for its inputs."""
         other = copy(self)
         fixed, moving = inputs[: self._fixed], inputs[self._fixed :]
         other._draw = remake(self.drawn_part, [*moving, *self.shared_part.forward(*fixed)])
@@ -57,7 +57,7 @@ class Draws:
 
 
 def _part(module: GraphModule, nodes: Sequence[Node], inputs: Sequence[Node], outputs: Any) -> GraphModule:
-    """Return a graph of some of the nodes; ``inputs`` are values that it is given."""
+    """Return a graph of some nodes, with ``inputs`` as its placeholders."""
     graph = Graph()
     copies: dict[Node, Node] = {}
     for node in inputs:
@@ -73,7 +73,7 @@ def _part(module: GraphModule, nodes: Sequence[Node], inputs: Sequence[Node], ou
 
 
 def _constant_nodes(graph: Graph, moving: Sequence[Node]) -> list[Node]:
-    """Return, in order, the nodes whose value is the same at each draw; ``moving`` are inputs that change."""
+    """Return the nodes whose value is the same at each draw, in order; the inputs ``moving`` change."""
     if not is_safe_to_reorder(graph):
         return [node for node in graph.nodes if node.op == "placeholder" and node not in moving]
     varying: set[Node] = set(moving)

@@ -1,4 +1,4 @@
-"""Compiles a recorded graph to native code by inductor: loops fused, memory planned, state written where it lives."""
+"""Compile a recorded graph to native code by inductor, which fuses loops, plans memory and updates state in place."""
 
 import logging
 import math
@@ -24,10 +24,10 @@ CACHE = "TORCHINDUCTOR_CACHE_DIR"
 aten = torch.ops.aten
 
 CHECKED = (aten.linalg_cholesky_ex.default, aten.linalg_inv_ex.default)
-"""From matrices to matrices, and to a number for each that is 0 where all went well."""
+"""Operations that return matrices, and for each matrix a number that is 0 if the operation succeeded."""
 
 OPTIONS = {"fallback_random": True, "reorder_for_peak_memory": False}
-"""Torch's own random numbers instead of inductor's, and in their order: a seed draws the same noise at every level."""
+"""Use torch's random numbers, in their order, instead of inductor's: a seed draws the same noise at every level."""
 
 
 class NotCompilable(Exception):  # noqa: N818 (a finding about a graph or a machine, not a fault)
@@ -54,26 +54,26 @@ def native(module: GraphModule, inputs: Sequence[Tensor]) -> Callable[..., list[
     lifted, held = lift(module)
     # From here on plain memory to read and write: a leaf that requires a gradient could not be written into.
     held = [tensor.detach() for tensor in held]
-    with as_not_compilable(), torch.no_grad(), _own_settings(), _writable_cache():
+    with as_not_compilable(), torch.no_grad(), _global_settings_kept(), _writable_cache():
         _mark_failures(lifted)
         compiled = _compile(lifted, [*held, *inputs])
     return lambda *values: compiled(*held, *values)
 
 
 def launched_once(function: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> Callable[..., list[Tensor]]:
-    """On CUDA, record what a function launches, and launch all of it at once at each call.
+    """Record the CUDA kernels that a function launches, and launch all of them at once at each call.
 
     Args:
         function: reads and writes memory that stays where it is, and has run on this device before.
-        inputs: tensors of the shapes to come; copied over at each call.
+        inputs: tensors of the shapes of later calls, whose values are copied over these.
     """
-    own = [tensor.clone() for tensor in inputs]
+    places = [tensor.clone() for tensor in inputs]
     launches = torch.cuda.CUDAGraph()
     with torch.no_grad(), torch.cuda.graph(launches):
-        results = function(*own)
+        results = function(*places)
 
     def call(*values: Tensor) -> list[Tensor]:
-        for tensor, value in zip(own, values, strict=True):
+        for tensor, value in zip(places, values, strict=True):
             tensor.copy_(value, non_blocking=True)
         launches.replay()
         # The next call writes over them.
@@ -141,7 +141,7 @@ def _mark_failures(module: GraphModule) -> None:
 
 @contextmanager
 def as_not_compilable() -> Iterator[None]:
-    """Whatever inductor or the compiler behind it stumbles over, the graph still runs without them."""
+    """Turn any error of inductor or of the compiler behind it into NotCompilable: the graph runs without them."""
     try:
         yield
     except NotCompilable:
@@ -158,10 +158,10 @@ def _reason(error: Exception) -> str:
 
 @contextmanager
 def _writable_cache() -> Iterator[None]:
-    """Keep compiled code for this compilation only where inductor's own folder for it cannot be written."""
+    """Keep compiled code in a temporary folder, with a warning, if inductor's own folder cannot be written."""
     from torch._inductor.codecache import cache_dir
 
-    with tempfile.TemporaryDirectory() as passing:
+    with tempfile.TemporaryDirectory() as temporary:
         before = os.environ.get(CACHE)
         try:
             with tempfile.TemporaryFile(dir=cache_dir()):
@@ -171,7 +171,7 @@ def _writable_cache() -> Iterator[None]:
                 "compiled code cannot be kept in %s (%s): each run compiles anew. Point $%s to a folder that can be "
                 "written.", os.environ.get(CACHE), error.strerror, CACHE,
             )  # fmt: skip
-            os.environ[CACHE] = passing
+            os.environ[CACHE] = temporary
         try:
             yield
         finally:
@@ -182,8 +182,8 @@ def _writable_cache() -> Iterator[None]:
 
 
 @contextmanager
-def _own_settings() -> Iterator[None]:
-    """Inductor warns of torch's own deprecations, which are nothing to the caller, and raises the recursion limit."""
+def _global_settings_kept() -> Iterator[None]:
+    """Hide inductor's warnings of torch's own deprecations, and put back the recursion limit that it raises."""
     limit = sys.getrecursionlimit()
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""How the terms of log-weights are drawn: by Pyro, by a captured graph, or by that graph compiled."""
+"""Draw the terms of log-weights by Pyro, by a captured graph, or by that graph compiled."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -21,21 +21,21 @@ CALLS_WORTH_A_GRAPH = 100
 """Capturing a graph costs a tenth of a second or more, and saves a few milliseconds a call."""
 
 SAVED = 0.2
-"""The share of its time that a graph saves by being compiled, at least: a small decoder's; flows save more."""
+"""Share of a graph's time that its compilation saves at least, as with a small decoder; flows save more."""
 
 
 def check_level(who: str, compile: str) -> None:
-    """Refuse a level that there is none of.
+    """Refuse what is no level.
 
     Raises:
-        ValueError: says which there are.
+        ValueError: ``compile`` is not in ``LEVELS``.
     """
     if compile not in LEVELS:
         raise ValueError(f"{who}: compile must be one of {', '.join(LEVELS)}; got {compile!r}.")
 
 
 class TermDraws:
-    """Draws terms of blocks of data that all have one shape, at the level asked for or the next one that works.
+    """Draws terms of blocks of data of one shape, at the level asked for or the next slower one that works.
 
     Args:
         who: the caller, for messages.
@@ -55,7 +55,7 @@ class TermDraws:
     ) -> None:  # fmt: skip
         self._who, self._terms, self._modules, self._varying = who, terms, modules, varying
         self.level = "off"
-        """How the terms are drawn by now: "off", "trace" or "inductor"."""
+        """The level at which terms are drawn now: "off", "trace" or "inductor"."""
         self._blocks = [list(block) for block in blocks]
         self._graph: Draws | None = None
         self._took: list[float] = []
@@ -66,11 +66,11 @@ class TermDraws:
             self._compile()
 
     def on(self, *block: Any) -> Callable[..., Tensors]:
-        """Return what draws anew at each call; what the draws share is computed here."""
+        """Return a function that draws anew at each call; what the draws share is computed here."""
         return partial(self._terms, *block) if self._graph is None else self._graph.on(*block)
 
     def spent(self, seconds: float, times: int) -> None:
-        """Hear what some draws took and how many times as many are left; compile where that will pay."""
+        """Note the seconds that some draws took, with ``times`` as many draws left; compile if that will pay."""
         if not self._undecided or self._graph is None:
             return
         self._took.append(seconds)

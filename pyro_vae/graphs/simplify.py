@@ -1,4 +1,4 @@
-"""Drops from a captured graph what costs time and changes no number beyond rounding.
+"""Drop from a captured graph what costs time and changes no number beyond rounding.
 
 Random draws are neither dropped nor reordered. Three rewrites round differently: the Bernoulli's cross-entropy, a sum
 of differences, and a function of an expanded tensor, which is taken before the expansion, where torch may use another
@@ -153,9 +153,9 @@ def _sum_before_expanding(graph: Graph, term: object, like: Node, dims: Any) -> 
     value = source.meta["val"]
     if source.target is not aten.log.default or value.dtype != like.meta["val"].dtype:
         return None
-    own = [dim for dim in dims if -dim <= value.ndim]
-    repeats = count // math.prod(value.shape[dim] for dim in own)
-    total = _call(graph, aten.sum.dim_IntList, source, own) if own else source
+    summed = [dim for dim in dims if -dim <= value.ndim]
+    repeats = count // math.prod(value.shape[dim] for dim in summed)
+    total = _call(graph, aten.sum.dim_IntList, source, summed) if summed else source
     return _call(graph, aten.mul.Tensor, total, repeats) if repeats > 1 else total
 
 

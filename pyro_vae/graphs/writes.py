@@ -8,13 +8,13 @@ def written(node: Node) -> list[Node]:
     """Return the arguments that a call writes into, by its schema."""
     if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
         return []
-    found = []
+    targets = []
     for position, argument in enumerate(node.target._schema.arguments):
         if argument.alias_info is not None and argument.alias_info.is_write:
             value = node.kwargs.get(argument.name, node.args[position] if position < len(node.args) else None)
             values = value if isinstance(value, list | tuple) else [value]
-            found += [item for item in values if isinstance(item, Node)]
-    return found
+            targets += [item for item in values if isinstance(item, Node)]
+    return targets
 
 
 def is_random(node: Node) -> bool:
@@ -23,7 +23,7 @@ def is_random(node: Node) -> bool:
 
 
 def _writes_unseen(node: Node) -> bool:
-    """Whether a call may write or have another effect that its schema does not tell."""
+    """Whether a call may write, or have another effect, without its schema saying so."""
     if node.op != "call_function" or getattr(node.target, "__module__", None) in ("_operator", "operator"):
         return False
     if not isinstance(node.target, torch._ops.OpOverload) or node.target.namespace != "aten":
@@ -33,7 +33,7 @@ def _writes_unseen(node: Node) -> bool:
 
 
 def is_safe_to_reorder(graph: Graph) -> bool:
-    """Whether no call writes to what another one reads: only noise into memory that was made for it."""
+    """Whether calls write into memory made for them alone, such as noise, and never into what another call reads."""
     for node in graph.nodes:
         if _writes_unseen(node):
             return False
@@ -43,7 +43,7 @@ def is_safe_to_reorder(graph: Graph) -> bool:
 
 
 def _is_private(node: Node) -> bool:
-    """Whether only one call uses a node, and it is memory made for it, or a private one that was written into."""
+    """Whether a single call uses a node, and the node is new memory, or new memory that another call wrote into."""
     if node.op != "call_function" or len(node.users) > 1 or not isinstance(node.target, torch._ops.OpOverload):
         return False
     if node.target._schema.name.startswith(("aten::empty", "aten::new_empty")):

@@ -76,7 +76,7 @@ class MADE(nn.Module):
                 f"see them; got {tuple(hidden_dims)}."
             )
         if activation not in ACTIVATIONS:
-            raise ValueError(f"MADE: unknown activation {activation!r}; there are {', '.join(sorted(ACTIVATIONS))}.")
+            raise ValueError(f"MADE: activation must be one of {', '.join(sorted(ACTIVATIONS))}; got {activation!r}.")
         place = torch.tensor(self.positions)
         # How many positions a unit sees; an input sees its own as well.
         sees = [place + 1, *(torch.arange(width) * dim // width for width in hidden_dims), place.repeat(num_outputs)]
@@ -96,5 +96,5 @@ class MADE(nn.Module):
     def forward(self, z: Tensor, context: Tensor) -> tuple[Tensor, ...]:
         """Map z ``(*sample, *batch, d)`` and context ``(*batch, context_dim)`` to ``num_outputs`` tensors like z."""
         # The context's share is computed once for all samples.
-        found = self.rest(self.first(z) + self.context(context))
-        return found.unflatten(-1, (self.num_outputs, -1)).unbind(-2)
+        outputs = self.rest(self.first(z) + self.context(context))
+        return outputs.unflatten(-1, (self.num_outputs, -1)).unbind(-2)

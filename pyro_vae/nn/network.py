@@ -1,4 +1,4 @@
-"""Encoders and decoders: what an owner makes of the network that it is given, and the features it takes from it."""
+"""Encoders and decoders: how their owner makes the network, and checks the features that it returns."""
 
 import inspect
 import math
@@ -21,7 +21,7 @@ A class, or a ``functools.partial`` of one, is called with those of ``in_feature
 
 
 def make_network(network: Network | None, who: str, role: str, **sizes: Any) -> Callable[[Tensor], Tensor]:
-    """Return the network of an owner.
+    """Return the network of an owner, made if it is a class.
 
     Args:
         network: a module or another function of tensors, which is taken as it is; a class of modules, or a partial of
@@ -32,7 +32,7 @@ def make_network(network: Network | None, who: str, role: str, **sizes: Any) -> 
             ``x_shape``.
 
     Raises:
-        ValueError: it is nothing that can be called.
+        ValueError: the network cannot be called.
 
     >>> sizes = {"in_features": 6, "out_features": 4, "hidden_dims": (5,), "activation": "tanh", "x_shape": (1, 3, 2)}
     >>> make_network(partial(MLP, activation="relu"), "MeanFieldGuide", "encoder", **sizes).activation
@@ -64,7 +64,7 @@ def features_of(
     Args:
         network: that is run.
         inputs: a row for each datum or draw.
-        blocks: how many features the network owes for what, in their order.
+        blocks: the number of features for each purpose, in their order.
         who: the network's owner, for the message.
         role: what the owner calls it, for the message.
 
@@ -73,25 +73,25 @@ def features_of(
     """
     num_features = sum(blocks.values())
     try:
-        found = network(inputs)
+        features = network(inputs)
     except RuntimeError as error:
-        # Subclasses say what else went wrong, and are for whom they are raised.
+        # A subclass of RuntimeError tells of something else than the features.
         if type(error) is not RuntimeError or is_out_of_memory(error):
             raise
         raise ValueError(
             f"{who}: `{role}` must take {inputs.shape[-1]} features; given inputs of shape {tuple(inputs.shape)} it "
             f"fails: {told(error)}."
         ) from error
-    if found.shape == (*inputs.shape[:-1], num_features):
-        return found.split(list(blocks.values()), dim=-1)
+    if features.shape == (*inputs.shape[:-1], num_features):
+        return features.split(list(blocks.values()), dim=-1)
     layout = " + ".join(f"{size} ({what})" for what, size in blocks.items())
-    event = found.shape[inputs.ndim - 1 :]
+    event = features.shape[inputs.ndim - 1 :]
     fix = ""
     if len(event) > 1 and math.prod(event) == num_features:
         fix = f" Flatten what it returns: .flatten(-{len(event)})."
-    elif found.shape[-1] == num_features:
+    elif features.shape[-1] == num_features:
         fix = " It must keep all dims before the last one."
     raise ValueError(
-        f"{who}: `{role}` must return {layout} = {num_features} features; got shape {tuple(found.shape)} for inputs of "
-        f"shape {tuple(inputs.shape)}.{fix}"
+        f"{who}: `{role}` must return {layout} = {num_features} features; got shape {tuple(features.shape)} for "
+        f"inputs of shape {tuple(inputs.shape)}.{fix}"
     )

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 
-def check_count(who: str, name: str, count: Any, least: int = 1, why: str = "") -> None:
-    """Refuse what is no whole number, and one below ``least``; the message says ``why`` behind that number."""
+def check_count(who: str, name: str, count: Any, least: int = 1, why: str = "", most: int | None = None) -> None:
+    """Refuse what is no whole number from ``least`` to ``most``; the message says ``why`` behind these limits."""
     check_whole(who, name, count)
-    if count < least:
-        raise ValueError(f"{who}: {name} must be at least {least}{why}; got {count}.")
+    if count < least or (most is not None and count > most):
+        limits = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{who}: {name} must be {limits}{why}; got {count}.")
 
 
 def check_whole(who: str, name: str, count: Any) -> None:

@@ -103,8 +103,8 @@ class ObjectiveSuite(Suite):
                 loss: Tensor = objective.differentiable_loss(model, guide, x)
             return loss
 
-        found = _value_and_gradients(scaled, model, guide, x)
-        assert_close(found, [0.1 * value for value in expected], rtol=1e-9, atol=1e-9)
+        result = _value_and_gradients(scaled, model, guide, x)
+        assert_close(result, [0.1 * value for value in expected], rtol=1e-9, atol=1e-9)
 
     def test_the_captured_step_is_the_eager_one(self) -> None:
         """Give the same loss and gradient as a recorded graph, with a KL weight and without."""
@@ -123,9 +123,9 @@ class ObjectiveSuite(Suite):
             step = TracedGradients(BatchLoss(model, guide, objective, lambda rows: rows, parameters, owners, warmup))
             step(x, torch.tensor(0.3).double())
             torch.manual_seed(7)
-            found = step(x, torch.tensor(0.3).double())
+            result = step(x, torch.tensor(0.3).double())
             assert step.level == "trace", "the step was not recorded: the log says why"
-            assert_close(found, expected, rtol=1e-8, atol=1e-8)
+            assert_close(result, expected, rtol=1e-8, atol=1e-8)
 
     def test_fit_raises_the_bound(self) -> None:
         """Train by ``pyro_vae.fit``, with recorded steps."""
@@ -182,5 +182,5 @@ def _value_and_gradients(loss_function: Loss, model: Any, guide: Any, x: Tensor)
         return [loss.detach(), *torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)]
 
 
-def _assert_near(found: float, expected: float, relative: float) -> None:
-    assert math.isclose(found, expected, rel_tol=relative), f"expected a loss of {expected}; got {found}"
+def _assert_near(result: float, expected: float, relative: float) -> None:
+    assert math.isclose(result, expected, rel_tol=relative), f"expected a loss of {expected}; got {result}"

@@ -110,7 +110,7 @@ def test_what_is_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"SylvesterGuide: num_reflections must be at least 1; got 0\."):
         SylvesterGuide((3,), 4, num_reflections=0)
     for columns in (0, 5):
-        message = rf"SylvesterGuide: num_columns must be from 1 to latent_dim = 4, .* orthogonal; got {columns}\."
+        message = rf"SylvesterGuide: num_columns must be from 1 to 4 .*orthogonal.*; got {columns}\."
         with pytest.raises(ValueError, match=message):
             SylvesterGuide((3,), 4, num_columns=columns)
 

@@ -50,5 +50,5 @@ def test_masks_are_no_part_of_a_checkpoint():
 def test_narrow_layers_and_unknown_activations_are_refused():
     with pytest.raises(ValueError, match=r"MADE: each hidden layer must be at least as wide as z, 4, .*; got \(8, 3\)"):
         MADE((0, 1, 2, 3), 2, (8, 3), num_outputs=2)
-    with pytest.raises(ValueError, match=r"MADE: unknown activation 'sine'; there are elu, gelu"):
+    with pytest.raises(ValueError, match=r"MADE: activation must be one of elu, gelu, .*; got 'sine'"):
         MADE((0, 1), 2, (8,), num_outputs=2, activation="sine")

@@ -126,7 +126,7 @@ class WholeStep:
             NotCompilable: the step cannot be compiled, or does not do what it should.
         """
         taken, others = recorded_on(batch, beta)
-        recorded = record(of_tensors(self._loss.recordable()), taken, others, self._loss.modules)
+        recorded, _ = record(of_tensors(self._loss.recordable()), taken, others, self._loss.modules)
         gradients, held = lift(recorded)
         read = len(held)
         # The tensors that the graph reads come first, then the other parameters, then the optimizer's state.

@@ -99,7 +99,7 @@ def test_no_feature_is_too_large():
 
 
 def test_dimensions_and_numbers_it_cannot_have_are_refused():
-    with pytest.raises(ValueError, match=r"FlowPrior: .* latent_dim must be at least 2; got 1\. In one dimension"):
+    with pytest.raises(ValueError, match=r"FlowPrior: latent_dim must be at least 2 .*GaussianMixturePrior.*; got 1\."):
         FlowPrior(1)
     with pytest.raises(ValueError, match=r"FlowPrior: num_flows must be at least 1; got 0\."):
         FlowPrior(2, num_flows=0)

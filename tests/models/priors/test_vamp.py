@@ -207,9 +207,7 @@ def test_a_guide_without_posterior_is_refused_and_told_one_that_has_it():
 
 @pytest.mark.parametrize("num_components", [0, 10])
 def test_a_number_of_components_that_data_cannot_start_is_refused(num_components):
-    with pytest.raises(
-        ValueError, match=rf"VampPrior: num_components must be from 1 to .*, 9, .*; got {num_components}"
-    ):
+    with pytest.raises(ValueError, match=rf"VampPrior: num_components must be from 1 to 9 .*; got {num_components}"):
         vamp(num_components=num_components)
 
 
