@@ -74,9 +74,11 @@ class LocalGuide(PyroModule):
         check_count("LocalGuide", "latent_dim", latent_dim)
         self.latent_dim = latent_dim
         self.register_buffer("multipliers", _odd_numbers(math.prod(self.x_shape)), persistent=False)
-        if isinstance(data, int):
+        if not isinstance(data, Tensor):
             check_count("LocalGuide", "data", data)
-            keys, rows = torch.zeros(data, dtype=torch.int64), torch.arange(data)
+            if init is not None:
+                raise ValueError(f"LocalGuide: init needs the data themselves, of which it knows; got data={data}.")
+            keys = torch.zeros(data, dtype=torch.int64)
         elif len(data) == 0:
             raise ValueError(f"LocalGuide: there are no data (shape {tuple(data.shape)}).")
         else:
@@ -87,9 +89,7 @@ class LocalGuide(PyroModule):
         self.register_buffer("keys", keys)
         self.loc = nn.Parameter(START * torch.randn(len(keys), latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(len(keys), latent_dim))
-        if init is not None:
-            if isinstance(data, int):
-                raise ValueError(f"LocalGuide: init needs the data themselves, of which it knows; got data={data}.")
+        if init is not None and isinstance(data, Tensor):
             self._start_from(init, data, rows)
 
     def posterior(self, x: Tensor) -> Distribution:

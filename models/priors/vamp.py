@@ -1,5 +1,6 @@
 """The VampPrior: the average posterior of learned inputs."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +28,7 @@ class InwardClamp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        """Drop what would lead a descent further out."""
+        """Drop the part of the gradient that would lead a descent further out."""
         (value,), (grad,) = ctx.saved_tensors, grads
         outward = ((value < ctx.low) & (grad > 0)) | ((value > ctx.high) & (grad < 0))
         return torch.where(outward, torch.zeros_like(grad), grad), None, None
@@ -36,26 +37,25 @@ class InwardClamp(torch.autograd.Function):
 class VampPrior(nn.Module):
     r"""p(z) = :math:`\frac{1}{K} \sum_k q(z | u_k)`: the guide's posterior, averaged over learned pseudo-inputs.
 
-    The ELBO's best prior is the average of q(z | x) over all data; this one is that average over K inputs of its
-    own, which start at data. Each call encodes all K, and each z is scored under K posteriors.
+    The prior with the largest ELBO is the average of q(z | x) over all data; this one is the average over K learned
+    inputs, which start at data. Each call encodes all K, and each z is scored under K posteriors.
 
-    The guide is used as it is, not copied: its parameters, registered here too, are those of the pair's guide,
-    trained once and kept once in a checkpoint. That the two are one object no configuration file says, so a run
-    folder cannot build the pair by itself: pass both, made as for ``fit``, to ``load_run``.
+    The guide is not copied: its parameters, registered here too, are those of the pair's guide, which are trained once
+    and stored once in a checkpoint.
 
     Args:
         latent_dim: dimension of z.
         guide: q(z | x) with ``posterior(x)``; the one that the model is trained with.
         data: model inputs ``(N, *x_shape)``, floating point, from which the pseudo-inputs are drawn without
-            repetition, by torch's global generator; or ``x_shape`` alone, for a prior whose pseudo-inputs are then
-            loaded: they are 0.
+            repetition, by torch's global generator; or ``x_shape`` alone: the pseudo-inputs are then 0, to be loaded.
         num_components: K, at most N.
-        low: the pseudo-inputs' least value: 0 for pixels.
-        high: their largest: 1 for pixels. ``-inf`` and ``inf`` leave them free.
+        low: smallest value of the pseudo-inputs: 0 for pixels, ``-inf`` for no bound.
+        high: their largest value, above ``low``: 1 for pixels, ``inf`` for no bound.
 
     Raises:
         ValueError: the guide has no ``posterior``; there are fewer data than components, or no components; data
-            are not floating point; or, when called, the guide's z is not ``(latent_dim,)``.
+            are not floating point; ``low`` is not below ``high``; or, when called, the guide's z is not
+            ``(latent_dim,)``.
 
     References:
         J. Tomczak, M. Welling (2018), *VAE with a VampPrior*, arXiv 1705.07120.
@@ -85,7 +85,10 @@ class VampPrior(nn.Module):
             )
         check_count("VampPrior", "latent_dim", latent_dim)
         for name, end in (("low", low), ("high", high)):
-            check_number("VampPrior", name, end)
+            if end not in (-math.inf, math.inf):
+                check_number("VampPrior", name, end)
+        if not low < high:
+            raise ValueError(f"VampPrior: low must be below high; got low = {low} and high = {high}.")
         most = len(data) if isinstance(data, Tensor) else None
         why = " (the number of data, of which the pseudo-inputs start as copies)" if most else ""
         check_count("VampPrior", "num_components", num_components, most=most, why=why)

@@ -59,11 +59,11 @@ def tidy(module: GraphModule) -> GraphModule:
 
 
 def _simplify_cross_entropy(graph: Graph, node: Node) -> None:
-    """Cross-entropy with logits x and targets t is softplus(x) - t x: two passes over x where torch takes six.
+    """Write cross-entropy with logits x and targets t as softplus(x) - t x: two passes over x where torch takes six.
 
     For float32 only: torch's softplus(x) is x beyond x = 20, which is off by 2e-9. Both forms cancel for pixels that
-    are well predicted, torch's where t = 0, this one where t = 1; the error is that of rounding x itself. Of infinite
-    logits either can be NaN.
+    are well predicted, torch's where t = 0, this one where t = 1; the error is that of rounding x itself. With
+    infinite logits, either form can be NaN.
     """
     if node.target is not aten.binary_cross_entropy_with_logits.default:
         return
@@ -81,7 +81,7 @@ def _simplify_cross_entropy(graph: Graph, node: Node) -> None:
 
 
 def _drop_identities(graph: Graph, node: Node) -> None:
-    """x.alias(), x.view(x.shape) and x.t().t() are x."""
+    """Replace x.alias(), x.view(x.shape) and x.t().t() by x."""
     source = node.args[0] if node.args else None
     if not isinstance(source, Node):
         return
@@ -96,7 +96,7 @@ def _drop_identities(graph: Graph, node: Node) -> None:
 
 
 def _compute_before_expanding(graph: Graph, node: Node) -> None:
-    """f(expand(x)) is expand(f(x)) for an elementwise f, which then runs over x alone."""
+    """Write f(expand(x)) as expand(f(x)) for an elementwise f, which then runs over x alone."""
     if node.target not in ELEMENTWISE or len(node.all_input_nodes) != 1:
         return
     expansion, *numbers = node.args
@@ -114,10 +114,10 @@ def _compute_before_expanding(graph: Graph, node: Node) -> None:
 
 
 def _subtract_behind_sums(graph: Graph, node: Node) -> None:
-    """The sum of -a^2 / b - c, c a number or an expanded log, is that of -a^2 / b minus that of c: nothing is spread.
+    """Write sum(-a^2 / b - c) as sum(-a^2 / b) - sum(c), for a number or an expanded log c, which is then not expanded.
 
-    A Gaussian's log-density is such a sum. Not of any difference: where large terms cancel, summing them apart would
-    cost all digits. A log is never large.
+    A Gaussian's log-density is such a sum. Other differences stay: where large terms cancel, separate sums would lose
+    all digits. A log is never large.
     """
     if node.target is not aten.sum.dim_IntList or len(node.args) != 2 or not node.args[1] or node.kwargs:
         return
@@ -160,7 +160,7 @@ def _sum_before_expanding(graph: Graph, term: object, like: Node, dims: Any) -> 
 
 
 def _negate_behind_sums(graph: Graph, node: Node) -> None:
-    """The sum of -x, of a view of it or of -x / y, is minus the sum without the sign: one negation of few elements."""
+    """Write the sum of -x, of a view of it or of -x / y as minus the sum without it: fewer elements are negated."""
     if node.target not in SUMS:
         return
     negation = node.all_input_nodes[0]

@@ -198,6 +198,8 @@ def test_the_state_of_a_guide_made_with_the_same_data_in_another_order_fits():
 
 
 def test_what_it_cannot_be_made_of_is_refused():
+    with pytest.raises(ValueError, match=r"LocalGuide: data must be a whole number; got None\."):
+        LocalGuide(SHAPE, 4, data=None)
     with pytest.raises(ValueError, match=r"LocalGuide: there are no data \(shape \(0, 1, 2, 3\)\)\."):
         LocalGuide(SHAPE, 4, data=torch.zeros(0, *SHAPE))
     with pytest.raises(ValueError, match=r"LocalGuide: x must have shape \(batch, 1, 2, 3\); got \(7, 6\)"):

@@ -24,9 +24,9 @@ X_SHAPE = (1, 3, 2)
 GUIDES = [FullRankGuide, HouseholderGuide, LowRankGuide, MeanFieldGuide]
 
 
-def vamp(guide_class=MeanFieldGuide, latent_dim=2, num_components=5):
+def vamp(guide_class=MeanFieldGuide, latent_dim=2, num_components=5, **bounds):
     guide = guide_class(X_SHAPE, latent_dim, (4,)).double()
-    return VampPrior(latent_dim, guide, torch.rand(9, *X_SHAPE).double(), num_components)
+    return VampPrior(latent_dim, guide, torch.rand(9, *X_SHAPE).double(), num_components, **bounds)
 
 
 @pytest.mark.parametrize("guide_class", GUIDES)
@@ -107,9 +107,6 @@ def test_the_posterior_sees_no_value_outside_the_range():
         prior.pseudo_inputs.mul_(9).sub_(4)
         inside = prior.guide.posterior(prior.pseudo_inputs.clamp(0, 1)).base_dist
         assert torch.equal(prior().component_distribution.base_dist.loc, inside.loc)
-    prior.low, prior.high = -math.inf, math.inf
-    free = prior.guide.posterior(prior.pseudo_inputs).base_dist
-    assert torch.equal(prior().component_distribution.base_dist.loc, free.loc)
 
 
 def test_the_guides_mode_is_the_priors():
@@ -203,6 +200,20 @@ def test_a_guide_without_posterior_is_refused_and_told_one_that_has_it():
         )
         with pytest.raises(ValueError, match=message):
             VampPrior(2, guide, torch.rand(9, *X_SHAPE))
+
+
+def test_infinite_bounds_leave_the_pseudo_inputs_free():
+    prior = vamp(low=-math.inf, high=math.inf)
+    with torch.no_grad():
+        prior.pseudo_inputs.mul_(9).sub_(4)
+        free = prior.guide.posterior(prior.pseudo_inputs).base_dist
+        assert torch.equal(prior().component_distribution.base_dist.loc, free.loc)
+
+
+@pytest.mark.parametrize(("low", "high"), [(1.0, 0.0), (0.0, 0.0), (math.inf, math.inf), (math.nan, 1.0)])
+def test_bounds_that_leave_no_value_are_refused(low, high):
+    with pytest.raises(ValueError, match=r"VampPrior: low must be"):
+        vamp(low=low, high=high)
 
 
 @pytest.mark.parametrize("num_components", [0, 10])
