@@ -2,7 +2,8 @@
 
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.compare import compare
-from pyro_vae.comparison.comparison import Comparison, Configuration
+from pyro_vae.comparison.comparison import Comparison
+from pyro_vae.comparison.estimates import Configuration
 from pyro_vae.comparison.grid import Grid
 from pyro_vae.comparison.load_run import load_run
 from pyro_vae.comparison.results import CellResult

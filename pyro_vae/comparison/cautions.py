@@ -1,11 +1,11 @@
-"""What to keep in mind with the numbers of a comparison: what they do not know, and where they are not dependable."""
+"""Sentences on how far the numbers of a comparison can be relied on."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.comparison import Comparison, Configuration
-from pyro_vae.comparison.estimates import estimate
+from pyro_vae.comparison.comparison import Comparison
+from pyro_vae.comparison.estimates import Configuration, estimate, is_measured
 from pyro_vae.comparison.grid import Grid
 from pyro_vae.comparison.results import ELBO, UNFINISHED, CellResult
 from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES
@@ -23,58 +23,54 @@ MANY = 0.5
 
 
 def cautions(comparison: Comparison) -> list[str]:
-    """Return what holds of this comparison, a sentence or two each."""
-    found, there = comparison.finished, [one for one in comparison.configurations.values() if one.results]
-    said = []
+    """Return what limits the conclusions from a comparison, a sentence or two each."""
+    finished = comparison.finished
+    configurations = [one for one in comparison.configurations.values() if one.results]
+    sentences = [*_of_failures(comparison)]
+    if finished:
+        sentences += _of_seeds(comparison, configurations)
+        sentences += _of_images(configurations)
+        sentences += _of_models(configurations)
+        sentences += _of_evidence(finished, configurations)
+        sentences += _of_gaps(finished)
+        sentences += _of_what_differs(finished)
+    return sentences
+
+
+def _of_failures(comparison: Comparison) -> Iterator[str]:
     if comparison.failed:
         failed = count(len(comparison.failed), "cell")
         text = f"{failed} of {len(comparison.results)} did not finish and are in no number below."
         errors = sum(result.error != UNFINISHED for result in comparison.failed)
-        if found and errors:
+        if comparison.finished and errors:
             text += (
                 f" {errors} of them failed: what is left of a configuration may be better than its failed seeds would "
                 f"have been."
             )
-        said.append(text)
-    if found:
-        said += [
-            *_of_seeds(comparison, there),
-            *_of_images(there),
-            *_of_models(found, there),
-            *_of_evidence(found, there),
-            *_of_gaps(found),
-        ]
-        said += _of_what_differs(found)
-    return said
+        yield text
 
 
-def _of_seeds(comparison: Comparison, there: Sequence[Configuration]) -> list[str]:
-    seeds = [{result.cell.seed for result in one.results} for one in there]
-    said = []
+def _of_seeds(comparison: Comparison, configurations: Sequence[Configuration]) -> Iterator[str]:
     if comparison.unpaired_seeds:
-        shared = sorted(set.intersection(*seeds))
+        shared = sorted(set.intersection(*(one.seeds for one in configurations)))
         which = ", ".join(map(str, shared)) if shared else "none"
-        said.append(
+        yield (
             f"Not every configuration has finished with the same seeds: means in the table are over all of its own, "
             f"rankings over those that all have ({which})."
         )
-    return [*said, *_of_few_seeds(there)]
-
-
-def _of_few_seeds(there: Sequence[Configuration]) -> list[str]:
-    alone = [one for one in there if len(one.results) == 1]
-    if alone:
-        some = len(alone) < len(there)
-        which = f"{len(alone)} of {len(there)} configurations" if some else "Each configuration"
+    fewest = min(len(one.results) for one in configurations)
+    if fewest == 1:
+        alone = sum(len(one.results) == 1 for one in configurations)
+        some = alone < len(configurations)
+        which = f"{alone} of {len(configurations)} configurations" if some else "Each configuration"
         why = ", as rankings pair only seeds that each configuration has" if some else ""
-        return [
+        yield (
             f"{which} has one finished seed. What another seed would change is not known: intervals and p-values hold "
             f"for these fitted networks only{why}."
-        ]
-    fewest = min(len(one.results) for one in there)
-    if fewest <= FEW_SEEDS and len(there) > 1:
-        return [f"{_conclusion(fewest, len(there))} That two are not told apart does not say that they are equal."]
-    return []
+        )
+    elif fewest <= FEW_SEEDS and len(configurations) > 1:
+        conclusion = _conclusion(fewest, len(configurations))
+        yield f"{conclusion} That two are not told apart does not say that they are equal."
 
 
 def seed_outlook(grid: Grid) -> str | None:
@@ -120,135 +116,149 @@ def _least_difference(seeds: int, configurations: int, pairs: int) -> float:
     return -float(stdtrit(df, (1 - LEVEL) / pairs / 2)) * math.sqrt(2 / seeds)
 
 
-def _of_images(there: Sequence[Configuration]) -> list[str]:
-    said = []
-    quantities = {name: quantity for one in there for name, quantity in one.results[0].quantities.items()}
-    for quantity, described in quantities.items():
+def _of_images(configurations: Sequence[Configuration]) -> Iterator[str]:
+    quantities = {name: quantity for one in configurations for name, quantity in one.results[0].quantities.items()}
+    for name, quantity in quantities.items():
         # Gaps have a sentence of their own, and an image without a k-hat is counted with the log-likelihood.
-        if described.evaluation == "inference_gaps" or quantity == "khat_above":
+        if quantity.evaluation == "inference_gaps" or name == "khat_above":
             continue
-        name = described.title().removesuffix(" ≥")
-        for one in there:
-            found = estimate(one, quantity)
-            if found is not None and found.num_left_out:
-                said.append(
-                    f"{count(found.num_left_out, 'image')} of {found.num_left_out + found.num_images} have no finite "
-                    f"{name} under {one.name} and are in no mean of it: they may be those it is worst at."
+        title = quantity.title().removesuffix(" ≥")
+        for one in configurations:
+            mean = estimate(one, name)
+            if mean is not None and mean.num_left_out:
+                yield (
+                    f"{count(mean.num_left_out, 'image')} of {mean.num_left_out + mean.num_images} have no finite "
+                    f"{title} under {one.name} and are in no mean of it: they may be those it is worst at."
                 )
-    return said
+            elif mean is None and is_measured(one, name):
+                yield f"No image has a finite {title} under {one.name} with each seed."
+    yield from _of_fewer_images([result for one in configurations for result in one.results])
 
 
-def _of_models(found: Sequence[CellResult], there: Sequence[Configuration]) -> list[str]:
-    if len(there) < 2:
-        return []
-    if all(result.cell.fitted_model is None for result in found):
-        return [
+def _of_fewer_images(finished: Sequence[CellResult]) -> Iterator[str]:
+    """Say of each evaluation on how many test images it was measured, where these are not all."""
+    sizes: dict[str, set[tuple[int, int]]] = {}
+    for result in finished:
+        for quantity in result.quantities.values():
+            values = result.per_datum.get(quantity.place)
+            if values is not None:
+                sizes.setdefault(quantity.evaluation, set()).add((len(values), _num_images(result)))
+    for evaluation, pairs in sizes.items():
+        fewer = sorted({size for size, of in pairs if size < of})
+        if fewer:
+            name = "Gaps are" if evaluation == "inference_gaps" else f"Numbers of {evaluation} are"
+            first = " or ".join(map(str, fewer))
+            of = " or ".join(map(str, sorted({of for _, of in pairs})))
+            yield f"{name} those of the first {first} test images, where a cell has {of} of them."
+
+
+def _of_models(configurations: Sequence[Configuration]) -> Iterator[str]:
+    if len(configurations) < 2:
+        return
+    if all(result.cell.fitted_model is None for one in configurations for result in one.results):
+        yield (
             "Each cell was fitted with a model of its own: a difference is what the whole pair gains or loses, not how "
             "much tighter the bound of one model becomes."
-        ]
-    said = ["Where a guide was fitted to a model that was there before, seconds to fit are those of the guide alone."]
-    if any(len(one.results) > 1 and one.results[0].cell.fitted_model is not None for one in there):
-        said.append(
+        )
+        return
+    yield "Where a guide was fitted to a model that was there before, seconds to fit are those of the guide alone."
+    if any(len(one.results) > 1 and one.results[0].cell.fitted_model is not None for one in configurations):
+        yield (
             "Seeds of a guide that was fitted to a given model share that model: their spread, intervals and p-values "
             "say nothing of what another fitted model would change."
         )
-    return said
 
 
-def _of_evidence(found: Sequence[CellResult], there: Sequence[Configuration]) -> list[str]:
-    said = []
-    if not all(result.measured["log_likelihood"].get("bound", True) for result in found):
-        said.append("Targets are soft: what is called log p(x) is no bound on a log-likelihood there.")
-    shares = [estimate(one, "khat_above") for one in there]
+def _of_evidence(finished: Sequence[CellResult], configurations: Sequence[Configuration]) -> Iterator[str]:
+    evidence = [result.measured["log_likelihood"] for result in finished]
+    if not all(summary.get("bound", True) for summary in evidence):
+        yield "Targets are soft: what is called log p(x) is no bound on a log-likelihood there."
+    shares = [estimate(one, "khat_above") for one in configurations]
     doubtful = sum(share is not None and share.mean > MANY for share in shares)
     if doubtful:
-        said.append(
-            f"In {doubtful} of {count(len(there), 'configuration')}, k-hat is above its threshold for more than half "
-            f"of the images: the bound on log p(x) may be loose by an unknown amount, its Monte Carlo error is too "
-            f"small, and differences may be differences of looseness."
+        yield (
+            f"In {doubtful} of {count(len(configurations), 'configuration')}, k-hat is above its threshold for more "
+            f"than half of the images: the bound on log p(x) may be loose by an unknown amount, its Monte Carlo error "
+            f"is too small, and differences may be differences of looseness."
         )
-    for key, what in (
-        ("num_unresolved", f"have no k-hat and are in no share of k-hats: {UNRESOLVED}"),
-        ("num_without_mass", "have no weight above 0: log p^ is -inf, and they are in no share of k-hats"),
-    ):
-        total = sum(result.measured["log_likelihood"].get(key, 0) for result in found)
+    yield from _counted(evidence, sum(map(_num_images, finished)), {
+        "num_unresolved": f"have no k-hat and are in no share of k-hats: {UNRESOLVED}",
+        "num_without_mass": "have no weight above 0: log p^ is -inf, and they are in no share of k-hats",
+    })  # fmt: skip
+    if any(result.cell.num_samples < MIN_SAMPLES for result in finished):
+        yield f"k-hat needs {MIN_SAMPLES} samples an image: without, nothing says whether log p(x) is dependable."
+
+
+def _counted(summaries: Sequence[Mapping[str, object]], num_images: int, facts: Mapping[str, str]) -> Iterator[str]:
+    """Say for how many images of all cells a fact of an evaluation holds, if for any.
+
+    Args:
+        summaries: of the evaluation, one a cell.
+        num_images: of all cells together.
+        facts: what holds of the images that a number in the summaries counts, by its name.
+    """
+    for name, what in facts.items():
+        total = sum(number for summary in summaries if isinstance(number := summary.get(name, 0), int))
         if total:
-            said.append(f"{total} of {sum(map(_num_images, found))} images, over all cells, {what}.")
-    if any(result.cell.num_samples < MIN_SAMPLES for result in found):
-        said.append(
-            f"k-hat needs {MIN_SAMPLES} samples an image: without, nothing says whether log p(x) is dependable."
-        )
-    return said
+            yield f"{total} of {num_images} images, over all cells, {what}."
 
 
 def _num_images(result: CellResult) -> int:
     return len(result.per_datum[ELBO])
 
 
-def _of_gaps(found: Sequence[CellResult]) -> list[str]:
-    gaps = [result.measured["inference_gaps"] for result in found if "inference_gaps" in result.measured]
-    said = []
-    if gaps:
-        images, tested = gaps[0]["inference_gap"]["num_data"], len(found[0].per_datum[ELBO])
-        if images < tested:
-            said.append(f"Gaps are those of the first {count(images, 'test image')}, all else of {tested}.")
-        measured = sum(gap["inference_gap"]["num_data"] for gap in gaps)
-        left_out = sum(gap["inference_gap"]["num_left_out"] for gap in gaps)
-        if left_out:
-            said.append(f"{left_out} of {measured} images, over all cells, are not finite and left out of the gaps.")
-        for key, what in (
-            ("num_doubtful", "have no dependable log p(x) to measure their gaps from, by k-hat, flags or convergence"),
-            ("num_not_converged", "have a q* that was cut off before it converged: too small an amortization gap, too "
-             "large an approximation gap"),
-        ):  # fmt: skip
-            total = sum(gap.get(key, 0) for gap in gaps)
-            if total:
-                said.append(f"{total} of {measured} images, over all cells, {what}.")
-        larger = sum(bool(gap.get("larger_family")) for gap in gaps)
-        if larger:
-            said.append(
-                f"In {larger} of {count(len(gaps), 'cell')}, the best members are of a family larger than the guide's "
-                f"own: the approximation gap is too small there, and the amortization gap too large. Their sum holds."
-            )
-        apart = sum(bool(gap.get("disagreement")) for gap in gaps)
-        if apart:
-            said.append(
-                f"In {apart} of {count(len(gaps), 'cell')}, estimates of log p(x) that gaps could be measured from "
-                f"differ by more than their errors (evaluation.json)."
-            )
-        families = sorted({str(gap.get("family")) for gap in gaps})
-        if len(families) > 1:
-            said.append(
-                f"Gaps were split with best members of different families ({', '.join(families)}): what is "
-                f"approximation gap for one guide may count as amortization gap for another. Their sum compares."
-            )
-    return said
+def _of_gaps(finished: Sequence[CellResult]) -> Iterator[str]:
+    gaps = [result.measured["inference_gaps"] for result in finished if "inference_gaps" in result.measured]
+    totals = [gap["inference_gap"] for gap in gaps]
+    num_images, cells = sum(total["num_data"] for total in totals), count(len(gaps), "cell")
+    yield from _counted(totals, num_images, {"num_left_out": "are not finite and left out of the gaps"})
+    yield from _counted(gaps, num_images, {
+        "num_doubtful": "have no dependable log p(x) to measure their gaps from, by k-hat, flags or convergence",
+        "num_not_converged": "have a q* that was cut off before it converged: too small an amortization gap, too large "
+                             "an approximation gap",
+    })  # fmt: skip
+    larger = sum(bool(gap.get("larger_family")) for gap in gaps)
+    if larger:
+        yield (
+            f"In {larger} of {cells}, the best members are of a family larger than the guide's own: the approximation "
+            f"gap is too small there, and the amortization gap too large. Their sum holds."
+        )
+    apart = sum(bool(gap.get("disagreement")) for gap in gaps)
+    if apart:
+        yield (
+            f"In {apart} of {cells}, estimates of log p(x) that gaps could be measured from differ by more than their "
+            f"errors (evaluation.json)."
+        )
+    families = sorted({str(gap.get("family")) for gap in gaps})
+    if len(families) > 1:
+        yield (
+            f"Gaps were split with best members of different families ({', '.join(families)}): what is approximation "
+            f"gap for one guide may count as amortization gap for another. Their sum compares."
+        )
 
 
-def _of_what_differs(found: Sequence[CellResult]) -> list[str]:
-    said = []
-    if len({result.evaluation.get("test_images") for result in found}) > 1:
-        said.append("Cells were measured on different test images: their nats cannot be paired.")
-    if len({result.cell.labels for result in found}) > 1:
-        said.append(
+def _of_what_differs(finished: Sequence[CellResult]) -> Iterator[str]:
+    if len({result.evaluation.get("test_images") for result in finished}) > 1:
+        yield "Cells were measured on different test images: their nats cannot be paired."
+    if len({result.cell.labels for result in finished}) > 1:
+        yield (
             "Some cells are given the labels y and some are not: log p(x | y) and log p(x) are of the same images, but "
             "the label has told the former what the image shows."
         )
     contents: dict[tuple[str, int | None, bool], set[str]] = {}
-    for result in found:
-        of_one_name = contents.setdefault((result.cell.data, result.cell.valid_size, result.cell.labels), set())
-        of_one_name.add(result.evaluation["data"]["content_hash"])
-    for (name, _, _), hashes in contents.items():
+    for result in finished:
+        key = result.cell.data, result.cell.valid_size, result.cell.labels
+        contents.setdefault(key, set()).add(result.evaluation["data"]["content_hash"])
+    for (name, *_), hashes in contents.items():
         if len(hashes) > 1:
-            said.append(
+            yield (
                 f"Data called {name} had {len(hashes)} different contents (content_hash in evaluation.json): not all "
                 f"cells were fitted to the same images."
             )
-    if len({result.cell.objective for result in found}) > 1:
-        said.append(
+    if len({result.cell.objective for result in finished}) > 1:
+        yield (
             "Objectives differ: learning curves show the bound that each maximises, and those do not compare. ELBO and "
             "log p(x) do."
         )
-    if len({tuple(sorted(result.evaluation.get("environment", {}).items())) for result in found}) > 1:
-        said.append("Cells ran in different environments: seconds do not compare, and numbers may differ by rounding.")
-    return said
+    if len({tuple(sorted(result.evaluation.get("environment", {}).items())) for result in finished}) > 1:
+        yield "Cells ran in different environments: seconds do not compare, and numbers may differ by rounding."

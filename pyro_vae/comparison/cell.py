@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -128,12 +128,12 @@ class Cell:
     fitted_model: "Cell | None" = None
 
     def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            object.__setattr__(self, name, _checked(name, getattr(self, name), kind))
+        for name, hint in get_type_hints(type(self)).items():
+            object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
         for kind in PARTS:
             object.__setattr__(self, kind, _canonical(kind, getattr(self, kind)))
         object.__setattr__(self, "data", _data(self.data))
-        object.__setattr__(self, "measure", tuple(_canonical_evaluation(text) for text in self.measure))
+        object.__setattr__(self, "measure", tuple(_canonical("measure", text) for text in self.measure))
         asked = [find_evaluation(parse_part("measure", text)[0]).name for text in self.measure]
         if twice := [name for name in asked if asked.count(name) > 1]:
             raise ValueError(
@@ -144,9 +144,6 @@ class Cell:
             if getattr(self, name) not in known:
                 names = ", ".join(choice for choice in known if choice is not None)
                 raise ValueError(f"{argument(name)} must be one of {names}; got {getattr(self, name)!r}.")
-        for name, value in vars(self).items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{argument(name)} must be a finite number; got {value}.")
         if self.clip_grad_norm is not None and not self.clip_grad_norm > 0:
             raise ValueError(f"{argument('clip_grad_norm')} must be positive; got {self.clip_grad_norm}.")
         for name, least in LEAST.items():
@@ -156,9 +153,8 @@ class Cell:
         for name in ("seed", "data_seed"):
             if getattr(self, name) >= 2**64:
                 raise ValueError(f"{argument(name)} must be below 2**64; got {getattr(self, name)}.")
-        for kind in PARTS:
-            if ":" in getattr(self, kind):
-                _source_hash(kind, getattr(self, kind))
+        # Files of the user's own are read now, before somebody can change what was imported.
+        _ = self.own_code
         if self.fitted_model is not None:
             differing = [name for name in MODEL_SETTINGS if getattr(self, name) != getattr(self.fitted_model, name)]
             if differing:
@@ -182,23 +178,15 @@ class Cell:
             if name not in known:
                 hint = did_you_mean(str(name), known)
                 raise ValueError(f"there is no setting {name!r}.{hint} There are {', '.join(known)}.")
-        given = dict(settings)
-        if not isinstance(given.get("decoder", ""), str):
-            raise ValueError(
-                f"{argument('decoder')} must be the name of a network; got {shown(given['decoder'])}. Before format "
-                f"{FORMAT} it was the cell whose model is taken over, which is {argument('fitted_model')} now: what "
-                f"was run then is run again in another folder."
-            )
-        if isinstance(given.get("fitted_model"), Mapping):
-            given["fitted_model"] = cls.of(given["fitted_model"])
-        return cls(**given)
+        fitted_model = settings.get("fitted_model")
+        if isinstance(fitted_model, Mapping):
+            settings = {**settings, "fitted_model": cls.of(fitted_model)}
+        return cls(**settings)
 
     def settings(self) -> dict[str, Any]:
         """Return all settings in YAML's terms; :meth:`of` undoes it."""
-        found = {
-            name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items() if name != "fitted_model"
-        }
-        return found | {"fitted_model": None if self.fitted_model is None else self.fitted_model.settings()}
+        settings = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        return settings | {"fitted_model": self.fitted_model and self.fitted_model.settings()}
 
     @property
     def evaluations(self) -> dict[str, dict[str, Any]]:
@@ -222,16 +210,30 @@ class Cell:
         return plan
 
     @property
+    def own_code(self) -> dict[str, str]:
+        """The hash of the file of each class or function of your own, by the part or the evaluation's name."""
+        own = {kind: parse_part(kind, getattr(self, kind))[0] for kind in PARTS}
+        hashes = {kind: _file_hash(find_part(kind, name)) for kind, name in own.items() if ":" in name}
+        for text in self.measure:
+            name = parse_part("measure", text)[0]
+            if ":" in name:
+                hashes[name] = _file_hash(find_evaluation(name).function)
+        return hashes
+
+    @property
     def hash(self) -> str:
-        """Sixteen hex digits of all settings, of their format, and of the files of classes of your own."""
-        own = {kind: _source_hash(kind, getattr(self, kind)) for kind in PARTS if ":" in getattr(self, kind)}
-        evaluations = (parse_part("measure", text)[0] for text in self.measure)
-        own |= {name: _hash_when_loaded(find_evaluation(name).function) for name in evaluations if ":" in name}
-        fitted_model = None if self.fitted_model is None else self.fitted_model.hash
-        text = json.dumps(
-            {"format": FORMAT, **self.settings(), "fitted_model": fitted_model, "own": own}, sort_keys=True
-        )
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Sixteen hex digits that cells share only if they compute the same numbers.
+
+        They cover the format, all settings, the hash of the cell whose model is taken over, and the files of classes
+        and functions of your own. The content of data is not covered: it is compared when a run is resumed.
+        """
+        content = {
+            "format": FORMAT,
+            **self.settings(),
+            "fitted_model": self.fitted_model and self.fitted_model.hash,
+            "own": self.own_code,
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_seed(self, seed: int) -> "Cell":
         """Return the same but for its seed: what cells of one group differ by."""
@@ -243,10 +245,13 @@ class Cell:
         >>> Cell(guide="iaf", seed=3).label(["guide", "seed"])
         'iaf, seed 3'
         """
-        values = {name: getattr(self, name) for name in names}
-        # A network's name says not whose it is.
-        named = (str(v) if name in KINDS else f"{name} {_short(v)}" for name, v in values.items())
-        return ", ".join(named) or self.guide
+        words = []
+        for name in names:
+            value = getattr(self, name)
+            text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            # A part's value tells which setting it is; another value needs the name.
+            words.append(text if name in KINDS else f"{name} {text}")
+        return ", ".join(words) or self.guide
 
 
 MEASUREMENT = ("num_test", "num_samples", "elbo_samples", "num_gaps", "measure")
@@ -288,87 +293,77 @@ def _data(name: str) -> str:
         raise ValueError(f"{argument('data')} {name!r:.60}: {error.strerror or error}.") from error
 
 
-def _short(value: Any) -> str:
-    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 def _canonical(kind: str, text: str) -> str:
-    """Return a part's name and options in one spelling; a file by its absolute path, as a worker elsewhere needs it."""
+    """Return a part or an evaluation, with its options, in one spelling.
+
+    Args:
+        kind: of :data:`PARTS`, or ``"measure"``.
+        text: ``NAME`` or ``NAME(option=value, ...)``.
+
+    Raises:
+        ValueError: there is none of that name, or it has no such option.
+    """
     name, options = parse_part(kind, text)
-    check_options(kind, text)
-    name = canonical_name(name)
-    given = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
-    return f"{name}({given})" if given else name
-
-
-def _canonical_evaluation(text: str) -> str:
-    """Return an evaluation's name and options in one spelling."""
-    name, options = parse_part("measure", text)
-    who = f"{argument('measure')}: "
-    try:
-        check_evaluation_options(name, options)
-    except RunError:
-        raise
-    except ValueError as error:
-        raise ValueError(who + str(error).removeprefix(who)) from error
+    if kind != "measure":
+        check_options(kind, text)
+    else:
+        who = f"{argument('measure')}: "
+        try:
+            check_evaluation_options(name, options)
+        except RunError:
+            raise
+        except ValueError as error:
+            raise ValueError(who + str(error).removeprefix(who)) from error
     name = canonical_name(name)
     given = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
     return f"{name}({given})" if given else name
 
 
 def canonical_name(name: str) -> str:
-    """Return a part's name with its file's absolute path, where it is in a file."""
+    """Return a part's name; one in a file has the file's absolute path, which a worker in another folder needs."""
     where, _, class_name = name.rpartition(":")
     return f"{Path(where).resolve()}:{class_name}" if where.endswith(".py") else name
 
 
-def _source_hash(kind: str, text: str) -> str:
-    return _hash_when_loaded(find_part(kind, parse_part(kind, text)[0]))
-
-
 @cache
-def _hash_when_loaded(cls: Any) -> str:
-    """Return the hash of the file that a class or function of the user's own is in, as it was when first asked for.
+def _file_hash(own: Any) -> str:
+    """Return the hash of the file that defines a class or a function, as the file was at the first call.
 
-    Cells ask as soon as they have imported it: what is changed later in the file does not run in this process.
+    A cell calls it right after the import: what changes in the file later does not run in this process.
     """
-    return hashlib.sha256(Path(inspect.getfile(cls)).read_bytes()).hexdigest()
+    return hashlib.sha256(Path(inspect.getfile(own)).read_bytes()).hexdigest()
 
 
-def _checked(name: str, value: Any, kind: Any) -> Any:
-    """Return a value as its setting's type has it: whole numbers do for fractions, sequences for tuples."""
-    options = get_args(kind) if get_origin(kind) is UnionType else (kind,)
-    for option in options:
-        if option is NoneType:
-            if value is None:
-                return None
-        elif get_origin(option) is tuple and str in get_args(option):
-            if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
-                return tuple(value)
-        elif get_origin(option) is tuple:
-            if isinstance(value, list | tuple) and all(_is(item, int) for item in value) and min(value, default=1) > 0:
-                return tuple(value)
-        elif option is float:
+IN_WORDS: dict[Any, str] = {
+    int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "nothing (null)",
+    tuple[int, ...]: "a list of positive whole numbers", tuple[str, ...]: "a list of texts",
+}  # fmt: skip
+"""What a setting of a type must be; the one type besides is :class:`Cell`."""
+
+
+def _checked(name: str, value: Any, hint: Any) -> Any:
+    """Return a setting's value as its type has it: a float of a whole number or a text, a tuple of a list.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
+    for kind in kinds:
+        if kind is float:
             # YAML takes 1e-3, without a point, for text.
             with contextlib.suppress(TypeError, ValueError, OverflowError):
-                if not isinstance(value, bool) and not math.isnan(float(value)):
+                if not isinstance(value, bool) and math.isfinite(float(value)):
                     return float(value)
-        elif _is(value, option):
+        elif get_origin(kind) is tuple:
+            item = get_args(kind)[0]
+            if isinstance(value, list | tuple) and all(_is(each, item) and (item is str or each > 0) for each in value):
+                return tuple(value)
+        elif _is(value, kind):
             return value
-    wanted = " or ".join(_in_words(option) for option in options)
+    wanted = " or ".join(IN_WORDS.get(kind, "the settings of a cell") for kind in kinds)
     raise ValueError(f"{argument(name)} must be {wanted}; got {shown(value)}.")
 
 
 def _is(value: Any, kind: type) -> bool:
-    if isinstance(value, bool):
-        return kind is bool
-    return isinstance(value, kind)
-
-
-def _in_words(kind: Any) -> str:
-    if get_origin(kind) is tuple and str in get_args(kind):
-        return "a list of texts"
-    if get_origin(kind) is tuple:
-        return "a list of positive whole numbers"
-    words = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "nothing (null)"}
-    return words.get(kind, "the settings of a cell")
+    """Whether a value is of a type; True and False are no numbers."""
+    return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))

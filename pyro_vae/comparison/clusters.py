@@ -1,6 +1,6 @@
-"""Cells on the machines of a cluster, by Dask or by Ray: each a future, of which one after the other ends."""
+"""Cells on the machines of a cluster, by Dask or by Ray."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pyro_vae.comparison.results import write_error
@@ -8,12 +8,10 @@ from pyro_vae.comparison.task import Outcome, Task, Worker
 from pyro_vae.errors import ClusterError
 
 CONNECT_SECONDS = 15.0
-"""What a scheduler and its first worker have to answer in."""
+"""Within which a scheduler and its first worker must answer."""
 
 RAY_RETRIES = 3
 """How often Ray begins a cell again whose worker died. Dask's scheduler has a number of its own, 3 by default."""
-
-Runner = Callable[[Sequence[Task], Worker, str | None], Iterator[Outcome]]
 
 
 def on_dask(tasks: Sequence[Task], worker: Worker, scheduler: str | None) -> Iterator[Outcome]:
@@ -36,50 +34,50 @@ def on_dask(tasks: Sequence[Task], worker: Worker, scheduler: str | None) -> Ite
         ) from error
     with client:
         _check_workers(client, scheduler)
-        left, suspects = set(tasks), []
+        num_left, suspects = len(tasks), []
         try:
-            for task, outcome, deaths in _as_they_end(client, worker, tasks):
+            for task, error, deaths in _as_they_end(client, worker, tasks):
                 if deaths:
                     suspects.append(task)
-                    continue
-                left.remove(task)
-                yield task, outcome
-            # A death is held against all that a worker had been sent, also against what it had not begun: one at a
-            # time it is clear which cell it was.
+                else:
+                    num_left -= 1
+                    yield task, error
+            # Dask counts a worker's death against every cell that was sent to it. Run alone, a cell shows whether it
+            # was the cause.
             for suspect in suspects:
-                for task, outcome, deaths in _as_they_end(client, worker, [suspect]):
-                    left.remove(task)
-                    yield task, _given_up(task, f"{deaths} times with no other cell") if deaths else outcome
-        except CancelledError as error:
+                for task, error, deaths in _as_they_end(client, worker, [suspect]):
+                    num_left -= 1
+                    yield task, _give_up(task, f"{deaths} times with no other cell") if deaths else error
+        except CancelledError as cancelled:
             raise ClusterError(
-                f"the Dask scheduler at {scheduler} went away with {len(left)} of {len(tasks)} cells left. Start it "
+                f"the Dask scheduler at {scheduler} went away with {num_left} of {len(tasks)} cells left. Start it "
                 f"and its workers again, and then the same command: what is finished stays."
-            ) from error
+            ) from cancelled
 
 
 def _as_they_end(client: Any, worker: Worker, tasks: Sequence[Task]) -> Iterator[tuple[Task, str | None, int]]:
-    """Yield each task with what it failed with, and how often its worker died if it was given up for that."""
+    """Yield each task as it ends, with its error, and with the number of workers that died of it if Dask gave it up."""
     from distributed import KilledWorker, as_completed
 
-    of = {client.submit(worker, task, pure=False): task for task in tasks}
+    futures = {client.submit(worker, task, pure=False): task for task in tasks}
     try:
-        for future in as_completed(list(of)):
-            task, outcome, deaths = of.pop(future), None, 0
+        for future in as_completed(list(futures)):
+            task, error, deaths = futures.pop(future), None, 0
             try:
-                outcome = future.result()
-            except KilledWorker as error:
-                deaths = error.allowed_failures + 1
-            # What is kept on a worker would be computed again when that dies.
+                error = future.result()
+            except KilledWorker as killed:
+                deaths = killed.allowed_failures + 1
+            # Dask would compute a kept result again when the worker that holds it dies.
             future.release()
-            yield task, outcome, deaths
+            yield task, error, deaths
     finally:
         if client.status == "running":
-            client.cancel(list(of))
+            client.cancel(list(futures))
 
 
 def _check_workers(client: Any, scheduler: str | None) -> None:
     try:
-        # Something to do, without which an adaptive cluster starts none.
+        # An adaptive cluster starts workers only where there is something to do.
         client.submit(int, pure=False).result(timeout=CONNECT_SECONDS)
     except TimeoutError as error:
         raise ClusterError(
@@ -108,30 +106,31 @@ def on_ray(tasks: Sequence[Task], worker: Worker, address: str | None) -> Iterat
         import ray
     except ImportError as error:
         raise ClusterError("backend 'ray' needs the package ray: pip install 'pyro-vae[ray]'.") from error
-    own = not ray.is_initialized()
-    if own:
+    starts = not ray.is_initialized()
+    if starts:
         try:
             ray.init(address=address, log_to_driver=False)
         except (ConnectionError, ValueError, OSError) as error:
             raise ClusterError(f"no Ray cluster answers at {address}: {error}") from error
-    died = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
+    deaths = (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError, ray.exceptions.NodeDiedError)
     try:
         run = ray.remote(lambda task: worker(task)).options(max_retries=RAY_RETRIES)
-        of = {run.remote(task): task for task in tasks}
-        while of:
-            (ended,), _ = ray.wait(list(of))
-            task = of.pop(ended)
+        futures = {run.remote(task): task for task in tasks}
+        while futures:
+            (ended,), _ = ray.wait(list(futures))
+            task = futures.pop(ended)
             try:
                 outcome = ray.get(ended)
-            except died as error:
-                outcome = _given_up(task, f"each time ({type(error).__name__})")
+            except deaths as error:
+                outcome = _give_up(task, f"each time ({type(error).__name__})")
             yield task, outcome
     finally:
-        if own:
+        if starts:
             ray.shutdown()
 
 
-def _given_up(task: Task, how_often: str) -> str:
-    said = f"its worker died {how_often}: out of memory, or a crash"
-    write_error(task.path, said)
-    return said
+def _give_up(task: Task, how_often: str) -> str:
+    """Record that a cell ends its workers, and return what is recorded."""
+    error = f"its worker died {how_often}: out of memory, or a crash"
+    write_error(task.path, error)
+    return error

@@ -1,4 +1,4 @@
-"""`compare`: a grid in, a comparison out, computed as far as it is not there yet."""
+"""`compare`: compute what is not there yet of a grid, and return the comparison."""
 
 import contextlib
 import logging
@@ -29,7 +29,7 @@ from pyro_vae.runtime.reading import read_yaml, require_inside
 from pyro_vae.runtime.wording import count
 
 LOOK_FOR = 2.0
-"""Seconds after which a process that holds a comparison's folder has written its grid there."""
+"""Seconds within which a process that holds a comparison's folder writes its grid there."""
 
 REMEDY = "Put the old data back, or choose another folder for the results."
 """Where data have changed since cells were fitted to them."""
@@ -83,52 +83,49 @@ def compare(
         check_count("compare", argument("threads"), threads)
     check_options(jobs, backend, scheduler)
     check_path("compare", argument("out"), out)
-    grid = _as_grid(grid, trust)
+    if not isinstance(grid, Grid):
+        grid = Grid.of(grid) if isinstance(grid, Mapping) else Grid.read(grid, trust=trust)
     out = Path(out).resolve()
     if (out / CONFIG).is_file():
         raise RunError(f"{out} is the folder of a run: choose another {argument('out')} for the comparison.")
-    fits = [Task(cell, out, only_fit=True) for cell in grid.fitted_models]
     cells = [Task(cell, out) for cell in grid.cells]
     cells = [task for task in cells if not is_finished(task.path, task.cell)]
-    for task in (*fits, *cells):
-        require_inside(task.path, out)
     needed = {task.cell.fitted_model for task in cells}
-    fits = [task for task in fits if task.cell in needed]
+    fits = [Task(cell, out, only_fit=True) for cell in grid.fitted_models if cell in needed]
+    tasks = [*fits, *cells]
+    for cell in (*grid.fitted_models, *grid.cells):
+        require_inside(folder_of(out, cell), out)
     if cells:
         if backend in LOCAL:
             _require_data([task.cell for task in cells], len(grid.cells))
-        every = [*grid.fitted_models, *grid.cells]
-        _require_same_data(every, [task.cell for task in (*fits, *cells)], out)
-    outlook = seed_outlook(grid)
-    if cells and outlook is not None:
-        logger.warning(outlook)
+        _require_same_data([*grid.fitted_models, *grid.cells], [task.cell for task in tasks], out)
+        outlook = seed_outlook(grid)
+        if outlook is not None:
+            logger.warning(outlook)
     labels = {task: task.cell.label(grid.varying) for task in cells}
     labels |= {task: f"model for {task.cell.label(())}" for task in fits}
     options: dict[str, Any] = {"jobs": jobs, "threads": threads, "backend": backend, "scheduler": scheduler}
-    with _described(grid, out), shown([*fits, *cells], labels, progress) as display:
-        # What takes over a model waits for it, and is not run where that failed.
-        unfitted: dict[Cell, str] = {}
+    with _described(grid, out), shown(tasks, labels, progress) as end:
+        failed: dict[Cell | None, str] = {}
         for task, error in run_tasks(fits, **options) if fits else ():
             if error is not None:
-                unfitted[task.cell] = error
-            if display is not None:
-                display.end(task, error)
-        ready = [task for task in cells if task.cell.fitted_model not in unfitted]
+                failed[task.cell] = error
+            end(task, error)
+        # A cell that takes over a model is run once that is fitted, and not where that failed.
+        ready = [task for task in cells if task.cell.fitted_model not in failed]
         for task, error in run_tasks(ready, **options) if ready else ():
-            if display is not None:
-                display.end(task, error)
+            end(task, error)
         for task in cells:
-            if task.cell.fitted_model in unfitted:
-                error = f"the model that it takes over could not be fitted: {unfitted[task.cell.fitted_model]}"
+            if task.cell.fitted_model in failed:
+                error = f"the model that it takes over could not be fitted: {failed[task.cell.fitted_model]}"
                 write_error(task.path, error)
-                if display is not None:
-                    display.end(task, error)
+                end(task, error)
     comparison = Comparison.of(grid, out)
     try:
         comparison.write_tables()
     except CheckpointError:
         # Of a finished comparison on a disk that is only read, there is nothing to write.
-        if fits or cells:
+        if tasks:
             raise
     return comparison
 
@@ -140,16 +137,22 @@ def _described(grid: Grid, out: Path) -> Iterator[None]:
     Processes with the same grid share the folder.
 
     Raises:
-        RunError: another process computes another grid there.
+        RunError: another process computes another grid there, or the folder has a grid of the user's.
     """
+    file = out / GRID
     content = yaml.safe_dump(grid.description(), sort_keys=False, allow_unicode=True).encode()
+
+    def is_written() -> bool:
+        return file.is_file() and file.read_bytes() == content
+
     with contextlib.ExitStack() as stack:
         deadline = time.monotonic() + LOOK_FOR
         while True:
             try:
                 stack.enter_context(alone_in(out))
+                break
             except RunError as error:
-                if (out / GRID).is_file() and (out / GRID).read_bytes() == content:
+                if is_written():
                     break
                 if not isinstance(error, FolderBusyError):
                     raise
@@ -159,11 +162,9 @@ def _described(grid: Grid, out: Path) -> Iterator[None]:
                         f"folder for the results."
                     ) from error
                 time.sleep(0.05)
-            else:
-                _require_own(out / GRID)
-                if not (out / GRID).is_file() or (out / GRID).read_bytes() != content:
-                    write_bytes(out / GRID, content)
-                break
+        if not is_written():
+            _require_own(file)
+            write_bytes(file, content)
         yield
 
 
@@ -187,18 +188,18 @@ def _require_same_data(done: Sequence[Cell], to_do: Sequence[Cell], out: Path) -
     Raises:
         RunError: they have.
     """
+
+    def settings_of_data(cell: Cell) -> tuple[Any, ...]:
+        return cell.data, cell.labels, cell.binarization, cell.data_seed, cell.valid_size
+
     loaded: dict[tuple[Any, ...], ImageData] = {}
-    waiting = {_data_of(cell): cell for cell in to_do}
+    needed = {settings_of_data(cell) for cell in to_do}
     for cell in done:
-        key, path = _data_of(cell), folder_of(out, cell)
-        if key in waiting and (path / CONFIG).is_file():
+        key, path = settings_of_data(cell), folder_of(out, cell)
+        if key in needed and (path / CONFIG).is_file():
             if key not in loaded:
                 loaded[key] = load_data_of(cell)
             require_same_data(read_config(path)["data"], loaded[key], path, REMEDY)
-
-
-def _data_of(cell: Cell) -> tuple[Any, ...]:
-    return cell.data, cell.labels, cell.binarization, cell.data_seed, cell.valid_size
 
 
 def _require_own(file: Path) -> None:
@@ -207,17 +208,11 @@ def _require_own(file: Path) -> None:
     Raises:
         RunError: one is there.
     """
-    if not file.is_file():
-        return
-    try:
-        found = read_yaml(file, file.parent)
-    except RunError:
-        found = None
-    if not isinstance(found, dict) or FOLDERS not in found:
-        raise RunError(f"{file} was not written by compare and would be lost: choose another folder for the results.")
-
-
-def _as_grid(grid: Grid | Mapping[str, Any] | str | Path, trust: bool) -> Grid:
-    if isinstance(grid, Grid):
-        return grid
-    return Grid.of(grid) if isinstance(grid, Mapping) else Grid.read(grid, trust=trust)
+    if file.is_file():
+        content = None
+        with contextlib.suppress(RunError):
+            content = read_yaml(file, file.parent)
+        if not isinstance(content, dict) or FOLDERS not in content:
+            raise RunError(
+                f"{file} was not written by compare and would be lost: choose another folder for the results."
+            )

@@ -1,4 +1,4 @@
-"""What the cells of a comparison say together: one tidy table, and paired statistics on the same test images."""
+"""A comparison: the results of a grid's cells as one table, and their differences on the same test images."""
 
 import math
 import re
@@ -8,17 +8,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.estimates import Configuration, estimate, is_measured, paired_values
 from pyro_vae.comparison.grid import FOLDERS, SETTINGS, Grid
 from pyro_vae.comparison.quantities import Quantity, is_estimate
-from pyro_vae.comparison.results import ELBO, UNFINISHED, CellResult, read_result
+from pyro_vae.comparison.results import UNFINISHED, CellResult, read_result
 from pyro_vae.comparison.task import CELLS
 from pyro_vae.errors import RunError
 from pyro_vae.runtime.files import write_bytes
 from pyro_vae.runtime.reading import Fields, read_yaml, require_inside
 from pyro_vae.runtime.trust import names_from
+from pyro_vae.runtime.wording import rounded_error
 from pyro_vae.statistics.ranking import PairedDifference, Ranking, compare_all, paired_difference
 
 if TYPE_CHECKING:
@@ -28,39 +28,6 @@ GRID, CSV, PARQUET = "grid.yaml", "results.csv", "results.parquet"
 
 HASH = re.compile(r"[0-9a-f]{16}")
 """A cell's, which names its folder."""
-
-
-@dataclass(frozen=True, eq=False)
-class Configuration:
-    """Cells that differ by their seed alone."""
-
-    name: str
-    results: Sequence[CellResult] = field(repr=False)
-    """Those that finished, by seed."""
-
-    def values(self, quantity: str) -> np.ndarray:
-        """Return a quantity of each test image, float64 ``(seeds, images)``, NaN where an image is left out.
-
-        Args:
-            quantity: one of :attr:`CellResult.quantities`, or a name in :attr:`CellResult.per_datum`.
-
-        Raises:
-            ValueError: no cell has finished, the quantity was not measured, or cells have other test images.
-        """
-        if not self.results:
-            raise ValueError(f"{self.name}: none of its cells has finished.")
-        rows = []
-        for result in self.results:
-            values = result.values_of(quantity)
-            if values is None:
-                there = [name for name in result.quantities if result.values_of(name) is not None]
-                raise ValueError(
-                    f"{self.name}: {quantity} was not measured; there are {', '.join(there)}"
-                    f"{'' if result.cell.num_gaps else ' (gaps: set num_gaps)'}."
-                )
-            rows.append(values.double().numpy())
-        _require_same_images(self.results)
-        return np.stack(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,19 +69,24 @@ class Comparison:
             raise fields.error(FOLDERS, f"{len(grid.cells)} hashes of 16 hex digits, one for each cell")
         for folder in folders:
             require_inside(path / CELLS / folder, path)
-        results = [
-            read_result(path / CELLS / folder, cell, folder) for cell, folder in zip(grid.cells, folders, strict=True)
-        ]
-        return cls(path, results, grid.varying)
+        return cls.of(grid, path, folders)
 
     @classmethod
-    def of(cls, grid: Grid, path: Path) -> "Comparison":
+    def of(cls, grid: Grid, path: Path, folders: Sequence[str] = ()) -> "Comparison":
         """Return the comparison of a grid whose cells were computed in a folder.
+
+        Args:
+            grid: the cells.
+            path: the folder.
+            folders: the hash of each cell when it was run, which names its folder; unless given, the hash now, which
+                is another one where a file of the user's own has changed since.
 
         Raises:
             RunError: a cell's folder is damaged or of another version.
         """
-        return cls(path, [read_result(path / CELLS / cell.hash, cell) for cell in grid.cells], grid.varying)
+        hashes = folders or [cell.hash for cell in grid.cells]
+        runs = zip(grid.cells, hashes, strict=True)
+        return cls(path, [read_result(path / CELLS / hash, cell, hash) for cell, hash in runs], grid.varying)
 
     @property
     def finished(self) -> list[CellResult]:
@@ -129,87 +101,97 @@ class Comparison:
     @cached_property
     def configurations(self) -> dict[str, Configuration]:
         """Cells that differ by their seed alone, together, by what tells them from the others."""
-        names = [name for name in self.varying if name != "seed"]
+        settings = [name for name in self.varying if name != "seed"]
         groups: dict[Cell, list[CellResult]] = {}
         for result in self.results:
-            groups.setdefault(replace(result.cell, seed=0), []).append(result)
-        labels = [cell.label(names) for cell in groups]
-        found = {}
-        for (cell, members), label in zip(groups.items(), labels, strict=True):
+            groups.setdefault(result.cell.with_seed(0), []).append(result)
+        labels = [cell.label(settings) for cell in groups]
+        configurations = {}
+        for (cell, results), label in zip(groups.items(), labels, strict=True):
             if labels.count(label) > 1 and cell.fitted_model is not None:
                 label = f"{label}, model {cell.fitted_model.hash}"
-            done = sorted((m for m in members if m.finished), key=lambda member: member.cell.seed)
-            found[label] = Configuration(label, done)
-        return found
+            finished = [result for result in results if result.finished]
+            configurations[label] = Configuration(label, sorted(finished, key=lambda result: result.cell.seed))
+        return configurations
+
+    @property
+    def _with_results(self) -> list[Configuration]:
+        return [configuration for configuration in self.configurations.values() if configuration.results]
 
     def difference(self, a: str, b: str, quantity: str = "elbo") -> PairedDifference:
-        """Return by how many nats an image configuration ``a`` is above ``b``, image by image and seed by seed.
+        """Return the mean of a - b over test images and seeds, with its errors, for configurations ``a`` and ``b``.
 
-        The spread over seeds is that of the :meth:`ranking`, estimated from all configurations; of ``a`` and ``b``
-        alone where the configurations have no images or seeds in common.
+        Values are paired by test image and by seed. The variance over seeds is the one that :meth:`ranking` estimates
+        from all configurations. Where there is no ranking, as when a third configuration has other images, it is
+        estimated from ``a`` and ``b`` alone.
+
+        Args:
+            a: name of a configuration.
+            b: name of another one.
+            quantity: one of :attr:`quantities`.
 
         Raises:
-            ValueError: there is no such configuration, or they were not measured on the same images from the same
-                seeds.
+            ValueError: there is no such configuration, or they have no test images or no seed in common.
         """
-        pair = [self._configuration(name) for name in (a, b)]
-        _require_same_images([result for one in pair for result in one.results])
-        shared = set.intersection(*({result.cell.seed for result in one.results} for one in pair))
-        if not shared:
-            raise ValueError(f"{a} and {b} have no seed in common: nothing is paired.")
-        cut = [replace(one, results=[r for r in one.results if r.cell.seed in shared]) for one in pair]
-        values = [one.values(quantity) for one in cut]
+        for name in (a, b):
+            if name not in self.configurations:
+                raise ValueError(f"there is no configuration {name!r}; there are {', '.join(self.configurations)}.")
+        values = paired_values([self.configurations[name] for name in (a, b)], quantity)
         try:
-            comparisons = self.ranking(quantity).comparisons
+            pairs = {(pair.first, pair.second): pair.difference for pair in self.ranking(quantity).comparisons}
         except ValueError:
-            return paired_difference(*values)
-        for found in comparisons:
-            if {found.first, found.second} == {a, b}:
-                return found.difference if found.first == a else found.difference.reversed()
-        return paired_difference(*values)
+            pairs = {}
+        if (a, b) in pairs:
+            difference = pairs[a, b]
+        elif (b, a) in pairs:
+            difference = pairs[b, a].reversed()
+        else:
+            difference = paired_difference(*values)
+        return replace(difference, unit=self._unit(quantity))
 
     def ranking(self, quantity: str = "elbo") -> Ranking:
-        """Return all configurations by a quantity, tied where they cannot be told apart.
+        """Return the configurations by their mean of a quantity; those that cannot be told apart share a rank.
 
-        Only seeds count that each configuration has; one without any is left out. Computed once for each quantity,
-        whatever shows it.
+        Each pair is compared as by :meth:`difference`, and corrected for the number of pairs. Only configurations with
+        a finished cell are ranked, and only seeds count that all of them have. A ranking is computed once and kept.
+
+        Args:
+            quantity: one of :attr:`ranked`.
 
         Raises:
-            ValueError: fewer than two have finished on the same images, or neither more nor less of the quantity is
-                better.
+            ValueError: fewer than two configurations have finished cells, they have no test images or no seed in
+                common, or of the quantity neither more nor less is better.
         """
         if quantity not in self._rankings:
-            self._rankings[quantity] = self._rank(quantity)
+            configurations = self._with_results
+            if len(configurations) < 2:
+                raise ValueError(
+                    f"a ranking needs two configurations with finished cells; there are {len(configurations)}."
+                )
+            values = paired_values(configurations, quantity)
+            better = self.quantities[quantity].better if quantity in self.quantities else ""
+            if not better:
+                ranked = ", ".join(self.ranked) or "no rankings"
+                raise ValueError(f"configurations are not ranked by {quantity}; there are {ranked}.")
+            by_name = {configuration.name: rows for configuration, rows in zip(configurations, values, strict=True)}
+            ranking = compare_all(by_name, higher_is_better=better == "higher")
+            self._rankings[quantity] = replace(ranking, unit=self._unit(quantity))
         return self._rankings[quantity]
 
     @cached_property
     def _rankings(self) -> dict[str, Ranking]:
         return {}
 
-    def _rank(self, quantity: str) -> Ranking:
-        there = [one for one in self.configurations.values() if one.results]
-        if len(there) < 2:
-            raise ValueError(f"a ranking needs two configurations with finished cells; there are {len(there)}.")
-        _require_same_images([result for one in there for result in one.results])
-        shared = set.intersection(*({result.cell.seed for result in one.results} for one in there))
-        if not shared:
-            raise ValueError("the configurations have no seed in common: nothing is paired.")
-        values = {
-            one.name: replace(one, results=[r for r in one.results if r.cell.seed in shared]).values(quantity)
-            for one in there
-        }
-        return compare_all(values, higher_is_better=self._better(quantity) == "higher")
-
     @property
     def unpaired_seeds(self) -> list[int]:
         """Seeds of finished cells that rankings leave out, as some configuration has finished without them."""
-        seeds = [{result.cell.seed for result in one.results} for one in self.configurations.values() if one.results]
-        return sorted({seed for own in seeds for seed in own if not all(seed in others for others in seeds)})
+        seeds = [configuration.seeds for configuration in self._with_results]
+        return sorted(set.union(*seeds) - set.intersection(*seeds)) if seeds else []
 
     @cached_property
     def quantities(self) -> dict[str, Quantity]:
         """What any finished cell has measured, by name."""
-        return {name: there for result in self.finished for name, there in result.quantities.items()}
+        return {name: quantity for result in self.finished for name, quantity in result.quantities.items()}
 
     @property
     def ranked(self) -> list[str]:
@@ -220,18 +202,12 @@ class Comparison:
             if quantity.better and all(result.values_of(name) is not None for result in self.finished)
         ]
 
-    def _better(self, quantity: str) -> str:
-        """Return "higher" or "lower"."""
-        found = self.quantities.get(quantity)
-        if found is None or not found.better:
-            raise ValueError(
-                f"configurations are not ranked by {quantity}; there are {', '.join(self.ranked) or 'no rankings'}."
-            )
-        return found.better
-
     @cached_property
     def table(self) -> "pd.DataFrame":
-        """A row a cell, failed ones too: its settings, its numbers in nats with their errors, what it cost."""
+        """A row a cell, failed ones too: its settings, its numbers with their errors, what it cost.
+
+        Numbers are in the units of :attr:`quantities`, most of them nats per image.
+        """
         # Half a second of imports, which only those who ask for a table should wait for.
         import pandas as pd
 
@@ -246,76 +222,68 @@ class Comparison:
     def __str__(self) -> str:
         lines = [f"{len(self.finished)} of {len(self.results)} cells finished in {self.path}"]
         for result in self.failed:
-            first = (result.error or "").splitlines()[:1]
-            lines.append(f"  {result.cell.label(self.varying)}: {''.join(first)}")
+            lines.append(f"  {result.cell.label(self.varying)}: {_first_line(result.error)}")
+        if len(self._with_results) == 1:
+            return "\n".join([*lines, "", self._means(*self._with_results)])
         for quantity in self.ranked:
             try:
                 lines += ["", f"{quantity}, {self._unit(quantity)} per image", str(self.ranking(quantity))]
             except ValueError as error:
                 lines.append(f"{quantity}: {error}")
-        seeds = self.unpaired_seeds
-        if seeds and self.ranked:
-            which = ", ".join(map(str, seeds))
+        if self.unpaired_seeds and self.ranked:
+            which = ", ".join(map(str, self.unpaired_seeds))
             lines.append(f"left out of rankings, as not every configuration has finished with it: seed {which}")
         return "\n".join(lines)
 
+    def _means(self, configuration: Configuration) -> str:
+        """Return the means of one configuration in words, a line a quantity."""
+        import pandas as pd
+
+        rows = {}
+        for name in self.quantities:
+            mean = estimate(configuration, name)
+            if mean is not None:
+                errors = [rounded_error(error) for error in (mean.monte_carlo, mean.data, mean.spread)]
+                rows[name] = [f"{mean.mean:.{mean.decimals}f}", self._unit(name), *errors, str(mean.num_images)]
+            elif is_measured(configuration, name):
+                rows[name] = ["not finite", self._unit(name), "", "", "", "0"]
+        columns = ["mean", "unit", "Monte Carlo s.e.", "data s.e.", "s.d. over seeds", "images"]
+        return pd.DataFrame.from_dict(rows, orient="index", columns=columns).to_string()
+
     def _unit(self, quantity: str) -> str:
-        return str(next(result.summary_of(quantity)["unit"] for result in self.finished))
-
-    def _configuration(self, name: str) -> Configuration:
-        if name not in self.configurations:
-            raise ValueError(f"there is no configuration {name!r}; there are {', '.join(self.configurations)}.")
-        return self.configurations[name]
+        return self.quantities[quantity].unit if quantity in self.quantities else ""
 
 
-def _require_same_images(results: Sequence[CellResult]) -> None:
-    """Refuse to pair what was measured on different images: their nats do not compare."""
-    images = {result.evaluation["test_images"]: result for result in results}
-    if len(images) > 1:
-        (a, b), *_ = zip(images.values(), list(images.values())[1:], strict=False)
-        raise ValueError(
-            f"results of different test images cannot be paired: {_images_of(a)} and {_images_of(b)}. Compare cells "
-            f"with the same data, binarization, data_seed and num_test."
-        )
-
-
-def _images_of(result: CellResult) -> str:
-    data = result.evaluation["data"]
-    return f"{len(result.per_datum[ELBO])} of {data['name']} ({data['binarization']}, seed {data['seed']})"
+def _first_line(error: str | None) -> str:
+    """Return the first line of what a cell failed with; "" where it did not."""
+    return (error or "").partition("\n")[0]
 
 
 def _row(result: CellResult) -> dict[str, Any]:
-    settings = result.cell.settings()
-    row = {name: _plain(settings[name]) for name in SETTINGS}
+    cell, evaluation = result.cell, result.evaluation
+    settings = cell.settings()
+    values = {name: settings[name] for name in SETTINGS}
+    costs = ("fit_seconds", "evaluation_seconds", "model_parameters", "guide_parameters")
     row = {
-        "cell": result.cell.hash,
-        "fitted_model": result.cell.fitted_model.hash if result.cell.fitted_model else None,
-        **row,
+        "cell": cell.hash,
+        "fitted_model": cell.fitted_model and cell.fitted_model.hash,
+        **{name: "-".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()},
+        "status": "finished" if result.finished else "unfinished" if result.error == UNFINISHED else "failed",
+        "error": _first_line(result.error) or None,
+        "epochs_run": evaluation.get("epochs", math.nan),
+        **{name: evaluation.get(name, math.nan) for name in costs},
+        "compiled": evaluation.get("compiled"),
+        "test_images": evaluation.get("test_images"),
     }
-    row["status"] = "finished" if result.finished else "unfinished" if result.error == UNFINISHED else "failed"
-    row["error"] = (result.error or "").partition("\n")[0] or None
-    for name in ("epochs", "fit_seconds", "evaluation_seconds", "model_parameters", "guide_parameters"):
-        row["epochs_run" if name == "epochs" else name] = result.evaluation.get(name, math.nan)
-    row["compiled"], row["test_images"] = result.evaluation.get("compiled"), result.evaluation.get("test_images")
-    columns = {(one.evaluation, one.key): name for name, one in result.quantities.items()}
-    for evaluation, summary in result.measured.items():
+    columns = {quantity.place: name for name, quantity in result.quantities.items()}
+    for measured_by, summary in result.measured.items():
         for key, value in summary.items():
-            name = columns.get((evaluation, key), f"{evaluation}.{key}")
+            place = f"{measured_by}.{key}"
+            name = columns.get(place, place)
             if is_estimate(value):
-                row |= {
-                    name: _number(value["mean"]),
-                    f"{name}_se": _number(value["standard_error"]),
-                    f"{name}_data_se": _number(value["data_standard_error"]),
-                }
+                for part, suffix in (("mean", ""), ("standard_error", "_se"), ("data_standard_error", "_data_se")):
+                    row[f"{name}{suffix}"] = math.nan if value[part] is None else float(value[part])
             elif isinstance(value, int | float):
                 row[name] = value
     row["path"] = str(result.path)
     return row
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else float(value)
-
-
-def _plain(value: Any) -> Any:
-    return "-".join(map(str, value)) if isinstance(value, list) else value

@@ -1,21 +1,94 @@
-"""What the cells of a configuration say of a quantity together: a mean, and each error of it that is known."""
+"""Configurations: the cells that differ by their seed alone, and their means over seeds and test images."""
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from pyro_vae.comparison.comparison import Configuration
-from pyro_vae.comparison.results import CellResult
+from pyro_vae.comparison.results import ELBO, CellResult
 from pyro_vae.evaluation.estimate import decimals
 
 BOUND_GAP = "bound_gap"
 """Of each image: log p^(x) - ELBO."""
 
 
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """Cells that differ by their seed alone."""
+
+    name: str
+    results: Sequence[CellResult] = field(repr=False)
+    """Those that finished, by seed."""
+
+    @property
+    def seeds(self) -> set[int]:
+        """The seeds of its finished cells."""
+        return {result.cell.seed for result in self.results}
+
+    def values(self, quantity: str) -> np.ndarray:
+        """Return a quantity of each test image, float64 ``(seeds, images)``, NaN where an image is left out.
+
+        Args:
+            quantity: one of :attr:`CellResult.quantities`, or a name in :attr:`CellResult.per_datum`.
+
+        Raises:
+            ValueError: no cell has finished, the quantity was not measured, or cells have other test images.
+        """
+        if not self.results:
+            raise ValueError(f"{self.name}: none of its cells has finished.")
+        rows = []
+        for result in self.results:
+            values = result.values_of(quantity)
+            if values is None:
+                there = [name for name in result.quantities if result.values_of(name) is not None]
+                raise ValueError(
+                    f"{self.name}: {quantity} was not measured; there are {', '.join(there)}"
+                    f"{'' if result.cell.num_gaps else ' (gaps: set num_gaps)'}."
+                )
+            rows.append(values.double().numpy())
+        _require_same_images(self.results)
+        return np.stack(rows)
+
+
+def paired_values(configurations: Sequence[Configuration], quantity: str) -> list[np.ndarray]:
+    """Return a quantity of configurations that were measured on the same test images, each ``(seeds, images)``.
+
+    Row by row they have the same seeds: those that all configurations have.
+
+    Raises:
+        ValueError: the quantity was not measured, or they have no test images or no seed in common.
+    """
+    _require_same_images([result for configuration in configurations for result in configuration.results])
+    shared = set.intersection(*(configuration.seeds for configuration in configurations))
+    if not shared:
+        names = ", ".join(configuration.name for configuration in configurations)
+        raise ValueError(f"the configurations {names} have no seed in common: nothing is paired.")
+    values = []
+    for configuration in configurations:
+        results = [result for result in configuration.results if result.cell.seed in shared]
+        values.append(replace(configuration, results=results).values(quantity))
+    return values
+
+
+def _require_same_images(results: Sequence[CellResult]) -> None:
+    """Refuse to pair values of different test images."""
+    images = {result.evaluation["test_images"]: result for result in results}
+    if len(images) > 1:
+        a, b = (
+            f"{len(result.per_datum[ELBO])} of {data['name']} ({data['binarization']}, seed {data['seed']})"
+            for result in list(images.values())[:2]
+            if (data := result.evaluation["data"])
+        )
+        raise ValueError(
+            f"results of different test images cannot be paired: {a} and {b}. Compare cells with the same data, "
+            f"binarization, data_seed and num_test."
+        )
+
+
 @dataclass(frozen=True)
 class MeanOverSeeds:
-    """A mean over seeds and test images, in nats where the quantity is."""
+    """A mean over seeds and test images, in the quantity's unit."""
 
     mean: float
     monte_carlo: float
@@ -50,56 +123,65 @@ class MeanOverSeeds:
 
 
 def estimate(configuration: Configuration, quantity: str) -> MeanOverSeeds | None:
-    """Return the mean of a quantity and its errors; None where a cell has not measured it, or no cell has finished.
+    """Return the mean of a quantity and its errors; None where it was not measured, or no image is finite.
+
+    The Monte Carlo errors of cells are independent, as each draws from its own seed.
 
     Args:
         configuration: whose cells are taken together.
         quantity: one of :attr:`CellResult.quantities`, or ``"bound_gap"``.
-
-    The Monte Carlo errors of cells are independent, as each draws from its own seed.
     """
-    found = [_values(result, quantity) for result in configuration.results]
-    rows = [row for row in found if row is not None]
-    if not rows or len(rows) < len(found):
+    if not is_measured(configuration, quantity):
         return None
-    images = {(r.evaluation.get("test_images"), len(row)) for r, row in zip(configuration.results, rows, strict=True)}
-    same = len(images) == 1
-    if same:
-        there = np.isfinite(np.stack(rows)).all(0)
-        rows, left_out = [row[there] for row in rows], int((~there).sum())
+    results = configuration.results
+    rows = [_values(result, quantity) for result in results]
+    same_images = len({result.evaluation.get("test_images") for result in results}) == len(set(map(len, rows))) == 1
+    if same_images:
+        finite = np.isfinite(np.stack(rows)).all(0)
+        rows, left_out = [row[finite] for row in rows], int((~finite).sum())
     else:
         left_out = sum(int((~np.isfinite(row)).sum()) for row in rows)
         rows = [row[np.isfinite(row)] for row in rows]
-    if any(len(row) == 0 for row in rows):
+    num_images = min(map(len, rows))
+    if num_images == 0:
         return None
-    means, count = np.array([row.mean() for row in rows]), min(map(len, rows))
-    data = np.stack(rows).mean(0).std(ddof=1) / math.sqrt(count) if same and count > 1 else math.nan
+    means = np.array([row.mean() for row in rows])
+    data = math.nan
+    if same_images and num_images > 1:
+        data = float(np.stack(rows).mean(0).std(ddof=1) / math.sqrt(num_images))
     return MeanOverSeeds(
         mean=float(means.mean()),
-        monte_carlo=math.hypot(*(_monte_carlo(result, quantity) for result in configuration.results)) / len(means),
-        data=float(data),
+        monte_carlo=math.hypot(*(_monte_carlo(result, quantity) for result in results)) / len(means),
+        data=data,
         spread=float(means.std(ddof=1)) if len(means) > 1 else math.nan,
         num_seeds=len(means),
-        num_images=count,
+        num_images=num_images,
         num_left_out=left_out,
     )
 
 
+def is_measured(configuration: Configuration, quantity: str) -> bool:
+    """Whether cells have finished, and all of them have measured a quantity by the image."""
+    names = ("log_likelihood", "elbo") if quantity == BOUND_GAP else (quantity,)
+    results = configuration.results
+    return len(results) > 0 and all(result.values_of(name) is not None for result in results for name in names)
+
+
 def numbers(configuration: Configuration, name: str) -> list[float]:
     """Return a number of each cell that has it: of ``evaluation.json``, or a fact that an evaluation found."""
-    found = [result.summary_of(name) for result in configuration.results]
-    if all(number is None for number in found):
-        found = [result.evaluation.get(name) for result in configuration.results]
-    return [float(number) for number in found if isinstance(number, int | float)]
+    values = [result.summary_of(name) for result in configuration.results]
+    if all(value is None for value in values):
+        values = [result.evaluation.get(name) for result in configuration.results]
+    return [float(value) for value in values if isinstance(value, int | float)]
 
 
-def _values(result: CellResult, quantity: str) -> np.ndarray | None:
-    """Return a quantity of each image, float64 ``(N,)``; None where it was not measured."""
+def _values(result: CellResult, quantity: str) -> np.ndarray:
+    """Return a quantity that was measured, of each image, float64 ``(N,)``."""
     if quantity == BOUND_GAP:
-        evidence, elbo = (_values(result, name) for name in ("log_likelihood", "elbo"))
-        return None if evidence is None or elbo is None else evidence - elbo
+        return _values(result, "log_likelihood") - _values(result, "elbo")
     values = result.values_of(quantity)
-    return None if values is None else values.double().numpy()
+    assert values is not None
+    return values.double().numpy()
 
 
 def _monte_carlo(result: CellResult, quantity: str) -> float:

@@ -4,46 +4,22 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from pyro_vae.comparison.evaluations import result_class
+from pyro_vae.comparison.evaluations import CORE, result_class
 from pyro_vae.errors import RunError
 from pyro_vae.evaluation import Estimate
 from pyro_vae.runtime.reading import Fields
 
 Check = Callable[[Fields, str], object]
+"""Refuses the field of a name, if it is missing or of another kind."""
 
 
-def _number(fields: Fields, name: str) -> object:
-    return fields.number(name)
-
-
-def _whole(fields: Fields, name: str) -> object:
-    return fields.whole(name)
-
-
-def _number_or_null(fields: Fields, name: str) -> None:
-    if fields.has(name):
-        fields.number(name)
-
-
-def _size_or_null(fields: Fields, name: str) -> None:
-    if fields.has(name):
-        _size(fields, name)
-
-
-def _seed(fields: Fields, name: str) -> object:
-    return fields.whole(name, least=-(2**63))
-
-
-def _text(fields: Fields, name: str) -> object:
-    return fields.text(name)
-
-
-def _texts(fields: Fields, name: str) -> object:
-    return fields.texts(name)
+def _or_null(check: Check) -> Check:
+    """Return a check that allows null, but not that the field is missing."""
+    return lambda fields, name: check(fields, name) if fields.has(name) or name not in fields.values else None
 
 
 def _size(fields: Fields, name: str) -> None:
-    """Check a number that is none below 0, as errors and times are; NaN where there is none."""
+    """Check a number that is not below 0, as errors and times are; it may be NaN."""
     if fields.number(name) < 0:
         raise fields.error(name, "a number from 0")
 
@@ -55,8 +31,8 @@ def _truth(fields: Fields, name: str) -> None:
 
 def _units(fields: Fields, name: str) -> None:
     """Check the order of the latent units, or of those of each site."""
-    found = fields.values.get(name)
-    for units in found.values() if isinstance(found, Mapping) else [found]:
+    value = fields.values[name]
+    for units in value.values() if isinstance(value, Mapping) else [value]:
         if not isinstance(units, list) or not all(type(unit) is int and unit >= 0 for unit in units):
             raise fields.error(name, "a list of units, or one for each site")
 
@@ -67,79 +43,72 @@ def _plain(fields: Fields, name: str) -> None:
 
 
 ESTIMATE: dict[str, Check] = {
-    "mean": _number_or_null, "standard_error": _size_or_null, "data_standard_error": _size_or_null, "num_data": _whole,
-    "num_left_out": _whole, "unit": _text,
+    "mean": _or_null(Fields.number), "standard_error": _or_null(_size), "data_standard_error": _or_null(_size),
+    "num_data": Fields.whole, "num_left_out": Fields.whole, "unit": Fields.text,
 }  # fmt: skip
 """Of each estimate."""
 
-CORE: dict[str, tuple[str, ...]] = {
-    "elbo_terms": (), "log_likelihood": ("log_likelihood", "khat_above"), "active_units": (),
-}  # fmt: skip
-"""Evaluations that every cell has, with estimates that are no fields of their results."""
+REQUIRED = {"log_likelihood": ("log_likelihood", "khat_above")}
+"""Estimates that an evaluation always has, and that are no fields of its result."""
 
 TOP: dict[str, Check] = {
-    "epochs": _whole, "compiled": _text, "test_images": _text, "fit_seconds": _size, "evaluation_seconds": _size,
-    "model_parameters": _whole, "guide_parameters": _whole, "in_words": _texts,
+    "epochs": Fields.whole, "compiled": Fields.text, "test_images": Fields.text, "fit_seconds": _size,
+    "evaluation_seconds": _size, "model_parameters": Fields.whole, "guide_parameters": Fields.whole,
+    "in_words": Fields.texts,
 }  # fmt: skip
 """Fields that are in no group."""
 
-DATA: dict[str, Check] = {"name": _text, "binarization": _text, "content_hash": _text, "seed": _seed}
+DATA: dict[str, Check] = {
+    "name": Fields.text, "binarization": Fields.text, "content_hash": Fields.text,
+    "seed": lambda fields, name: fields.whole(name, least=-(2**63)),
+}  # fmt: skip
 """Of the data."""
 
 FACTS: dict[str, Check] = {
-    "bound": _truth, "larger_family": _truth, "family": _text, "evidence_source": _text, "disagreement": _text,
-    "active_units": _whole, "most_active": _units, "khat_threshold": _number, "median_ess": _number,
-    "latent_dim": _whole, "threshold": _number, "acceptance": _number, "converged": _truth, "calibrated": _truth,
+    "bound": _truth, "larger_family": _truth, "family": Fields.text, "evidence_source": Fields.text,
+    "disagreement": _or_null(Fields.text), "active_units": _or_null(Fields.whole), "most_active": _or_null(_units),
+    "khat_threshold": Fields.number, "median_ess": Fields.number, "latent_dim": Fields.whole,
+    "threshold": Fields.number, "acceptance": Fields.number, "converged": _truth, "calibrated": _truth,
+    "num_dims": _or_null(Fields.whole),
 }  # fmt: skip
-"""Facts that tables, figures and cautions read, null where they say nothing; those that begin with ``num_`` are whole
-numbers."""
+"""Facts that tables, figures and cautions read. Those that begin with ``num_`` are whole numbers."""
 
 
-def check_evaluation(found: Mapping[str, Any], where: str) -> None:
-    """Refuse results of which a field is missing, or of another kind than is written.
+def check_evaluation(content: Mapping[str, Any], where: str) -> None:
+    """Refuse results with a field that is missing, or of another kind than is written.
 
     Args:
-        found: the content of ``evaluation.json``.
+        content: of ``evaluation.json``.
         where: the file, for the message.
 
     Raises:
         RunError: names the file and the field.
     """
-    fields = Fields.of(found, where)
+    fields = Fields.of(content, where)
     try:
-        for name, check in TOP.items():
-            check(_there(fields, name), name)
-        data = fields.fields("data")
-        for name, check in DATA.items():
-            check(_there(data, name), name)
+        for group, checks in ((fields, TOP), (fields.fields("data"), DATA)):
+            for name, check in checks.items():
+                check(group, name)
         environment = fields.fields("environment")
         for name in environment.values:
             _plain(environment, name)
         measured = fields.fields("measured")
-        for evaluation in CORE:
-            measured.fields(evaluation)
-        for evaluation in measured.values:
+        for evaluation in dict.fromkeys([*CORE, *measured.values]):
             _check_summary(measured.fields(evaluation), evaluation)
     except RunError as error:
         raise RunError(f"{error} Remove the file: it is measured again.") from error
 
 
 def _check_summary(summary: Fields, evaluation: str) -> None:
-    """Check the estimates and facts of an evaluation."""
+    """Check the estimates of an evaluation, and its facts, unless it is one of the user's own."""
     result = result_class(evaluation)
     required = [] if result is None else [field.name for field in dataclasses.fields(result) if field.type is Estimate]
-    for name in (*required, *CORE.get(evaluation, ())):
+    for name in (*required, *REQUIRED.get(evaluation, ())):
         summary.fields(name).number("mean")
     for name, value in summary.values.items():
         if isinstance(value, Mapping) and "mean" in value:
             estimate = summary.fields(name)
             for key, check in ESTIMATE.items():
-                check(_there(estimate, key), key)
-        elif value is not None and (name in FACTS or name.startswith("num_")):
-            FACTS.get(name, _whole)(summary, name)
-
-
-def _there(fields: Fields, name: str) -> Fields:
-    if name not in fields.values:
-        raise RunError(f"{fields.where}: `{name}` is missing.")
-    return fields
+                check(estimate, key)
+        elif result is not None and (name in FACTS or name.startswith("num_")):
+            FACTS.get(name, Fields.whole)(summary, name)

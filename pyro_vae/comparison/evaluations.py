@@ -13,6 +13,7 @@ from pyro_vae.evaluation import Estimate, Result
 from pyro_vae.parts import installed_object, own_object
 from pyro_vae.runtime.installed import installed, package_of
 from pyro_vae.runtime.random_state import seeded
+from pyro_vae.runtime.reading import shown
 from pyro_vae.runtime.trust import require_trusted
 from pyro_vae.runtime.wording import did_you_mean
 
@@ -30,6 +31,9 @@ CORE = ("elbo_terms", "log_likelihood", "active_units")
 
 NUM_TEST = "num_test"
 """An option that every evaluation has in text: how many test images it measures, from the first on."""
+
+VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+"""Kinds of parameters that are given nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +58,14 @@ class Evaluation:
         return (inspect.getdoc(self.function) or "").partition("\n")[0].rstrip(".")
 
     @property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """Those of its function, by name."""
+        return inspect.signature(self.function).parameters
+
+    @property
     def needs_labels(self) -> bool:
         """Whether it needs data with labels."""
-        return any(name in inspect.signature(self.function).parameters for name in LABELLED)
-
-    def has(self, parameter: str) -> bool:
-        """Whether its function has a parameter of this name."""
-        return parameter in inspect.signature(self.function).parameters
+        return any(name in LABELLED for name in self.parameters)
 
     def measure(
         self, inputs: Mapping[str, Any], options: Mapping[str, Any], *, seed: int, progress: bool | None, compile: str
@@ -74,18 +79,26 @@ class Evaluation:
             seed: of all noise.
             progress: show a bar; None shows it on a terminal only.
             compile: how log-weights are computed.
+
+        Raises:
+            ValueError: it returns something else than its annotation says.
         """
         of_the_cell = {"seed": seed, "progress": progress, "compile": compile}
-        arguments: dict[str, Any] = {name: value for name, value in of_the_cell.items() if self.has(name)}
-        for name, parameter in inspect.signature(self.function).parameters.items():
+        arguments: dict[str, Any] = {}
+        for name, parameter in self.parameters.items():
             asked = parameter.default is parameter.empty or options.get(name) is True or name in self.takes
-            if name in inputs and asked:
+            if name in of_the_cell:
+                arguments[name] = of_the_cell[name]
+            elif name in inputs and asked:
                 arguments[name] = inputs[name]
             elif name in options:
                 arguments[name] = options[name]
         # What has no seed of its own draws from the global generator.
         with seeded(seed):
-            return self.function(**arguments)
+            result = self.function(**arguments)
+        if not isinstance(result, self.result):
+            raise ValueError(f"{self.name} must return a {self.result.__name__}, as annotated; got {shown(result)}.")
+        return result
 
 
 def evaluations() -> dict[str, Evaluation]:
@@ -108,9 +121,9 @@ def unusable() -> dict[str, str]:
 def _packaged() -> dict[str, Evaluation]:
     """Return the package's own evaluations, in the order of their package's ``__all__``."""
     functions = [getattr(evaluation, name) for name in evaluation.__all__]
-    found = [function for function in functions if inspect.isfunction(function) and _is_evaluation(function)]
-    by_result = {get_type_hints(function)["return"]: function.__name__ for function in found}
-    return {function.__name__: _described(function, by_result) for function in found}
+    results = {function: result for function in functions if (result := _result_of(function)) is not None}
+    by_result = {result: function.__name__ for function, result in results.items()}
+    return {function.__name__: _described(function, result, by_result) for function, result in results.items()}
 
 
 @cache
@@ -158,37 +171,55 @@ def _own(function: Any, where: str) -> Evaluation:
     Raises:
         ValueError: it is none, or has the name of one of the package's.
     """
-    if not inspect.isfunction(function) or not _is_evaluation(function):
+    try:
+        result = _result_of(function)
+    except Exception as error:
+        # Annotations are evaluated here, and may name anything.
+        raise ValueError(f"{where}: its annotations cannot be read: {told(error)}.") from error
+    if result is None:
         raise ValueError(
             f"{where} is no evaluation: it must be a function that takes model, guide or x, whose return annotation "
             f"is Estimate or a subclass of Result (pyro_vae.evaluation)."
         )
     if function.__name__ in _packaged():
         raise ValueError(f"{where} has the name of one of the package's evaluations: rename it.")
-    by_result = {known.result: name for name, known in _packaged().items()}
-    return _described(function, by_result)
+    described = _described(function, result, {known.result: name for name, known in _packaged().items()})
+    takes = (*PAIR, *LABELLED, *OF_THE_CELL, *described.needs, *described.options)
+    for name, parameter in described.parameters.items():
+        if parameter.kind is parameter.POSITIONAL_ONLY:
+            raise ValueError(f"{where}: `{name}` is positional-only, and is passed by name: leave out the `/`.")
+        if parameter.default is parameter.empty and name not in takes and parameter.kind not in VARIADIC:
+            raise ValueError(f"{where}: nothing can be given to `{name}`: give it a default.")
+    return described
 
 
-def _is_evaluation(function: Callable[..., Any]) -> bool:
+def _result_of(function: Any) -> type | None:
+    """Return the class of result that an evaluation is annotated to return; None of what is no evaluation."""
+    if not inspect.isfunction(function):
+        return None
     result = get_type_hints(function).get("return")
-    parameters = inspect.signature(function).parameters
-    returns_estimates = inspect.isclass(result) and issubclass(result, Result | Estimate)
-    return returns_estimates and any(name in parameters for name in (*PAIR, *LABELLED))
+    takes_a_pair = any(name in (*PAIR, *LABELLED) for name in inspect.signature(function).parameters)
+    return result if takes_a_pair and _is_result(result) else None
+
+
+def _is_result(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, Result | Estimate)
 
 
 def result_class(name: str) -> type[Result] | None:
     """Return what an evaluation returns; None of a plain estimate, or of an evaluation that is not installed here."""
-    known = evaluations().get(name)
+    known = _packaged().get(name) or evaluations().get(name)
     return known.result if known is not None and issubclass(known.result, Result) else None
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that an evaluation does not have.
+    """Refuse options that an evaluation does not have, and miss none that it needs.
 
     Raises:
         ValueError: names them, and suggests the nearest.
     """
-    known = [*find_evaluation(name).options, NUM_TEST]
+    evaluation = find_evaluation(name)
+    known = [*evaluation.options, NUM_TEST]
     for option, value in options.items():
         if option not in known:
             raise ValueError(
@@ -201,21 +232,32 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             )
         if option == NUM_TEST and (type(value) is not int or value < 1):
             raise ValueError(f"evaluation {name}: num_test must be a whole number of at least 1; got {value!r}.")
+    for option in evaluation.options:
+        if option not in options and evaluation.parameters[option].default is inspect.Parameter.empty:
+            raise ValueError(f"evaluation {name} needs the option {option!r}: write {name}({option}=...).")
 
 
-def _described(function: Callable[..., Any], by_result: Mapping[Any, str]) -> Evaluation:
+def _described(function: Callable[..., Any], result: type, by_result: Mapping[type, str]) -> Evaluation:
+    """Return what a function's signature says of it as an evaluation.
+
+    Args:
+        function: the evaluation.
+        result: what it returns.
+        by_result: names of the package's evaluations, by what they return.
+    """
     hints = get_type_hints(function)
     needs: dict[str, str] = {}
     takes: dict[str, str] = {}
     options = []
-    for parameter in inspect.signature(function).parameters.values():
-        hint = hints.get(parameter.name)
-        kinds = get_args(hint) or (hint,)
-        other = next((by_result[kind] for kind in kinds if kind in by_result), None)
-        if other is not None:
-            (needs if parameter.default is parameter.empty else takes)[parameter.name] = other
-        elif parameter.name not in (*OF_THE_CELL, *LABELLED, "out") and not (
-            parameter.name in PAIR and parameter.default is parameter.empty
-        ):
-            options.append(parameter.name)
-    return Evaluation(function.__name__, function, hints["return"], needs, takes, tuple(options))
+    for name, parameter in inspect.signature(function).parameters.items():
+        required = parameter.default is parameter.empty
+        results = [kind for kind in get_args(hints.get(name)) or (hints.get(name),) if _is_result(kind)]
+        known = [by_result[kind] for kind in results if kind in by_result]
+        if known:
+            (needs if required else takes)[name] = known[0]
+            continue
+        given = name in (*OF_THE_CELL, *LABELLED) or (name in PAIR and required)
+        # Text can neither say another result, as `evidence` is, nor where files go.
+        if not (given or results or name == "out" or parameter.kind in VARIADIC):
+            options.append(name)
+    return Evaluation(function.__name__, function, result, needs, takes, tuple(options))

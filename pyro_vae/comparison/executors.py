@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from pyro_vae.comparison.clusters import Runner, on_dask, on_ray
+from pyro_vae.comparison.clusters import on_dask, on_ray
 from pyro_vae.comparison.results import write_error
 from pyro_vae.comparison.task import Outcome, Task, Worker, work
 from pyro_vae.runtime.arguments import argument
@@ -16,7 +16,7 @@ from pyro_vae.runtime.arguments import argument
 LOCAL = ("serial", "loky")
 """Backends that run on this machine and see what it sees."""
 
-BACKENDS = (*LOCAL, "dask", "ray")
+CLUSTERS = {"dask": on_dask, "ray": on_ray}
 
 KILLED = "its process was killed: out of memory, or a crash"
 
@@ -35,21 +35,18 @@ def run_tasks(
         scheduler: address of the cluster.
 
     Raises:
-        ValueError: there is no such backend, or an option that it does not take.
         ClusterError: the scheduler cannot be reached or goes away, or its workers are not as they must be.
     """
-    check_options(jobs, backend, scheduler)
-    if backend in ("dask", "ray"):
-        run: Runner = on_dask if backend == "dask" else on_ray
-        yield from run(tasks, partial(work, threads=threads), scheduler)
+    if backend in CLUSTERS:
+        yield from CLUSTERS[backend](tasks, partial(work, threads=threads), scheduler)
         return
     threads = max(1, torch.get_num_threads() // jobs) if threads is None else threads
     worker = partial(work, threads=threads, parent=os.getpid())
     if backend == "serial" or jobs == 1:
         for task in tasks:
             yield task, worker(task)
-        return
-    yield from _in_processes(tasks, worker, jobs)
+    else:
+        yield from _in_processes(tasks, worker, jobs)
 
 
 def check_options(jobs: int, backend: str, scheduler: str | None) -> None:
@@ -58,31 +55,34 @@ def check_options(jobs: int, backend: str, scheduler: str | None) -> None:
     Raises:
         ValueError: says which.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"compare: {argument('backend')} must be one of {', '.join(BACKENDS)}; got {backend!r}.")
+    if backend not in (*LOCAL, *CLUSTERS):
+        known = ", ".join([*LOCAL, *CLUSTERS])
+        raise ValueError(f"compare: {argument('backend')} must be one of {known}; got {backend!r}.")
     if jobs < 1:
         raise ValueError(f"compare: {argument('jobs')} must be at least 1; got {jobs}.")
-    if (scheduler is not None) != (backend == "dask") and backend != "ray":
+    if backend in LOCAL and scheduler is not None:
         raise ValueError(
             f"compare: {argument('backend')} {backend!r} takes no {argument('scheduler')}; got {scheduler!r}."
-            if scheduler is not None
-            else f"compare: {argument('backend')} 'dask' needs the address of a scheduler, as "
+        )
+    if backend == "dask" and scheduler is None:
+        raise ValueError(
+            f"compare: {argument('backend')} 'dask' needs the address of a scheduler, as "
             f"{argument('scheduler', 'tcp://HOST:8786')}."
         )
 
 
 def _in_processes(tasks: Sequence[Task], worker: Worker, jobs: int) -> Iterator[Outcome]:
     """Yield tasks as they end; where a process was killed, go on with those left one at a time."""
-    left = {id(task): task for task in tasks}
+    left = list(tasks)
     try:
         # In a pool of one, joblib would run the task in this process.
         for task, error in _parallel(tasks, worker, max(2, min(jobs, len(tasks)))):
-            left.pop(id(task))
+            left.remove(task)
             yield task, error
         return
     except BrokenProcessPool:
         pass
-    for task in left.values():
+    for task in left:
         try:
             yield from _parallel([task], worker, 2)
         except BrokenProcessPool:
@@ -93,14 +93,12 @@ def _in_processes(tasks: Sequence[Task], worker: Worker, jobs: int) -> Iterator[
 def _parallel(tasks: Sequence[Task], worker: Worker, num_processes: int) -> Iterator[Outcome]:
     from joblib import Parallel, delayed
 
-    calls = [delayed(_numbered)(number, worker, task) for number, task in enumerate(tasks)]
     pool = Parallel(
         batch_size=1, pre_dispatch="all", return_as="generator_unordered", backend="loky", n_jobs=num_processes
     )
-    with closing(pool(calls)) as outcomes:
-        for number, error in outcomes:
-            yield tasks[number], error
+    with closing(pool(delayed(_outcome)(worker, task) for task in tasks)) as outcomes:
+        yield from outcomes
 
 
-def _numbered(number: int, worker: Worker, task: Task) -> tuple[int, str | None]:
-    return number, worker(task)
+def _outcome(worker: Worker, task: Task) -> Outcome:
+    return task, worker(task)

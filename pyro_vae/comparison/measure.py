@@ -1,16 +1,19 @@
-"""Measures a fitted pair by all evaluations that its cell asks for."""
+"""Measure a fitted pair by all evaluations that its cell asks for."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.comparison.evaluations import NUM_TEST, find_evaluation
+from pyro_vae.comparison.evaluations import CORE, NUM_TEST, find_evaluation
 from pyro_vae.data import ImageData
 from pyro_vae.data.image_data import Inputs, first_of
 from pyro_vae.evaluation import Estimate, Result
 from pyro_vae.programs.modules import as_args
+from pyro_vae.runtime.memory import is_out_of_memory
+from pyro_vae.runtime.user_code import with_place
 from pyro_vae.runtime.wording import in_one_line
 
 LITTLE = {
@@ -34,16 +37,37 @@ class Measured:
     per_datum: dict[str, Tensor] = field(default_factory=dict)
     """Numbers of each datum, each ``(N,)``, by ``EVALUATION.NAME``, with ``EVALUATION.NAME.standard_errors``."""
 
-    def add(self, name: str, result: Any) -> None:
-        """Take in the result of an evaluation."""
-        estimates = result.estimates if isinstance(result, Result) else {name: result}
-        self.summaries[name] = result.summary() if isinstance(result, Result) else {name: Estimate.summary(result)}
-        self.in_words.append(str(result))
-        for key, estimate in estimates.items():
-            self.per_datum[f"{name}.{key}"] = estimate.per_datum
-            self.per_datum[f"{name}.{key}.standard_errors"] = estimate.standard_errors
-        if isinstance(result, Result):
-            self.per_datum |= {f"{name}.{key}": values.double() for key, values in result.tensors().items()}
+    def add(self, name: str, result: Any, num_data: int | None = None) -> None:
+        """Take in the result of an evaluation.
+
+        Args:
+            name: of the evaluation.
+            result: an :class:`Estimate` or a :class:`Result`.
+            num_data: images that were measured, of which a result has as many numbers at most.
+
+        Raises:
+            ValueError: it has other numbers of each datum than a file can keep.
+        """
+        is_result = isinstance(result, Result)
+        values: dict[str, Tensor] = {}
+        for key, estimate in (result.estimates if is_result else {name: result}).items():
+            values[f"{name}.{key}"] = estimate.per_datum
+            values[f"{name}.{key}.standard_errors"] = estimate.standard_errors
+        values |= {f"{name}.{key}": tensor.double() for key, tensor in (result.tensors() if is_result else {}).items()}
+        for place, tensor in values.items():
+            most = len(tensor) if num_data is None and tensor.ndim else num_data or 0
+            if tensor.ndim != 1 or not tensor.is_floating_point() or not 0 < len(tensor) <= most:
+                raise ValueError(
+                    f"{place} must be a floating-point number of each image, of shape ({most},); got shape "
+                    f"{tuple(tensor.shape)} and {tensor.dtype}."
+                )
+        summary = result.summary() if is_result else {name: Estimate.summary(result)}
+        # What a file cannot keep is refused before anything is taken in.
+        json.dumps(summary)
+        in_words = str(result)
+        self.summaries[name] = summary
+        self.in_words.append(in_words)
+        self.per_datum |= values
 
 
 def measure_cell(
@@ -51,8 +75,8 @@ def measure_cell(
 ) -> Measured:
     """Measure a pair by each evaluation of a cell, in the cell's order.
 
-    What ELBO, log-likelihood and active units refuse ends the measurement. An evaluation that is asked for besides and
-    refuses, as one without a trusted reference, is said not to have measured anything, and the others go on.
+    An error of ELBO, log-likelihood or active units ends the measurement. Where another evaluation raises one, as one
+    without a trusted reference does, a line says that it measured nothing and why, and the others go on.
 
     Args:
         cell: which says how it is measured.
@@ -65,6 +89,8 @@ def measure_cell(
 
     Raises:
         ValueError: as for the evaluations.
+        Exception: an evaluation of the user's own may raise any, which a rehearsal passes on. Memory that runs out is
+            passed on always.
     """
     measured, results = Measured(), dict[str, tuple[Any, int]]()
     compute: dict[str, Any] = {
@@ -74,7 +100,7 @@ def measure_cell(
         evaluation = find_evaluation(name)
         options = dict(options)
         size = options.pop(NUM_TEST, None)
-        required = name in Cell().evaluations
+        required = name in CORE
         if rehearsal:
             if evaluation.needs:
                 continue
@@ -95,13 +121,13 @@ def measure_cell(
             if evaluation.needs_labels:
                 inputs |= _labelled(name, data, test, num_data)
             result = evaluation.measure(inputs, options, **compute)
-        except ValueError as error:
-            if required or rehearsal:
+            measured.add(evaluation.name, result, num_data)
+            results[name] = result, num_data
+        except Exception as error:
+            if required or rehearsal or is_out_of_memory(error):
                 raise
-            measured.in_words.append(f"{evaluation.name} measured nothing: {in_one_line(error)}")
-            continue
-        results[name] = result, num_data
-        measured.add(evaluation.name, result)
+            message = with_place(in_one_line(error), error)
+            measured.in_words.append(f"{evaluation.name} measured nothing: {message}")
     return measured
 
 

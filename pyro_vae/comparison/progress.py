@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
@@ -17,34 +17,21 @@ LOOK_EVERY = 0.5
 """Seconds between two looks at the cells' metrics files, which is how cells on any machine are followed."""
 
 
-class Lines:
-    """Prints a line as each cell ends, where there is no terminal to draw on."""
-
-    def __init__(self, total: int, labels: Mapping[Task, str]) -> None:
-        self._total, self._labels, self._ended = total, labels, 0
-
-    def end(self, task: Task, error: str | None) -> None:
-        """Say how a cell ended."""
-        self._ended += 1
-        how = "finished" if error is None else f"FAILED: {error}"
-        print(f"[{self._ended}/{self._total}] {self._labels[task]}: {how}", file=sys.stderr, flush=True)  # noqa: T201
-
-
 class Bars:
     """Draws a bar for each cell at work and one for all epochs of all cells."""
 
     def __init__(self, tasks: Sequence[Task], labels: Mapping[Task, str]) -> None:
-        # The terminal itself: what is printed later is led around the bars.
+        # The terminal itself, as `sys.stderr` is redirected later.
         self._labels, self._terminal = labels, sys.stderr
         self._left = {task: epochs_done(task.path) for task in tasks}
         self._ended = 0
         total = sum(task.cell.epochs for task in tasks)
-        # Cells differ in length: the time that is left is told from the mean pace since the start.
+        # Cells differ in length. So the time left follows the mean pace since the start, which smoothing=0 asks for.
         self._all = progress_bar(
             total, " epochs", "all epochs", shown=True, initial=sum(self._left.values()), smoothing=0
         )
         self._shown: dict[Task, tqdm[Any]] = {}
-        # Held while bars change: one that is drawn after it was closed would stay on the screen.
+        # Held while bars change: a bar that is drawn after it was closed would stay on the screen.
         self._change = threading.Lock()
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
@@ -69,12 +56,14 @@ class Bars:
             bar.close()
 
     def _look(self) -> None:
+        """Follow the cells' metrics files, until it is over."""
         start = dict(self._left)
         while not self._over.wait(LOOK_EVERY):
             done = {task: epochs_done(task.path) for task in list(self._left)}
             with self._change:
-                going = {task: epochs for task, epochs in done.items() if task in self._left}
-                for task, epochs in going.items():
+                # Some have ended meanwhile.
+                done = {task: epochs for task, epochs in done.items() if task in self._left}
+                for task, epochs in done.items():
                     if epochs > start[task] and task not in self._shown:
                         self._shown[task] = progress_bar(
                             task.cell.epochs, " epochs", self._labels[task], shown=True, initial=epochs,
@@ -83,13 +72,17 @@ class Bars:
                     if task in self._shown:
                         self._shown[task].n = epochs
                         self._shown[task].refresh()
-                self._all.n = self._ended + sum(going.values())
+                self._all.n = self._ended + sum(done.values())
                 self._all.refresh()
 
 
+End = Callable[[Task, str | None], None]
+"""Shows that a task has ended, and what it failed with."""
+
+
 @contextmanager
-def shown(tasks: Sequence[Task], labels: Mapping[Task, str], progress: bool | None) -> Iterator["Lines | Bars | None"]:
-    """Show how far tasks are, on the standard error stream.
+def shown(tasks: Sequence[Task], labels: Mapping[Task, str], progress: bool | None) -> Iterator[End]:
+    """Show how far tasks are, on the standard error stream; yield what is to be called as each ends.
 
     Within, what is printed on a terminal stands above the bars.
 
@@ -100,10 +93,17 @@ def shown(tasks: Sequence[Task], labels: Mapping[Task, str], progress: bool | No
     """
     is_terminal = sys.stderr.isatty()
     if progress is False or not tasks or (progress is None and not is_terminal):
-        yield None
+        yield lambda *_: None
         return
     if not is_terminal:
-        yield Lines(len(tasks), labels)
+        numbers = iter(range(1, len(tasks) + 1))
+
+        def print_line(task: Task, error: str | None) -> None:
+            how = "finished" if error is None else f"FAILED: {error}"
+            line = f"[{next(numbers)}/{len(tasks)}] {labels[task]}: {how}"
+            print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+        yield print_line
         return
     from tqdm.contrib import DummyTqdmFile  # Slow to import, and seldom needed.
 
@@ -111,6 +111,6 @@ def shown(tasks: Sequence[Task], labels: Mapping[Task, str], progress: bool | No
     above: Any = DummyTqdmFile(sys.stderr)
     try:
         with redirect_stderr(above), redirect_stdout(above):
-            yield bars
+            yield bars.end
     finally:
         bars.close()

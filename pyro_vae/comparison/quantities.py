@@ -23,15 +23,17 @@ EVALUATIONS_IN_TITLES = {"ais": "AIS", "bdmc": "BDMC", "sbc": "SBC"}
 
 @dataclass(frozen=True)
 class Quantity:
-    """An estimate or a fact of an evaluation's summary."""
+    """An estimate or a number in an evaluation's summary, which tables have a column of."""
 
     name: str
-    """Its own, or ``EVALUATION.NAME``, as :func:`name_of` says."""
+    """Its key, or ``EVALUATION.KEY``, as :func:`name_of` says."""
     evaluation: str
     key: str
     """Its name in the evaluation's summary."""
     better: str = ""
     """Which of its values is better: "higher", "lower", or "" where neither is."""
+    unit: str = ""
+    """Of an estimate, as "nats"; "" of a number."""
 
     @property
     def place(self) -> str:
@@ -39,7 +41,7 @@ class Quantity:
         return f"{self.evaluation}.{self.key}"
 
     def title(self, bound: bool = True) -> str:
-        """Return what a table calls it.
+        """Return what a table calls it, without its unit.
 
         Args:
             bound: whether log-likelihoods are lower bounds.
@@ -51,19 +53,30 @@ class Quantity:
         """
         if self.key == "log_likelihood":
             text = "log p(x) ≥" if bound else "log p(x), no bound"
-        elif self.key.endswith("bits_per_dim"):
-            text = f"{self.key.removesuffix('bits_per_dim').replace('elbo_', 'ELBO, ')}bits/dim{' ≤' if bound else ''}"
+        elif self.key == "bits_per_dim":
+            text = "bits/dim ≤" if bound else "bits/dim"
         else:
             text = " ".join(ABBREVIATIONS.get(word, word) for word in self.key.split("_")).replace("r hat", "R-hat")
         if "." not in self.name and self.evaluation not in EVALUATIONS_IN_TITLES:
             return text
         return f"{EVALUATIONS_IN_TITLES.get(self.evaluation, self.evaluation.replace('_', ' '))}: {text}"
 
+    def head(self, bound: bool = True) -> str:
+        """Return its title with its unit, unless that is nats, which tables have where they name none.
+
+        >>> Quantity("khat_above", "log_likelihood", "khat_above", unit="share").head()
+        'k-hat above, %'
+        """
+        title = self.title(bound)
+        unit = "%" if self.unit == "share" else self.unit
+        return title if unit in ("", "nats") or unit in title else f"{title}, {unit}"
+
 
 def quantities_of(measured: Mapping[str, Mapping[str, Any]], own: Mapping[str, type]) -> dict[str, Quantity]:
     """Return the columns of what a cell has measured, by name.
 
-    An evaluation that names no columns has one for each estimate, of the package's those that no other one has.
+    They are the estimates and numbers that a result class names in ``columns``. Without such names they are all
+    estimates of an evaluation of the user's own; of the package's, those that no other evaluation has.
 
     Args:
         measured: the summary of each evaluation, by the evaluation's name, in the order of measurement.
@@ -76,17 +89,18 @@ def quantities_of(measured: Mapping[str, Mapping[str, Any]], own: Mapping[str, t
             estimates = [key for key, value in summary.items() if is_estimate(value)]
             columns = {key: "" for key in estimates if evaluation in own or name_of(evaluation, key) == key}
         for key, better in columns.items():
-            if summary.get(key) is not None:
-                name = name_of(evaluation, key)
-                quantities[name] = Quantity(name, evaluation, key, better)
+            value: Any = summary.get(key)
+            if is_estimate(value) or isinstance(value, int | float):
+                name, unit = name_of(evaluation, key), "" if isinstance(value, int | float) else value["unit"]
+                quantities[name] = Quantity(name, evaluation, key, better, unit)
     return quantities
 
 
 def name_of(evaluation: str, key: str) -> str:
     """Return what a quantity is called in every table, whatever else was measured beside it.
 
-    It has its own name where it is a column of the package's and no evaluation before has one of that name, or where
-    it is the only number of an evaluation of its name; else ``EVALUATION.NAME``.
+    It is called by its key where the key is a column of the package's and no evaluation before has one of that name,
+    or where the key is the evaluation's name; else ``EVALUATION.KEY``.
 
     >>> name_of("log_likelihood", "log_likelihood"), name_of("ais", "log_likelihood"), name_of("mine", "mine")
     ('log_likelihood', 'ais.log_likelihood', 'mine')

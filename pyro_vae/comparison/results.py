@@ -1,6 +1,5 @@
 """What a cell leaves in its folder, and what is read back."""
 
-import contextlib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -76,13 +75,13 @@ class CellResult:
 
     def summary_of(self, quantity: str) -> Any:
         """Return a quantity's mean with its errors, as :meth:`Estimate.summary` has them, or a number; None if none."""
-        there = self.quantities.get(quantity)
-        return None if there is None else self.measured[there.evaluation][there.key]
+        known = self.quantities.get(quantity)
+        return None if known is None else self.measured[known.evaluation][known.key]
 
     def values_of(self, quantity: str) -> Tensor | None:
         """Return a quantity of each test image, float64 ``(N,)``; None where it was not measured by the image."""
-        there = self.quantities.get(quantity)
-        return self.per_datum.get(quantity if there is None else there.place)
+        known = self.quantities.get(quantity)
+        return self.per_datum.get(quantity if known is None else known.place)
 
 
 def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datum: Mapping[str, Tensor]) -> None:
@@ -94,16 +93,19 @@ def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datu
     # Copies: two names of one tensor cannot be written.
     tensors = {name: value.contiguous().clone() for name, value in per_datum.items()}
     write_bytes(path / PER_DATUM, save(tensors, {"format": str(FORMAT)}))
-    content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), **evaluation}
-    write_bytes(path / EVALUATION, (json.dumps(content, indent=2) + "\n").encode())
-    with contextlib.suppress(FileNotFoundError):
-        (path / ERROR).unlink()
+    _write(path / EVALUATION, cell, evaluation)
+    (path / ERROR).unlink(missing_ok=True)
 
 
 def write_fitted(path: Path, cell: Cell, epochs: int) -> None:
     """Write that a cell's pair was fitted to its end, which metrics and checkpoint do not tell."""
-    content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), "epochs": epochs}
-    write_bytes(path / FITTED, (json.dumps(content) + "\n").encode())
+    _write(path / FITTED, cell, {"epochs": epochs})
+
+
+def _write(file: Path, cell: Cell, content: Mapping[str, Any]) -> None:
+    """Write a JSON file that says of which cell it is."""
+    content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), **content}
+    write_bytes(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def is_fitted(path: Path, cell: Cell) -> bool:
@@ -112,7 +114,7 @@ def is_fitted(path: Path, cell: Cell) -> bool:
     Raises:
         RunError: it holds that of another cell, or of another version.
     """
-    return (path / FITTED).is_file() and bool(_read(path / FITTED, cell))
+    return (path / FITTED).is_file() and bool(_read(path / FITTED, cell, cell.hash))
 
 
 def is_finished(path: Path, cell: Cell) -> bool:
@@ -121,10 +123,7 @@ def is_finished(path: Path, cell: Cell) -> bool:
     Raises:
         RunError: it holds those of another one, or of another version.
     """
-    file = path / EVALUATION
-    if not file.is_file():
-        return False
-    return bool(_read(file, cell))
+    return (path / EVALUATION).is_file() and bool(_read(path / EVALUATION, cell, cell.hash))
 
 
 def check_results(path: Path) -> None:
@@ -144,16 +143,18 @@ def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
     Args:
         path: the folder.
         cell: whose it is.
-        hash: that the cell had when it was run, where the file of a class of the user's own has changed since.
+        hash: the cell's when it was run; its hash now unless given. They differ where a file of the user's own has
+            changed since.
 
     Raises:
         RunError: the folder is damaged, of another cell or of another version.
     """
     if not (path / EVALUATION).is_file():
         file = path / ERROR
-        error = _printable(read_text(file, path)) if file.is_file() else UNFINISHED
-        return CellResult(cell, path, error=error)
-    evaluation, per_datum = _read(path / EVALUATION, cell, hash), _read_per_datum(path)
+        # Without the characters that steer a terminal.
+        text = "".join(c for c in read_text(file, path) if c.isprintable() or c in "\n\t") if file.is_file() else None
+        return CellResult(cell, path, error=UNFINISHED if text is None else text)
+    evaluation, per_datum = _read(path / EVALUATION, cell, hash or cell.hash), _read_per_datum(path)
     _require_means(evaluation, per_datum, path)
     return CellResult(cell, path, evaluation, per_datum, read_history(path, evaluation["epochs"]))
 
@@ -183,11 +184,13 @@ def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -
     except RunError:
         raise
     except ValueError as error:
-        raise RunError(f"{path / CONFIG}: {error}") from error
+        own = ":" in str(recipe.get("measure", ""))
+        remedy = " Put back what it names; pyro_vae.load_run reads the pair without it." if own else ""
+        raise RunError(f"{path / CONFIG}: {error}{remedy}") from error
     for name in TOLD_TWICE:
-        told, made = config.get(name), getattr(cell, name)
-        if type(told) is not type(made) or told != made:
-            raise RunError(f"{path / CONFIG}: `{name}` is {shown(told)}, and its recipe says {shown(made)}.")
+        recorded, setting = config.get(name), getattr(cell, name)
+        if type(recorded) is not type(setting) or recorded != setting:
+            raise RunError(f"{path / CONFIG}: `{name}` is {shown(recorded)}, and its recipe says {shown(setting)}.")
     return cell
 
 
@@ -206,38 +209,38 @@ def epochs_done(path: Path) -> int:
         return 0
 
 
-def _read(file: Path, cell: Cell, hash: str | None = None) -> dict[str, Any]:
+def _read(file: Path, cell: Cell, hash: str) -> dict[str, Any]:
+    """Return the content of a file that :func:`_write` has written for a cell of this hash.
+
+    Raises:
+        RunError: it is damaged, of another version or of another cell.
+    """
+    remedy = f"Choose another folder, or remove {file.parent}: it is computed again."
     try:
-        found = read_json(file, file.parent)
+        content = read_json(file, file.parent)
     except RunError as error:
         raise RunError(f"{error} Remove {file.parent}: it is computed again.") from error
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        of = found.get("format") if isinstance(found, dict) else None
-        raise RunError(
-            f"{file} holds results of format {shown(of)}; this version reads {FORMAT}. Choose another folder, or "
-            f"remove it."
-        )
-    if found.get("cell") != (hash or cell.hash):
-        raise RunError(
-            f"{file} is of a run with {_differing(found, cell, hash)}. Choose another folder, or remove {file.parent}: "
-            f"it is computed again."
-        )
+    format = content.get("format") if isinstance(content, dict) else None
+    if format != FORMAT:
+        raise RunError(f"{file} holds results of format {shown(format)}; this version reads {FORMAT}. {remedy}")
+    if content.get("cell") != hash:
+        raise RunError(f"{file} is of a run with {_differing(content, cell, hash)}. {remedy}")
     if file.name == EVALUATION:
-        check_evaluation(found, str(file))
+        check_evaluation(content, str(file))
     else:
-        Fields.of(found, str(file)).whole("epochs")
-    return found
+        Fields.of(content, str(file)).whole("epochs")
+    return content
 
 
-def _differing(found: Mapping[str, Any], cell: Cell, hash: str | None) -> str:
-    """Return in words what tells the cell whose results were found from the one that is looked for."""
-    if "settings" not in found:
-        return f"other settings ({shown(found.get('cell'))} is their hash, not {hash or cell.hash!r})"
-    differing = list(differences(found["settings"], cell.settings()))
-    own = [f"{argument(kind)} {getattr(cell, kind)}" for kind in PARTS if ":" in getattr(cell, kind)]
-    if not differing and own:
+def _differing(content: Mapping[str, Any], cell: Cell, hash: str) -> str:
+    """Return in words what tells the cell that a file was written for from the one that is looked for."""
+    if "settings" not in content:
+        return f"other settings ({shown(content.get('cell'))} is their hash, not {hash!r})"
+    settings = listed(list(differences(content["settings"], cell.settings())))
+    own = [f"{argument(part)} {getattr(cell, part)}" if part in PARTS else part for part in cell.own_code]
+    if own and not settings:
         return f"other code: the file of {' or '.join(own)} has changed since"
-    return f"other settings; {listed(differing) or 'its `cell` is not their hash'}"
+    return f"other settings; {settings or 'its `cell` is not their hash'}"
 
 
 def _read_per_datum(path: Path) -> dict[str, Tensor]:
@@ -275,21 +278,12 @@ def _require_means(evaluation: Mapping[str, Any], per_datum: Mapping[str, Tensor
                     f"{PER_DATUM} has its values; got {shown(summary)}. Remove both: it is measured again."
                 )
             continue
-        told, mean = summary["mean"], values[~values.isnan()].double().mean().item()
-        told = math.nan if told is None else told
-        if not math.isclose(told, mean, rel_tol=ROUNDING, abs_tol=ROUNDING) and (
-            math.isfinite(told) or math.isfinite(mean)
-        ):
+        recorded = math.nan if summary["mean"] is None else summary["mean"]
+        mean = values[~values.isnan()].double().mean().item()
+        same = math.isclose(recorded, mean, rel_tol=ROUNDING, abs_tol=ROUNDING)
+        if not same and (math.isfinite(recorded) or math.isfinite(mean)):
             raise RunError(
-                f"{path / EVALUATION}: {evaluation_name}: the mean of `{key}` is {told:.6g}, and that of its values in "
-                f"{PER_DATUM} is {mean:.6g}: the files are not of one measurement. Remove both: it is measured again."
+                f"{path / EVALUATION}: {evaluation_name}: the mean of `{key}` is {recorded:.6g}, and that of its "
+                f"values in {PER_DATUM} is {mean:.6g}: the files are not of one measurement. Remove both: it is "
+                f"measured again."
             )
-
-
-def _printable(text: str) -> str:
-    r"""Return a text without what steers a terminal.
-
-    >>> _printable("\x1b[31mred\n")
-    '[31mred\n'
-    """
-    return "".join(character for character in text if character.isprintable() or character in "\n\t")

@@ -1,4 +1,4 @@
-"""What a worker does with one cell, on this machine or another: runs it, and records what went wrong."""
+"""What a worker does with one cell, on this machine or another: it runs the cell, and records errors."""
 
 import json
 import os
@@ -24,6 +24,11 @@ from pyro_vae.runtime.user_code import with_place
 CELLS, LOG = "cells", "log.jsonl"
 
 
+def folder_of(out: Path, cell: Cell) -> Path:
+    """Return a cell's run folder."""
+    return out / CELLS / cell.hash
+
+
 @dataclass(frozen=True)
 class Task:
     """A cell to run, as it is sent to a worker."""
@@ -47,11 +52,6 @@ Worker = Callable[[Task], str | None]
 """Runs a task, and returns what it failed with."""
 
 
-def folder_of(out: Path, cell: Cell) -> Path:
-    """Return a cell's run folder."""
-    return out / CELLS / cell.hash
-
-
 def work(task: Task, threads: int | None = None, parent: int | None = None) -> str | None:
     """Run a cell; an error is recorded in its folder and returned, so that it does not end the others.
 
@@ -63,15 +63,15 @@ def work(task: Task, threads: int | None = None, parent: int | None = None) -> s
     if parent is not None and parent != os.getpid():
         threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     try:
-        # What a cell's `pyro.param` statements leave is not for the next one.
+        # The next cell must not find what this one's `pyro.param` statements leave.
         with _threads(threads), pyro.get_param_store().scope(), named_as("settings"):
             _run(task)
         return None
     except Exception as error:
-        found = with_place(f"{type(error).__name__}: {error}", error)
-        _log(task, "failed", error=found)
-        write_error(task.path, f"{found}\n\n{traceback.format_exc()}")
-        return found
+        message = with_place(f"{type(error).__name__}: {error}", error)
+        _log(task, "failed", error=message)
+        write_error(task.path, f"{message}\n\n{traceback.format_exc()}")
+        return message
 
 
 def _run(task: Task) -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pyro_vae.comparison.cautions import cautions
-from pyro_vae.comparison.comparison import Comparison, Configuration
+from pyro_vae.comparison.comparison import Comparison
+from pyro_vae.comparison.estimates import Configuration
 from pyro_vae.report import figures as report_figures
 from pyro_vae.report.figures import khat_shares, which_curve, which_gap
 from pyro_vae.report.images import draw_cells

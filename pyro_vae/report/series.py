@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pyro_vae.comparison.comparison import Configuration
+from pyro_vae.comparison.estimates import Configuration
 from pyro_vae.report.table import short
 
 COLOURS = ("#3b7dd8", "#d9702b", "#2a9d72", "#cf4f8f", "#8a6fd1", "#a07a1f", "#2f93a5", "#cb4b4b")

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pyro_vae.comparison.comparison import Comparison, Configuration
-from pyro_vae.comparison.estimates import MeanOverSeeds, estimate, numbers
+from pyro_vae.comparison.comparison import Comparison
+from pyro_vae.comparison.estimates import Configuration, MeanOverSeeds, estimate, is_measured, numbers
 from pyro_vae.runtime.wording import rounded_error
 from pyro_vae.statistics.ranking import Ranking
 
@@ -51,7 +51,7 @@ class Entry:
     """To sort by; NaN where there is none."""
     text: str = "–"
     errors: Mapping[str, str] = field(default_factory=dict)
-    """Those that are known, by the names that :data:`NOTE` explains."""
+    """By the names that :data:`NOTE` explains; one that is not known is missing, or "unknown"."""
     best: bool = False
     """Whether no configuration is told apart as better."""
 
@@ -89,15 +89,22 @@ def _heads(comparison: Comparison) -> dict[str, str]:
     heads = {CELLS: CELLS}
     for name in ordered:
         measured = [result.measured.get(quantities[name].evaluation, {}) for result in comparison.finished]
-        title = quantities[name].title(bound=all(summary.get("bound", True) for summary in measured))
-        heads[name] = f"{title}, %" if _unit(comparison, name) == "share" else title
+        bound = all(summary.get("bound", True) for summary in measured)
+        heads[name] = quantities[name].head(bound) + _of_fewer(comparison, name)
     return heads | COSTS
 
 
-def _unit(comparison: Comparison, quantity: str) -> str:
-    """Return the unit of an estimate; nothing of what is no estimate."""
-    summaries = (result.summary_of(quantity) for result in comparison.finished)
-    return next((summary["unit"] for summary in summaries if isinstance(summary, Mapping)), "")
+def _of_fewer(comparison: Comparison, quantity: str) -> str:
+    """Return over how many images means of a quantity are, with a comma, where a cell has more test images than that.
+
+    Numbers that have no value for each image have none.
+    """
+    pairs = [(result.values_of(quantity), result.values_of("elbo")) for result in comparison.finished]
+    sizes = {(len(values), len(every)) for values, every in pairs if values is not None and every is not None}
+    if all(size == all_of_them for size, all_of_them in sizes):
+        return ""
+    numbers_of_images = sorted({size for size, _ in sizes})
+    return f", N = {' or '.join(map(str, numbers_of_images))}"
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -179,9 +186,9 @@ def short(name: str) -> str:
 
 
 def errors_of(mean: MeanOverSeeds) -> dict[str, str]:
-    """Return the errors of a mean that are known, by name."""
+    """Return the errors of a mean by name: those that are known, and the Monte Carlo error in any case."""
     named = {"MC": mean.monte_carlo, "data": mean.data, "seeds": mean.spread}
-    return {name: rounded_error(error) for name, error in named.items() if not math.isnan(error)}
+    return {name: rounded_error(error) for name, error in named.items() if name == "MC" or not math.isnan(error)}
 
 
 def in_words(errors: Mapping[str, str]) -> str:
@@ -205,7 +212,7 @@ def _column(
             name: Entry(number, str(number) if number == cells[name] else f"{number} of {cells[name]}")
             for name, number in done.items()
         }
-    unit = _unit(comparison, key)
+    unit = comparison.quantities[key].unit if key in comparison.quantities else ""
     if not unit:
         values = {c.name: numbers(c, key) for c in configurations}
         return {name: _of_numbers(known) for name, known in values.items() if known}
@@ -214,9 +221,11 @@ def _column(
     # All means of a column have as many decimals.
     digits = 1 if unit == "share" else max((mean.decimals for mean in means.values()), default=0)
     best = ranking.best if isinstance(ranking, Ranking) else ()
-    return {
+    entries = {
         name: Entry(mean.mean, f"{mean.mean:.{digits}f}", errors_of(mean), name in best) for name, mean in means.items()
     }
+    not_finite = {c.name: Entry(text="not finite") for c in configurations if c.name not in means and is_measured(c, key)}
+    return not_finite | entries
 
 
 def _of_numbers(values: Sequence[float]) -> Entry:

@@ -57,6 +57,8 @@ class PairedDifference:
     seed_df: float
     """Degrees of freedom of the spread over seeds: S - 1 of the pair alone, more where it was compared with others; 0
     with one seed."""
+    unit: str = "nats"
+    """Of the quantity, as :meth:`__str__` says it."""
 
     @property
     def over_seeds(self) -> bool:
@@ -82,8 +84,8 @@ class PairedDifference:
         seeds = f"{self.num_seeds} seeds" if self.over_seeds else ONE_SEED
         left_out = f", {self.num_left_out} left out" if self.num_left_out else ""
         return (
-            f"{self.mean_difference:+.{digits}f} nats (s.e. {rounded_error(self.standard_error)}, {100 * self.level:g} "
-            f"% interval {interval}, p = {self.p_value:.2g}; {count(self.num_images, 'image')}{left_out}; {seeds})"
+            f"{self.mean_difference:+.{digits}f} {self.unit} (s.e. {rounded_error(self.standard_error)}, "
+            f"{100 * self.level:g} % interval {interval}, p = {self.p_value:.2g}; {count(self.num_images, 'image')}{left_out}; {seeds})"
         )
 
 
@@ -145,6 +147,8 @@ class Ranking:
     prior_df: float
     """d0 of :class:`pyro_vae.statistics.seed_spread.SeedSpread`: infinite where all configurations share one spread, 0
     with one seed."""
+    unit: str = "nats"
+    """Of the quantity, as :meth:`__str__` says it."""
 
     @property
     def best(self) -> tuple[str, ...]:
@@ -154,7 +158,7 @@ class Ranking:
     def __str__(self) -> str:
         digits = max(_decimals(pair.difference.standard_error) for pair in self.comparisons)
         level = f"{100 * self.level:g} %"
-        cells = [["rank", "name", "nats", "to the best", f"{level} interval", f"{level} of these runs", "p"]]
+        cells = [["rank", "name", self.unit, "to the best", f"{level} interval", f"{level} of these runs", "p"]]
         for row in self.rows:
             intervals = [f"[{low:.{digits}f}, {high:.{digits}f}]" for low, high in (row.interval, row.image_interval)]
             beside = [f"{row.to_best:+.{digits}f}", *intervals, f"{row.p_value:.2g}"]

@@ -99,7 +99,7 @@ def test_heavy_tails_and_no_tails(tmp_path):
 
 def test_gaps_of_fewer_images(tmp_path):
     comparison = made_up_comparison(tmp_path, TWO_BY_TWO)
-    assert said(comparison, "Gaps are those of the first 6 test images, all else of 20")
+    assert said(comparison, "Gaps are those of the first 6 test images, where a cell has 20")
     assert not said(made_up_comparison(tmp_path, TWO_BY_TWO, num_gaps=20), "Gaps are those")
     gap = comparison.results[0].summary_of("inference_gap")
     lost = changed(comparison, 0, inference_gaps={"inference_gap": {**gap, "num_left_out": 2}})

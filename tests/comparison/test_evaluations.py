@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import torch
 
+import pyro_vae
 from pyro_vae import evaluation
 from pyro_vae.cli import main
 from pyro_vae.comparison import Cell, Comparison, compare
+from pyro_vae.comparison.cautions import cautions
 from pyro_vae.comparison.evaluations import evaluations, find_evaluation
 from pyro_vae.comparison.measure import measure_cell
 from pyro_vae.comparison.quantities import quantities_of
-from pyro_vae.comparison.run_cell import load_data_of, load_pair, make_pair_of, rehearse
+from pyro_vae.comparison.results import is_finished, read_cell
+from pyro_vae.comparison.run_cell import load_data_of, load_pair, make_pair_of, rehearse, run_cell
 from pyro_vae.errors import RunError
 from pyro_vae.evaluation import Estimate, Result
 from pyro_vae.guides import MeanFieldGuide
@@ -271,6 +274,53 @@ def corners(x: Tensor) -> Corners:
 
 def nothing(x):
     return x
+
+
+def fails(x) -> Estimate:
+    if len(x) > 2:
+        raise RuntimeError("too many images")
+    return first_pixel(x)
+
+
+def out_of_memory(x) -> Estimate:
+    raise MemoryError
+
+
+def of_pixels(x) -> Estimate:
+    return Estimate(x.double(), x.double())
+
+
+def of_no_kind(x) -> Estimate:
+    return x
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Odd(Result):
+    columns = {"by_corner": "", "first": "higher", "words": ""}
+    first: Estimate
+
+    def facts(self):
+        return {"by_corner": {"left": 1.0}, "words": "none", "num_corners": None}
+
+
+def odd(x) -> Odd:
+    return Odd(first=first_pixel(x))
+
+
+def with_a_factor(x, factor: float) -> Estimate:
+    return first_pixel(x, factor=factor)
+
+
+def by_position(x, /) -> Estimate:
+    return first_pixel(x)
+
+
+def of_a_name_that_is_not_there(x: "Images") -> Estimate:
+    return first_pixel(x)
+
+
+def of_evidence(x, evidence: Estimate) -> Estimate:
+    return evidence
 """
 
 
@@ -291,10 +341,13 @@ def test_a_function_in_a_file_is_measured_and_becomes_a_column(own_file, tmp_pat
     for result in done.finished:
         torch.testing.assert_close(result.values_of("first_pixel"), expected, rtol=0, atol=0)
     assert list(done.table["first_pixel"]) == [expected.mean().item()] * 2
-    assert "| first pixel | corners: first |" in to_markdown(done), "of a result that names its columns, those"
+    heads = to_markdown(done).splitlines()[0]
+    assert "| first pixel, grey levels, N = 4 | corners: first |" in heads, "of a result that names its columns, those"
     assert done.finished[0].values_of("corners.last").shape == (6,)
     assert "corners.first" in done.ranked
-    assert Comparison.read(done.path, trust=True).quantities["first_pixel"].evaluation == "first_pixel"
+    again = Comparison.read(done.path, trust=True)
+    assert again.quantities["first_pixel"].evaluation == "first_pixel"
+    assert "Numbers of first_pixel are those of the first 4 test images, where a cell has 6 of them." in cautions(again)
     with pytest.raises(RunError, match="own_evaluations"):
         Comparison.read(done.path)
 
@@ -312,11 +365,66 @@ def test_a_changed_file_is_another_cell(own_file):
         ("first_pixl", "does not define the function 'first_pixl'"),
         ("ais", "has the name of one of the package's evaluations"),
         ("nothing", "is no evaluation: it must be a function that takes model, guide or x"),
+        ("with_a_factor", r"needs the option 'factor': write .*with_a_factor\(factor=\.\.\.\)"),
+        ("by_position", "`x` is positional-only"),
+        ("of_a_name_that_is_not_there", "its annotations cannot be read: NameError: name 'Images' is not defined"),
+        ("of_evidence", "nothing can be given to `evidence`"),
     ],
 )
 def test_what_is_no_evaluation_in_a_file_is_said(name, words, own_file):
     with pytest.raises(ValueError, match=words):
         Cell(measure=(f"{own_file}:{name}",))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("fails", "RuntimeError: too many images"),
+        ("of_pixels", "ValueError: of_pixels.of_pixels must be a floating-point number of each image, of shape (6,)"),
+        ("of_no_kind", "ValueError: of_no_kind must return a Estimate"),
+    ],
+)
+def test_one_of_ones_own_that_fails_says_so_and_the_others_go_on(name, words, own_file):
+    cell = Cell.of({**TINY, "measure": [f"{own_file}:{name}", f"{own_file}:first_pixel"]})
+    data = load_data_of(cell)
+    measured = measure_cell(cell, *make_pair_of(cell, data), data, False)
+    assert list(measured.summaries)[3:] == ["first_pixel"]
+    assert f"{name} measured nothing: {words}" in measured.in_words[3]
+    assert not any(place.startswith(f"{name}.") for place in measured.per_datum)
+
+
+def test_memory_that_runs_out_ends_the_measurement(own_file):
+    cell = Cell.of({**TINY, "measure": [f"{own_file}:out_of_memory"]})
+    data = load_data_of(cell)
+    with pytest.raises(MemoryError):
+        measure_cell(cell, *make_pair_of(cell, data), data, False)
+
+
+def test_a_column_of_what_is_no_number_is_none(own_file, tmp_path):
+    done = compare({"common": {**TINY, "measure": [f"{own_file}:odd"]}, "cells": [{}]}, tmp_path, threads=1)
+    assert not done.failed
+    assert [name for name in done.quantities if name.startswith("odd.")] == ["odd.first"]
+    assert "odd: first, grey levels" in to_markdown(done)
+
+
+@pytest.mark.parametrize("text", ["inference_gaps(evidence=True)", "evidence_budget(ais=True)"])
+def test_anothers_result_is_no_option(text):
+    with pytest.raises(ValueError, match="has no option"):
+        Cell(measure=(text,))
+
+
+def test_results_of_a_file_that_has_changed_or_gone_say_so(own_file, tmp_path):
+    cell = Cell.of({**TINY, "measure": [f"{own_file}:first_pixel"]})
+    run_cell(cell, tmp_path / "run")
+    sys.modules.pop("own_evaluations")
+    own_file.write_text(OWN + "# changed\n")
+    with pytest.raises(RunError, match=f"other code: the file of {own_file}:first_pixel has changed since"):
+        is_finished(tmp_path / "run", Cell.of(cell.settings()))
+    sys.modules.pop("own_evaluations")
+    own_file.unlink()
+    with pytest.raises(RunError, match=r"there is no file .*\. Put back what it names; pyro_vae\.load_run reads"):
+        read_cell(tmp_path / "run", trust=True)
+    assert pyro_vae.load_run(tmp_path / "run").guide is not None
 
 
 def test_an_installed_package_declares_evaluations(own_file, tmp_path, monkeypatch):

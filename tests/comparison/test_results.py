@@ -103,6 +103,23 @@ def test_means_that_are_not_those_of_the_images_are_refused(group, name, tmp_pat
             read_result(tmp_path, CELL)
 
 
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        ("log_likelihood", "num_unresolved"), ("log_likelihood", "num_without_mass"), ("log_likelihood", "bound"),
+        ("log_likelihood", "khat_threshold"), ("inference_gaps", "num_doubtful"), ("inference_gaps", "bound"),
+        ("inference_gaps", "num_not_converged"), ("inference_gaps", "num_unresolved"),
+    ],
+)  # fmt: skip
+def test_a_fact_that_readers_count_with_is_not_null(group, name, tmp_path):
+    made_up = made_up_result(CELL, tmp_path, epochs=2)
+    write_history(tmp_path, made_up.history)
+    measured = {**made_up.measured, group: {**made_up.measured[group], name: None}}
+    write_result(tmp_path, CELL, {**made_up.evaluation, "measured": measured}, made_up.per_datum)
+    with pytest.raises(RunError, match=rf"evaluation\.json: measured: {group}: `{name}` must be .*; got None\."):
+        read_result(tmp_path, CELL)
+
+
 @pytest.mark.parametrize("odd", [5, None, {"standard_error": 0.1}, "text"])
 @pytest.mark.parametrize(("group", "name"), [("ais", "log_likelihood"), ("evidence_budget", "iwae_10")])
 def test_what_is_no_estimate_of_values_that_are_there_is_refused(group, name, odd, tmp_path):
