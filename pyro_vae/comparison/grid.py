@@ -1,4 +1,4 @@
-"""A grid of cells: a product of settings, a list, or both, from Python or from YAML that is checked line by line."""
+"""A grid of cells: all combinations of settings, a list of cells, or both, from Python or from a YAML file."""
 
 import itertools
 import math
@@ -74,30 +74,34 @@ class Grid:
         design = description.get("design", "joint")
         if design not in DESIGNS:
             raise reader.error(("design",), f"design must be one of {', '.join(DESIGNS)}; got {design!r}.")
-        common = reader.settings(description.get("common"), ("common",))
-        axes = reader.axes(description.get("grid"))
-        listed = description.get("cells") or []
-        if not isinstance(listed, Sequence) or isinstance(listed, str):
-            raise reader.error(("cells",), "cells must be a list of settings, one for each cell.")
-        own = [
-            reader.settings(settings, ("cells", number), (*SETTINGS, "fitted_model"))
-            for number, settings in enumerate(listed)
-        ]
         if "fitted_model" in description and design != "frozen":
             raise reader.error(
                 ("fitted_model",), "`fitted_model` is for `design: frozen`, whose cells take over its model."
             )
-        fitted_model = reader.settings(description.get("fitted_model"), ("fitted_model",))
-        number = math.prod(len(values) for values in axes.values()) + len(own)
+        common, fitted_model = (reader.settings(description.get(key), (key,)) for key in ("common", "fitted_model"))
+        axes = reader.axes(description.get("grid"))
+        listed = description.get("cells") or []
+        if not isinstance(listed, Sequence) or isinstance(listed, str):
+            raise reader.error(("cells",), "cells must be a list of settings, one for each cell.")
+        number = math.prod(len(values) for values in axes.values()) + len(listed)
         if number > MOST_CELLS:
             raise reader.error(("grid",), f"a grid has at most {MOST_CELLS:,} cells; this one has {number:,}.")
-        combinations = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
-        cells = []
-        for settings in [*(combinations if axes else []), *own]:
-            both = {**common, **settings}
-            cells.append(reader.cell(_with_fitted_model(both, common, fitted_model) if design == "frozen" else both))
-        if not cells:
+        combinations = itertools.product(*axes.values()) if axes else []
+        every = [dict(zip(axes, values, strict=True)) for values in combinations]
+        for number, settings in enumerate(listed):
+            every.append(reader.settings(settings, ("cells", number), (*SETTINGS, "fitted_model")))
+        if not every:
             raise reader.error((), "the grid is empty: give lists of settings under `grid`, or settings under `cells`.")
+        cells = []
+        for settings in every:
+            settings = {**common, **settings}
+            if design == "frozen":
+                # What makes the model is the cell's own. All else is common to the grid's cells, but for guide and
+                # seed, which are the default ones, and for what is measured, as nothing is.
+                shared = {key: value for key, value in settings.items() if key in MODEL_SETTINGS}
+                others = {key: common[key] for key in common if key not in ("guide", "seed", *MEASUREMENT)}
+                settings["fitted_model"] = {**others, **shared, **fitted_model}
+            cells.append(reader.cell(settings, ()))
         try:
             return cls(tuple(cells))
         except ValueError as error:
@@ -125,8 +129,7 @@ class Grid:
     @property
     def varying(self) -> tuple[str, ...]:
         """The settings by which its cells differ."""
-        found = [name for name in SETTINGS if len({getattr(cell, name) for cell in self.cells}) > 1]
-        return tuple(found)
+        return tuple(name for name in SETTINGS if len({getattr(cell, name) for cell in self.cells}) > 1)
 
     @property
     def fitted_models(self) -> tuple[Cell, ...]:
@@ -136,19 +139,6 @@ class Grid:
     def description(self) -> dict[str, Any]:
         """Return it in YAML's terms, cell by cell, and their folders; :meth:`of` undoes it."""
         return {"cells": [cell.settings() for cell in self.cells], FOLDERS: [cell.hash for cell in self.cells]}
-
-
-def _with_fitted_model(
-    settings: Mapping[str, Any], common: Mapping[str, Any], fitted_model: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return a cell's settings with those of the cell that its model is taken from.
-
-    What makes the model is the cell's own. All else is what is common to the grid's cells, but for guide and seed,
-    which are the default ones, and but for how cells are measured, as it is not; ``fitted_model`` has the last word.
-    """
-    shared = {name: value for name, value in settings.items() if name in MODEL_SETTINGS}
-    others = {name: value for name, value in common.items() if name not in ("guide", "seed", *MEASUREMENT)}
-    return {**settings, "fitted_model": {**others, **shared, **fitted_model}}
 
 
 class _Reader:
@@ -164,48 +154,40 @@ class _Reader:
         where = f"{self._name}, line {self._lines[place]}" if place in self._lines and place else self._name
         return ValueError(f"{where}: {message}")
 
-    def check_keys(self, found: Any, known: Sequence[str], place: Place, what: str) -> None:
-        """Refuse a key that is not known, and suggest the nearest."""
-        if not isinstance(found, Mapping):
-            raise self.error(place, f"expected `key: value` lines, with {', '.join(known)}; got {shown(found)}.")
-        for key in found:
+    def check_keys(self, value: Any, known: Sequence[str], place: Place, what: str) -> None:
+        """Refuse what is no mapping, and a key that is not known; the nearest is suggested."""
+        if not isinstance(value, Mapping):
+            raise self.error(place, f"expected `key: value` lines, with {', '.join(known)}; got {shown(value)}.")
+        for key in value:
             if key not in known:
                 hint = did_you_mean(str(key), known)
                 raise self.error((*place, key), f"there is no {what} {key!r}.{hint} There are {', '.join(known)}.")
 
-    def settings(self, found: Any, place: Place, known: Sequence[str] = SETTINGS) -> dict[str, Any]:
+    def settings(self, settings: Any, place: Place, known: Sequence[str] = SETTINGS) -> dict[str, Any]:
         """Return settings whose names and values, each for itself, are right."""
-        found = {} if found is None else found
-        self.check_keys(found, known, place, "setting")
-        for name, value in found.items():
+        settings = {} if settings is None else settings
+        self.check_keys(settings, known, place, "setting")
+        for name, value in settings.items():
             # Whether a model goes with a cell, all of its settings say together.
             if name != "fitted_model":
-                self._check(name, value, (*place, name))
-        return dict(found)
+                self.cell({name: value}, (*place, name))
+        return dict(settings)
 
-    def axes(self, found: Any) -> dict[str, list[Any]]:
+    def axes(self, axes: Any) -> dict[str, list[Any]]:
         """Return lists of settings' values, each of which is right."""
-        found = {} if found is None else found
-        self.check_keys(found, SETTINGS, ("grid",), "setting")
-        for name, values in found.items():
+        axes = {} if axes is None else axes
+        self.check_keys(axes, SETTINGS, ("grid",), "setting")
+        for name, values in axes.items():
             if not isinstance(values, list | tuple) or not values:
                 raise self.error(("grid", name), f"{name} under `grid` must be a list of values; got {shown(values)}.")
             for number, value in enumerate(values):
-                self._check(name, value, ("grid", name, number))
-        return {name: list(values) for name, values in found.items()}
+                self.cell({name: value}, ("grid", name, number))
+        return {name: list(values) for name, values in axes.items()}
 
-    def cell(self, settings: Mapping[str, Any]) -> Cell:
-        """Return the cell of settings that go together."""
+    def cell(self, settings: Mapping[str, Any], place: Place) -> Cell:
+        """Return the cell of settings that stand in a place, all others being the default ones."""
         try:
             return Cell.of(settings)
-        except RunError:
-            raise
-        except ValueError as error:
-            raise self.error((), str(error)) from error
-
-    def _check(self, name: str, value: Any, place: Place) -> None:
-        try:
-            Cell.of({name: value})
         except RunError:
             raise
         except ValueError as error:

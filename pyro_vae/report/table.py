@@ -224,7 +224,9 @@ def _column(
     entries = {
         name: Entry(mean.mean, f"{mean.mean:.{digits}f}", errors_of(mean), name in best) for name, mean in means.items()
     }
-    not_finite = {c.name: Entry(text="not finite") for c in configurations if c.name not in means and is_measured(c, key)}
+    not_finite = {
+        c.name: Entry(text="not finite") for c in configurations if c.name not in means and is_measured(c, key)
+    }
     return not_finite | entries
 
 
