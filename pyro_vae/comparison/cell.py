@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
@@ -239,7 +239,7 @@ class Cell:
         """Return the same but for its seed: what cells of one group differ by."""
         return replace(self, seed=seed)
 
-    def label(self, names: "tuple[str, ...] | list[str]") -> str:
+    def label(self, names: Sequence[str]) -> str:
         """Return what tells it from other cells: the values of the settings by which they differ.
 
         >>> Cell(guide="iaf", seed=3).label(["guide", "seed"])
@@ -249,7 +249,7 @@ class Cell:
         for name in names:
             value = getattr(self, name)
             text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            # A part's value tells which setting it is; another value needs the name.
+            # The value of a guide or a prior tells which setting it is; a network may be encoder or decoder.
             words.append(text if name in KINDS else f"{name} {text}")
         return ", ".join(words) or self.guide
 

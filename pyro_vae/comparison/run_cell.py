@@ -1,4 +1,4 @@
-"""Runs one cell: makes the pair, fits it, measures it; what is there already is not done again."""
+"""Run one cell: make its pair, fit it and measure it, as far as that is not done yet."""
 
 import contextlib
 import hashlib
@@ -205,7 +205,7 @@ def _require_fitting_checkpoint(path: Path, cell: Cell, data: ImageData, fitted_
 
 
 def fit_cell(
-    cell: Cell, path: Path, *, data: ImageData | None = None, fitted_model: Path | None = None, resume: bool = True,
+    cell: Cell, path: Path, *, data: ImageData | None = None, fitted_model: Path | None = None,
     progress: bool | None = None,
 ) -> Run:  # fmt: skip
     """Fit a cell's pair in a run folder, or go on where the folder's last checkpoint left it.
@@ -223,7 +223,7 @@ def fit_cell(
         objective=without_jit(make_objective(cell.objective)),
         optimizer=partial(torch.optim.Adam, lr=cell.lr, eps=cell.adam_eps, fused=True),
         scheduler=schedules[cell.schedule],
-        epochs=cell.epochs, batch_size=cell.batch_size, seed=cell.seed, out=path, resume=resume, compile=cell.compile,
+        epochs=cell.epochs, batch_size=cell.batch_size, seed=cell.seed, out=path, resume=True, compile=cell.compile,
         device=cell.device, kl_warmup=cell.kl_warmup, clip_grad_norm=cell.clip_grad_norm, patience=cell.patience,
         recipe=cell.settings(), progress=progress,
     )  # fmt: skip
@@ -232,10 +232,10 @@ def fit_cell(
 
 
 def rehearse(cell: Cell, data: ImageData, fitted_model: Path | None = None) -> None:
-    """Measure a cell's pair as it is before it is fitted, on a few images and with a few samples.
+    """Measure a cell's pair before it is fitted, on a few images and with a few samples.
 
-    What cannot be measured is so found before hours of training, not after. That a number is not finite may be another
-    thing once the pair is fitted.
+    So what cannot be measured is found before hours of training, not after. A number that is not finite is no error
+    here: it may be finite once the pair is fitted.
 
     Raises:
         ValueError: as for the evaluations, of which one refuses the pair.
@@ -250,7 +250,7 @@ def rehearse(cell: Cell, data: ImageData, fitted_model: Path | None = None) -> N
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Keep back what is logged: it is said when the work is done in earnest."""
+    """Log nothing: the same is logged when the pair is really fitted and measured."""
     logger = logging.getLogger("pyro_vae")
     before, logger.disabled = logger.disabled, True
     try:
@@ -317,6 +317,9 @@ def images_hash(images: Tensor) -> str:
 
 
 def _numbers_in(program: Any, besides: Any = None) -> int:
-    """Return how many numbers a module's parameters are, without those that are another's too, as a prior's guide."""
-    others = {id(p) for p in besides.parameters()} if hasattr(besides, "parameters") else set()
-    return sum(p.numel() for p in program.parameters() if id(p) not in others) if hasattr(program, "parameters") else 0
+    """Return how many numbers a module's parameters hold, without parameters that ``besides`` has too."""
+    own, others = (
+        {id(p): p.numel() for p in module.parameters()} if hasattr(module, "parameters") else {}
+        for module in (program, besides)
+    )
+    return sum(number for key, number in own.items() if key not in others)
