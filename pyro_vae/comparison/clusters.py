@@ -36,23 +36,23 @@ def on_dask(tasks: Sequence[Task], worker: Worker, scheduler: str | None) -> Ite
         _check_workers(client, scheduler)
         num_left, suspects = len(tasks), []
         try:
-            for task, error, deaths in _as_they_end(client, worker, tasks):
+            for task, outcome, deaths in _as_they_end(client, worker, tasks):
                 if deaths:
                     suspects.append(task)
                 else:
                     num_left -= 1
-                    yield task, error
+                    yield task, outcome
             # Dask counts a worker's death against every cell that was sent to it. Run alone, a cell shows whether it
             # was the cause.
             for suspect in suspects:
-                for task, error, deaths in _as_they_end(client, worker, [suspect]):
+                for task, outcome, deaths in _as_they_end(client, worker, [suspect]):
                     num_left -= 1
-                    yield task, _give_up(task, f"{deaths} times with no other cell") if deaths else error
-        except CancelledError as cancelled:
+                    yield task, _give_up(task, f"{deaths} times with no other cell") if deaths else outcome
+        except CancelledError as error:
             raise ClusterError(
                 f"the Dask scheduler at {scheduler} went away with {num_left} of {len(tasks)} cells left. Start it "
                 f"and its workers again, and then the same command: what is finished stays."
-            ) from cancelled
+            ) from error
 
 
 def _as_they_end(client: Any, worker: Worker, tasks: Sequence[Task]) -> Iterator[tuple[Task, str | None, int]]:

@@ -186,7 +186,8 @@ class Comparison:
     def unpaired_seeds(self) -> list[int]:
         """Seeds of finished cells that rankings leave out, as some configuration has finished without them."""
         seeds = [configuration.seeds for configuration in self._with_results]
-        return sorted(set.union(*seeds) - set.intersection(*seeds)) if seeds else []
+        shared = set.intersection(*seeds) if seeds else set()
+        return sorted({seed for own in seeds for seed in own} - shared)
 
     @cached_property
     def quantities(self) -> dict[str, Quantity]:
