@@ -85,7 +85,8 @@ class PairedDifference:
         left_out = f", {self.num_left_out} left out" if self.num_left_out else ""
         return (
             f"{self.mean_difference:+.{digits}f} {self.unit} (s.e. {rounded_error(self.standard_error)}, "
-            f"{100 * self.level:g} % interval {interval}, p = {self.p_value:.2g}; {count(self.num_images, 'image')}{left_out}; {seeds})"
+            f"{100 * self.level:g} % interval {interval}, p = {self.p_value:.2g}; "
+            f"{count(self.num_images, 'image')}{left_out}; {seeds})"
         )
 
 
