@@ -46,7 +46,8 @@ class Measured:
             num_data: images that were measured, of which a result has as many numbers at most.
 
         Raises:
-            ValueError: it has other numbers of each datum than a file can keep.
+            ValueError: it has more numbers than images.
+            TypeError: its facts are not what JSON can hold.
         """
         is_result = isinstance(result, Result)
         values: dict[str, Tensor] = {}
@@ -55,14 +56,9 @@ class Measured:
             values[f"{name}.{key}.standard_errors"] = estimate.standard_errors
         values |= {f"{name}.{key}": tensor.double() for key, tensor in (result.tensors() if is_result else {}).items()}
         for place, tensor in values.items():
-            most = len(tensor) if num_data is None and tensor.ndim else num_data or 0
-            if tensor.ndim != 1 or not tensor.is_floating_point() or not 0 < len(tensor) <= most:
-                raise ValueError(
-                    f"{place} must be a floating-point number of each image, of shape ({most},); got shape "
-                    f"{tuple(tensor.shape)} and {tensor.dtype}."
-                )
+            if num_data is not None and len(tensor) > num_data:
+                raise ValueError(f"{place} must have a number of each image, {num_data} at most; got {len(tensor)}.")
         summary = result.summary() if is_result else {name: Estimate.summary(result)}
-        # What a file cannot keep is refused before anything is taken in.
         json.dumps(summary)
         in_words = str(result)
         self.summaries[name] = summary
