@@ -15,6 +15,7 @@ from pyro_vae.runtime.installed import installed, package_of
 from pyro_vae.runtime.random_state import seeded
 from pyro_vae.runtime.reading import shown
 from pyro_vae.runtime.trust import require_trusted
+from pyro_vae.runtime.user_code import told
 from pyro_vae.runtime.wording import did_you_mean
 
 PAIR = ("model", "guide", "x")
