@@ -5,12 +5,11 @@ from pathlib import Path
 from torch import Tensor
 
 from pyro_vae.comparison.results import check_results, read_cell
-from pyro_vae.comparison.run_cell import load_data_of_run, load_pair
+from pyro_vae.comparison.run_cell import load_data_of_run, pair_to_fill
 from pyro_vae.data import ImageData, load_data
 from pyro_vae.errors import RunError
 from pyro_vae.fit import Run
 from pyro_vae.fit import load_run as load_described
-from pyro_vae.fit.describe import is_buildable
 from pyro_vae.fit.run import read_config
 from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.protocols import Program
@@ -59,10 +58,12 @@ def load_run(
         )  # fmt: skip
     if data is not None:
         require_same_data(config["data"], data, path)
-    described = all(is_buildable(config[name]) for name in ("model", "guide"))
-    if described or model is not None or guide is not None or not config.get("recipe"):
-        return load_described(path, model, guide, trust=trust)
-    cell = read_cell(path, trust=trust)
-    images = data if isinstance(data, ImageData) else load_data_of_run(path, cell)
-    fitted_model = None if cell.fitted_model is None else path.resolve().parent / cell.fitted_model.hash
-    return load_described(path, *load_pair(path, cell, images, fitted_model))
+
+    def from_settings() -> tuple[Program, Program]:
+        cell = read_cell(path, trust=trust)
+        images = data if isinstance(data, ImageData) else load_data_of_run(path, cell)
+        require_same_data(config["data"], images, path)
+        fitted_model = None if cell.fitted_model is None else path.resolve().parent / cell.fitted_model.hash
+        return pair_to_fill(path, cell, images, fitted_model)
+
+    return load_described(path, model, guide, trust=trust, make=from_settings if config.get("recipe") else None)

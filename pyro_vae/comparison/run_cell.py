@@ -30,12 +30,10 @@ from pyro_vae.data import DATASETS, DataNotFoundError, ImageData, load_data
 from pyro_vae.data.image_data import first_of
 from pyro_vae.errors import NonFiniteError, RunError
 from pyro_vae.fit import Run, fit, load_run
-from pyro_vae.fit.describe import describe_pair, is_buildable, not_described, structure
 from pyro_vae.fit.options import as_device
 from pyro_vae.fit.parameters import owners_of
-from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted, require_structure
+from pyro_vae.fit.run import CHECKPOINT, CONFIG, STORE, read_config, read_fitted
 from pyro_vae.fit.same_data import require_same_data
-from pyro_vae.objectives.without_jit import without_jit
 from pyro_vae.parts import PARTS, make_guide, make_objective, make_pair, parse_part
 from pyro_vae.programs.modules import as_args, local_params
 from pyro_vae.runtime.arguments import argument
@@ -124,34 +122,20 @@ def load_pair(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None
     Raises:
         RunError: it is missing, damaged, does not fit, or was fitted to other data.
     """
-    config = read_config(path)
-    require_same_data(config["data"], data, path)
-    for name in ("model", "guide"):
-        # A part of the package that is not what its arguments build is not what its recipe makes either.
-        if "why" in config[name] and is_declared(str(config[name].get("class")).partition(":")[0]):
-            raise not_described(config[name], f"{path}: {name}")
-    run = load_run(path, *_pair_as_large_as_its_checkpoint(path, cell, data, fitted_model))
-    require_structure(config.get("structure"), structure(owners_of(run.model, run.guide)), ("model", "guide"), path)
-    described = describe_pair(run.model, run.guide)
-    for name, made in described.items():
-        recorded = config[name]
-        same = recorded == made if is_buildable(recorded) else recorded.get("class") == made["class"]
-        if not same:
-            raise RunError(f"{path / CONFIG}: `{name}` describes another {name} than its recipe makes.")
+    require_same_data(read_config(path)["data"], data, path)
+    run = load_run(path, make=partial(pair_to_fill, path, cell, data, fitted_model))
     return run.model, run.guide
 
 
-def _pair_as_large_as_its_checkpoint(
-    path: Path, cell: Cell, data: ImageData, fitted_model: Path | None
-) -> tuple[Any, Any]:
+def pair_to_fill(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None) -> tuple[Any, Any]:
     """Return what :func:`make_pair_of` does, its numbers still to be filled in from the folder's checkpoint.
 
     Raises:
         RunError: the checkpoint is damaged, or too small for the pair that the cell describes.
     """
-    tensors, _ = read_fitted(path)
-    values = {name: tensor for name, tensor in tensors.items() if name.startswith(("values.", "best."))}
-    size = sum(tensor.numel() for tensor in values.values())
+    parts, _ = read_fitted(path)
+    values = [*parts["values"].values(), *parts["best"].values()]
+    size = sum(tensor.numel() for tensor in values)
     names, options = zip(*(parse_part(kind, getattr(cell, kind)) for kind in PARTS), strict=True)
     require_sizes([cell.latent_dim, cell.hidden_dims, cell.encoder_dims or (), options], size, str(path))
     # A class of the user's own, which the user trusts, may do what it likes.
@@ -162,7 +146,7 @@ def _pair_as_large_as_its_checkpoint(
             model, guide = make_pair_of(
                 cell if cell.fitted_model else replace(cell, init_bias=False), data, fitted_model
             )
-        if any(name.startswith("values.store.") for name in tensors):
+        if any(name.startswith(STORE) for name in parts["values"]):
             # Parameters of `pyro.param` statements must be there to be filled.
             with seeded(cell.seed), torch.no_grad(), poutine.block(), local_params(model, guide):
                 x = as_args(data.observe(first_of(data.train, 2)))
@@ -201,7 +185,7 @@ def load_cell(
 def _require_fitting_checkpoint(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None) -> None:
     """Refuse to go on in a folder whose checkpoint is too small for the pair that its recipe describes."""
     if (path / CHECKPOINT).is_file():
-        _pair_as_large_as_its_checkpoint(path, cell, data, fitted_model)
+        pair_to_fill(path, cell, data, fitted_model)
 
 
 def fit_cell(
@@ -220,7 +204,7 @@ def fit_cell(
     schedules: dict[str, Any] = {"cosine": cosine, "iwae": "iwae", "constant": None}
     run = fit(
         model, guide, data,
-        objective=without_jit(make_objective(cell.objective)),
+        objective=make_objective(cell.objective),
         optimizer=partial(torch.optim.Adam, lr=cell.lr, eps=cell.adam_eps, fused=True),
         scheduler=schedules[cell.schedule],
         epochs=cell.epochs, batch_size=cell.batch_size, seed=cell.seed, out=path, resume=True, compile=cell.compile,

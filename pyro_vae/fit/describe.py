@@ -7,6 +7,7 @@ of this package does, needs nothing more.
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.errors import RunError
 from pyro_vae.runtime.reading import shown
-from pyro_vae.runtime.trust import trusted_class
+from pyro_vae.runtime.trust import is_trusted, trusted_class
 
 SAME = "same"
 """Of a description that says where else the object is described."""
@@ -45,21 +46,17 @@ def describe_pair(model: Any, guide: Any) -> dict[str, Any]:
     return {name: _described(program, name, places) for name, program in (("model", model), ("guide", guide))}
 
 
-def describe(value: Any) -> Any:
+def _described(value: Any, place: str, places: dict[int, str]) -> Any:
     """Return ``value`` in YAML's terms; an object becomes ``{"class": ..., "args": {...}}``.
 
     ``args`` is left out where an argument is not kept under its name or is not plain itself: such an object is
-    recorded by name but cannot be built again.
+    recorded by name, and cannot be built again.
 
-    >>> from pyro_vae.models.priors import StandardNormalPrior
-    >>> describe(StandardNormalPrior(2))
-    {'class': 'pyro_vae.models.priors.standard_normal:StandardNormalPrior', 'args': {'latent_dim': 2}}
+    Args:
+        value: what is described.
+        place: where it is in the pair, as ``"model.prior"``.
+        places: where each module is described, by its ``id``; is added to.
     """
-    return _described(value, "value", {})
-
-
-def _described(value: Any, place: str, places: dict[int, str]) -> Any:
-    """Return a description; ``places`` says where modules are described, and is added to."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, nn.Module) and places.setdefault(id(value), place) != place:
@@ -175,51 +172,47 @@ def build_pair(
         RunError: the class may not or cannot be imported, is no network, refuses its arguments, or was recorded by
             name only.
     """
-    builder = _Builder(described, where, trust, given)
+    builder = _Builder(described, where, trust, dict(given))
     return {name: builder.at(name) for name in ("model", "guide")}
 
 
+@dataclass(frozen=True)
 class _Builder:
-    """Builds what lies at a place of a description, once."""
+    """Builds the object at each place of a description once."""
 
-    def __init__(self, described: Mapping[str, Any], where: str, trust: bool, given: Mapping[str, Any]) -> None:
-        self._described, self._where, self._trust, self._given = described, where, trust, given
-        self._made: dict[str, Any] = dict(given)
-        self._underway: set[str] = set()
+    described: Mapping[str, Any]
+    where: str
+    trust: bool
+    made: dict[str, Any]
+    """Objects by place; None while the object is being built."""
 
     def at(self, place: str) -> Any:
         """Return the object at a place, as ``"guide"`` or ``"model.prior"``."""
-        if place in self._made:
-            return self._made[place]
         root, *names = place.split(".")
         try:
-            if root in self._given:
-                return functools.reduce(getattr, names, self._given[root])
-            description = self._described[root]
+            if self.made.get(root) is not None:
+                return functools.reduce(getattr, names, self.made[root])
+            description = self.described[root]
             for name in names:
                 inside = description["args"] if isinstance(description, Mapping) else description
                 description = inside[int(name)] if isinstance(inside, list) else inside[name]
         except (AttributeError, KeyError, TypeError, ValueError, IndexError) as error:
-            raise RunError(f"{self._where}: nothing is described at {shown(place)}, which it refers to.") from error
-        return self._build(description, place)
+            raise RunError(f"{self.where}: nothing is described at {shown(place)}, which it refers to.") from error
+        return self.build(description, place)
 
-    def _build(self, description: Any, place: str) -> Any:
+    def build(self, description: Any, place: str) -> Any:
+        """Return the object of a description that stands at a place."""
         if isinstance(description, list):
-            return tuple(self._build(item, f"{place}.{index}") for index, item in enumerate(description))
+            return tuple(self.build(item, f"{place}.{index}") for index, item in enumerate(description))
         if is_same(description):
             return self.at(description[SAME])
         if not isinstance(description, dict) or "class" not in description:
             return description
-        if place in self._made:
-            return self._made[place]
-        who = f"{self._where}: {place.partition('.')[0]}"
-        if place in self._underway:
-            raise RunError(f"{who}: what lies at {shown(place)} is made of itself.")
-        self._underway.add(place)
-        self._made[place] = self._call(description, place, who)
-        return self._made[place]
-
-    def _call(self, description: dict[str, Any], place: str, who: str) -> Any:
+        who = f"{self.where}: {place.partition('.')[0]}"
+        if place in self.made:
+            if self.made[place] is None:
+                raise RunError(f"{who}: what lies at {shown(place)} is made of itself.")
+            return self.made[place]
         path, args = description["class"], description.get("args")
         if not isinstance(path, str):
             raise RunError(f"{who}: `class` must be a text; got {shown(path)}.")
@@ -227,24 +220,19 @@ class _Builder:
             raise not_described(description, who)
         if not isinstance(args, dict):
             raise RunError(f"{who}: `args` of {path} must be fields with names; got {shown(args)}.")
+        self.made[place] = None
         try:
-            target = trusted_class(path, who, self._trust)
-            return target(**{str(key): self._build(value, f"{place}.{key}") for key, value in args.items()})
+            target = trusted_class(path, who, self.trust)
+            made = target(**{str(key): self.build(value, f"{place}.{key}") for key, value in args.items()})
         except RunError:
             raise
-        except (
-            ArithmeticError,
-            AttributeError,
-            ImportError,
-            LookupError,
-            RuntimeError,
-            TypeError,
-            ValueError,
-        ) as error:
+        except FAILURES as error:
             raise RunError(
                 f"{who}: {path} cannot be built again: {' '.join(str(error).split())}. Make it importable, or build it "
                 f"yourself and pass it: load_run(path, model=..., guide=...)."
             ) from error
+        self.made[place] = made
+        return made
 
 
 def not_described(description: Mapping[str, Any], who: str) -> RunError:
@@ -265,10 +253,17 @@ def is_same(description: Any) -> bool:
     return isinstance(description, Mapping) and description.keys() == {SAME} and isinstance(description[SAME], str)
 
 
-def is_buildable(description: Any) -> bool:
-    """Whether :func:`build_pair` can be asked for an object: it, and all in it, were recorded with their arguments."""
-    if isinstance(description, dict):
-        if "class" in description and "args" not in description:
-            return False
-        return all(is_buildable(value) for value in description.values())
-    return all(is_buildable(value) for value in description) if isinstance(description, list) else True
+def is_buildable(description: Any, trust: bool = True) -> bool:
+    """Whether :func:`build_pair` can be asked for an object: all in it was recorded with its arguments.
+
+    Args:
+        description: of the object.
+        trust: its classes may be anybody's; otherwise they must be those of declared parts.
+    """
+    if isinstance(description, list):
+        return all(is_buildable(value, trust) for value in description)
+    if not isinstance(description, dict):
+        return True
+    if "class" in description and not ("args" in description and (trust or is_trusted(str(description["class"])))):
+        return False
+    return all(is_buildable(value, trust) for value in description.values())

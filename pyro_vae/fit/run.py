@@ -5,7 +5,7 @@ import csv
 import io
 import math
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import yaml
 from torch import Tensor
 
 from pyro_vae.errors import RunError
-from pyro_vae.fit.describe import build_pair, structure
+from pyro_vae.fit.describe import build_pair, describe_pair, is_buildable, not_described, structure
 from pyro_vae.fit.parameters import Parameters, owners_of
 from pyro_vae.fit.rebuilt import differing_part
 from pyro_vae.protocols import Program
@@ -24,6 +24,7 @@ from pyro_vae.runtime.bounded import Bounded, require_sizes
 from pyro_vae.runtime.checkpoint import FORMAT, read_checkpoint
 from pyro_vae.runtime.files import write_bytes
 from pyro_vae.runtime.reading import Fields, read_table, read_yaml, shown
+from pyro_vae.runtime.trust import is_trusted
 
 CONFIG_BYTES = 2**18
 """Of a configuration, which has some thousands; a YAML text takes ten seconds a megabyte."""
@@ -35,6 +36,9 @@ COLUMNS = ("epoch", "train_bound_nats", "valid_bound_nats", "kl_weight", "learni
 
 PARTS = ("values", "best", "optimizer", "rng")
 """What the name of a checkpoint's tensor starts with."""
+
+STORE = "store."
+"""What the name of a parameter of Pyro's store starts with, among the values."""
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 """That a pair may have."""
@@ -162,7 +166,7 @@ def read_history(path: Path, epochs: int) -> list[Row]:
     return rows
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any], list[Row]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Tensor]], dict[str, Any], list[Row]]:
     """Return configuration, tensors, state and history of one moment, also while a process fits in the folder.
 
     Metrics are written before the checkpoint, so that those read after it have its epochs.
@@ -176,42 +180,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]
             return config, tensors, state, history
 
 
-def require_structure(
-    recorded: Mapping[str, str] | None, found: Mapping[str, str], rebuilt: Sequence[str], path: Path
-) -> None:
-    """Refuse a model or guide whose modules are not those that were fitted, as where one was replaced once it was made.
-
-    Args:
-        recorded: of the pair that was fitted; None in the folder of an earlier version.
-        found: of the pair that was built from its description.
-        rebuilt: which of the two was; what the user has made, the user answers for.
-        path: the run folder, for the message.
+def read_fitted(path: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """Return the tensors of a run's checkpoint, by :data:`PARTS` and name, and its state.
 
     Raises:
-        RunError: names the first module that differs.
-    """
-    if recorded is None:
-        return
-    for which in rebuilt:
-        # A guide that is a part of the model's prior, too, is named as a part of the model.
-        if which in recorded and which in found:
-            ours, theirs = (
-                {name: part for name, part in parts.items() if name.partition(".")[0].partition("_")[0] == which}
-                for parts in (recorded, found)
-            )
-            part = differing_part(ours, theirs)
-            if part is not None:
-                raise RunError(
-                    f"{path}: {which} cannot be built from its description: {part}. Build it yourself and pass it: "
-                    f"load_run(path, {which}=...)."
-                )
-
-
-def read_fitted(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return the tensors and the state of a run's checkpoint, by :func:`read_checkpoint`, once they are a run's.
-
-    Raises:
-        RunError: as there; or it holds something else.
+        RunError: as for :func:`read_checkpoint`; or the checkpoint is not a run's.
     """
     file = path / CHECKPOINT
     tensors, state = read_checkpoint(file, path)
@@ -220,15 +193,22 @@ def read_fitted(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     fields.text("compiled")
     if fields.has("best_epoch"):
         fields.whole("best_epoch", least=1)
-    for name in tensors:
-        part, dot, rest = name.partition(".")
-        if part not in PARTS or not dot or not rest:
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
+    for name, tensor in tensors.items():
+        part, _, key = name.partition(".")
+        if part not in PARTS or not key:
             raise RunError(f"{file}: it holds {shown(name)}, which is no part of a run.")
-    return tensors, state
+        parts[part][key] = tensor
+    return parts, state
 
 
 def load_run(
-    path: str | Path, model: Program | None = None, guide: Program | None = None, *, trust: bool = False
+    path: str | Path,
+    model: Program | None = None,
+    guide: Program | None = None,
+    *,
+    trust: bool = False,
+    make: Callable[[], tuple[Program, Program]] | None = None,
 ) -> Run:
     """Return the model, guide, data description and history of a run, in evaluation mode.
 
@@ -241,47 +221,100 @@ def load_run(
         model: the model to fill, built as it was for ``fit``; needed only where the message says so.
         guide: the same for the guide.
         trust: import and call the classes that the folder names, whosever they are.
+        make: makes the pair as it was made for ``fit``; called where ``config.yaml`` does not describe it whole, or
+            names classes that are not trusted.
 
     Raises:
         RunError: the folder is missing, of another version or damaged, names a class that is not trusted, or the pair
             does not fit it.
     """
     path = Path(path)
-    config, tensors, state, history = _read(path)
-    values = {name: t for name, t in tensors.items() if name.startswith(("values.", "best."))}
-    with contextlib.nullcontext() if trust else Bounded(values, str(path)):
-        given = {name: program for name, program in (("model", model), ("guide", guide)) if program is not None}
-        rebuilt = [name for name in ("model", "guide") if name not in given]
-        for name in [] if trust else rebuilt:
-            require_sizes(config[name], sum(t.numel() for t in values.values()), f"{path}: {name}")
-        model, guide = build_pair(config, str(path), trust, given).values()
+    config, fitted, state, history = _read(path)
+    values, best = fitted["values"], fitted["best"]
+    in_store = [name for name in values if name.startswith(STORE)]
+    given = {name: program for name, program in (("model", model), ("guide", guide)) if program is not None}
+    rebuilt = [name for name in ("model", "guide") if name not in given]
+    described = not in_store and all(is_buildable(config[name], trust) for name in rebuilt)
+    if make is None or given or described:
+        filled = [*values.values(), *best.values()]
+        with contextlib.nullcontext() if trust else Bounded(filled, str(path)):
+            for name in [] if trust else rebuilt:
+                require_sizes(config[name], sum(t.numel() for t in filled), f"{path}: {name}")
+            model, guide = build_pair(config, str(path), trust, given).values()
+    else:
+        model, guide = _as_described(make, config, path)
     owners = owners_of(model, guide)
-    require_structure(config.get("structure"), structure(owners), rebuilt, path)
+    _require_structure(config.get("structure"), structure(owners), rebuilt, path)
     dtype = getattr(torch, config["dtype"])
-    floating = {t.dtype for name, t in values.items() if t.is_floating_point()}
+    floating = {t.dtype for t in (*values.values(), *best.values()) if t.is_floating_point()}
     if floating and dtype not in floating:
         found = ", ".join(sorted(str(each).removeprefix("torch.") for each in floating))
         raise RunError(f"{path / CONFIG}: `dtype` is {config['dtype']}, and the checkpoint has {found}.")
     for module in owners.values():
         module.to(dtype).eval()
-    values = {name.removeprefix("values."): t for name, t in tensors.items() if name.startswith("values.")}
-    best = {name.removeprefix("best."): t for name, t in tensors.items() if name.startswith("best.")}
-    in_store = {name.removeprefix("store."): t for name, t in values.items() if name.startswith("store.")}
-    for name, tensor in in_store.items():
-        if name not in pyro.get_param_store():
+    store = {}
+    for name in in_store:
+        key = name.removeprefix(STORE)
+        if key not in pyro.get_param_store():
             raise RunError(
-                f"{path}: parameter {name!r} lives in Pyro's parameter store, not in the model or guide. Run both "
-                f"once, so that the store has it, then load again; {tuple(tensor.shape)} is its shape."
+                f"{path}: parameter {key!r} lives in Pyro's parameter store, not in the model or guide. Run both "
+                f"once, so that the store has it, then load again; {tuple(values[name].shape)} is its shape."
             )
-    store = {name: pyro.get_param_store()[name].unconstrained() for name in in_store}
+        store[key] = pyro.get_param_store()[key].unconstrained()
     Parameters(owners, store).load_state(best or values, str(path))
-    return Run(
-        model,
-        guide,
-        history,
-        config["data"],
-        config,
-        path,
-        state["best_epoch"] if best else None,
-        state["compiled"],
-    )
+    best_epoch = state["best_epoch"] if best else None
+    return Run(model, guide, history, config["data"], config, path, best_epoch, state["compiled"])
+
+
+def _as_described(
+    make: Callable[[], tuple[Program, Program]], config: Mapping[str, Any], path: Path
+) -> tuple[Program, Program]:
+    """Return the pair that is made, after comparing it with what the folder says of the pair that was fitted.
+
+    Raises:
+        RunError: a part of the package was changed by hand before it was fitted, or another pair is made.
+    """
+    for name in ("model", "guide"):
+        # A part of the package that its own arguments do not build again is not what its settings make either.
+        if "why" in config[name] and is_trusted(str(config[name].get("class"))):
+            raise not_described(config[name], f"{path}: {name}")
+    pair = make()
+    for name, made in describe_pair(*pair).items():
+        recorded = config[name]
+        same = recorded == made if is_buildable(recorded) else recorded.get("class") == made["class"]
+        if not same:
+            raise RunError(
+                f"{path}: {name} is described in {CONFIG} as {shown(recorded.get('class'))}, and is another {name} "
+                f"than its `recipe` makes. Restore {CONFIG}, or pass the fitted pair: load_run(path, model=..., "
+                f"guide=...)."
+            )
+    return pair
+
+
+def _require_structure(
+    recorded: Mapping[str, str] | None, at_hand: Mapping[str, str], rebuilt: Sequence[str], path: Path
+) -> None:
+    """Refuse a model or guide that was built again with other modules than were fitted.
+
+    Args:
+        recorded: structure of the pair that was fitted; None in the folder of an earlier version.
+        at_hand: structure of the pair at hand.
+        rebuilt: which of the two was built again; what the user has made, the user answers for.
+        path: the run folder, for the message.
+
+    Raises:
+        RunError: names the first module that differs.
+    """
+    for which in rebuilt:
+        # A guide that is a part of the model's prior, too, is named as a part of the model.
+        if recorded is not None and which in recorded and which in at_hand:
+            fitted, built = (
+                {name: part for name, part in parts.items() if name.partition(".")[0].partition("_")[0] == which}
+                for parts in (recorded, at_hand)
+            )
+            difference = differing_part(fitted, built)
+            if difference is not None:
+                raise RunError(
+                    f"{path}: {which} cannot be built from its description: {difference}. Build it yourself and pass "
+                    f"it: load_run(path, {which}=...)."
+                )

@@ -1,5 +1,6 @@
 """A training into its run folder and back."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +106,9 @@ def restore(training: Training, folder: Path) -> None:
     Raises:
         RunError: the checkpoint is damaged, of another version, or of another pair.
     """
-    tensors, state = read_fitted(folder)
+    parts, state = read_fitted(folder)
     try:
-        _put_back(training, folder, tensors, state)
+        _put_back(training, folder, parts, state)
     except RunError:
         raise
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -117,11 +118,9 @@ def restore(training: Training, folder: Path) -> None:
         ) from error
 
 
-def _put_back(training: Training, folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    parts: dict[str, dict[str, Tensor]] = {"values": {}, "best": {}, "optimizer": {}, "rng": {}}
-    for name, value in tensors.items():
-        part, key = name.split(".", 1)
-        parts[part][key] = value
+def _put_back(
+    training: Training, folder: Path, parts: Mapping[str, dict[str, Tensor]], state: Mapping[str, Any]
+) -> None:
     training.parameters.load_state(parts["values"], str(folder))
     load_optimizer_state(training.optimizer, parts["optimizer"], state["optimizer"])
     if training.schedule is not None:

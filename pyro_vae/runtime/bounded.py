@@ -52,10 +52,10 @@ class Bounded(TorchDispatchMode):
         RunError: the parts ask for more memory, which is refused before it is taken, or for more calls of torch.
     """
 
-    def __init__(self, tensors: Mapping[str, Tensor], where: str, others: int = 0) -> None:
+    def __init__(self, tensors: Sequence[Tensor], where: str, others: int = 0) -> None:
         super().__init__()
         self._where = where
-        self._numbers_left = ALLOWANCE * (sum(t.numel() for t in tensors.values()) + others + LEAST_SIZE)
+        self._numbers_left = ALLOWANCE * (sum(t.numel() for t in tensors) + others + LEAST_SIZE)
         self._calls_left = LEAST_CALLS + CALLS_A_TENSOR * len(tensors)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -64,7 +64,7 @@ def require_trusted(name: str) -> None:
         RunError: the class may not be imported; the message says how to allow it.
     """
     refuse = _refuse.get()
-    if refuse is not None and not is_declared(name.rpartition(":")[0]) and not declares(name):
+    if refuse is not None and not is_trusted(name):
         refuse(name)
 
 
@@ -89,6 +89,11 @@ def is_declared(module: str) -> bool:
     """
     inside = any(module == name or module.startswith(f"{name}.") for name in NAMESPACES)
     return inside and _PATH.fullmatch(module) is not None and "__main__" not in module
+
+
+def is_trusted(name: str) -> bool:
+    """Whether a class, ``package.module:ClassName``, is a declared part, or one that an installed package declares."""
+    return is_declared(name.rpartition(":")[0]) or declares(name)
 
 
 def trusted_class(path: str, where: str, trust: bool) -> type:
