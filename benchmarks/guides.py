@@ -13,7 +13,7 @@ import torch
 from benchmarks.batches import NumberedBatches
 from benchmarks.timing import Spread, interleaved, ratios
 from benchmarks.training import LATENT_DIM, X_DIM, in_fit
-from pyro_vae.fit.steps.levels import LEVELS
+from pyro_vae.graphs.levels import LEVELS
 from pyro_vae.parts import make_pair, part_names
 
 HIDDEN_DIMS = (200, 200)

@@ -16,7 +16,7 @@ from benchmarks.batches import NumberedBatches
 from benchmarks.raw_particles import RawParticles
 from benchmarks.timing import Side, Spread, interleaved, ratios
 from benchmarks.training import LATENT_DIM, LEARNING_RATE, X_DIM, ours
-from pyro_vae.fit.steps.levels import LEVELS
+from pyro_vae.graphs.levels import LEVELS
 from pyro_vae.objectives import IWAE, DReG
 
 HIDDEN_DIMS = (200, 200)

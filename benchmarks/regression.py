@@ -33,7 +33,7 @@ import torch
 
 from benchmarks import log_likelihood, step
 from benchmarks.training import X_DIM
-from pyro_vae.fit.steps.levels import LEVELS
+from pyro_vae.graphs.levels import LEVELS
 
 STORED = Path(__file__).with_name("ratios.json")
 VS_PLAIN = "log_likelihood vs_plain"

@@ -18,7 +18,7 @@ import pyro_vae
 from benchmarks.batches import NumberedBatches
 from benchmarks.timing import Side, Spread, interleaved
 from benchmarks.training import X_DIM, in_fit
-from pyro_vae.fit.steps.levels import LEVELS
+from pyro_vae.graphs.levels import LEVELS
 from pyro_vae.objectives import IWAE
 from pyro_vae.parts import make_pair
 

@@ -11,8 +11,8 @@ from benchmarks.pyro_example import ExampleVAE
 from benchmarks.raw_vae import RawVAE
 from benchmarks.timing import Side
 from pyro_vae.fit.parameters import Parameters
+from pyro_vae.fit.steps.auto_step import make_step
 from pyro_vae.fit.steps.gradients import BatchLoss
-from pyro_vae.fit.steps.levels import make_step
 from pyro_vae.fit.steps.watch import Watch
 from pyro_vae.fit.training import Training
 from pyro_vae.guides import MeanFieldGuide

@@ -20,7 +20,7 @@ from pyro_vae.comparison.run_cell import fit_cell, load_data_of, load_data_of_ru
 from pyro_vae.data import BINARIZATIONS, DATASETS
 from pyro_vae.errors import PairError, RunError, SupportError
 from pyro_vae.fit.run import CONFIG
-from pyro_vae.fit.steps.levels import LEVELS
+from pyro_vae.graphs.levels import LEVELS
 from pyro_vae.nn.mlp import ACTIVATIONS
 from pyro_vae.parts import PARTS, part_names
 from pyro_vae.runtime.files import alone_in

@@ -19,7 +19,7 @@ from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.errors import RunError
 from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
-from pyro_vae.fit.steps.levels import LEVELS
+from pyro_vae.graphs.levels import LEVELS
 from pyro_vae.parts import KINDS, MLP, PARTS, check_options, find_part, parse_part
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.reading import shown

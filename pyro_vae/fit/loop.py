@@ -46,8 +46,8 @@ from pyro_vae.fit.run import Run, bounds, environment
 from pyro_vae.fit.schedules import kl_weight_at
 from pyro_vae.fit.shared_params import say_what_is_shared
 from pyro_vae.fit.snapshot import open_folder, restore, save
+from pyro_vae.fit.steps.auto_step import make_step
 from pyro_vae.fit.steps.gradients import BatchLoss
-from pyro_vae.fit.steps.levels import LEVELS, make_step
 from pyro_vae.fit.steps.watch import Watch
 from pyro_vae.fit.summed import Summed, trained_pair
 from pyro_vae.fit.training import Training
@@ -152,7 +152,6 @@ def fit(
     check_settings(
         epochs=epochs,
         compile=compile,
-        levels=tuple(LEVELS),
         kl_warmup=kl_warmup,
         clip_grad_norm=clip_grad_norm,
         patience=patience,

@@ -1,29 +1,30 @@
-"""What ``fit`` accepts in several forms, made into one: device, optimizer, schedule."""
+"""The settings of ``fit``, checked: device, objective, optimizer and scheduler each have several forms."""
 
 import functools
+import inspect
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import pyro
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import ELBO, Trace_ELBO
 from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import LBFGS, Optimizer, SparseAdam
 from torch.optim.lr_scheduler import LRScheduler
 
 from pyro_vae.fit.schedules import SCHEDULES
-from pyro_vae.objectives.without_jit import without_jit
+from pyro_vae.graphs.levels import check_level
 from pyro_vae.protocols import Objective
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.checks import check_count, check_number, check_seed, in_short
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.user_code import told
 
-Made = TypeVar("Made")
+logger = logging.getLogger("pyro_vae")
 
-GRADIENTS = ("differentiable_loss", "loss_and_grads")
-"""Of which an objective has one at least."""
+Made = TypeVar("Made")
 
 NO_LOSSES: dict[type, str] = {
     pyro.infer.ReweightedWakeSleep: "it has two losses, one of the model and one of the guide; "
@@ -32,10 +33,17 @@ NO_LOSSES: dict[type, str] = {
     "pyro_vae.objectives.RenyiBound() is a family of divergences with one",
     pyro.infer.SVI: "it takes steps of its own; pass its loss, as Trace_ELBO(), and a torch optimizer",
 }
-"""Of Pyro's inference, what has the names of an objective and is none, and what to do."""
+"""Classes of Pyro that have the methods of an objective and cannot be trained: why, and what to do."""
+
+NO_OPTIMIZERS: dict[type[Optimizer], str] = {
+    SparseAdam: "takes sparse gradients alone, and those of a loss are dense",
+    LBFGS: "evaluates the loss several times a step, on noise that must not change; fit draws new noise and new data "
+    "each step",
+}
+"""Optimizers of torch that cannot be trained with, and why."""
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 40, 128, 3e-3
-"""What is taken where the caller says nothing: by ``fit``, the command line, grids and examples alike."""
+"""Defaults of ``fit``, the command line, grids and examples."""
 
 OptimizerLike = Optimizer | Callable[[list[Tensor]], Optimizer]
 SchedulerLike = LRScheduler | Callable[[Optimizer], LRScheduler] | str
@@ -68,35 +76,26 @@ def as_optimizer(optimizer: OptimizerLike | None, trainable: list[Tensor]) -> Op
     """
     if optimizer is None:
         return torch.optim.Adam(trainable, lr=LEARNING_RATE, fused=True)
-    if _is_pyros(optimizer):
-        maker = _unwrapped(optimizer)
+    expected = "fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got"
+    remedy = "Pass functools.partial(torch.optim.Adam, lr=1e-3)"
+    maker: Any = optimizer
+    while isinstance(maker, functools.partial):
+        maker = maker.func
+    if _is_pyros(maker):
         name = in_short(maker) if isinstance(maker, PyroOptim) else f"pyro.optim.{maker.__name__}"
         raise ValueError(
-            f"fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got {name}, and "
-            f"Pyro's keep one torch optimizer for each parameter. Pass functools.partial(torch.optim.Adam, lr=1e-3); "
-            f"clip_grad_norm=... bounds the gradient."
-        )
-    if not (isinstance(optimizer, Optimizer) or callable(optimizer)):
-        raise ValueError(
-            f"fit: optimizer must be a torch optimizer, or what makes one from a list of parameters; got "
-            f"{in_short(optimizer)}. Pass functools.partial(torch.optim.Adam, lr=1e-3)."
+            f"{expected} {name}, and Pyro's keep one torch optimizer for each parameter. {remedy}; clip_grad_norm=... "
+            f"bounds the gradient."
         )
     if not isinstance(optimizer, Optimizer):
+        if not callable(optimizer):
+            raise ValueError(f"{expected} {in_short(optimizer)}. {remedy}.")
         optimizer = _made("optimizer", optimizer, trainable, Optimizer)
-    if isinstance(optimizer, SparseAdam):
-        raise ValueError(
-            "fit: SparseAdam takes sparse gradients alone, and those of a loss are dense. Use torch.optim.Adam."
-        )
+    refused = [why for kind, why in NO_OPTIMIZERS.items() if isinstance(optimizer, kind)]
     if any("lr" not in group for group in optimizer.param_groups):
-        raise ValueError(
-            f"fit: {type(optimizer).__name__} has no learning rate `lr`, which each epoch records and a scheduler "
-            f"moves. Use torch.optim.Adam or another optimizer that has one."
-        )
-    if isinstance(optimizer, LBFGS):
-        raise ValueError(
-            "fit: LBFGS evaluates the loss several times a step, on noise that must not change; fit draws new noise "
-            "and new data each step. Use torch.optim.Adam or another optimizer of one gradient a step."
-        )
+        refused.append("has no learning rate `lr`, which each epoch records and a scheduler moves")
+    if refused:
+        raise ValueError(f"fit: {type(optimizer).__name__} {refused[0]}. Use torch.optim.Adam or another optimizer.")
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     if not held & {id(p) for p in trainable}:
         raise ValueError(
@@ -107,14 +106,22 @@ def as_optimizer(optimizer: OptimizerLike | None, trainable: list[Tensor]) -> Op
 
 
 def as_objective(objective: Any) -> Objective:
-    """Return the objective as it is trained: Pyro's ELBO unless given, and none of Pyro's Jit classes.
+    """Return the objective as it is trained: ``Trace_ELBO()`` unless given.
+
+    Pyro's Jit objectives become the plain ones of the same loss, which is logged. They compile the loss themselves, and
+    look parameters up in Pyro's global store, where those of a module that keeps its parameters to itself are not.
 
     Raises:
         ValueError: it is no objective.
+
+    >>> type(as_objective(pyro.infer.JitTrace_ELBO(num_particles=3))).__name__
+    'Trace_ELBO'
     """
     if objective is None:
         return Trace_ELBO()
-    able = hasattr(objective, "loss") and any(hasattr(objective, name) for name in GRADIENTS)
+    able = hasattr(objective, "loss") and any(
+        hasattr(objective, name) for name in ("differentiable_loss", "loss_and_grads")
+    )
     if isinstance(objective, type) or not able:
         is_class = isinstance(objective, type) and able and objective not in NO_LOSSES
         made = f": {objective.__name__}() is one" if is_class else ""
@@ -125,7 +132,13 @@ def as_objective(objective: Any) -> Objective:
     for kind, why in NO_LOSSES.items():
         if isinstance(objective, kind):
             raise ValueError(f"fit: pyro.infer.{kind.__name__} cannot be trained: {why}.")
-    return without_jit(objective)
+    name = type(objective).__name__
+    if not name.startswith("Jit") or type(objective) is not getattr(pyro.infer, name, None):
+        return objective
+    plain = getattr(pyro.infer, name.removeprefix("Jit"))
+    logger.warning("fit: %s runs as %s; compile=... compiles", name, plain.__name__)
+    settings = set(inspect.signature(ELBO.__init__).parameters) & vars(objective).keys()
+    return plain(**{setting: getattr(objective, setting) for setting in settings})
 
 
 def as_scheduler(scheduler: SchedulerLike | None, optimizer: Optimizer, epochs: int) -> LRScheduler | None:
@@ -153,20 +166,11 @@ def as_scheduler(scheduler: SchedulerLike | None, optimizer: Optimizer, epochs: 
     return scheduler
 
 
-def _unwrapped(maker: Any) -> Any:
-    """Return what a partial calls, anything else as it is."""
-    return _unwrapped(maker.func) if isinstance(maker, functools.partial) else maker
-
-
 def _is_pyros(maker: Any) -> bool:
-    """Whether it is one of Pyro's optimizers, or makes one: its torch optimizers are classes."""
-    maker = _unwrapped(maker)
-    module = getattr(maker, "__module__", None) or ""
-    return isinstance(maker, PyroOptim) or (
-        not isinstance(maker, Optimizer)
-        and module.startswith("pyro.optim.")
-        and not (isinstance(maker, type) and issubclass(maker, Optimizer))
-    )
+    """Whether it is or makes an optimizer of Pyro's own kind; Pyro also has some of torch's."""
+    cls = maker if isinstance(maker, type) else type(maker)
+    in_pyro = (getattr(maker, "__module__", None) or "").startswith("pyro.optim.")
+    return isinstance(maker, PyroOptim) or (in_pyro and not issubclass(cls, Optimizer))
 
 
 def _made(what: str, maker: Any, given: Any, kind: type[Made]) -> Made:
@@ -190,8 +194,7 @@ def _made(what: str, maker: Any, given: Any, kind: type[Made]) -> Made:
 
 
 def check_settings(
-    *, epochs: int, compile: str, levels: tuple[str, ...], kl_warmup: int, clip_grad_norm: float | None,
-    patience: int | None, seed: int,
+    *, epochs: int, compile: str, kl_warmup: int, clip_grad_norm: float | None, patience: int | None, seed: int
 ) -> None:  # fmt: skip
     """Refuse numbers and names that make no sense.
 
@@ -199,8 +202,7 @@ def check_settings(
         ValueError: says which.
     """
     check_count("fit", "epochs", epochs)
-    if compile not in levels:
-        raise ValueError(f"fit: compile must be one of {', '.join(levels)}; got {compile!r}.")
+    check_level("fit", compile)
     check_count("fit", "kl_warmup", kl_warmup, least=0)
     check_count("fit", "seed", seed, least=0)
     check_seed("fit", seed)

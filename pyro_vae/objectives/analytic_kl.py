@@ -1,6 +1,7 @@
 """The ELBO with KL terms in closed form."""
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from pyro.infer import TraceMeanField_ELBO
@@ -8,7 +9,7 @@ from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from pyro_vae.objectives.tensor_loss import tensor_loss
+from pyro_vae.objectives.tensor_loss import analytic_loss, mean_over_particles
 from pyro_vae.programs.laws import unwrapped
 from pyro_vae.programs.particles import same_order, samples
 from pyro_vae.protocols import Program
@@ -18,9 +19,9 @@ logger = logging.getLogger("pyro_vae")
 
 
 class AnalyticKL(TraceMeanField_ELBO):
-    """Pyro's ``TraceMeanField_ELBO``: KL terms in closed form where torch knows one, and a word where it does not.
+    """Pyro's ``TraceMeanField_ELBO``, which logs once, or refuses, each KL term that has no closed form.
 
-    There Pyro samples the term without saying so. Here it is said once, or refused.
+    Pyro itself samples such a term without a word.
 
     Args:
         num_particles: samples for each datum.
@@ -56,8 +57,8 @@ class AnalyticKL(TraceMeanField_ELBO):
                 "AnalyticKL: model and guide sample their latent sites in different orders, so that a site has no KL "
                 "of its own. Use Trace_ELBO."
             )
-        for name, q, p in without_closed_kl(*traces):
-            text = f"site {name!r} has no closed KL of {base_name(q)} to {base_name(p)}"
+        for name, q, p in _without_closed_kl(*traces):
+            text = f"site {name!r} has no closed KL of {q} to {p}"
             if not self.sample_rest:
                 raise ValueError(f"AnalyticKL: {text}. Use Trace_ELBO, or sample_rest=True to have it sampled.")
             if text not in self._said:
@@ -67,24 +68,15 @@ class AnalyticKL(TraceMeanField_ELBO):
 
     def tensor_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return the loss as a tensor."""
-        stock = TraceMeanField_ELBO(num_particles=self.num_particles)
-        stock._get_trace = self._get_trace
-        return tensor_loss(stock)(model, guide, *args)
+        return mean_over_particles(self, analytic_loss)(model, guide, *args)
 
 
-def without_closed_kl(model_trace: Trace, guide_trace: Trace) -> list[tuple[str, Any, Any]]:
-    """Return the latent sites (name, q, p) whose KL torch has no formula for."""
-    found = []
+def _without_closed_kl(model_trace: Trace, guide_trace: Trace) -> Iterator[tuple[str, str, str]]:
+    """Yield the latent sites whose KL torch has no formula for: name, class of q and class of p."""
     for name, site in model_trace.nodes.items():
         if site["type"] == "sample" and not site["is_observed"] and name in guide_trace.nodes:
             q, p = guide_trace.nodes[name]["fn"], site["fn"]
             try:
                 kl_divergence(q, p)
             except NotImplementedError:
-                found.append((name, q, p))
-    return found
-
-
-def base_name(law: Any) -> str:
-    """Return the name of a law's class, less what makes events of it."""
-    return type(unwrapped(law, Independent)).__name__
+                yield name, *(type(unwrapped(law, Independent)).__name__ for law in (q, p))

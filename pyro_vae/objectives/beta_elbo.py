@@ -4,10 +4,11 @@ from typing import Any
 
 import torch
 from pyro.infer import Trace_ELBO
+from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.objectives.kl_weight import KLWeight
-from pyro_vae.objectives.tensor_loss import tensor_loss
+from pyro_vae.objectives.tensor_loss import mean_over_particles, sampled_loss
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, check_number
 
@@ -74,22 +75,10 @@ class BetaELBO(Trace_ELBO):
         """Return the weight that the schedule ends at."""
         return self.beta
 
+    def _get_trace(self, model: Program, guide: Program, args: Any, kwargs: Any) -> tuple[Trace, Trace]:
+        with KLWeight(self._weight):
+            return super()._get_trace(model, guide, args, kwargs)
+
     def tensor_loss(self, model: Program, guide: Program, *args: Any) -> Tensor:
         """Return the loss as a tensor."""
-        with KLWeight(self._weight):
-            return tensor_loss(Trace_ELBO(num_particles=self.num_particles))(model, guide, *args)
-
-    def differentiable_loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the loss as a tensor; score-function sites are Pyro's to handle."""
-        with KLWeight(self._weight):
-            return super().differentiable_loss(model, guide, *args, **kwargs)
-
-    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Return the loss alone."""
-        with KLWeight(self._weight):
-            return super().loss(model, guide, *args, **kwargs)
-
-    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Return the loss, and add its gradient to that of the parameters."""
-        with KLWeight(self._weight):
-            return super().loss_and_grads(model, guide, *args, **kwargs)
+        return mean_over_particles(self, sampled_loss)(model, guide, *args)

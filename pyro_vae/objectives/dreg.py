@@ -3,11 +3,11 @@
 from torch import Tensor
 
 from pyro_vae.objectives.at_leaves import LeafBound
-from pyro_vae.objectives.particle_bound import Sampled, log_mean_exp
-from pyro_vae.programs.particles import LogTerms
+from pyro_vae.objectives.iwae import IWAE
+from pyro_vae.objectives.particle_bound import Sampled
 
 
-class DReG(LeafBound):
+class DReG(IWAE, LeafBound):
     r"""The bound of :class:`IWAE` with the doubly reparameterized gradient for q, whose signal grows with K.
 
     .. math:: \nabla_\phi L_K = E\Big[\sum_k \bar w_k^2
@@ -33,13 +33,6 @@ class DReG(LeafBound):
     >>> DReG(num_particles=5).num_particles
     5
     """
-
-    def __init__(self, num_particles: int = 5, *, plate: str | None = None) -> None:
-        super().__init__(num_particles, plate=plate)
-
-    def bound(self, terms: LogTerms) -> Tensor:
-        """Return the bound of each datum ``(batch,)`` from terms ``(num_particles, batch)``."""
-        return log_mean_exp(terms.log_weight)
 
     def surrogate(self, sampled: Sampled, value: Tensor) -> Tensor:  # noqa: ARG002 (the gradient is not the value's)
         """Return what is differentiated in place of the bound, ``(batch,)``."""

@@ -7,14 +7,15 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.objectives.at_leaves import LeafBound, scoring, weighted, with_guide_at_leaves
-from pyro_vae.objectives.particle_bound import Sampled, log_mean_exp
+from pyro_vae.objectives.iwae import IWAE
+from pyro_vae.objectives.particle_bound import Sampled
 from pyro_vae.programs.particles import LogTerms, Particles, samples
 from pyro_vae.programs.redrawn import Redrawn, is_factor, refuse_factors
 from pyro_vae.programs.values import observed_value
 from pyro_vae.runtime.checks import check_number
 
 
-class ReweightedWakeSleep(LeafBound):
+class ReweightedWakeSleep(IWAE, LeafBound):
     r"""Reweighted wake-sleep: IWAE's gradient for the model, an inclusive KL for the guide.
 
     The model climbs :math:`\sum_k \bar w_k \nabla_\theta \log p(x, z_k)`, the gradient of IWAE's bound. The guide
@@ -50,10 +51,6 @@ class ReweightedWakeSleep(LeafBound):
             raise ValueError(f"ReweightedWakeSleep: insomnia must be from 0 to 1; got {insomnia}.")
         super().__init__(num_particles, plate=plate)
         self.insomnia = insomnia
-
-    def bound(self, terms: LogTerms) -> Tensor:
-        """Return IWAE's bound of each datum ``(batch,)`` from terms ``(num_particles, batch)``."""
-        return log_mean_exp(terms.log_weight)
 
     def surrogate(self, sampled: Sampled, value: Tensor) -> Tensor:  # noqa: ARG002 (the gradient is not the value's)
         """Return what is differentiated in place of the bound, ``(batch,)``."""

@@ -25,15 +25,17 @@ def tensor_loss(objective: Any) -> LossFunction:
         NotTraceable: the objective is neither, or (when the loss is called) a guide site is not reparameterized.
     """
     # Exact types: a subclass may compute anything.
-    for pyro_class, particle_loss in ((Trace_ELBO, _sampled_loss), (TraceMeanField_ELBO, _analytic_loss)):
+    for pyro_class, particle_loss in ((Trace_ELBO, sampled_loss), (TraceMeanField_ELBO, analytic_loss)):
         if type(objective) is pyro_class:
-            return _mean_over_particles(objective, particle_loss)
+            return mean_over_particles(objective, particle_loss)
     if isinstance(objective, TensorObjective):
         return objective.tensor_loss
     raise NotTraceable(f"{type(objective).__name__} has no tensor_loss method")
 
 
-def _mean_over_particles(objective: ELBO, particle_loss: Callable[[Trace, Trace], Tensor]) -> LossFunction:
+def mean_over_particles(objective: ELBO, particle_loss: Callable[[Trace, Trace], Tensor]) -> LossFunction:
+    """Return the loss whose value for one particle, a trace of the model and one of the guide, is given."""
+
     def loss(model: Program, guide: Program, *args: Any) -> Tensor:
         traces = objective._get_traces(model, guide, args, {})
         return sum(particle_loss(*pair) for pair in traces) / objective.num_particles
@@ -41,12 +43,14 @@ def _mean_over_particles(objective: ELBO, particle_loss: Callable[[Trace, Trace]
     return loss
 
 
-def _sampled_loss(model_trace: Trace, guide_trace: Trace) -> Tensor:
+def sampled_loss(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    """Return the loss of ``Trace_ELBO`` for one particle."""
     _require_reparameterized(guide_trace)
     return guide_trace.log_prob_sum() - model_trace.log_prob_sum()
 
 
-def _analytic_loss(model_trace: Trace, guide_trace: Trace) -> Tensor:
+def analytic_loss(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    """Return the loss of ``TraceMeanField_ELBO`` for one particle."""
     _require_reparameterized(guide_trace)
     loss: Any = 0.0
     for name, site in model_trace.nodes.items():

@@ -139,12 +139,13 @@ INF[3, 0] = -torch.inf
         ),
         (
             {"optimizer": torch.optim.SparseAdam},
-            "fit: SparseAdam takes sparse gradients alone, and those of a loss are dense. Use torch.optim.Adam.",
+            "fit: SparseAdam takes sparse gradients alone, and those of a loss are dense. Use torch.optim.Adam or "
+            "another optimizer.",
         ),
         (
             {"optimizer": pyro.optim.adagrad_rmsprop.AdagradRMSProp},
             "fit: AdagradRMSProp has no learning rate `lr`, which each epoch records and a scheduler moves. Use "
-            "torch.optim.Adam or another optimizer that has one.",
+            "torch.optim.Adam or another optimizer.",
         ),
         (
             {"optimizer": only_matrices},
@@ -188,7 +189,7 @@ INF[3, 0] = -torch.inf
         (
             {"optimizer": torch.optim.LBFGS},
             "fit: LBFGS evaluates the loss several times a step, on noise that must not change; fit draws new noise "
-            "and new data each step. Use torch.optim.Adam or another optimizer of one gradient a step.",
+            "and new data each step. Use torch.optim.Adam or another optimizer.",
         ),
         (
             {"scheduler": torch.optim.lr_scheduler.StepLR(SGD([torch.zeros(1, requires_grad=True)], lr=0.1), 2)},

@@ -1,4 +1,4 @@
-"""Traced steps that become one compiled graph where enough of them are left to repay the compiler."""
+"""The step of each level, and one that picks its level: compiled where enough steps are left to repay the compiler."""
 
 import logging
 import time
@@ -9,31 +9,31 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae.fit.steps.gradients import Batch, BatchLoss, TracedGradients
+from pyro_vae.fit.steps.gradients import Batch, BatchLoss
 from pyro_vae.fit.steps.step import SeparateStep, Step
 from pyro_vae.fit.steps.whole_step import WholeStep
 
 logger = logging.getLogger("pyro_vae")
 
 TIMED = 20
-"""Steps of either kind whose median time is taken."""
+"""Traced steps, and compiled ones, whose median time is taken."""
 COMPILE_SECONDS = 20.0
-"""What compiling takes, about, where nothing of it is kept from an earlier run."""
+"""About what compiling takes where torch has kept nothing from an earlier run."""
 SHARE_SAVED = 0.2
-"""The least part of a traced step's time that compiling it saved where it was measured: large batches, two cores."""
+"""The least part of a traced step's time that compiling was measured to save: large batches, two cores."""
 
 
 class AutoStep:
-    """Times the first traced steps, then picks "trace" or "inductor" for the rest and says which and why.
+    """Time the first traced steps, pick "trace" or "inductor" for the rest, and log which and why.
 
-    A compiled step that turns out no faster is given up again. Numbers are those of either level, which differ by
-    rounding; a run that is resumed keeps to what was picked, and to what was measured.
+    A compiled step that is no faster is given up again. Numbers at the two levels differ by rounding; a run that is
+    resumed keeps its pick and its measured times.
 
     Args:
         loss: what each step descends.
         optimizer: moves the parameters.
         clip_grad_norm: bound on the norm of the gradient of all parameters together.
-        steps: how many the run will take; None where nobody knows, and then it is traced.
+        steps: how many the run takes; with None, unknown, all steps are traced.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class AutoStep:
     ) -> None:
         self._parts = (loss, optimizer, clip_grad_norm)
         self._steps = steps
-        self._step: Step = SeparateStep(TracedGradients(loss), loss, optimizer, clip_grad_norm)
+        self._step = make_step("trace", *self._parts)
         self._taken = 0
         self._seconds: list[float] = []
         self._traced_seconds: float | None = None
@@ -49,7 +49,7 @@ class AutoStep:
 
     @property
     def level(self) -> str:
-        """How it runs now: "off", "trace" or "inductor"."""
+        """How the step runs now: "off", "trace" or "inductor"."""
         return self._step.level
 
     def __call__(self, batch: Batch, beta: Tensor) -> Tensor:
@@ -90,10 +90,9 @@ class AutoStep:
         if self._traced_seconds is not None:
             self._keep_if_faster(seconds, self._traced_seconds)
             return
-        left = None if self._steps is None else max(self._steps - self._taken, 0)
-        why = f"{'an unknown number of' if left is None else left} steps of {1e3 * seconds:.2g} ms are left"
-        worth = left is not None and left * seconds * SHARE_SAVED > COMPILE_SECONDS
-        if self._step.level == "trace" and worth:
+        left = 0 if self._steps is None else max(self._steps - self._taken, 0)
+        why = f"{'an unknown number of' if self._steps is None else left} steps of {1e3 * seconds:.2g} ms are left"
+        if self._step.level == "trace" and left * seconds * SHARE_SAVED > COMPILE_SECONDS:
             self._traced_seconds = seconds
             self._switch("inductor")
         else:
@@ -111,9 +110,23 @@ class AutoStep:
 
     def _switch(self, pick: str) -> None:
         self._step.settle()
-        loss, optimizer, clip_grad_norm = self._parts
-        self.pick = pick
-        if pick == "inductor":
-            self._step = WholeStep(loss, optimizer, clip_grad_norm)
-        else:
-            self._step = SeparateStep(TracedGradients(loss), loss, optimizer, clip_grad_norm)
+        self.pick, self._step = pick, make_step(pick, *self._parts)
+
+
+def make_step(
+    level: str, loss: BatchLoss, optimizer: Optimizer, clip_grad_norm: float | None = None, steps: int | None = None
+) -> Step:
+    """Return what takes the steps of a run.
+
+    Args:
+        level: one of :data:`pyro_vae.graphs.levels.LEVELS`.
+        loss: what each step descends.
+        optimizer: moves the parameters.
+        clip_grad_norm: bound on the norm of the gradient of all parameters together.
+        steps: how many the whole run takes, where that is known.
+    """
+    if level == "auto":
+        return AutoStep(loss, optimizer, clip_grad_norm, steps)
+    if level == "inductor":
+        return WholeStep(loss, optimizer, clip_grad_norm)
+    return SeparateStep(loss, optimizer, clip_grad_norm, traced=level == "trace")

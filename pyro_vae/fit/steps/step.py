@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from pyro_vae.fit.steps.gradients import Batch, BatchLoss, LossAndGradients, TracedGradients
+from pyro_vae.fit.steps.gradients import Batch, BatchLoss, TracedGradients
 
 
 class Step(Protocol):
@@ -15,7 +15,7 @@ class Step(Protocol):
 
     @property
     def level(self) -> str:
-        """How it really runs: "off", "trace" or "inductor"."""
+        """How the step really runs: "off", "trace" or "inductor"."""
 
     def __call__(self, batch: Batch, beta: Tensor) -> Tensor:
         """Take a step on a batch at this KL weight, and return the loss.
@@ -31,30 +31,31 @@ class Step(Protocol):
 
 
 class SeparateStep:
-    """Loss and gradient first, then the optimizer's own step.
+    """Compute loss and gradient first, then let the optimizer take its own step.
 
     Args:
-        gradients: from a batch and the KL weight to loss and gradients.
-        loss: whose parameters move.
-        optimizer: moves them.
+        loss: what the step descends.
+        optimizer: moves the parameters.
         clip_grad_norm: bound on the norm of the gradient of all parameters together.
+        traced: compute loss and gradient by a graph where that is possible.
     """
 
     def __init__(
-        self, gradients: LossAndGradients, loss: BatchLoss, optimizer: Optimizer, clip_grad_norm: float | None = None
+        self, loss: BatchLoss, optimizer: Optimizer, clip_grad_norm: float | None = None, *, traced: bool = True
     ) -> None:
-        self._gradients, self._parameters = gradients, loss.parameters
-        self._optimizer, self._clip_grad_norm = optimizer, clip_grad_norm
+        self._traced = TracedGradients(loss) if traced else None
+        self._gradients = self._traced or loss.eager()
+        self._parameters, self._optimizer, self._clip_grad_norm = loss.parameters, optimizer, clip_grad_norm
 
     @property
     def level(self) -> str:
-        """How it really runs: "off" or "trace"."""
-        return self._gradients.level if isinstance(self._gradients, TracedGradients) else "off"
+        """How the step really runs: "off" or "trace"."""
+        return "off" if self._traced is None else self._traced.level
 
     def __call__(self, batch: Batch, beta: Tensor) -> Tensor:
         """Take a step on a batch and return the loss."""
         loss, *gradients = self._gradients(batch, beta)
-        # Other devices are not waited for: whoever collects the losses finds out a few steps later.
+        # Another device is not waited for: a loss of its that is not finite is found a few steps later.
         if loss.device.type == "cpu" and not loss.isfinite():
             return loss
         if self._clip_grad_norm is not None:
@@ -66,11 +67,10 @@ class SeparateStep:
 
     def replay(self, batch: Batch, beta: Tensor) -> list[Tensor] | None:
         """Return loss and gradients by the graph, or None where there is none for this shape."""
-        traced = isinstance(self._gradients, TracedGradients) and self._gradients.has_graph(batch)
-        return self._gradients(batch, beta) if traced else None
+        return self._traced(batch, beta) if self._traced is not None and self._traced.has_graph(batch) else None
 
     def settle(self) -> None:
-        """Drop the gradients: nothing else is held back."""
+        """Drop the gradients; the optimizer's state is up to date."""
         self._optimizer.zero_grad()
 
 
