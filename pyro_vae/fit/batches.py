@@ -1,9 +1,8 @@
 """Where a training loop's rows come from: tensors in memory, or any DataLoader."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence, Sized
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,43 +13,27 @@ from pyro_vae.data import ImageData
 from pyro_vae.fit.steps.gradients import Batch
 from pyro_vae.programs.missing import all_finite, check_finite_rows, check_not_empty
 from pyro_vae.programs.modules import as_args, as_input
+from pyro_vae.protocols import Program
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.checks import check_count, check_dense, in_short
 from pyro_vae.runtime.random_state import unmoved_generators
 
+A_BATCH = "a batch of the DataLoader"
+"""What is refused, for messages."""
 
-class Batches(Protocol):
-    """Batches of training data, epoch by epoch, and how they become the model's input.
+VALIDATION_BLOCK = 1000
+"""Validation data a call: large enough for the matmuls, small enough for the cache."""
 
-    A batch is as long as the rows that it stands for: a tensor of their indices, or the rows themselves, in a tuple
-    where a datum is of several tensors. What is done to it in ``observe`` is part of the step, and of its graph.
-    """
-
-    steps: int | None
-    """Batches an epoch, where that is known."""
-    generator: torch.Generator | None
-    """A random state of their own that an epoch advances."""
-    same: bool
-    """Whether each batch is the same data in the same order."""
-
-    def epoch(self, index: int) -> Iterator[Batch]:
-        """Yield the batches of one epoch."""
-
-    def observe(self, batch: Any) -> Any:
-        """Return the model's input for a batch: a tensor, or a tuple of several."""
-
-    def first(self) -> Batch:
-        """Return a batch, without touching any random state."""
-
-    def describe(self) -> dict[str, Any]:
-        """Say what the data are, in YAML's terms."""
+Data = ImageData | Tensor | tuple[Tensor, ...] | DataLoader
+"""What a pair is fitted to."""
 
 
 class TensorBatches:
     """Shuffled batches of a tensor, of several, or of the training split of an :class:`ImageData`.
 
-    The order depends on the seed and the epoch alone, so that a run can be taken up at any epoch. Rows left over
-    by the batch size are dropped, other ones each epoch. A batch of all rows has them in their own order.
+    A batch is the indices of its rows; :meth:`observe`, which is part of the step and of its graph, gathers them. The
+    order depends on the seed and the epoch alone, so that a run can be resumed at any epoch. Rows left over by the
+    batch size are dropped, other ones each epoch. A batch of all rows has them in their own order.
 
     Args:
         data: ``ImageData``, or a tensor of model inputs ``(N, ...)``, or a tuple of such tensors.
@@ -77,11 +60,16 @@ class TensorBatches:
             )
         self._data = data
         self._columns = [column.to(device) for column in columns]
-        self._rows = self._columns[0]
         self._batch_size, self._seed, self._dtype = batch_size, seed, dtype
+        self._device = device
+        self.num_data: int | None = len(rows)
+        """Data an epoch is drawn from, where that is known."""
         self.steps: int | None = len(rows) // batch_size
+        """Batches an epoch, where that is known."""
         self.generator: torch.Generator | None = None
+        """A random state of the batches' own that an epoch advances."""
         self.same = len(rows) == batch_size
+        """Whether each batch is the same data in the same order."""
 
     def epoch(self, index: int) -> Iterator[Tensor]:
         """Yield the indices of the rows of each batch of one epoch."""
@@ -89,9 +77,10 @@ class TensorBatches:
             yield self.first()
             return
         seed = np.random.SeedSequence((self._seed, index)).generate_state(1, np.uint64)[0]
-        order = torch.randperm(len(self._rows), generator=torch.Generator().manual_seed(int(seed >> np.uint64(1))))
-        order = order.to(self._rows.device)
-        for step in range(len(self._rows) // self._batch_size):
+        rows = len(self._columns[0])
+        order = torch.randperm(rows, generator=torch.Generator().manual_seed(int(seed >> np.uint64(1))))
+        order = order.to(self._device)
+        for step in range(rows // self._batch_size):
             yield order[step * self._batch_size : (step + 1) * self._batch_size]
 
     def observe(self, batch: Any) -> Any:
@@ -102,29 +91,35 @@ class TensorBatches:
 
     def first(self) -> Tensor:
         """Return the indices of the first rows, as many as a batch."""
-        return torch.arange(self._batch_size, device=self._rows.device)
+        return torch.arange(self._batch_size, device=self._device)
+
+    def all_inputs(self) -> Any:
+        """Return all model inputs, or None where a step draws them."""
+        if not isinstance(self._data, ImageData):
+            return self._data
+        return None if self._data.binarization == "stochastic" else self._data.train
 
     def describe(self) -> dict[str, Any]:
-        """Say what the data are."""
-        if isinstance(self._data, ImageData):
-            return self._data.describe()
-        return describe_tensors(self._data)
+        """Say what the data are, in YAML's terms."""
+        return describe_data(self._data)
 
 
 class LoaderBatches:
     """Batches of a DataLoader, each a tensor or a sequence of those that model and guide are called with in order.
 
+    A batch is its rows. One with NaN or infinite values is refused, unless ``pair`` hides them behind a mask.
+
     Args:
         loader: any ``torch.utils.data.DataLoader``.
         device: where batches are moved to.
         dtype: of the model's input.
+        pair: model and guide; nothing where it is known to hide no data.
     """
 
-    def __init__(self, loader: DataLoader, device: torch.device, dtype: torch.dtype) -> None:
-        self._loader, self._device, self._dtype = loader, device, dtype
+    def __init__(self, loader: DataLoader, device: torch.device, dtype: torch.dtype, *pair: Program) -> None:
+        self._loader, self._device, self._dtype, self.pair = loader, device, dtype, pair
         self.generator: torch.Generator | None = loader.generator
-        self.check: Callable[[Batch], None] = partial(check_finite_rows, "a batch of the DataLoader")
-        """Refuses a batch with NaN or infinite values, unless they are known to be hidden by a mask."""
+        self.num_data: int | None = len(loader.dataset) if isinstance(loader.dataset, Sized) else None
         try:
             self.steps: int | None = len(loader)
         except TypeError:
@@ -138,7 +133,7 @@ class LoaderBatches:
         for batch in self._loader:
             columns = _columns_of_batch(batch)
             if not all(map(all_finite, columns)):
-                self.check(as_input(columns))
+                check_finite_rows(A_BATCH, as_input(columns), *self.pair)
             # A graph takes rows as they lay in memory when it was recorded.
             yield as_input([column.to(self._device, non_blocking=True).contiguous() for column in columns])
 
@@ -148,19 +143,25 @@ class LoaderBatches:
 
     def first(self) -> Batch:
         """Return the first batch, without advancing the loader's random state."""
-        own = None if self.generator is None else self.generator.clone_state()
+        before = None if self.generator is None else self.generator.get_state()
         with unmoved_generators():
             try:
                 return next(self.epoch(0))
             except StopIteration:
                 raise ValueError("fit: the DataLoader yields nothing.") from None
             finally:
-                if self.generator is not None and own is not None:
-                    self.generator.set_state(own.get_state())
+                if self.generator is not None and before is not None:
+                    self.generator.set_state(before)
+
+    def all_inputs(self) -> None:
+        """Return None: the inputs are loaded batch by batch."""
 
     def describe(self) -> dict[str, Any]:
-        """Say what the data are."""
-        return {**describe_loader(self._loader), "batches": self.steps, "batch_size": self._loader.batch_size}
+        """Say what the data are, in YAML's terms."""
+        return {**describe_data(self._loader), "batches": self.steps, "batch_size": self._loader.batch_size}
+
+
+Batches = TensorBatches | LoaderBatches
 
 
 def columns_of(argument: str, what: str, data: Any) -> list[Tensor]:
@@ -184,12 +185,19 @@ def columns_of(argument: str, what: str, data: Any) -> list[Tensor]:
             )
         check_dense(what, column)
         check_not_empty(what, column)
-    if len({len(column) for column in columns}) != 1:
-        sizes = ", ".join(str(tuple(column.shape)) for column in columns)
-        raise ValueError(
-            f"fit: the tensors of {argument} must have one row for each datum; got shapes {sizes or 'none'}."
-        )
+    _require_as_long(argument, columns)
     return columns
+
+
+def _require_as_long(what: str, columns: Sequence[Tensor]) -> None:
+    """Refuse tensors that do not all have the same number of rows.
+
+    Raises:
+        ValueError: says their shapes.
+    """
+    if len({len(column) for column in columns}) != 1:
+        shapes = ", ".join(str(tuple(column.shape)) for column in columns)
+        raise ValueError(f"fit: the tensors of {what} must have one row for each datum; got shapes {shapes or 'none'}.")
 
 
 def in_dtype(columns: Sequence[Tensor], dtype: torch.dtype) -> Any:
@@ -197,23 +205,36 @@ def in_dtype(columns: Sequence[Tensor], dtype: torch.dtype) -> Any:
     return as_input([column.to(dtype) if column.is_floating_point() else column for column in columns])
 
 
-def describe_tensors(data: Tensor | tuple[Tensor, ...]) -> dict[str, Any]:
-    """Say what data in memory are: shapes, and a hash of the content."""
-    columns = [data] if isinstance(data, Tensor) else list(data)
+def validation_blocks(
+    valid: Tensor | tuple[Tensor, ...] | DataLoader | None, device: torch.device, dtype: torch.dtype
+) -> Callable[[], Iterator[Any]] | None:
+    """Return what yields the validation data block by block as model inputs, None where there are none."""
+    if valid is None or (isinstance(valid, Tensor | tuple) and all(len(column) == 0 for column in as_args(valid))):
+        return None
+    if isinstance(valid, DataLoader):
+        loader = LoaderBatches(valid, device, dtype)
+        return lambda: (loader.observe(rows) for rows in loader.epoch(0))
+    columns = columns_of("valid", "validation data", valid)
+
+    def block(start: int) -> Any:
+        return in_dtype([column[start : start + VALIDATION_BLOCK].to(device) for column in columns], dtype)
+
+    return lambda: map(block, range(0, len(columns[0]), VALIDATION_BLOCK))
+
+
+def describe_data(data: Data) -> dict[str, Any]:
+    """Say in YAML's terms what data are: their name, shapes, and a hash of the content where it can be seen."""
+    if isinstance(data, ImageData):
+        return data.describe()
+    if isinstance(data, DataLoader):
+        dataset = type(data.dataset)
+        return {"name": "DataLoader", "dataset": f"{dataset.__module__}:{dataset.__qualname__}"}
     digest = hashlib.sha256()
-    for column in columns:
+    for column in as_args(data):
         digest.update(column.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    shapes = [list(column.shape) for column in columns]
-    shape = (
-        {"name": "tensor", "shape": shapes[0]} if isinstance(data, Tensor) else {"name": "tensors", "shapes": shapes}
-    )
-    return {**shape, "content_hash": digest.hexdigest()}
-
-
-def describe_loader(loader: DataLoader) -> dict[str, Any]:
-    """Say what a DataLoader loads, as far as can be seen."""
-    dataset = type(loader.dataset)
-    return {"name": "DataLoader", "dataset": f"{dataset.__module__}:{dataset.__qualname__}"}
+    shapes = [list(column.shape) for column in as_args(data)]
+    named = {"name": "tensors", "shapes": shapes} if isinstance(data, tuple) else {"name": "tensor", "shape": shapes[0]}
+    return {**named, "content_hash": digest.hexdigest()}
 
 
 def _columns_of_batch(batch: Any) -> list[Tensor]:
@@ -222,7 +243,6 @@ def _columns_of_batch(batch: Any) -> list[Tensor]:
     Raises:
         ValueError: it has something else, or rows of another number.
     """
-    what = "a batch of the DataLoader"
     columns = list(batch) if isinstance(batch, list | tuple) else [batch]
     if not columns or not all(isinstance(column, Tensor) and column.ndim for column in columns):
         parts = ", ".join(
@@ -230,12 +250,10 @@ def _columns_of_batch(batch: Any) -> list[Tensor]:
         )
         came = f"{len(columns)} parts ({parts})" if isinstance(batch, list | tuple) else in_short(batch)
         raise ValueError(
-            f"fit: {what} must be a tensor, or a sequence of tensors that model and guide are called with in order; "
+            f"fit: {A_BATCH} must be a tensor, or a sequence of tensors that model and guide are called with in order; "
             f"got {came}: collate_fn=... makes tensors of it."
         )
     for column in columns:
-        check_not_empty(what, column)
-    if len({len(column) for column in columns}) > 1:
-        shapes = ", ".join(str(tuple(column.shape)) for column in columns)
-        raise ValueError(f"fit: the tensors of {what} must have one row for each datum; got shapes {shapes}.")
+        check_not_empty(A_BATCH, column)
+    _require_as_long(A_BATCH, columns)
     return columns

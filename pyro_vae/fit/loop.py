@@ -3,9 +3,8 @@
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,7 @@ from torch.utils.data import DataLoader
 
 from pyro_vae.data import ImageData
 from pyro_vae.errors import NonFiniteError, PairError
-from pyro_vae.fit.batches import (
-    Batches,
-    LoaderBatches,
-    TensorBatches,
-    columns_of,
-    describe_loader,
-    describe_tensors,
-    in_dtype,
-)
+from pyro_vae.fit.batches import Batches, Data, LoaderBatches, TensorBatches, describe_data, validation_blocks
 from pyro_vae.fit.by_place import check_places
 from pyro_vae.fit.describe import describe_pair, describe_settings, structure
 from pyro_vae.fit.options import (
@@ -68,14 +59,11 @@ from pyro_vae.runtime.random_state import seeded
 
 logger = logging.getLogger("pyro_vae")
 
-VALIDATION_BLOCK = 1000
-"""Validation data a call: large enough for the matmuls, small enough for the cache."""
-
 
 def fit(
     model: Program,
     guide: Program,
-    data: ImageData | Tensor | tuple[Tensor, ...] | DataLoader,
+    data: Data,
     *,
     valid: Tensor | tuple[Tensor, ...] | DataLoader | None = None,
     objective: Objective | None = None,
@@ -150,12 +138,7 @@ def fit(
     """
     target = as_device(device)
     check_settings(
-        epochs=epochs,
-        compile=compile,
-        kl_warmup=kl_warmup,
-        clip_grad_norm=clip_grad_norm,
-        patience=patience,
-        seed=seed,
+        epochs=epochs, compile=compile, kl_warmup=kl_warmup, clip_grad_norm=clip_grad_norm, patience=patience, seed=seed
     )
     if out is not None:
         check_path("fit", "out", out)
@@ -169,38 +152,20 @@ def fit(
     dtype = next((p.dtype for m in modules for p in m.parameters()), torch.get_default_dtype())
     batches: Batches
     if isinstance(data, DataLoader):
-        batches = LoaderBatches(data, target, dtype)
+        batches = LoaderBatches(data, target, dtype, model, guide)
     else:
         batches = TensorBatches(data, batch_size, seed, target, dtype)
-    valid_blocks = _valid_blocks(data.valid if isinstance(data, ImageData) and valid is None else valid, target, dtype)
+    valid_data = data.valid if isinstance(data, ImageData) and valid is None else valid
+    valid_blocks = validation_blocks(valid_data, target, dtype)
 
-    # What is wrong with the pair or the data is found here, before anything is changed.
-    if isinstance(batches, LoaderBatches):
-        batches.check = partial(check_finite_rows, "a batch of the DataLoader", model=model, guide=guide)
     rows = batches.first()
     with no_side_effects(modules):
         x = batches.observe(rows)
-        _require_arguments(model, guide, x, isinstance(data, DataLoader))
-        inputs = _all_inputs(data, x)
-        if not all(all_finite(column) for column in as_args(inputs)):
-            whole = inputs if isinstance(data, DataLoader) else batches.observe(torch.arange(len(as_args(inputs)[0])))
-            check_finite_rows("training data", whole, model, guide)
-        check_places(model, guide, x, batches, validated=valid_blocks is not None)
-        pair = trained_pair(model, guide, x, objective, _num_data(data))
-        if isinstance(batches, LoaderBatches) and not pair.hides_data:
-            # The steps are not made for values that a mask hides in later batches alone.
-            batches.check = partial(check_finite_rows, "a batch of the DataLoader")
-        if isinstance(pair, Pair):
-            _say_what_is_no_bound(pair)
-        check_support(model, inputs, x)
-        for block in [] if valid_blocks is None else valid_blocks():
-            _require_as_many(block, x)
-            check_finite_rows("validation data", block, model, guide)
-            check_support(model, block, block)
+        pair = _checked_pair(model, guide, x, objective, batches, valid_blocks)
         parameters = Parameters.of(model, guide, x)
         say_what_is_shared(parameters)
         if type(objective) is TraceMeanField_ELBO:
-            # Which samples a KL without a closed form, and does not say so.
+            # Unlike Pyro's class, this one logs a KL term that is sampled for want of a closed form.
             with local_params(model, guide), pair.guarded():
                 AnalyticKL().loss(model, guide, *as_args(x))
     optimizer = as_optimizer(optimizer, parameters.trainable)
@@ -224,7 +189,7 @@ def fit(
         **(describe_pair(model, guide) if out is None else checked_description(model, guide, x)),
         "structure": structure(parameters.owners),
         "data": batches.describe(),
-        "valid": _describe_valid(valid),
+        "valid": None if valid is None else describe_data(valid),
         "objective": describe_settings(objective),
         "optimizer": describe_settings(optimizer),
         "scheduler": scheduler if schedule is None or isinstance(scheduler, str) else describe_settings(schedule),
@@ -241,21 +206,68 @@ def fit(
         "environment": environment(target),
     }
     folder = None if out is None else Path(out)
-    training = Training(
-        pair, parameters, objective, step, batches, optimizer, schedule, watch, target, folder
-    )  # fmt: skip
-    _run_epochs(training, config, modules, valid_blocks, resume=resume, progress=progress)
+    training = Training(pair, parameters, objective, step, batches, optimizer, schedule, watch, target, folder)
+    _run_epochs(training, config, valid_blocks, resume=resume, progress=progress)
+
+    best_epoch = None
     if training.best:
+        # Early stopping kept these; the pair has those of the last epoch.
         parameters.load_state(training.best, "the best epoch")
-    best_epoch = training.best_epoch if training.best else None
-    return Run(model, guide, training.history, config["data"], config, folder, best_epoch, training.compiled)
+        best_epoch = training.best_epoch
+    return Run(model, guide, training.history, config["data"], config, folder, best_epoch, step.level)
+
+
+def _checked_pair(
+    model: Program, guide: Program, x: Any, objective: Objective, batches: Batches,
+    valid_blocks: Callable[[], Iterator[Any]] | None,
+) -> Pair | Summed:  # fmt: skip
+    """Return the structure of the pair, after a look at all data, before anything is changed.
+
+    Args:
+        model: p(x, z).
+        guide: q(z | x).
+        x: the first batch as model inputs.
+        objective: that is trained.
+        batches: of the training data.
+        valid_blocks: yields the validation data; None where there are none.
+
+    Raises:
+        ValueError: data are NaN or infinite, or lie outside the likelihood's support.
+        PairError: the pair cannot be trained on these data.
+    """
+    _require_arguments(model, guide, x, isinstance(batches, LoaderBatches))
+    inputs = batches.all_inputs()
+    if inputs is None:
+        inputs = x
+    if not all(map(all_finite, as_args(inputs))):
+        if isinstance(batches, TensorBatches):
+            check_finite_rows("training data", batches.observe(torch.arange(batches.num_data or 0)), model, guide)
+        else:
+            check_finite_rows("training data", inputs, model, guide)
+    check_places(model, guide, x, batches, validated=valid_blocks is not None)
+    pair = trained_pair(model, guide, x, objective, batches.num_data)
+    if isinstance(batches, LoaderBatches) and not pair.hides_data:
+        # Values that a mask hides in a later batch alone are refused: the steps are not made for them.
+        batches.pair = ()
+    if isinstance(pair, Pair):
+        _say_what_is_no_bound(pair)
+    check_support(model, inputs, x)
+    for block in [] if valid_blocks is None else valid_blocks():
+        if len(as_args(block)) != len(as_args(x)):
+            raise ValueError(
+                f"fit: a datum of the validation data must have as many tensors as one of the training data, "
+                f"{len(as_args(x))}; got {len(as_args(block))}."
+            )
+        check_finite_rows("validation data", block, model, guide)
+        check_support(model, block, block)
+    return pair
 
 
 @contextmanager
 def _in_training(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Put modules into train mode, and those of which nothing is trained into evaluation mode.
+    """Put modules into train mode, and those without a trained parameter into evaluation mode.
 
-    The dropout of these is off, and their running statistics stay.
+    In evaluation mode dropout is off, and running statistics stay.
     """
     frozen = [m for m in modules if [*m.parameters()] and not any(p.requires_grad for p in m.parameters())]
     trained = [module for module in modules if module not in frozen]
@@ -282,20 +294,14 @@ def _take_a_checked_step(pair: Pair | Summed, loss: BatchLoss, rows: Any, x: Any
 
 
 def _run_epochs(
-    training: Training,
-    config: dict[str, Any],
-    modules: Sequence[nn.Module],
-    valid_blocks: Callable[[], Iterator[Any]] | None,
-    *,
-    resume: bool,
+    training: Training, config: dict[str, Any], valid_blocks: Callable[[], Iterator[Any]] | None, *, resume: bool,
     progress: bool | None,
-) -> None:
+) -> None:  # fmt: skip
     """Train for the epochs that are left, and keep a checkpoint of each where there is a folder.
 
     Args:
         training: the pair and its steps; its history and its best parameters are written.
         config: of the run, with ``epochs``, ``seed``, ``kl_warmup`` and ``patience``.
-        modules: of the pair.
         valid_blocks: yields the validation data; None where there are none.
         resume: take up the run that the folder holds.
         progress: show a bar; None shows it on a terminal only.
@@ -304,14 +310,14 @@ def _run_epochs(
     folder, objective = training.folder, training.objective
     alone = nullcontext() if folder is None else alone_in(folder)
     with alone, seeded(seed), pyro.validation_enabled(False), warnings.catch_warnings():
-        # Pyro's warning; the error that is raised instead says more.
+        # Pyro's warning gives way to an error that says more.
         warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
         if folder is not None and open_folder(folder, config, resume):
             restore(training, folder)
         history, steps = training.history, training.batches.steps
         total = None if steps is None else epochs * steps
         bar = progress_bar(total, "step", shown=progress, initial=len(history) * (steps or 0))
-        with bar, _in_training(modules):
+        with bar, _in_training(training.parameters.modules):
             while len(history) < epochs and not training.has_stalled(patience):
                 epoch, start = len(history), time.perf_counter()
                 beta = kl_weight_at(epoch, config["kl_warmup"])
@@ -335,7 +341,8 @@ def _run_epochs(
                     save(training, folder)
                 bar.set_description(f"epoch {epoch + 1}/{epochs}")
                 bar.set_postfix_str(f"{type(objective).__name__} {bounds(history[-1])}")
-            training.look_once_more()
+            if training.watch is not None:
+                training.watch.look(training.step)
 
 
 def _require_arguments(model: Program, guide: Program, x: Any, loaded: bool) -> None:
@@ -355,22 +362,8 @@ def _require_arguments(model: Program, guide: Program, x: Any, loaded: bool) -> 
         ) from error
 
 
-def _require_as_many(block: Any, x: Any) -> None:
-    """Refuse validation data of more or fewer tensors than the training data have.
-
-    Raises:
-        ValueError: says how many there are.
-    """
-    counts = len(as_args(block)), len(as_args(x))
-    if counts[0] != counts[1]:
-        raise ValueError(
-            f"fit: a datum of the validation data must have as many tensors as one of the training data, {counts[1]}; "
-            f"got {counts[0]}."
-        )
-
-
 def _say_what_is_no_bound(pair: Pair) -> None:
-    """Say in one line why the loss of this pair, which is trained as Pyro does it, is no bound on log p(x)."""
+    """Log why the loss of this pair, as Pyro computes it, is no bound on log p(x)."""
     reasons = []
     if pair.no_density is not None:
         reasons.append(f"the guide has no density: {pair.no_density}")
@@ -381,42 +374,3 @@ def _say_what_is_no_bound(pair: Pair) -> None:
         reasons.append(f"they are multiplied by {found}, the scale of the data's site, which evaluations leave out")
     if reasons:
         logger.warning("fit: trains as Pyro does, and its bounds are none on log p(x): %s", "; ".join(reasons))
-
-
-def _valid_blocks(
-    valid: Tensor | tuple[Tensor, ...] | DataLoader | None, device: torch.device, dtype: torch.dtype
-) -> Callable[[], Iterator[Any]] | None:
-    """Return what yields the validation data block by block as model inputs."""
-    if valid is None or (isinstance(valid, Tensor | tuple) and all(len(column) == 0 for column in as_args(valid))):
-        return None
-    if isinstance(valid, DataLoader):
-        loader = LoaderBatches(valid, device, dtype)
-        return lambda: (loader.observe(rows) for rows in loader.epoch(0))
-    columns = columns_of("valid", "validation data", valid)
-    blocks = range(0, len(columns[0]), VALIDATION_BLOCK)
-
-    def block(start: int) -> Any:
-        return in_dtype([column[start : start + VALIDATION_BLOCK].to(device) for column in columns], dtype)
-
-    return lambda: (block(start) for start in blocks)
-
-
-def _describe_valid(valid: Tensor | tuple[Tensor, ...] | DataLoader | None) -> dict[str, Any] | None:
-    """Say which validation data were passed, None where an ``ImageData`` brings its own or there are none."""
-    if valid is None:
-        return None
-    return describe_loader(valid) if isinstance(valid, DataLoader) else describe_tensors(valid)
-
-
-def _num_data(data: ImageData | Tensor | tuple[Tensor, ...] | DataLoader) -> int | None:
-    """Return how many data there are, None where a loader does not know."""
-    if isinstance(data, DataLoader):
-        return len(data.dataset) if isinstance(data.dataset, Sized) else None
-    return len(as_args(data.train if isinstance(data, ImageData) else data)[0])
-
-
-def _all_inputs(data: ImageData | Tensor | tuple[Tensor, ...] | DataLoader, first: Any) -> Any:
-    """Return all training inputs that are there before the steps draw or load them, else the first ones."""
-    if isinstance(data, Tensor | tuple):
-        return data
-    return data.train if isinstance(data, ImageData) and data.binarization != "stochastic" else first

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.data import ImageData
 from pyro_vae.errors import RunError
-from pyro_vae.fit.batches import describe_tensors
+from pyro_vae.fit.batches import describe_data
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.differences import differences, listed
 
@@ -38,7 +38,7 @@ def require_same_data(
     Raises:
         RunError: they differ; the message says in what.
     """
-    found = data.describe() if isinstance(data, ImageData) else describe_tensors(data)
+    found = describe_data(data)
     if not recorded.get("content_hash"):
         raise RunError(f"{where} does not say which data it was fitted to ({recorded['name']} has no hash).")
     differing = differing_data(recorded, found)

@@ -90,7 +90,7 @@ def save(training: Training, folder: Path) -> None:
     if training.batches.generator is not None:
         tensors["rng.loader"] = training.batches.generator.get_state()
     state = {
-        "compiled": training.compiled,
+        "compiled": training.step.level,
         "auto": training.step.state() if isinstance(training.step, AutoStep) else None,
         "epoch": len(training.history),
         "best_epoch": training.best_epoch if training.best else None,

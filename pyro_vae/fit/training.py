@@ -1,4 +1,4 @@
-"""A pair in training: one epoch of steps, one pass over the validation data, and what they leave behind."""
+"""A pair in training: one epoch of steps, one pass over the validation data, and the state that they change."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -17,7 +17,7 @@ from pyro_vae.fit.parameters import Parameters
 from pyro_vae.fit.run import CHECKPOINT, Row
 from pyro_vae.fit.steps.gradients import Batch
 from pyro_vae.fit.steps.step import Step
-from pyro_vae.fit.steps.watch import EVERY, Watch
+from pyro_vae.fit.steps.watch import Watch
 from pyro_vae.fit.summed import Summed
 from pyro_vae.programs.modules import as_args, in_mode, local_params
 from pyro_vae.programs.nonfinite import nonfinite_site
@@ -27,12 +27,12 @@ from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.random_state import seeded
 
 LOSSES_TOGETHER = 50
-"""Steps whose losses are read at once from a device that works on its own."""
+"""Steps whose losses are read at once from a device other than the CPU."""
 
 
 @dataclass
 class Training:
-    """What the steps share, and what they change: parameters, optimizer, history, best parameters so far."""
+    """A pair with what its training changes: parameters, optimizer, history, best parameters so far."""
 
     pair: Pair | Summed
     parameters: Parameters
@@ -46,10 +46,6 @@ class Training:
     folder: Path | None = None
     history: list[Row] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
-    _unwatched: int = 0
-    """Steps since the graph was last compared with the pair."""
-    _last: tuple[Batch, Tensor] | None = None
-    """The last step's batch and KL weight."""
 
     def epoch(self, index: int, kl_weight: float, on_step: Callable[[], object] = lambda: None) -> float:
         """Take the steps of one epoch.
@@ -67,7 +63,7 @@ class Training:
         """
         dtype = self.parameters.trainable[0].dtype
         beta = torch.tensor(kl_weight, device=self.device, dtype=dtype)
-        # The CPU has a loss when the step returns; to ask another device for each would keep it waiting.
+        # The CPU has the loss when the step returns; reading each one from another device would stall it.
         together = 1 if self.device.type == "cpu" else LOSSES_TOGETHER
         total, count = 0.0, 0
         pending: list[tuple[Tensor, float]] = []
@@ -80,7 +76,10 @@ class Training:
                 count += rows
                 if len(pending) == together:
                     total -= self._read(pending, (index, number), batch, noise)
-                self._look(batch, beta, first=number == 0)
+                if self.watch is not None:
+                    # A schedule has just set the weight of this epoch: a graph that froze it is found at once.
+                    now = number == 0 and isinstance(self.objective, ScheduledObjective)
+                    self.watch.after(self.step, batch, beta, now)
                 on_step()
             if pending:
                 total -= self._read(pending, (index, number), batch, noise)
@@ -89,23 +88,28 @@ class Training:
         if count == 0:
             raise ValueError(f"fit: the data ran out: epoch {index + 1} has no batch.")
         if self.parameters.not_finite():
-            # A gradient can be NaN where the loss is not, and the epoch's last step is behind its last loss.
+            # A gradient can be NaN under a finite loss, and no loss comes after the epoch's last step.
             raise self._stopped(f"a step made parameters NaN or infinite in epoch {index + 1}")
         return total / count
 
     def _read(self, pending: list[tuple[Tensor, float]], last: tuple[int, int], batch: Batch, noise: Tensor) -> float:
-        """Empty the list of losses and return their sum, each for as many data as it is a share of.
+        """Empty the list of losses and return their sum, each times its share of the data that it sums over.
+
+        Args:
+            pending: losses of the last steps, with these shares.
+            last: epoch and step of the last of them, from 0.
+            batch: that the last step was taken on.
+            noise: the random state before it.
 
         Raises:
             NonFiniteError: a loss is NaN or infinite.
         """
         epoch, number = last
         total, steps = 0.0, range(number + 2 - len(pending), number + 2)
-        # One read for all of them.
         values = torch.stack([loss for loss, _ in pending]).tolist()
         for step, value, (_, share) in zip(steps, values, pending, strict=True):
             if not math.isfinite(value):
-                # The same noise again, to see where it went wrong.
+                # With the same noise again, the site where it went wrong can be found.
                 torch.set_rng_state(noise)
                 what = f"the loss became {value} at epoch {epoch + 1}, step {step}"
                 raise self._stopped(what, self.batches.observe(batch))
@@ -145,11 +149,6 @@ class Training:
             self.schedule.step()
 
     @property
-    def compiled(self) -> str:
-        """How the steps really run: "off", "trace" or "inductor"."""
-        return self.step.level
-
-    @property
     def best_epoch(self) -> int | None:
         """The first epoch (from 1) with the best validation bound, among those with the full KL weight."""
         full = self.objective.final_kl_weight() if isinstance(self.objective, ScheduledObjective) else 1.0
@@ -161,21 +160,8 @@ class Training:
         best = self.best_epoch
         return patience is not None and best is not None and len(self.history) - best >= patience
 
-    def look_once_more(self) -> None:
-        """Compare the graph with the pair after the last step, unless that was just done."""
-        if self._unwatched and self._last is not None and self.watch is not None:
-            self._unwatched = 0
-            self.watch.look(self.step, *self._last)
-
-    def _look(self, batch: Batch, beta: Tensor, first: bool) -> None:
-        """Now and then, and where an objective has just set a weight of its own, compare the graph with the pair."""
-        self._unwatched += 1
-        self._last = (batch, beta)
-        if self._unwatched >= EVERY or (first and isinstance(self.objective, ScheduledObjective)):
-            self.look_once_more()
-
     def _stands_for(self, rows: int) -> int:
-        """Return how many data a loss on so many is a sum over: a plate of a fixed size scales up to all of it."""
+        """Return how many data the loss on a batch of ``rows`` sums over: a plate of a fixed size scales it up."""
         plate = self.pair.plate
         return plate.full_size if plate.full_size != self.pair.num_rows else rows
 

@@ -1,12 +1,12 @@
 """What torch's optimizers do to a parameter, as arithmetic that a graph can hold.
 
 The numbers that change from step to step (bias corrections, learning rate, a momentum on a schedule) enter as a
-tensor, worked out in float64 by Python: in the graph they would be powers, or frozen. State stays where torch keeps
-it, in ``optimizer.state``: torch's own step, a checkpoint and a schedule see one optimizer.
+tensor, computed in float64 by Python: in the graph they would be powers, or frozen. State stays in
+``optimizer.state``, where torch's own step, a checkpoint and a schedule find it.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,7 @@ UNSUPPORTED = ("differentiable", "amsgrad")
 """Settings that ask for another update than those below."""
 
 FIXED = ("maximize", "momentum", "weight_decay")
-"""Settings of which a graph takes for granted whether they are there; the two numbers may still change."""
+"""Settings that a graph has or has not for good; where it has them, the two numbers may still change."""
 
 
 @dataclass(frozen=True)
@@ -128,29 +128,31 @@ class Update:
         own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
         if any((*own, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)):
             raise NotCompilable(f"{name} has hooks around its step")
-        self._optimizer = optimizer
-        self._places = {id(p): place for place, p in enumerate(parameters)}
-        self._rules = [self._rule(group) for group in optimizer.param_groups]
+        self._optimizer, groups = optimizer, optimizer.param_groups
+        places = {id(p): place for place, p in enumerate(parameters)}
+        self._rules = [self._rule(group) for group in groups]
+        self._held = [{places[id(p)]: p for p in group["params"] if id(p) in places} for group in groups]
         self._made: list[tuple[dict[str, Any], str]] = []
         try:
-            self._steps = [self._steps_taken(index) for index in range(len(self._rules))]
+            self._steps = [self._steps_taken(*each) for each in zip(groups, self._rules, self._held, strict=True)]
         except NotCompilable:
             self.forget()
             raise
         # No lower: bfloat16 takes a beta of 0.999 for 1.
-        double = any(p.dtype == torch.float64 for _, _, p in self._held())
+        double = any(p.dtype == torch.float64 for held in self._held for p in held.values())
         self._dtype = torch.float64 if double else torch.float32
         self._fixed = _fixed_settings(optimizer)
 
     @property
     def tensors(self) -> list[list[Tensor]]:
         """The state of each parameter that moves, in the order of :meth:`__call__`."""
-        return [[self._optimizer.state[p][key] for key in rule.state] for _, rule, p in self._held()]
+        held = zip(self._rules, self._held, strict=True)
+        return [[self._optimizer.state[p][key] for key in rule.state] for rule, moved in held for p in moved.values()]
 
     @property
     def places(self) -> list[int]:
         """Which of the parameters each that moves is."""
-        return [self._places[id(p)] for _, _, p in self._held()]
+        return [place for held in self._held for place in held]
 
     @property
     def is_current(self) -> bool:
@@ -159,10 +161,10 @@ class Update:
 
     def numbers(self) -> Tensor:
         """Return the numbers of the step to come, one after the other for each group."""
-        found: list[float] = []
+        numbers: list[float] = []
         for group, rule, steps in zip(self._optimizer.param_groups, self._rules, self._steps, strict=True):
-            found += (*rule.numbers(group, steps + 1), group["weight_decay"])
-        return torch.tensor(found, dtype=self._dtype)
+            numbers += (*rule.numbers(group, steps + 1), group["weight_decay"])
+        return torch.tensor(numbers, dtype=self._dtype)
 
     def __call__(
         self, parameters: Sequence[Tensor], gradients: Sequence[Tensor], state: Sequence[Sequence[Tensor]],
@@ -176,22 +178,17 @@ class Update:
             state: as :attr:`tensors`.
             numbers: as :meth:`numbers`, on the parameters' device.
         """
-        ends, start = [], 0
-        for group, rule in zip(self._optimizer.param_groups, self._rules, strict=True):
-            count = len(rule.numbers(group, 1)) + 1
-            ends.append(numbers[start : start + count])
-            start += count
-        moved = []
-        for (index, rule, p), own in zip(self._held(), state, strict=True):
-            group, place = self._optimizer.param_groups[index], self._places[id(p)]
-            *settings, decay = ends[index].unbind()
-            parameter, gradient = parameters[place], gradients[place]
-            if group["maximize"]:
-                gradient = -gradient
-            # A decay of 0 is left out: inductor would have the matmul add it, at the cost of a copy.
-            if rule.adds_decay and group["weight_decay"]:
-                gradient = gradient + decay * parameter
-            moved.append(rule.move(parameter, gradient, *own, *settings))
+        moved, start, states = [], 0, iter(state)
+        for group, rule, held in zip(self._optimizer.param_groups, self._rules, self._held, strict=True):
+            of_group = numbers[start : start + len(rule.numbers(group, 1)) + 1]
+            start += len(of_group)
+            for place in held:
+                *settings, decay = of_group.unbind()
+                gradient = -gradients[place] if group["maximize"] else gradients[place]
+                # A decay of 0 is left out: inductor would have the matmul add it, at the cost of a copy.
+                if rule.adds_decay and group["weight_decay"]:
+                    gradient = gradient + decay * parameters[place]
+                moved.append(rule.move(parameters[place], gradient, *next(states), *settings))
         return moved
 
     def advance(self) -> None:
@@ -205,9 +202,9 @@ class Update:
 
     def write_steps(self) -> None:
         """Tell the optimizer how many steps were taken."""
-        for index, rule, p in self._held():
-            if rule.counts_steps:
-                self._optimizer.state[p]["step"].fill_(self._steps[index])
+        for rule, held, steps in zip(self._rules, self._held, self._steps, strict=True):
+            for p in held.values() if rule.counts_steps else ():
+                self._optimizer.state[p]["step"].fill_(steps)
         # A schedule asks whether the optimizer has stepped before it, and warns.
         self._optimizer._opt_called = True  # type: ignore[attr-defined]
 
@@ -219,34 +216,22 @@ class Update:
             return SGD_WITH_MOMENTUM
         return RULES[AdamW if group.get("decoupled_weight_decay") else type(self._optimizer)]
 
-    def _held(self) -> Iterator[tuple[int, Rule, Tensor]]:
-        """Iterate over the parameters that move: the index of their group, their rule, themselves."""
-        for index, (group, rule) in enumerate(zip(self._optimizer.param_groups, self._rules, strict=True)):
-            for p in group["params"]:
-                if id(p) in self._places:
-                    yield index, rule, p
-
-    def _steps_taken(self, group_index: int) -> int:
-        """Make the state that is missing, and return the steps that a group has behind it."""
+    def _steps_taken(self, group: Group, rule: Rule, held: Mapping[int, Tensor]) -> int:
+        """Make the state that is missing, and return how many steps a group has taken."""
         taken = set()
-        group = self._optimizer.param_groups[group_index]
-        for index, rule, p in self._held():
-            if index != group_index:
-                continue
+        for p in held.values():
             state = self._optimizer.state[p]
-            fresh = any(state.get(key) is None for key in rule.state)
-            for key in rule.state:
-                if state.get(key) is None:
-                    self._made.append((state, key))
-                    state[key] = torch.zeros_like(p, memory_format=torch.preserve_format)
+            missing = [key for key in rule.state if state.get(key) is None]
+            self._made += [(state, key) for key in missing]
+            state |= {key: torch.zeros_like(p, memory_format=torch.preserve_format) for key in missing}
             if rule.counts_steps:
-                beside = p.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
                 if "step" not in state:
+                    beside = p.device if group.get("fused") or group.get("capturable") else torch.device("cpu")
                     self._made.append((state, "step"))
                     state["step"] = torch.zeros((), dtype=torch.float32, device=beside)
                 taken.add(int(state["step"]))
             else:
-                taken.add(0 if fresh else 1)
+                taken.add(0 if missing else 1)
         if len(taken) > 1:
             raise NotCompilable(f"{type(self._optimizer).__name__} has taken more steps with some parameters")
         return taken.pop() if taken else 0

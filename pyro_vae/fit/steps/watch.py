@@ -1,4 +1,4 @@
-"""Whether a recorded graph still does what the pair does: a Python program may change while its graph runs on."""
+"""Find out whether the pair has changed since its graph was recorded: a Python program may, and its graph runs on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,23 +24,42 @@ REMEDY = (
 
 
 class Watch:
-    """Compares the pair with the graph that runs in its place, now and then.
+    """Compare the pair with the graph that runs in its place, every :data:`EVERY` steps and where it is asked to.
 
     Args:
         loss: the pair, its objective and its data.
-        batch: some batch.
+        batch: any batch.
     """
 
     def __init__(self, loss: BatchLoss, batch: Batch) -> None:
         self._loss, self._batch = loss, batch
         self._sites = self._structure()
+        self._steps_since = 0
+        self._last: tuple[Batch, Tensor] = (batch, torch.ones(()))
 
-    def look(self, step: Step, batch: Batch, beta: Tensor) -> None:
-        """Compare sites, then loss and gradients under the same noise; leaves no trace.
+    def after(self, step: Step, batch: Batch, beta: Tensor, now: bool = False) -> None:
+        """Count a step that was taken, and look where it is time or ``now`` is set.
+
+        Raises:
+            StaleGraphError: as for :meth:`look`.
+        """
+        self._steps_since += 1
+        self._last = (batch, beta)
+        if now or self._steps_since >= EVERY:
+            self.look(step)
+
+    def look(self, step: Step) -> None:
+        """Compare sites, then loss and gradients under the same noise, unless the last step was looked at.
+
+        Nothing is changed by it.
 
         Raises:
             StaleGraphError: they differ; says in what.
         """
+        if self._steps_since == 0:
+            return
+        self._steps_since = 0
+        batch, beta = self._last
         with self._aside():
             by_graph = step.replay(batch, beta)
         if by_graph is None:
@@ -78,7 +97,7 @@ class Watch:
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
-        """The same noise for both sides, and no trace of either."""
+        """Run what is compared with the same noise, and put everything back."""
         with no_side_effects(self._loss.modules):
             torch.manual_seed(VERIFICATION_SEED)
             yield

@@ -15,7 +15,7 @@ from torch.optim import SGD, Adam
 
 from pyro_vae import fit
 from pyro_vae.errors import StaleGraphError
-from pyro_vae.fit import training
+from pyro_vae.fit.steps import watch
 
 
 class Changing:
@@ -58,7 +58,7 @@ class Scaled:
 
 @pytest.fixture
 def often(monkeypatch) -> None:
-    monkeypatch.setattr(training, "EVERY", 4)
+    monkeypatch.setattr(watch, "EVERY", 4)
 
 
 @pytest.mark.parametrize("level", ["trace", pytest.param("inductor", marks=pytest.mark.slow)])
@@ -139,7 +139,7 @@ def test_an_objective_that_froze_its_schedule_is_found_at_the_next_epoch():
 def test_looking_changes_nothing(program, monkeypatch):
     ends = []
     for every in (1, 10**6):
-        monkeypatch.setattr(training, "EVERY", every)
+        monkeypatch.setattr(watch, "EVERY", every)
         pyro.clear_param_store()
         torch.manual_seed(0)
         pair: PairAndData = REPARAMETERIZED[program]()
@@ -151,7 +151,7 @@ def test_looking_changes_nothing(program, monkeypatch):
 
 def test_a_loss_near_zero_is_no_cause_for_alarm(monkeypatch):
     """A bound of 0 has no relative precision: here it crosses zero again and again, looked at each time."""
-    monkeypatch.setattr(training, "EVERY", 1)
+    monkeypatch.setattr(watch, "EVERY", 1)
     torch.manual_seed(0)
     x = 0.2420 * torch.randn(64, 6)
 
