@@ -31,8 +31,8 @@ from pyro_vae.data.image_data import first_of
 from pyro_vae.errors import NonFiniteError, RunError
 from pyro_vae.fit import Run, fit, load_run
 from pyro_vae.fit.options import as_device
-from pyro_vae.fit.parameters import owners_of
-from pyro_vae.fit.run import CHECKPOINT, CONFIG, STORE, read_config, read_fitted
+from pyro_vae.fit.parameters import STORE, owners_of
+from pyro_vae.fit.run import CHECKPOINT, CONFIG, read_config, read_fitted
 from pyro_vae.fit.same_data import require_same_data
 from pyro_vae.parts import PARTS, make_guide, make_objective, make_pair, parse_part
 from pyro_vae.programs.modules import as_args, local_params

@@ -1,9 +1,10 @@
-"""Objects as their class path and constructor arguments, so that a YAML file can build them again.
+"""Describe objects by class path and constructor arguments, and build them again.
 
-Constructor arguments are the configuration: a class that keeps each argument under its own name, as every class
-of this package does, needs nothing more.
+Constructor arguments are the configuration: a class that keeps each argument under its own name, as every class of this
+package does, needs nothing more.
 """
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,10 @@ from pyro_vae.runtime.reading import shown
 from pyro_vae.runtime.trust import is_trusted, trusted_class
 
 SAME = "same"
-"""Of a description that says where else the object is described."""
+"""The key of a description that says where else the object is described."""
 
 FAILURES = (ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
-"""Of a class that is imported and called with recorded arguments."""
+"""What may be raised where a class is imported and called with recorded arguments."""
 
 STATE = {"last_epoch", "max_plate_nesting"}
 """Constructor arguments that torch's schedulers and Pyro's objectives overwrite while they run."""
@@ -89,41 +90,43 @@ def describe_settings(value: Any) -> dict[str, Any]:
     ('torch.optim.sgd:SGD', 0.5)
     """
     if isinstance(value, Optimizer):
-        groups = [_own_settings(group, value.defaults) for group in value.param_groups]
-        settings = {**value.defaults, "groups": groups}
+        defaults = _plain_ones(value.defaults)
+        groups = []
+        for group in value.param_groups:
+            # What the group was given, before any schedule moved its learning rate.
+            start = {"lr": group["initial_lr"]} if "initial_lr" in group else {}
+            settings = _plain_ones({**group, **start})
+            differing = [
+                name for name in value.defaults if name in settings and settings[name] != defaults.get(name, ...)
+            ]
+            groups.append({name: settings[name] for name in differing})
+        plain = {**defaults, "groups": groups}
     else:
         mro = type(value).__mro__
         names = {name for cls in mro for name in inspect.signature(cls.__init__).parameters}  # type: ignore[misc]
-        settings = {name: setting for name, setting in vars(value).items() if name in names - STATE}
-    plain = {name: as_plain(setting) for name, setting in settings.items() if _is_plain(setting)}
+        plain = _plain_ones({name: setting for name, setting in vars(value).items() if name in names - STATE})
     return {"class": f"{type(value).__module__}:{type(value).__qualname__}", **plain}
 
 
-def _own_settings(group: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a group of parameters has otherwise than the optimizer's other ones, before any schedule moved it."""
-    start = {"lr": group["initial_lr"]} if "initial_lr" in group else {}
-    settings = {**group, **start}
-    found = {name: settings[name] for name in defaults if name in settings and _is_plain(settings[name])}
-    return {name: as_plain(value) for name, value in found.items() if as_plain(value) != as_plain(defaults[name])}
+def _plain_ones(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that YAML can hold, as it gives them back: lists for tuples, numbers for tensors of one."""
+    plain = {}
+    for name, setting in settings.items():
+        with contextlib.suppress(TypeError):
+            plain[name] = _as_plain(setting)
+    return plain
 
 
-def _is_plain(value: Any) -> bool:
+def _as_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return all(map(_is_plain, value.values()))
+        return {str(key): _as_plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return (
-        value is None or isinstance(value, bool | int | float | str) or (isinstance(value, Tensor) and value.ndim == 0)
-    )
-
-
-def as_plain(value: Any) -> Any:
-    """Return a setting as YAML gives it back: lists for tuples, numbers for tensors of one."""
-    if isinstance(value, Mapping):
-        return {str(key): as_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [as_plain(item) for item in value]
-    return value.item() if isinstance(value, Tensor) else value
+        return [_as_plain(item) for item in value]
+    if isinstance(value, Tensor) and value.ndim == 0:
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(type(value))
 
 
 def structure(owners: Mapping[str, nn.Module]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a pair trains, under names that a checkpoint can keep."""
+"""The parameters and buffers of a pair, under names that a checkpoint can keep."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,12 +19,16 @@ def owners_of(model: Program, guide: Program) -> dict[str, nn.Module]:
     """
     owners: dict[str, nn.Module] = {}
     for name, program in (("model", model), ("guide", guide)):
-        found = modules_of(program)
-        inside = {id(part) for module in found for part in module.modules() if part is not module}
+        modules = modules_of(program)
+        inside = {id(part) for module in modules for part in module.modules() if part is not module}
         inside |= {id(part) for module in owners.values() for part in module.modules()}
-        for index, module in enumerate(module for module in found if id(module) not in inside):
+        for index, module in enumerate(module for module in modules if id(module) not in inside):
             owners[f"{name}_{index}" if index else name] = module
     return owners
+
+
+STORE = "store."
+"""What the name of a parameter of Pyro's store starts with."""
 
 
 @dataclass(frozen=True)
@@ -48,32 +52,19 @@ class Parameters:
         Raises:
             ValueError: there is nothing to train.
         """
-        owners = owners_of(model, guide)
-        owned = {id(p) for module in owners.values() for p in module.parameters()}
+        parameters = cls(owners_of(model, guide), {})
+        owned = {id(p) for module in parameters.modules for p in module.parameters()}
         with torch.no_grad(), local_params(model, guide):
             with poutine.trace(param_only=True) as in_guide:
                 guide_trace = poutine.trace(guide).get_trace(*as_args(x))
             with poutine.trace(param_only=True) as in_model:
                 poutine.replay(model, trace=guide_trace)(*as_args(x))
-        store: dict[str, Tensor] = {}
-        users: dict[str, list[Program]] = {}
-        params = [
-            (name, site, program)
-            for program, recorded in ((guide, in_guide), (model, in_model))
-            for name, site in recorded.trace.nodes.items()
-            if site["type"] == "param"
-        ]
-        for name, site, program in params:
-            start = site["args"][1] if len(site["args"]) > 1 else None
-            # `pyro.module` hands in the module's own parameter, which is what its arithmetic uses, whatever
-            # another module of the same name has put into the store.
-            # Pyro drops the way back to it from one that is not constrained, where a module has run since.
-            unconstrained = getattr(site["value"], "unconstrained", lambda value=site["value"]: value)
-            value = start if isinstance(start, nn.Parameter) else unconstrained()
-            if id(value) not in owned:
-                store[name] = value
-                users.setdefault(name, []).append(program)
-        parameters = cls(owners, store, users)
+        for program, recorded in ((guide, in_guide), (model, in_model)):
+            for name, site in recorded.trace.nodes.items():
+                value = _unconstrained(site) if site["type"] == "param" else None
+                if value is not None and id(value) not in owned:
+                    parameters.store[name] = value
+                    parameters.users.setdefault(name, []).append(program)
         if not parameters.trainable:
             raise ValueError("fit: neither the model nor the guide has a parameter that requires a gradient.")
         return parameters
@@ -114,15 +105,15 @@ class Parameters:
                 f"{', '.join(missing[:6])}{' ...' if len(missing) > 6 else ''}."
             )
         for name, tensor in tensors.items():
-            if tensor.shape != state[name].shape:
+            loaded = state[name]
+            if tensor.shape != loaded.shape:
                 raise RunError(
-                    f"{where}: {name} has shape {tuple(state[name].shape)}, the model and guide at hand need "
+                    f"{where}: {name} has shape {tuple(loaded.shape)}, the model and guide at hand need "
                     f"{tuple(tensor.shape)}. Build them with the arguments in config.yaml."
                 )
-            kinds = [(t.is_floating_point(), t.is_complex()) for t in (tensor, state[name])]
-            if kinds[0] != kinds[1]:
+            if (loaded.is_floating_point(), loaded.is_complex()) != (tensor.is_floating_point(), tensor.is_complex()):
                 raise RunError(
-                    f"{where}: {name} is of {state[name].dtype}, the model and guide at hand need {tensor.dtype}."
+                    f"{where}: {name} is of {loaded.dtype}, the model and guide at hand need {tensor.dtype}."
                 )
         with torch.no_grad():
             for name, tensor in tensors.items():
@@ -134,4 +125,16 @@ class Parameters:
             for name, module in self.owners.items()
             for key, tensor in module.state_dict(keep_vars=True).items()
         }
-        return owned | {f"store.{name}": tensor for name, tensor in self.store.items()}
+        return owned | {f"{STORE}{name}": tensor for name, tensor in self.store.items()}
+
+
+def _unconstrained(site: Any) -> Tensor:
+    """Return the tensor that a ``pyro.param`` or ``pyro.module`` statement trains."""
+    start = site["args"][1] if len(site["args"]) > 1 else None
+    if isinstance(start, nn.Parameter):
+        # `pyro.module` passes the module's own parameter, which its arithmetic uses, whatever another module of the
+        # same name has put into the store.
+        return start
+    # Without a constraint, Pyro drops the way back to the stored tensor where a module has run since: it is the value.
+    value = site["value"]
+    return value.unconstrained() if hasattr(value, "unconstrained") else value

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pyro_vae.errors import RunError
 from pyro_vae.fit.describe import build_pair, describe_pair, is_buildable, not_described, structure
-from pyro_vae.fit.parameters import Parameters, owners_of
+from pyro_vae.fit.parameters import STORE, Parameters, owners_of
 from pyro_vae.fit.rebuilt import differing_part
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.bounded import Bounded, require_sizes
@@ -36,9 +36,6 @@ COLUMNS = ("epoch", "train_bound_nats", "valid_bound_nats", "kl_weight", "learni
 
 PARTS = ("values", "best", "optimizer", "rng")
 """What the name of a checkpoint's tensor starts with."""
-
-STORE = "store."
-"""What the name of a parameter of Pyro's store starts with, among the values."""
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 """That a pair may have."""
