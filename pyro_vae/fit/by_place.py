@@ -1,4 +1,4 @@
-"""Parameters of each datum by its place in the batch, which training must not give to another datum."""
+"""Refuse parameters that belong to a datum by its place in the batch, where another datum would get them."""
 
 from typing import Any
 
@@ -22,16 +22,16 @@ def check_places(model: Program, guide: Program, x: Any, batches: Batches, *, va
     Raises:
         PairError: says whose parameters these are, and what to do.
     """
-    given, held = first_rows(as_args(x)), data_held(guide, x, model)
+    rows, held = first_rows(as_args(x)), data_held(guide, x, model)
     what = "guide" if held is not None or makes_for_each(guide, x) else "model" if makes_for_each(model, x) else None
     if what is None:
         return
-    if held not in (None, given):
-        raise PairError(f"fit: {other_data(held, given)}")
+    if held not in (None, rows):
+        raise PairError(f"fit: {other_data(held, rows)}")
     has = f"fit: the {what} has parameters for each datum by its place, as AutoNormal has,"
     if not batches.same:
         raise PairError(
-            f"{has} and batches of {given} hold other data each time: pass all data as one batch, "
+            f"{has} and batches of {rows} hold other data each time: pass all data as one batch, "
             f"batch_size=len(data); or give the data numbers, fit(model, guide, (x, torch.arange(len(x)))), and let "
             f"model and guide take their parameters by number, pyro.plate('data', N, subsample=number) "
             f"(create_plates of an automatic guide); or use a guide that reads its parameters off x."

@@ -207,7 +207,7 @@ class _Builder:
         """Return the object of a description that stands at a place."""
         if isinstance(description, list):
             return tuple(self.build(item, f"{place}.{index}") for index, item in enumerate(description))
-        if is_same(description):
+        if isinstance(description, Mapping) and description.keys() == {SAME} and isinstance(description[SAME], str):
             return self.at(description[SAME])
         if not isinstance(description, dict) or "class" not in description:
             return description
@@ -249,11 +249,6 @@ def not_described(description: Mapping[str, Any], who: str) -> RunError:
     return RunError(
         f"{who}: {description['class']} {told}. Build it yourself and pass it: load_run(path, model=..., guide=...)."
     )
-
-
-def is_same(description: Any) -> bool:
-    """Whether a description says where else the object is described."""
-    return isinstance(description, Mapping) and description.keys() == {SAME} and isinstance(description[SAME], str)
 
 
 def is_buildable(description: Any, trust: bool = True) -> bool:

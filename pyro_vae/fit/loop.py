@@ -221,29 +221,28 @@ def _checked_pair(
     model: Program, guide: Program, x: Any, objective: Objective, batches: Batches,
     valid_blocks: Callable[[], Iterator[Any]] | None,
 ) -> Pair | Summed:  # fmt: skip
-    """Return the structure of the pair, after a look at all data, before anything is changed.
-
-    Args:
-        model: p(x, z).
-        guide: q(z | x).
-        x: the first batch as model inputs.
-        objective: that is trained.
-        batches: of the training data.
-        valid_blocks: yields the validation data; None where there are none.
+    """Return the structure of the pair, after checking all data as far as they are there.
 
     Raises:
         ValueError: data are NaN or infinite, or lie outside the likelihood's support.
         PairError: the pair cannot be trained on these data.
     """
-    _require_arguments(model, guide, x, isinstance(batches, LoaderBatches))
+    try:
+        check_arguments(as_args(x), model=model, guide=guide)
+    except PairError as error:
+        if isinstance(batches, TensorBatches) or len(as_args(x)) == 1:
+            raise
+        raise PairError(
+            f"fit: {error} To leave out all tensors of the DataLoader but the first, pass it collate_fn=lambda batch: "
+            f"torch.stack([datum[0] for datum in batch])."
+        ) from error
     inputs = batches.all_inputs()
     if inputs is None:
         inputs = x
     if not all(map(all_finite, as_args(inputs))):
-        if isinstance(batches, TensorBatches):
-            check_finite_rows("training data", batches.observe(torch.arange(batches.num_data or 0)), model, guide)
-        else:
-            check_finite_rows("training data", inputs, model, guide)
+        in_memory = isinstance(batches, TensorBatches)
+        whole = batches.observe(torch.arange(batches.num_data or 0)) if in_memory else inputs
+        check_finite_rows("training data", whole, model, guide)
     check_places(model, guide, x, batches, validated=valid_blocks is not None)
     pair = trained_pair(model, guide, x, objective, batches.num_data)
     if isinstance(batches, LoaderBatches) and not pair.hides_data:
@@ -343,23 +342,6 @@ def _run_epochs(
                 bar.set_postfix_str(f"{type(objective).__name__} {bounds(history[-1])}")
             if training.watch is not None:
                 training.watch.look(training.step)
-
-
-def _require_arguments(model: Program, guide: Program, x: Any, loaded: bool) -> None:
-    """Refuse data of more or fewer tensors than model and guide take.
-
-    Raises:
-        PairError: says how many there are; of a DataLoader also how to leave one out.
-    """
-    try:
-        check_arguments(as_args(x), model=model, guide=guide)
-    except PairError as error:
-        if not loaded or len(as_args(x)) == 1:
-            raise
-        raise PairError(
-            f"fit: {error} To leave out all tensors of the DataLoader but the first, pass it collate_fn=lambda batch: "
-            f"torch.stack([datum[0] for datum in batch])."
-        ) from error
 
 
 def _say_what_is_no_bound(pair: Pair) -> None:

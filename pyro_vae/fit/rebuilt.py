@@ -1,4 +1,4 @@
-"""A pair's description, once what it builds is known to be the pair."""
+"""Check that the description of a pair builds the same pair."""
 
 import contextlib
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from pyro_vae.runtime.wording import in_one_line
 
 
 def checked_description(model: Program, guide: Program, x: Any) -> dict[str, Any]:
-    """Return what :func:`describe_pair` says, without arguments where they would build something else.
+    """Describe a pair as :func:`describe_pair` does, without arguments where they would build something else.
 
-    Constructor arguments do not tell that a part was replaced later, or that an attribute was set by hand. So each of
-    the two is built from its description, given the parameters of the one that is there, and run on x with the same
-    noise. Where structure, draws or log-probabilities differ, it is recorded by name, with the reason.
+    Constructor arguments do not tell that a part was replaced later, or that an attribute was set by hand. So model and
+    guide are each built from their description, given the parameters of the original, and run on x with the same noise.
+    Where structure, draws or log-probabilities differ, the object is recorded by name, with the reason.
 
     Args:
         model: p(x, z).
@@ -34,17 +34,17 @@ def checked_description(model: Program, guide: Program, x: Any) -> dict[str, Any
     described = describe_pair(model, guide)
     pair = {"model": model, "guide": guide}
     checked = dict(described)
-    for name, other in (("model", "guide"), ("guide", "model")):
+    for name in pair:
         if is_buildable(described[name]):
             with no_side_effects(modules_of(model, guide)), pyro.get_param_store().scope():
-                why = _why_another(pair, name, described, {other: pair[other]}, x)
+                why = _why_another(pair, name, described, x)
             if why is not None:
                 checked[name] = {"class": described[name]["class"], "why": why}
     return checked
 
 
 def differing_part(before: Mapping[str, str], now: Mapping[str, str]) -> str | None:
-    """Say which is the first module that is not what it was, None where all are."""
+    """Say which module is the first that is no longer what it was, None where there is none."""
     for name in sorted(before.keys() | now.keys()):
         if before.get(name) != now.get(name):
             return (
@@ -54,20 +54,18 @@ def differing_part(before: Mapping[str, str], now: Mapping[str, str]) -> str | N
     return None
 
 
-def _why_another(
-    pair: Mapping[str, Program], name: str, described: Mapping[str, Any], given: Mapping[str, Program], x: Any
-) -> str | None:
-    """Return why what the description of one of a pair builds is another; None where it is the same."""
-    ours: Any = pair[name]
+def _why_another(pair: Mapping[str, Program], name: str, described: Mapping[str, Any], x: Any) -> str | None:
+    """Say how the model or guide that its description builds differs from the one described, None where it does not."""
+    original: Any = pair[name]
+    given = {other: program for other, program in pair.items() if other != name}
     try:
         built = build_pair(described, "fit", trust=True, given=given)[name]
-        part = differing_part(structure({name: ours}), structure({name: built}))
+        part = differing_part(structure({name: original}), structure({name: built}))
         if part is not None:
             return part
-        _give_parameters(built, ours)
-        others = {**pair, name: built}
+        _give_parameters(built, original)
         with in_mode(modules_of(*pair.values(), built), training=False):
-            before, now = _numbers(pair, x), _numbers(others, x)
+            before, now = _numbers(pair, x), _numbers({**pair, name: built}, x)
     except RunError as error:
         return str(error).removeprefix(f"fit: {name}: ")
     except Exception as error:
@@ -78,19 +76,19 @@ def _why_another(
     return None if same else "with its parameters and the same noise, what its arguments build gives other numbers"
 
 
-def _give_parameters(built: nn.Module, ours: nn.Module) -> None:
-    """Copy parameters and buffers, in their dtype and to their device."""
-    theirs = ours.state_dict(keep_vars=True)
+def _give_parameters(built: nn.Module, original: nn.Module) -> None:
+    """Copy parameters and buffers, in the dtype and on the device of the original."""
+    state = original.state_dict(keep_vars=True)
     for key, tensor in built.state_dict(keep_vars=True).items():
-        if tensor is not theirs[key]:
-            tensor.data = theirs[key].detach().clone()
-    for (_, buffer), (_, other) in zip(built.named_buffers(), ours.named_buffers(), strict=True):
+        if tensor is not state[key]:
+            tensor.data = state[key].detach().clone()
+    for (_, buffer), (_, other) in zip(built.named_buffers(), original.named_buffers(), strict=True):
         if buffer is not other:
             buffer.data = buffer.data.to(other)
 
 
 def _numbers(pair: Mapping[str, Program], x: Any) -> dict[str, Tensor]:
-    """Return values and log-probabilities of a run of the guide, and of the model on its draws, with the same noise."""
+    """Return draws and log-probabilities of the guide, and of the model on these draws, always with the same noise."""
     model, guide = pair["model"], pair["guide"]
     torch.manual_seed(VERIFICATION_SEED)
     numbers = {}
@@ -101,12 +99,12 @@ def _numbers(pair: Mapping[str, Program], x: Any) -> dict[str, Tensor]:
             for name, site in trace.nodes.items():
                 if site["type"] == "sample" and isinstance(site["value"], Tensor):
                     numbers[f"{program} {name} value"] = site["value"]
-                    # Some laws have no density, or none of these draws.
+                    # Some laws have no density, and some draws lie outside their support.
                     with contextlib.suppress(NotImplementedError, ValueError):
                         numbers[f"{program} {name} density"] = site["fn"].log_prob(site["value"])
     return numbers
 
 
-def _alike(ours: Tensor, theirs: Tensor) -> bool:
+def _alike(before: Tensor, now: Tensor) -> bool:
     """Whether numbers are equal but for the order in which a device adds them up."""
-    return ours.shape == theirs.shape and torch.allclose(ours.double(), theirs.double(), 1e-5, 1e-6, equal_nan=True)
+    return before.shape == now.shape and torch.allclose(before.double(), now.double(), 1e-5, 1e-6, equal_nan=True)

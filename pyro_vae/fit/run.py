@@ -27,25 +27,25 @@ from pyro_vae.runtime.reading import Fields, read_table, read_yaml, shown
 from pyro_vae.runtime.trust import is_trusted
 
 CONFIG_BYTES = 2**18
-"""Of a configuration, which has some thousands; a YAML text takes ten seconds a megabyte."""
+"""The most bytes of a configuration, which has some thousands; YAML reads a megabyte in ten seconds."""
 
 CONFIG, METRICS, CHECKPOINT = "config.yaml", "metrics.csv", "checkpoint/last.safetensors"
 
 COLUMNS = ("epoch", "train_bound_nats", "valid_bound_nats", "kl_weight", "learning_rate", "seconds")
-"""Of ``metrics.csv``."""
+"""The columns of ``metrics.csv``."""
 
 PARTS = ("values", "best", "optimizer", "rng")
 """What the name of a checkpoint's tensor starts with."""
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
-"""That a pair may have."""
+"""The dtypes that a pair may have."""
 
 Row = dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What :func:`pyro_vae.fit` and :func:`load_run` return.
+    """A fitted pair, its history and its folder.
 
     The history has one row an epoch: ``epoch`` (from 1), ``train_bound_nats`` and ``valid_bound_nats`` (the
     objective's bound in nats per datum; training's with the KL weight of that epoch, validation's with 1, and
@@ -56,13 +56,13 @@ class Run:
     guide: Program
     history: list[Row]
     data: dict[str, Any]
-    """What it was fitted to: name, sizes, content hash."""
+    """The data that the pair was fitted to: name, sizes, content hash."""
     config: dict[str, Any] = field(repr=False)
     path: Path | None = None
     best_epoch: int | None = None
     """The epoch whose parameters the pair holds, where early stopping chose one; else None."""
     compiled: str = "off"
-    """How the steps really ran in the end: "off", "trace" or "inductor"."""
+    """How the last steps really ran: "off", "trace" or "inductor"."""
 
     def __str__(self) -> str:
         where = f" in {self.path}" if self.path else ""
@@ -209,10 +209,6 @@ def load_run(
 ) -> Run:
     """Return the model, guide, data description and history of a run, in evaluation mode.
 
-    A folder is data: nothing in it is executed. The pair is built from the classes and arguments in ``config.yaml``,
-    as far as they are the package's, Pyro's or torch's parts; others are imported only if ``trust`` is set, and a pair
-    that cannot be described that way is passed in.
-
     Args:
         path: the run folder.
         model: the model to fill, built as it was for ``fit``; needed only where the message says so.
@@ -266,7 +262,7 @@ def load_run(
 def _as_described(
     make: Callable[[], tuple[Program, Program]], config: Mapping[str, Any], path: Path
 ) -> tuple[Program, Program]:
-    """Return the pair that is made, after comparing it with what the folder says of the pair that was fitted.
+    """Make the pair, and compare it with the description of the pair that was fitted.
 
     Raises:
         RunError: a part of the package was changed by hand before it was fitted, or another pair is made.

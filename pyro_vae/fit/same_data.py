@@ -1,4 +1,4 @@
-"""Whether data are those that a run was fitted to."""
+"""Compare data with those that a run was fitted to."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,11 +13,11 @@ from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.differences import differences, listed
 
 COMPARED = ("content_hash", "binarization", "seed", "sizes", "shape", "shapes", "tensors")
-"""Of two descriptions; a name and a source say only where the data lay."""
+"""The fields of two descriptions that must agree; name and source say only where the data lay."""
 
 
 def differing_data(recorded: Any, found: Any, name: str = "") -> list[str]:
-    """Return in what two descriptions are of other data, wherever they lie; without hashes all of them must agree."""
+    """Return how the data of two descriptions differ, wherever they lie; without a hash all fields must agree."""
     if isinstance(recorded, Mapping) and isinstance(found, Mapping) and recorded.get("content_hash"):
         recorded, found = ({name: each.get(name) for name in COMPARED} for each in (recorded, found))
     return list(differences(recorded, found, name))

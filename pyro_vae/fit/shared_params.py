@@ -1,4 +1,4 @@
-"""Parameters in Pyro's store that several fitted pairs name: what is fitted last is what all of them have."""
+"""Warn of parameters in Pyro's store that several fitted pairs share: the last fit moves those of all."""
 
 import functools
 import logging
@@ -16,7 +16,7 @@ from pyro_vae.protocols import Program
 logger = logging.getLogger("pyro_vae")
 
 _fitted: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-"""Of each tensor in the store, references to the programs that it was fitted for."""
+"""References to the programs that each tensor of the store was fitted for."""
 
 
 def say_what_is_shared(parameters: Parameters) -> None:

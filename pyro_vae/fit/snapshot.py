@@ -1,4 +1,4 @@
-"""A training into its run folder and back."""
+"""Write a training into its run folder, and read it back."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,11 +19,11 @@ from pyro_vae.runtime.checkpoint import write_checkpoint
 from pyro_vae.runtime.differences import differences, listed
 
 FREE_ON_RESUME = ("epochs", "environment")
-"""Settings that may differ when a run is resumed; a longer run goes on where the shorter one ended."""
+"""Settings that may differ when a run is resumed, as the number of epochs does in a longer run."""
 
 
 def open_folder(folder: Path, config: dict[str, Any], resume: bool) -> bool:
-    """Make the run folder, or check the one that is there; returns whether it has a checkpoint to resume.
+    """Make the run folder, or check the one that is there, and return whether it has a checkpoint to resume.
 
     Raises:
         RunError: it holds a run and ``resume`` is off, or one with other settings, or it cannot be made.
@@ -56,21 +56,20 @@ def open_folder(folder: Path, config: dict[str, Any], resume: bool) -> bool:
 
 
 def _differing(stored: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Return by which settings configurations differ; one that was not stored, as by an earlier version, may be any.
+    """Return the settings by which configurations differ, but for those that an earlier version did not store.
 
-    What a pair is built of follows from its description, and is named only where that is the same.
+    The structure of a pair follows from its description, and is named only where that is the same.
     """
-    found: dict[str, list[str]] = {}
-    for key in now:
-        if key not in FREE_ON_RESUME and key in stored:
-            both = stored[key], now[key]
-            if key in ("model", "guide") and not all(map(is_buildable, both)):
-                # Which of the two could be built again may have changed with the version.
-                both = both[0].get("class"), both[1].get("class")
-            found[key] = differing_data(*both, key) if key == "data" else list(differences(*both, key))
-    if found.get("model") or found.get("guide"):
-        found["structure"] = []
-    return [difference for group in found.values() for difference in group]
+    by_setting: dict[str, list[str]] = {}
+    for key in now.keys() & stored.keys() - set(FREE_ON_RESUME):
+        before, after = stored[key], now[key]
+        if key in ("model", "guide") and not (is_buildable(before) and is_buildable(after)):
+            # Which of the two could be built again may have changed with the version.
+            before, after = before.get("class"), after.get("class")
+        by_setting[key] = differing_data(before, after, key) if key == "data" else list(differences(before, after, key))
+    if by_setting.get("model") or by_setting.get("guide"):
+        by_setting["structure"] = []
+    return [difference for key in now for difference in by_setting.get(key, ())]
 
 
 def save(training: Training, folder: Path) -> None:

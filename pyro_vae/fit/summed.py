@@ -1,4 +1,4 @@
-"""Pairs whose loss is a sum over a batch and over what no datum owns: what training needs to know of them."""
+"""Pairs whose loss is a sum over the batch and global latents, without a weight of each datum."""
 
 import logging
 import math
@@ -28,17 +28,17 @@ logger = logging.getLogger("pyro_vae")
 
 @dataclass(frozen=True, eq=False)
 class Summed:
-    """A pair that has a loss, and no weight of each datum."""
+    """The structure of a pair that has a loss, and no weight of each datum."""
 
     model: Program
     guide: Program
     plate: BatchPlate
-    """Of what the model observes: how many rows, and how many they stand for."""
+    """The plate over what the model observes: its rows, and how many data they stand for."""
     num_rows: int | None
     hides_data: bool
     """Whether a mask hides elements of what is observed, so that they may be anything."""
     bounded: frozenset[str] = frozenset()
-    """Latent sites whose draws may lie outside their support; of such a pair none are known."""
+    """Latent sites whose draws may lie outside their support; none are known here."""
 
     def guarded(self) -> AbstractContextManager[Any]:
         """Return what a loss of the pair is computed in, as :meth:`pyro_vae.programs.pair.Pair.guarded`."""
@@ -57,7 +57,7 @@ def trained_pair(
         model: p(x, z).
         guide: q(z | x).
         x: model inputs, or a tuple of all positional arguments.
-        objective: that is trained.
+        objective: the objective.
         num_data: how many data batches like ``x`` are drawn from, where that is known.
 
     Raises:
@@ -76,13 +76,12 @@ def trained_pair(
             of_guide = poutine.trace(guide).get_trace(*args)
             of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(*args)
         except (RuntimeError, ValueError, TypeError):
-            # They cannot be run together: that has been said.
+            # They cannot be run together, which is the reason that is raised.
             raise reason from None
     of_model, of_guide = prune_subsample_sites(of_model), prune_subsample_sites(of_guide)
-    enumerated = set()
-    if isinstance(objective, TraceEnum_ELBO):
-        enumerated = {site["name"] for site in samples(of_model) if _is_enumerated(site)}
-    check_sites(of_model, of_guide, summed_out=enumerated)
+    latents = [site for site in samples(of_model) if not site["is_observed"]]
+    enumerated = [site["name"] for site in latents if site["infer"].get("enumerate") is not None]
+    check_sites(of_model, of_guide, summed_out=enumerated if isinstance(objective, TraceEnum_ELBO) else ())
     observed = [site for site in samples(of_model) if site["is_observed"]]
     if not observed:
         raise reason
@@ -91,27 +90,27 @@ def trained_pair(
     frames = [frame for site in observed for frame in site["cond_indep_stack"] if frame.vectorized]
     frame = next((frame for frame in frames if frame.size == rows), None)
     size = rows or 0
-    plate = (
-        BatchPlate("", -1, size, size) if frame is None else BatchPlate(frame.name, frame.dim, size, frame.full_size)
-    )
+    plate = BatchPlate("", -1, size, size)
+    if frame is not None:
+        plate = BatchPlate(frame.name, frame.dim, size, frame.full_size)
     if num_data and rows and num_data != rows and plate.full_size == rows:
         if all(_is_scaled(site, num_data / rows) for site in observed):
             plate = replace(plate, full_size=num_data)
         else:
-            latents = [site for site in samples(of_model) if not site["is_observed"]]
-            own = [site["name"] for site in latents if frame is not None and frame not in site["cond_indep_stack"]]
-            _say_what_counts_whole(own, plate, num_data)
+            shared = [site["name"] for site in latents if frame is not None and frame not in site["cond_indep_stack"]]
+            _warn_of_global_latents(shared, plate, num_data)
     return Summed(model, guide, plate, rows, filled.masked)
 
 
 def _is_scaled(site: Any, scale: float) -> bool:
     """Whether `poutine.scale` makes a batch stand for all data, as a plate with a subsample does."""
-    found = site["scale"]
-    return (not isinstance(found, Tensor) or found.numel() == 1) and math.isclose(float(found), scale, rel_tol=1e-4)
+    of_site = site["scale"]
+    is_number = not isinstance(of_site, Tensor) or of_site.numel() == 1
+    return is_number and math.isclose(float(of_site), scale, rel_tol=1e-4)
 
 
-def _say_what_counts_whole(latents: Sequence[str], plate: BatchPlate, num_data: int) -> None:
-    """Log that a batch is taken for all data."""
+def _warn_of_global_latents(latents: Sequence[str], plate: BatchPlate, num_data: int) -> None:
+    """Log that the KL of global latents counts whole in each batch, as if the batch were all data."""
     if latents:
         one = len(latents) == 1
         logger.warning(
@@ -121,7 +120,3 @@ def _say_what_counts_whole(latents: Sequence[str], plate: BatchPlate, num_data: 
             f"{', '.join(latents)} {'belongs' if one else 'belong'}", "counts" if one else "count", plate.size,
             num_data, "its" if one else "their", plate.size, plate.name, num_data,
         )  # fmt: skip
-
-
-def _is_enumerated(site: Any) -> bool:
-    return not site["is_observed"] and site["infer"].get("enumerate") is not None

@@ -95,11 +95,7 @@ class Training:
     def _read(self, pending: list[tuple[Tensor, float]], last: tuple[int, int], batch: Batch, noise: Tensor) -> float:
         """Empty the list of losses and return their sum, each times its share of the data that it sums over.
 
-        Args:
-            pending: losses of the last steps, with these shares.
-            last: epoch and step of the last of them, from 0.
-            batch: that the last step was taken on.
-            noise: the random state before it.
+        ``batch`` and ``noise`` are those of the last step, whose epoch and number ``last`` has, from 0.
 
         Raises:
             NonFiniteError: a loss is NaN or infinite.

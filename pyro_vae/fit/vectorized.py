@@ -1,4 +1,4 @@
-"""Pyro's objectives with ``vectorize_particles=True``, and pairs that do not take the dim of the particles."""
+"""Refuse ``vectorize_particles=True`` for pairs that do not take the dim of the particles."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +63,6 @@ def takes_particles(pair: Pair | Summed, loss: BatchLoss, batch: Batch) -> Itera
         try:
             replace(loss, objective=one_by_one).eager()(batch, torch.ones((), device=as_args(batch)[0].device))
         except Exception:
-            # Not the particles are what it fails by.
+            # Without that dim it fails as well.
             raise error from None
         raise refused(in_one_line(error)) from error

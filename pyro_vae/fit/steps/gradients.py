@@ -1,4 +1,4 @@
-"""The loss of one batch and its gradient: run by Pyro as it is, or captured once as a graph."""
+"""The loss of one batch and its gradient: run by Pyro, or captured once as a graph."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,18 +19,18 @@ from pyro_vae.protocols import Objective, Program
 logger = logging.getLogger("pyro_vae")
 
 Batch = Tensor | tuple[Tensor, ...]
-"""What a step is taken on: indices of rows, or the rows themselves; a tuple where a datum is of several tensors."""
+"""Indices of rows, or the rows themselves; a tuple where a datum is of several tensors."""
 
 LossAndGradients = Callable[[Batch, Tensor], list[Tensor]]
 """From a batch and the KL weight to [loss, gradient of each parameter]."""
 
 MAX_GRAPHS = 4
-"""Batch shapes that are worth a graph each; any further shape runs as it is."""
+"""The most batch shapes that get a graph; batches of other shapes are run by Pyro."""
 
 
 @dataclass(frozen=True, eq=False)
 class BatchLoss:
-    """What a step descends: the loss of a pair on a batch, and the parameters that the gradient is taken of."""
+    """The loss of a pair on a batch, and the parameters that its gradient is taken with respect to."""
 
     model: Program
     """p(x, z)."""
@@ -42,11 +42,11 @@ class BatchLoss:
     """From a batch to the model's input; where rows are gathered and binarized."""
     parameters: Sequence[Tensor]
     modules: Sequence[nn.Module] = field(default=(), repr=False)
-    """Those behind the pair, whose buffers a step may change."""
+    """The modules of the pair, whose buffers a step may change."""
     warmup: bool = False
     """Whether the KL weight enters."""
     guarded: Callable[[], AbstractContextManager[Any]] = nullcontext
-    """What the loss is computed in, as :meth:`pyro_vae.programs.pair.Pair.guarded`."""
+    """Makes the context that the loss is computed in, as :meth:`pyro_vae.programs.pair.Pair.guarded`."""
 
     def eager(self) -> LossAndGradients:
         """Return loss and gradients as Pyro computes them."""
@@ -55,10 +55,10 @@ class BatchLoss:
         return self._by_svi
 
     def recordable(self) -> LossAndGradients:
-        """Return the same for a graph: nothing leaves torch on the way.
+        """Return the same function in a form that a graph can record: the loss stays a tensor.
 
         Raises:
-            NotTraceable: the objective's loss does.
+            NotTraceable: the objective has no such loss.
         """
         return self._differentiated(tensor_loss(self.objective))
 
@@ -107,9 +107,9 @@ def recorded_on(batch: Batch, beta: Tensor) -> tuple[list[Tensor], list[Tensor]]
 
 
 class TracedGradients:
-    """The same as a graph for each batch shape, with the same noise, loss and gradients under a seed.
+    """Compute loss and gradients by a graph for each batch shape, the same as Pyro's under a seed.
 
-    What cannot be captured is run by Pyro, which is said in one line.
+    What cannot be captured is run by Pyro, which is logged in one line.
     """
 
     def __init__(self, loss: BatchLoss) -> None:

@@ -119,12 +119,6 @@ class WholeStep:
     def _compile(self, update: Update, twin: Optimizer, batch: Batch, beta: Tensor) -> _Compiled:
         """Record loss and gradients, add clipping and the update, and compile all of it as one graph.
 
-        Args:
-            update: the optimizer's move.
-            twin: a copy of the optimizer and its parameters, for the comparison.
-            batch: of the shape that is compiled.
-            beta: the KL weight.
-
         Raises:
             NotTraceable: the gradient cannot be recorded.
             NotCompilable: the step cannot be compiled, or does not do what it should.
@@ -180,15 +174,8 @@ class WholeStep:
     ) -> bool:  # fmt: skip
         """Whether native code and torch's optimizer take the same step, on copies and with the same noise.
 
-        Args:
-            gradients: the recorded graph of loss and gradients.
-            run: the native code.
-            inputs: its inputs: the batch's tensors and the KL weight, the update's numbers, what is read and written.
-            num_taken: how many of the inputs the graph takes.
-            places: where each parameter is among the last inputs.
-            written: which of these are written.
-            twin: a copy of the optimizer; its copies of the parameters are moved.
-            seed: of the noise.
+        The code's inputs are the ``num_taken`` ones of the graph, the update's numbers, and the tensors among which are
+        the parameters, at their places. ``twin`` is a copy of the optimizer, whose copies of the parameters are moved.
         """
         taken, numbers, tensors = inputs[:num_taken], inputs[num_taken], inputs[num_taken + 1 :]
         parameters = self._loss.parameters
