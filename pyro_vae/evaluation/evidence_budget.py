@@ -10,19 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.estimate import Estimate
-from pyro_vae.evaluation.evidence.log_mean import LogMean
-from pyro_vae.evaluation.evidence.pareto import (
-    MIN_SAMPLES,
-    khat_in_words,
-    khat_threshold,
-    pareto_k,
-    share_above,
-    tail_length,
-)
+from pyro_vae.evaluation.evidence.importance_result import ImportanceResult
+from pyro_vae.evaluation.evidence.weight_sums import WeightMean
 from pyro_vae.evaluation.gaps.inference_gaps import InferenceGaps
 from pyro_vae.evaluation.over_data.stream import Stream
-from pyro_vae.evaluation.result import BoundResult
-from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count, in_short
 from pyro_vae.runtime.random_state import seeded
@@ -33,20 +24,15 @@ KS = (1, 10, 100, 1000, 5000)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class EvidenceBudget(BoundResult):
-    """What :func:`evidence_budget` returns; ``print`` it for the table."""
+class EvidenceBudget(ImportanceResult):
+    """What :func:`evidence_budget` returns; ``print`` it for the table.
+
+    IWAE-K averages over ``num_samples // K`` groups of K samples.
+    """
 
     terms: Mapping[str, Estimate] = field(repr=False)
     """By name, in the order of the table: ``reconstruction``, ``rate``, ``elbo``, ``iwae_K`` for each K, and of what
     was given ``ais``, ``approximation_gap`` and ``amortization_gap``. NaN for data that means leave out."""
-    pareto_k: Tensor = field(repr=False)
-    """Pareto k-hat of each datum's weights, ``(N,)``."""
-    num_samples: int
-    """All samples of a datum; IWAE-K averages over ``num_samples // K`` groups of K."""
-    without_mass: Tensor = field(repr=False)
-    """Which data have no weight above 0, ``(N,)``."""
-    lost: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
-    """Which data have weights that roundings may move by more than 0.1 nats, ``(N,)``."""
 
     def __getitem__(self, name: str) -> Estimate:
         """Return a row by its name."""
@@ -54,35 +40,8 @@ class EvidenceBudget(BoundResult):
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """All rows."""
-        return dict(self.terms)
-
-    @property
-    def share_above_threshold(self) -> float | None:
-        """Of the data that have a k-hat, the share above min(1 - 1 / log10 S, 0.7); None where none has."""
-        return share_above(self.pareto_k, khat_threshold(self.num_samples))
-
-    @property
-    def unresolved(self) -> Tensor:
-        """Which data have weights that are lost in rounding, or differ by no more than roundings may, ``(N,)``."""
-        known = ~self.pareto_k.isnan() | (self.num_samples < MIN_SAMPLES)
-        unknown = ~known & ~self.without_mass
-        return unknown | self.lost if len(self.lost) else unknown
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return k-hat of each datum."""
-        return {"pareto_k": self.pareto_k}
-
-    def facts(self) -> dict[str, Any]:
-        """Return how many samples there were, and what speaks against the numbers."""
-        return {
-            "num_samples": self.num_samples,
-            "khat_threshold": khat_threshold(self.num_samples),
-            "share_above_threshold": self.share_above_threshold,
-            "num_unresolved": int(self.unresolved.sum()),
-            "num_without_mass": int(self.without_mass.sum()),
-            "bound": self.bound,
-        }
+        """All rows, and the share of k-hats above their threshold."""
+        return dict(self.terms) | super().estimates
 
     def __str__(self) -> str:
         titles = {name: _title(name) for name in self.terms}
@@ -94,14 +53,8 @@ class EvidenceBudget(BoundResult):
             note = f"  ({left_out} flagged and left out)" if left_out else ""
             numbers = f"{term.mean:8.2f}  " + "  ".join(f"{error:>8s}" for error in errors)
             lines.append(f"{titles[name]:{width}s}  {numbers}{note}")
-        threshold = khat_threshold(self.num_samples)
-        khat = khat_in_words(self.pareto_k, threshold, f"{threshold:.2f}", self.datum)
-        lines.append(f"{khat}, {count(self.num_samples, 'sample')} each")
-        if self.unresolved.any():
-            lines.append(UNRESOLVED)
-        if self.without_mass.any():
-            words = count(len(self.pareto_k), self.datum)
-            lines.append(f"{int(self.without_mass.sum())} of {words} have no weight above 0: log p^ is -inf")
+        lines.append(f"{self.khat_in_words(f'{self.khat_threshold:.2f}')}, {count(self.num_samples, 'sample')} each")
+        lines += self.cautions
         if not self.bound:
             lines.append(f"{self.caveat}: these are no log-likelihoods")
         return "\n".join(lines)
@@ -193,11 +146,9 @@ def evidence_budget(
             for row, values in enumerate(rows):
                 means[row, where], errors[row, where] = values.mean(0), _error_of_mean(values)
             # A bound of all samples has one group.
-            if samples > 1:
-                errors[-1, where] = LogMean.of(weights).standard_error
-            largest = weights.T.topk(min(tail_length(samples) + 1, samples), dim=1).values
-            khat[where] = pareto_k(largest, samples, rounding.of(largest[:, 0], where))
-            lost[where] = rounding.lost(largest[:, 0], where)
+            mean = WeightMean(samples).add(weights)
+            errors[-1, where] = mean.standard_error
+            khat[where], lost[where] = mean.khat(rounding, where)
     names = ["reconstruction", "rate", "elbo", *(f"iwae_{k}" for k in ks)]
     # What is infinite or NaN is in no mean.
     there = means.where(means.isfinite(), math.nan)

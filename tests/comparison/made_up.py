@@ -34,7 +34,7 @@ def made_up_result(
         per_datum=elbo + draws(num_images, 1.6, 0.1),
         standard_errors=torch.full_like(elbo, 0.01 * math.sqrt(num_images)),
         ess=torch.full_like(elbo, 300.0), pareto_k=khats, num_samples=math.floor(10 ** (1 / (1 - threshold))),
-        datum="image",
+        without_mass=khats < -math.inf, lost=khats < -math.inf, datum="image",
     )  # fmt: skip
     measured = Measured()
     measured.add(

@@ -56,6 +56,9 @@ def test_all_samples_give_what_log_likelihood_gives(linear_gaussian):
     assert_close(found["iwae_400"].per_datum, direct.per_datum)
     assert_close(found["iwae_400"].standard_errors, direct.standard_errors)
     assert_close(found.pareto_k, direct.pareto_k)
+    above = [result.summary()["khat_above"] for result in (found, direct)]
+    assert above[0]["mean"] == above[1]["mean"]
+    assert above[0]["unit"] == "share"
 
 
 def test_bounds_of_groups_are_unbiased_and_their_errors_calibrated(make_linear_gaussian):

@@ -13,7 +13,9 @@ def budget(**more):
     values = EXACT | more
     terms = {name: Estimate(torch.full((3,), value), torch.full((3,), 0.1)) for name, value in values.items()}
     nowhere = torch.zeros(3, dtype=torch.bool)
-    return EvidenceBudget(terms=terms, pareto_k=torch.zeros(3), num_samples=5000, without_mass=nowhere, datum="image")
+    return EvidenceBudget(
+        terms=terms, pareto_k=torch.zeros(3), num_samples=5000, without_mass=nowhere, lost=nowhere, datum="image"
+    )
 
 
 def ends(axes):

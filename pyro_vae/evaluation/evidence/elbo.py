@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.estimate import Estimate
+from pyro_vae.evaluation.evidence.moments import Moments
 from pyro_vae.evaluation.over_data.stream import Stream
 from pyro_vae.evaluation.result import LogProbabilityResult
 from pyro_vae.programs.precision import UNRESOLVED
@@ -82,34 +84,29 @@ def elbo_terms(
         D. Kingma, M. Welling (2014), *Auto-encoding variational Bayes*, equations 2 and 3, arXiv 1312.6114.
     """
     stream = Stream("elbo_terms", model, guide, x, num_samples, plate, progress, compile)
-    # Sums about a first value: log-weights may be far from 0, and spread little.
-    origin, sums, squares = torch.zeros(3, 3, stream.size, dtype=torch.float64)
-    block, rounding, magnitude = -1, stream.rounding, torch.zeros(stream.size, dtype=torch.float64)
+    mean, variance = torch.zeros(2, 3, stream.size, dtype=torch.float64)
+    rounding, magnitude = stream.rounding, torch.zeros(stream.size, dtype=torch.float64)
     with seeded(seed):
-        for chunk in stream:
-            reconstruction, minus_rate = chunk.reconstruction.double().cpu(), chunk.minus_rate.double().cpu()
-            terms = torch.stack([reconstruction + minus_rate, reconstruction, minus_rate])
-            if chunk.block != block:
-                block = chunk.block
-                origin[:, chunk.data] = terms[:, 0].nan_to_num(0.0, 0.0, 0.0)
-            magnitude[chunk.data] = torch.maximum(magnitude[chunk.data], terms[0].abs().amax(0))
-            about = terms - origin[:, chunk.data].unsqueeze(1)
-            sums[:, chunk.data] += about.sum(1)
-            squares[:, chunk.data] += about.square().sum(1)
-    mean = sums / num_samples
-    spread = (squares / num_samples - mean.square()).clamp(min=0) * num_samples / max(num_samples - 1, 1)
-    mean = origin + mean
-    standard_errors = (spread / num_samples).sqrt() if num_samples > 1 else torch.full_like(spread, math.nan)
+        for _, block in groupby(stream, key=lambda chunk: chunk.block):
+            moments = Moments()
+            for chunk in block:
+                data, reconstruction, minus_rate = chunk.data, chunk.reconstruction.double(), chunk.minus_rate.double()
+                log_weight = reconstruction + minus_rate
+                moments.add(torch.stack([log_weight, reconstruction, minus_rate]))
+                magnitude[data] = torch.maximum(magnitude[data], log_weight.abs().amax(0).cpu())
+            mean[:, data], variance[:, data] = moments.mean, moments.variance
+    unbiased = variance * num_samples / max(num_samples - 1, 1)
+    standard_errors = (unbiased / num_samples).sqrt() if num_samples > 1 else torch.full_like(variance, math.nan)
     values = torch.stack([mean[1] + mean[2], mean[1], -mean[2]])
     # A datum with a term that is no number is left out of all three means, so that they add up.
     values = values.where(~values.isnan().any(0), math.nan)
-    estimates = [
+    elbo, reconstruction, rate = (
         Estimate(value, error, datum=stream.unit) for value, error in zip(values, standard_errors, strict=True)
-    ]
+    )
     return ElboTerms(
-        elbo=estimates[0],
-        reconstruction=estimates[1],
-        rate=estimates[2],
+        elbo=elbo,
+        reconstruction=reconstruction,
+        rate=rate,
         num_samples=num_samples,
         unresolved=rounding.lost(magnitude, slice(None)),
         num_dims=stream.pair.discrete_dims,

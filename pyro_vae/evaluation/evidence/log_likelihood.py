@@ -5,57 +5,43 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.evidence.adaptive import weigh_to_target
-from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES, khat_in_words, khat_threshold, share_above
+from pyro_vae.evaluation.evidence.importance_result import ImportanceResult
 from pyro_vae.evaluation.evidence.weight_sums import WeightSums
 from pyro_vae.evaluation.over_data.stream import Stream
 from pyro_vae.evaluation.result import LogProbabilityResult
-from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import is_positive
 from pyro_vae.runtime.random_state import seeded
-from pyro_vae.runtime.wording import count
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class LogLikelihood(LogProbabilityResult, Estimate):
+class LogLikelihood(ImportanceResult, LogProbabilityResult, Estimate):
     """What :func:`log_likelihood` returns: an estimate of log p(x), in nats, float64, on the CPU.
 
     ``per_datum`` is the log of the mean weight of each datum, a lower bound on log p(x) in expectation; its Monte Carlo
-    ``standard_errors`` are of first order (delta method), and NaN for one sample.
+    ``standard_errors`` are of first order (delta method), and NaN for one sample. ``num_samples`` is K; under a target
+    it is the budget, the most that a datum may take.
     """
 
     columns = MappingProxyType({"log_likelihood": "higher", "bits_per_dim": "", "khat_above": ""})
 
     ess: Tensor = field(repr=False)
     """Effective sample size (sum w)^2 / sum w^2 of each, ``(N,)``."""
-    pareto_k: Tensor = field(repr=False)
-    """Pareto k-hat of each, ``(N,)``: above :attr:`khat_thresholds` the estimate and its error are not dependable.
-
-    -inf where the weights are as good as equal; NaN where nothing is known, as
-    :func:`pyro_vae.evaluation.evidence.pareto.pareto_k` says.
-    """
-    num_samples: int
-    """K; under a target the budget, the most that a datum may take."""
     target_se: float | None = None
     """The Monte Carlo standard error that each datum was to have; None where K was fixed."""
     num_deciding: int = 0
     """Samples of each datum that chose its K under a target, and are not in its estimate."""
     chosen_samples: Tensor | None = field(default=None, repr=False)
     """K of each under a target, ``(N,)``, integers; else None."""
-    lost: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
-    """Which data have weights that roundings may move by more than 0.1 nats, ``(N,)``, whatever K is."""
 
     @property
     def samples_per_datum(self) -> Tensor:
         """K of each: how many samples its estimate is made of, ``(N,)``, integers."""
-        return (
-            torch.full((len(self.per_datum),), self.num_samples) if self.chosen_samples is None else self.chosen_samples
-        )
+        return super().samples_per_datum if self.chosen_samples is None else self.chosen_samples
 
     @property
     def reached(self) -> Tensor:
@@ -68,33 +54,12 @@ class LogLikelihood(LogProbabilityResult, Estimate):
         return -self.standard_errors.square() / 2
 
     @property
-    def khat_threshold(self) -> float:
-        """min(1 - 1 / log10 K, 0.7), of the K that a datum has at most."""
-        return khat_threshold(self.num_samples)
-
-    @property
-    def khat_thresholds(self) -> Tensor:
-        """min(1 - 1 / log10 K, 0.7) for the K of each, ``(N,)``."""
-        return torch.tensor([khat_threshold(k) for k in self.samples_per_datum.tolist()], dtype=torch.float64)
-
-    @property
     def flagged(self) -> Tensor:
         """Which data have a k-hat above the threshold, or none, no weight above 0, or a weight that is NaN, ``(N,)``.
 
         With fewer than 26 samples no datum has a k-hat, and that alone flags none; roundings above 0.1 nats do.
         """
         return (self.pareto_k > self.khat_thresholds) | self.unresolved | self.without_mass | self.left_out
-
-    @property
-    def without_mass(self) -> Tensor:
-        """Which data have no weight above 0, so that log p^(x) is -inf, ``(N,)``."""
-        return self.per_datum == -math.inf
-
-    @property
-    def unresolved(self) -> Tensor:
-        """Which data have weights that are lost in rounding, or differ by no more than roundings may, ``(N,)``."""
-        unknown = self.pareto_k.isnan() & ~self.without_mass & (self.samples_per_datum >= MIN_SAMPLES)
-        return unknown | self.lost if len(self.lost) else unknown
 
     def log_probability(self) -> Estimate:
         """Return the estimate itself."""
@@ -103,44 +68,19 @@ class LogLikelihood(LogProbabilityResult, Estimate):
     @property
     def estimates(self) -> dict[str, Estimate]:
         """The log-likelihood, where there are any its bits per dim, and the share of k-hats above their thresholds."""
-        return {"log_likelihood": self} | super().estimates | {"khat_above": self.khat_above}
-
-    @property
-    def khat_above(self) -> Estimate:
-        """Whether the k-hat of each datum is above its threshold, 1 or 0; NaN where there is none.
-
-        How far other samples would change it is not known.
-        """
-        above = torch.where(self.pareto_k.isnan(), math.nan, (self.pareto_k > self.khat_thresholds).double())
-        return Estimate(above, torch.full_like(above, math.nan), unit="share", datum=self.datum)
+        return {"log_likelihood": self} | super().estimates
 
     def tensors(self) -> dict[str, Tensor]:
         """Return k-hat and effective sample size of each datum."""
-        return {"pareto_k": self.pareto_k, "ess": self.ess}
+        return super().tensors() | {"ess": self.ess}
 
     def facts(self) -> dict[str, Any]:
         """Return how many samples there were, and what speaks against the numbers."""
-        return {
-            "num_samples": self.num_samples,
-            "num_dims": self.num_dims,
-            "khat_threshold": self.khat_threshold,
-            "num_unresolved": int(self.unresolved.sum()),
-            "num_without_mass": int(self.without_mass.sum()),
-            "median_ess": self.ess.median().item(),
-            "bound": self.bound,
-            **self._facts_of_target(),
-        }
-
-    @property
-    def _share_above(self) -> float | None:
-        """Of the data that have a k-hat, the share above the threshold; None where none has."""
-        return share_above(self.pareto_k, self.khat_thresholds)
-
-    def _facts_of_target(self) -> dict[str, Any]:
+        facts = super().facts() | {"num_dims": self.num_dims, "median_ess": self.ess.median().item()}
         if self.target_se is None:
-            return {}
+            return facts
         samples = self.samples_per_datum.double()
-        return {
+        return facts | {
             "target_se": self.target_se,
             "share_reached": self.reached.double().mean().item(),
             "least_samples": int(samples.min()),
@@ -151,30 +91,23 @@ class LogLikelihood(LogProbabilityResult, Estimate):
         }
 
     def __str__(self) -> str:
-        n = len(self.per_datum)
-        if self.num_samples < MIN_SAMPLES:
-            khat = f"k-hat needs K >= {MIN_SAMPLES}; {count(n, self.datum)}"
-        else:
-            threshold = f"{self.khat_threshold:.2f}" if self.target_se is None else "its threshold"
-            khat = khat_in_words(self.pareto_k, self.khat_thresholds, threshold, self.datum)
+        khat = self.khat_in_words(f"{self.khat_threshold:.2f}" if self.target_se is None else "its threshold")
         kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
         text = (
-            f"{kind} {self.mean:.2f} nats/{self.datum} ({self.errors_in_words}; {self._samples()}; {khat}"
+            f"{kind} {self.mean:.2f} nats/{self.datum} ({self.errors_in_words}; {self._samples_in_words}; {khat}"
             f"{self.left_out_in_words})"
             f"{self.bits_in_words}"
         )
-        if self.unresolved.any():
-            text += f"; {UNRESOLVED}"
-        if self.without_mass.any():
-            text += f"; {int(self.without_mass.sum())} of {count(n, self.datum)} have no weight above 0: log p^ is -inf"
-        if (self._share_above or 0) > 0.5:
-            text += (
-                "; most weights have too heavy a tail: the bound is loose and its Monte Carlo error understated. "
-                "Use more samples or a better guide"
+        cautions = self.cautions
+        if self.khat_above.mean > 0.5:
+            cautions.append(
+                "most weights have too heavy a tail: the bound is loose and its Monte Carlo error understated. Use "
+                "more samples or a better guide"
             )
-        return text
+        return "; ".join([text, *cautions])
 
-    def _samples(self) -> str:
+    @property
+    def _samples_in_words(self) -> str:
         if self.target_se is None:
             return f"K = {self.num_samples}"
         samples = self.samples_per_datum
@@ -216,9 +149,9 @@ def log_likelihood(
         x: data ``(N, ...)``, or a tuple of all positional arguments, of which tensors of length N are cut along
             their first dim. On any device; the parameters' is used.
         num_samples: K; with ``target_se`` the budget, the most samples that are drawn for a datum.
-        target_se: Monte Carlo standard error in nats to bring each datum's estimate below, with as few samples as the
-            first few hundred call for, and all where their k-hat says that they do not tell. A datum can still miss it:
-            :attr:`LogLikelihood.reached`. None gives each datum ``num_samples``.
+        target_se: Monte Carlo standard error in nats that each datum's estimate is to stay below. A datum takes as many
+            samples as its first few hundred call for, or all where their k-hat is too high to tell. It can still miss
+            the target: :attr:`LogLikelihood.reached`. None gives each datum ``num_samples``.
         plate: the batch plate's name, needed only where several plates would do.
         seed: of the samples; None draws from the global generator.
         progress: show a bar; None shows it on a terminal only.
@@ -238,7 +171,7 @@ def log_likelihood(
         PairError: model and guide do not fit each other, or have no batch plate.
         SupportError: x lies outside the likelihood's support.
         NonFiniteError: a weight is NaN or +inf; the message names the site.
-        OutOfMemoryError: memory does not do for half of the rows a call that are tried first either.
+        OutOfMemoryError: memory is too short for half of the rows a call that are tried first, too.
 
     References:
         Y. Burda, R. Grosse, R. Salakhutdinov (2015), *Importance weighted autoencoders*, equation 8,
@@ -273,6 +206,7 @@ def log_likelihood(
         target_se=target_se,
         num_deciding=deciding,
         chosen_samples=None if target_se is None else sums.num_samples,
+        without_mass=sums.log_mean == -math.inf,
         lost=sums.lost,
         num_dims=stream.pair.discrete_dims,
         caveat=stream.caveat,

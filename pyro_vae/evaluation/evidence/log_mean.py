@@ -1,6 +1,7 @@
 """The logarithm of a mean of weights that are known by their logarithms, and come some at a time."""
 
 import math
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,11 +24,11 @@ class LogMean:
         """K, weights of each law so far."""
 
     @classmethod
-    def of(cls, log_weights: Tensor) -> "LogMean":
+    def of(cls, log_weights: Tensor) -> Self:
         """Return that of weights ``(num_samples, *batch)``."""
         return cls().add(log_weights)
 
-    def add(self, log_weights: Tensor) -> "LogMean":
+    def add(self, log_weights: Tensor) -> Self:
         """Take in more, ``(num_samples, *batch)``, and return itself."""
         weights = log_weights.double().cpu()
         if self.count == 0:

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from pyro_vae.programs.precision import MOST_ROUNDING
 from pyro_vae.runtime.caches import a_cache
-from pyro_vae.runtime.wording import count
 
 CLEARLY = 5
 """Roundings that a tail must be wide. The largest of hundreds of roundings is four to six of their standard deviations;
@@ -48,19 +47,6 @@ def khat_threshold(num_samples: int) -> float:
     return min(1 - 1 / math.log10(num_samples), 0.7) if num_samples > 10 else 0.0
 
 
-def largest(so_far: Tensor, log_weights: Tensor, num_samples: int) -> Tensor:
-    """Return what :func:`pareto_k` asks for, of weights that come some at a time and are forgotten.
-
-    Args:
-        so_far: what the last call returned, ``(*laws, at most tail + 1)``; an empty tensor at first.
-        log_weights: some more, ``(samples, *laws)``.
-        num_samples: K, how many there are in all.
-    """
-    seen = log_weights.movedim(0, -1).cpu()
-    seen = torch.cat([so_far, seen], -1) if so_far.numel() else seen
-    return seen.topk(min(tail_length(num_samples) + 1, seen.shape[-1]), dim=-1).values
-
-
 def pareto_k(tail_weights: Tensor, num_samples: int, rounding: Tensor | None = None) -> Tensor:
     """Return the Pareto k-hat of each datum's weights, by ArviZ's PSIS.
 
@@ -69,65 +55,36 @@ def pareto_k(tail_weights: Tensor, num_samples: int, rounding: Tensor | None = N
     tail as from all ``num_samples``.
 
     Args:
-        tail_weights: the ``tail_length(num_samples) + 1`` largest log-weights of each datum, ``(batch, tail + 1)``.
+        tail_weights: the ``tail_length(num_samples) + 1`` largest log-weights of each datum, ``(*batch, tail + 1)``.
         num_samples: K, how many weights there were.
-        rounding: nats by which roundings may move a log-weight of each datum, ``(batch,)``, as
+        rounding: nats by which roundings may move a log-weight of each datum, ``(*batch,)``, as
             :meth:`pyro_vae.programs.precision.Rounding.of` has it; None takes some of the weights' own dtype.
 
     Returns:
-        Tensor ``(batch,)``, float64. NaN where K < 26, too few for a tail; where all weights are 0; and where
+        Tensor ``(*batch,)``, float64. NaN where K < 26, too few for a tail; where all weights are 0; and where
         roundings are above 0.1 nats, or hide a tail that may be wider than 0.01 nats. -inf where the tail is as good as
         constant, as when the guide is the posterior: a bounded weight has k < 0, a constant one is the limit.
     """
-    batch, tail = tail_weights.shape[0], tail_weights.shape[1] - 1
+    batch, tail = tail_weights.shape[:-1], tail_weights.shape[-1] - 1
+    khat = torch.full(batch, math.nan, dtype=torch.float64)
     if num_samples < MIN_SAMPLES:
-        return torch.full((batch,), math.nan, dtype=torch.float64)
-    ordered = tail_weights.sort(dim=1).values.to(torch.float64).cpu()
-    weights = ordered[:, :1].expand(batch, 5 * tail).clone()
-    weights[:, -tail:] = ordered[:, 1:]
+        return khat
+    ordered = tail_weights.sort(dim=-1).values.to(torch.float64).cpu()
+    weights = ordered[..., :1].expand(*batch, 5 * tail).clone()
+    weights[..., -tail:] = ordered[..., 1:]
     # PSIS takes min(n / 5, 3 sqrt(n / efficiency)) of n weights; at n = 5 tail the first is the tail.
     efficiency = 9 / tail
     if rounding is None:
         # Sums of hundreds of terms carry some tens of them.
-        rounding = 20 * torch.finfo(tail_weights.dtype).eps * ordered[:, -1].abs().clamp(min=1)
+        rounding = 20 * torch.finfo(tail_weights.dtype).eps * ordered[..., -1].abs().clamp(min=1)
     unseen = CLEARLY * rounding.double().cpu()
-    spread = ordered[:, -1] - ordered[:, 1] > unseen
-    khat = torch.full((batch,), math.nan, dtype=torch.float64)
+    spread = ordered[..., -1] - ordered[..., 1] > unseen
     khat[~spread & (unseen <= BOUNDED)] = -math.inf
-    khat[ordered[:, -1] == -math.inf] = math.nan
+    khat[ordered[..., -1] == -math.inf] = math.nan
     seen = spread & (unseen <= CLEARLY * MOST_ROUNDING)
     if seen.any():
         khat[seen] = torch.from_numpy(_psislw(weights[seen].numpy(), efficiency))
     return khat
-
-
-def share_above(khat: Tensor, threshold: Tensor | float) -> float | None:
-    """Return the share of data above the threshold, of those that have a k-hat; None where none has.
-
-    >>> share_above(torch.tensor([0.1, 0.9, math.nan]), 0.7)
-    0.5
-    """
-    known = ~khat.isnan()
-    return (khat > threshold)[known].double().mean().item() if known.any() else None
-
-
-def khat_in_words(khat: Tensor, threshold: Tensor | float, name: str, unit: str) -> str:
-    """Say which share of the data has a k-hat above the threshold, and how many have none.
-
-    Args:
-        khat: of each datum, ``(N,)``.
-        threshold: of each datum or of all.
-        name: what the threshold is called.
-        unit: what a datum is called.
-
-    >>> khat_in_words(torch.tensor([0.1, 0.9, math.nan]), 0.7, "0.70", "image")
-    'k-hat > 0.70 for 50.0 % of 2 images, unknown for 1 of 3'
-    """
-    share, known = share_above(khat, threshold), int((~khat.isnan()).sum())
-    if share is None:
-        return f"k-hat unknown for {count(len(khat), unit)}"
-    words = f"k-hat > {name} for {100 * share:.1f} % of {count(known, unit)}"
-    return words if known == len(khat) else f"{words}, unknown for {len(khat) - known} of {len(khat)}"
 
 
 def _psislw(log_weights: np.ndarray, efficiency: float) -> np.ndarray:

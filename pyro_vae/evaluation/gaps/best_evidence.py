@@ -35,20 +35,28 @@ class EvidenceCandidate:
         return self.unusable | self.heavy
 
     @classmethod
-    def given(cls, evidence: Any) -> "EvidenceCandidate":
-        """Return an estimate of the caller's, with the flags and k-hats that it has."""
+    def of(cls, name: str, evidence: Any) -> "EvidenceCandidate":
+        """Return an estimate with the flags and k-hats that it has.
+
+        Args:
+            name: what it is called.
+            evidence: has ``per_datum`` and ``standard_errors``; its ``flagged``, ``pareto_k``, ``num_samples`` and
+                ``khat_thresholds`` count where it has them.
+        """
         values, errors = (t.detach().double().cpu() for t in (evidence.per_datum, evidence.standard_errors))
-        flagged, khat = (getattr(evidence, name, None) for name in ("flagged", "pareto_k"))
+        flagged, khat = (getattr(evidence, attribute, None) for attribute in ("flagged", "pareto_k"))
         unusable, heavy = ~values.isfinite(), torch.zeros_like(values, dtype=torch.bool)
         if isinstance(khat, Tensor) and khat.shape == values.shape:
             num_samples = getattr(evidence, "num_samples", 10**6)
-            limits = getattr(evidence, "khat_thresholds", None)
-            heavy = over_the_limit(khat, num_samples) if limits is None else (khat > limits).cpu()
-            unusable = unusable | without_khat(khat, num_samples)
+            limits = getattr(evidence, "khat_thresholds", khat_threshold(num_samples))
+            khat = khat.detach().double().cpu()
+            heavy = khat > torch.as_tensor(limits, dtype=torch.float64, device="cpu")
+            # With fewer samples nothing has a k-hat.
+            unusable = unusable | (khat.isnan() & (num_samples >= MIN_SAMPLES))
         if isinstance(flagged, Tensor) and flagged.shape == values.shape:
             # A flag may mean the k-hat, which is no reason to change single data: see best_evidence.
             unusable = unusable | (flagged.detach().bool().cpu() & ~heavy)
-        return cls(type(evidence).__name__, values, errors, unusable, heavy)
+        return cls(name, values, errors, unusable, heavy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,18 +73,6 @@ class BestEvidence:
     """Where the values come from."""
     disagreement: str
     """Which candidates differ from the values by more than their errors, and by how much; empty where none does."""
-
-
-def over_the_limit(khat: Tensor, num_samples: int) -> Tensor:
-    """Return which k-hats are above min(1 - 1 / log10 K, 0.7), ``(N,)``."""
-    if num_samples < MIN_SAMPLES:
-        return torch.zeros_like(khat, dtype=torch.bool, device="cpu")
-    return khat.detach().double().cpu() > khat_threshold(num_samples)
-
-
-def without_khat(khat: Tensor, num_samples: int) -> Tensor:
-    """Return which have no k-hat though there are samples enough for one, ``(N,)``."""
-    return khat.detach().isnan().cpu() & (num_samples >= MIN_SAMPLES)
 
 
 def best_evidence(candidates: Sequence[EvidenceCandidate], comparable: Tensor, unit: str) -> BestEvidence:
@@ -98,53 +94,58 @@ def best_evidence(candidates: Sequence[EvidenceCandidate], comparable: Tensor, u
         unit: what a datum is called.
     """
     ranked = _ranked(candidates, comparable)
-    # The first of the smallest, datum by datum: the leader where it is usable, then by doubt.
-    doubt = torch.stack([one.unusable.int() + one.doubtful.int() for one in ranked])
+    # Of each datum the first candidate with the least doubt: the leader wherever it is usable.
+    doubt = torch.stack([candidate.unusable.int() + candidate.doubtful.int() for candidate in ranked])
     doubt[0] = torch.where(ranked[0].unusable, doubt[0], 0)
     chosen = doubt.argmin(0)
-    values, errors, doubtful = (
-        torch.stack(parts).gather(0, chosen.unsqueeze(0)).squeeze(0)
-        for parts in ([one.values for one in ranked], [one.errors for one in ranked], [one.doubtful for one in ranked])
-    )
-    others = [(one, int((chosen == rank).sum())) for rank, one in enumerate(ranked)]
-    source = ranked[0].name
-    if rest := [f"{one.name} for {count(number, unit)}" for one, number in others[1:] if number]:
-        source += f" ({', '.join(rest)})"
-    found = [_difference(one, values, errors, comparable, chosen != rank) for rank, one in enumerate(ranked)]
-    disagreement = "; ".join(text for text in found if text)
-    return BestEvidence(values, errors, doubtful, source, disagreement)
+
+    def of_chosen(tensors: list[Tensor]) -> Tensor:
+        return torch.stack(tensors).gather(0, chosen.unsqueeze(0)).squeeze(0)
+
+    values = of_chosen([candidate.values for candidate in ranked])
+    errors = of_chosen([candidate.errors for candidate in ranked])
+    doubtful = of_chosen([candidate.doubtful for candidate in ranked])
+    stand_ins, disagreements = [], []
+    for rank, candidate in enumerate(ranked):
+        number = int((chosen == rank).sum())
+        if rank and number:
+            stand_ins.append(f"{candidate.name} for {count(number, unit)}")
+        if difference := _difference(candidate, values, errors, comparable & (chosen != rank)):
+            disagreements.append(difference)
+    source = ranked[0].name + (f" ({', '.join(stand_ins)})" if stand_ins else "")
+    return BestEvidence(values, errors, doubtful, source, "; ".join(disagreements))
 
 
 def _ranked(candidates: Sequence[EvidenceCandidate], comparable: Tensor) -> list[EvidenceCandidate]:
-    """Return the candidates, the one that all data take first."""
-    usable = comparable & ~torch.stack([one.unusable for one in candidates]).any(0)
-    ground = usable if usable.any() else comparable
-    confirmed = torch.stack([one.values.where(~one.doubtful, -math.inf) for one in candidates]).max(0).values
-    confirmed = confirmed.where(confirmed.isfinite(), math.inf)
+    """Return the candidates in the order in which they are preferred for all data."""
+    usable = comparable & ~torch.stack([candidate.unusable for candidate in candidates]).any(0)
+    compared = usable if usable.any() else comparable
+    dependable = [candidate.values.where(~candidate.doubtful, -math.inf) for candidate in candidates]
+    highest = torch.stack(dependable).max(0).values
+    highest = highest.where(highest.isfinite(), math.inf)
 
-    def rank(one: EvidenceCandidate) -> tuple[bool, float]:
-        values = one.values.where(~one.doubtful, one.values.minimum(confirmed))[ground]
-        error = one.errors[ground].square().sum().sqrt() / len(values)
-        sound = 2 * int(one.doubtful.sum()) <= len(one.doubtful)
-        return sound, (values.mean() - 2 * error).nan_to_num(-math.inf).item()
+    def rank(candidate: EvidenceCandidate) -> tuple[bool, float]:
+        values = candidate.values.where(~candidate.doubtful, candidate.values.minimum(highest))[compared]
+        error = candidate.errors[compared].square().sum().sqrt() / len(values)
+        mostly_dependable = 2 * int(candidate.doubtful.sum()) <= len(candidate.doubtful)
+        return mostly_dependable, (values.mean() - 2 * error).nan_to_num(-math.inf).item()
 
     return sorted(candidates, key=rank, reverse=True)
 
 
-def _difference(
-    one: EvidenceCandidate, values: Tensor, errors: Tensor, comparable: Tensor, elsewhere: Tensor
-) -> str | None:
+def _difference(candidate: EvidenceCandidate, values: Tensor, errors: Tensor, compared: Tensor) -> str | None:
     """Say by how much a candidate differs from the values that were chosen, where that is more than errors explain.
 
-    Where it is doubtful, only that it is above them: a loose bound is below, and its error too small.
+    Of data for which it is doubtful, only a difference upwards is told: a loose bound lies below, and its error is too
+    small.
     """
-    for where, lowest in ((comparable & elsewhere & ~one.doubtful, -math.inf), (comparable & elsewhere, 0.0)):
+    for where, lowest in ((compared & ~candidate.doubtful, -math.inf), (compared, 0.0)):
         if not where.any():
             continue
-        difference = (one.values - values)[where].mean().item()
-        error = (torch.hypot(one.errors, errors)[where].square().sum().sqrt() / where.sum()).item()
+        difference = (candidate.values - values)[where].mean().item()
+        error = (torch.hypot(candidate.errors, errors)[where].square().sum().sqrt() / where.sum()).item()
         if difference > lowest and abs(difference) > BEYOND * error:
             side = "above" if difference > 0 else "below"
             share = f"{int(where.sum())} of {len(values)}"
-            return f"{one.name} is {abs(difference):.2g} nats {side} (s.e. {error:.2g}; {share})"
+            return f"{candidate.name} is {abs(difference):.2g} nats {side} (s.e. {error:.2g}; {share})"
     return None

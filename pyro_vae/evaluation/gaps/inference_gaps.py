@@ -2,16 +2,17 @@
 
 import math
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.estimate import Estimate
-from pyro_vae.evaluation.evidence.log_mean import LogMean
-from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES, largest, pareto_k
-from pyro_vae.evaluation.gaps.best_evidence import EvidenceCandidate, best_evidence, over_the_limit, without_khat
+from pyro_vae.evaluation.evidence.moments import Moments
+from pyro_vae.evaluation.evidence.pareto import MIN_SAMPLES
+from pyro_vae.evaluation.evidence.weight_sums import WeightMean
+from pyro_vae.evaluation.gaps.best_evidence import EvidenceCandidate, best_evidence
 from pyro_vae.evaluation.gaps.guide_family import family_of, is_larger
 from pyro_vae.evaluation.gaps.local_maps import FAMILIES
 from pyro_vae.evaluation.gaps.local_posterior import Fitted, LocalPosteriors
@@ -212,166 +213,116 @@ def inference_gaps(
     check_number(WHO, "learning_rate", learning_rate)
     if not learning_rate > 0:
         raise ValueError(f"{WHO}: learning_rate must be positive; got {learning_rate}.")
-    _at_least(1, step_samples=step_samples, patience=patience, max_steps=max_steps)
-    _at_least(2, num_samples=num_samples, check_every=check_every)
+    for name, value, least in (
+        ("step_samples", step_samples, 1), ("patience", patience, 1), ("max_steps", max_steps, 1),
+        ("num_samples", num_samples, 2), ("check_every", check_every, 2),
+    ):  # fmt: skip
+        check_count(WHO, name, value, least)
     check_count(WHO, "evidence_samples", evidence_samples, least=0)
     if evidence_samples < 2 and (evidence_samples != 0 or evidence is None):
         raise ValueError(
             f"{WHO}: evidence_samples must be at least 2, or 0 where `evidence` is given; got {evidence_samples}."
         )
     pair = FrozenPair(WHO, model, guide, x, plate)
-    _check_evidence(evidence, pair.size)
-    own = family_of(guide, *pair.two_runs())
-    chosen = family if family != "own" else "flow" if own is None else own.name
+    if evidence is not None:
+        _check_evidence(evidence, pair.size)
+    guide_family = family_of(guide, *pair.two_runs())
+    if family == "own":
+        family = "flow" if guide_family is None else guide_family.name
     keep_freed_memory()
-    with pair.at_rest(seed):
-        local_map = FAMILIES[chosen](pair.joint.dim)
+    with pair.at_rest(seed), progress_bar(pair.size, " data", WHO, shown=progress) as bar:
         posteriors = LocalPosteriors(
-            pair, local_map, num_samples=num_samples + evidence_samples, step_samples=step_samples,
-            learning_rate=learning_rate, check_every=check_every, patience=patience, max_steps=max_steps,
+            pair, FAMILIES[family](pair.joint.dim), num_samples=num_samples + evidence_samples,
+            step_samples=step_samples, learning_rate=learning_rate, check_every=check_every, patience=patience,
+            max_steps=max_steps,
         )  # fmt: skip
-        found = _Found(posteriors, pair.size, num_samples, evidence_samples, pair.rounding)
-        with progress_bar(pair.size, " data", WHO, shown=progress) as bar:
-            for fitted in posteriors:
-                found.add(fitted)
-                bar.update(len(fitted.index))
-            found.finish()
-    gaps = found.result(chosen, evidence, pair.joint.caveat, pair.unit)
-    return replace(gaps, larger_family=is_larger(chosen, own))
-
-
-class _Found:
-    """Collects data whose q* is found, and measures them a block at a time."""
-
-    def __init__(
-        self, posteriors: LocalPosteriors, size: int, num_samples: int, evidence_samples: int, rounding: Rounding
-    ) -> None:
-        self._posteriors, self._num_samples, self._evidence_samples = posteriors, num_samples, evidence_samples
-        self._waiting: list[Fitted] = []
-        self._elbos = torch.full((6, size), math.nan, dtype=torch.float64)
-        self._evidence = torch.full((4, size), math.nan, dtype=torch.float64)
-        self._khat = torch.full((2, size), math.nan, dtype=torch.float64)
-        self._rounding = rounding
-        self._converged = torch.zeros(size, dtype=torch.bool)
-        self._steps = torch.zeros(size, dtype=torch.long)
-
-    def add(self, fitted: Fitted) -> None:
-        """Take some more."""
-        self._converged[fitted.index] = fitted.converged
-        self._steps[fitted.index] = fitted.steps
-        self._waiting.append(fitted)
-        width = self._posteriors.width
-        while sum(len(f.index) for f in self._waiting) >= width:
-            waiting = Fitted.together(self._waiting)
-            self._measure(waiting.rows(torch.arange(width)), width)
-            self._waiting = [waiting.rows(torch.arange(width, len(waiting.index)))]
-
-    def finish(self) -> None:
-        """Measure what is left, filled up to a block with repeated data."""
-        waiting = Fitted.together(self._waiting)
-        count = len(waiting.index)
-        if count:
-            self._measure(waiting.rows(torch.arange(self._posteriors.width) % count), count)
-
-    def _measure(self, fitted: Fitted, count: int) -> None:
-        index, size = fitted.index[:count], self._posteriors.step_samples
-        moments = _Moments(self._num_samples)
-        for q, best in self._posteriors.weights(fitted, math.ceil(self._num_samples / size)):
-            moments.add(torch.stack([q, best, best - q]))
-        self._elbos[:, index] = moments.result()[:, :count]
-        if self._evidence_samples:
-            evidence, tails = LogMean(), torch.empty(0)
-            for pair in self._posteriors.weights(fitted, math.ceil(self._evidence_samples / size)):
-                # As many of the last ones as are still asked for, of q and q*.
-                weights = torch.stack(pair, 1)[: self._evidence_samples - evidence.count]
-                tails = largest(tails, weights, self._evidence_samples)
-                evidence.add(weights)
-            self._evidence[:, index] = torch.cat([evidence.value, evidence.standard_error])[:, :count]
-            rounding = self._rounding.of(tails[..., 0].flatten(), fitted.index.repeat(2))
-            khat = pareto_k(tails.flatten(0, 1), self._evidence_samples, rounding)
-            self._khat[:, index] = khat.unflatten(0, tails.shape[:2])[:, :count]
-
-    def result(self, family: str, given: Estimate | None, caveat: str | None, unit: str) -> InferenceGaps:
-        """Choose the evidence, and say which data are not finite."""
-        elbo, best, _, elbo_error, best_error, paired_error = self._elbos
-        candidates, samples = [], self._evidence_samples
-        if samples:
-            for row, proposal in enumerate(("q", "q*")):
-                values, value_errors, khat = self._evidence[row], self._evidence[row + 2], self._khat[row]
-                unusable = ~values.isfinite() | without_khat(khat, samples)
-                if proposal == "q*":
-                    unusable = unusable | ~self._converged
-                name, heavy = f"IWAE-{samples} with {proposal}", over_the_limit(khat, samples)
-                candidates.append(EvidenceCandidate(name, values, value_errors, unusable, heavy))
-        if given is not None:
-            candidates.append(EvidenceCandidate.given(given))
-        fair = elbo.isfinite() & best.isfinite()
-        common = fair & torch.stack([one.values.isfinite() for one in candidates]).all(0)
-        evidence = best_evidence(candidates, common, unit)
-        log_evidence, evidence_error = evidence.values, evidence.errors
-        unresolved = self._rounding.lost(torch.maximum(elbo.abs(), best.abs()), slice(None))
-        if samples >= MIN_SAMPLES:
-            unresolved = unresolved | self._khat.isnan().any(0)
-        unresolved = unresolved & fair
-        fair = fair & log_evidence.isfinite()
-
-        def quantity(values: Tensor, errors: Tensor) -> Estimate:
-            return Estimate(values.where(fair, math.nan), errors.where(fair, math.nan), datum=unit)
-
-        return InferenceGaps(
-            inference_gap=quantity(log_evidence - elbo, torch.hypot(evidence_error, elbo_error)),
-            approximation_gap=quantity(log_evidence - best, torch.hypot(evidence_error, best_error)),
-            amortization_gap=quantity(best - elbo, paired_error),
-            elbo=quantity(elbo, elbo_error),
-            best_elbo=quantity(best, best_error),
-            log_likelihood=quantity(log_evidence, evidence_error),
-            converged=self._converged & fair,
-            steps=self._steps,
-            family=family,
-            evidence_source=evidence.source,
-            num_samples=self._num_samples,
-            doubtful=evidence.doubtful,
-            disagreement=evidence.disagreement,
-            num_unresolved=int(unresolved.sum()),
-            caveat=caveat,
-            datum=unit,
+        parts = [
+            _measure(posteriors, fitted, size, num_samples, evidence_samples, pair.rounding)
+            for fitted, size in posteriors.blocks(bar)
+        ]
+    index = torch.cat([part.pop("index") for part in parts]).argsort()
+    measured = {name: torch.cat([part[name] for part in parts], -1)[..., index] for name in parts[0]}
+    elbo, best_elbo, _ = measured["elbos"]
+    elbo_error, best_error, paired_error = measured["elbo_errors"]
+    converged = measured["converged"]
+    candidates = []
+    for row, proposal in enumerate(("q", "q*") if evidence_samples else ()):
+        name = f"IWAE-{evidence_samples} with {proposal}"
+        bound = SimpleNamespace(
+            per_datum=measured["bounds"][row],
+            standard_errors=measured["bound_errors"][row],
+            pareto_k=measured["khat"][row],
+            num_samples=evidence_samples,
         )
+        candidate = EvidenceCandidate.of(name, bound)
+        candidates.append(candidate if row == 0 else replace(candidate, unusable=candidate.unusable | ~converged))
+    if evidence is not None:
+        candidates.append(EvidenceCandidate.of(type(evidence).__name__, evidence))
+    finite = elbo.isfinite() & best_elbo.isfinite()
+    comparable = finite & torch.stack([candidate.values.isfinite() for candidate in candidates]).all(0)
+    best = best_evidence(candidates, comparable, pair.unit)
+    unresolved = pair.rounding.lost(torch.maximum(elbo.abs(), best_elbo.abs()), slice(None))
+    if evidence_samples >= MIN_SAMPLES:
+        unresolved = unresolved | measured["khat"].isnan().any(0)
+    kept = finite & best.values.isfinite()
+
+    def quantity(values: Tensor, errors: Tensor) -> Estimate:
+        return Estimate(values.where(kept, math.nan), errors.where(kept, math.nan), datum=pair.unit)
+
+    return InferenceGaps(
+        inference_gap=quantity(best.values - elbo, torch.hypot(best.errors, elbo_error)),
+        approximation_gap=quantity(best.values - best_elbo, torch.hypot(best.errors, best_error)),
+        amortization_gap=quantity(best_elbo - elbo, paired_error),
+        elbo=quantity(elbo, elbo_error),
+        best_elbo=quantity(best_elbo, best_error),
+        log_likelihood=quantity(best.values, best.errors),
+        converged=converged & kept,
+        steps=measured["steps"],
+        family=family,
+        larger_family=is_larger(family, guide_family),
+        evidence_source=best.source,
+        num_samples=num_samples,
+        doubtful=best.doubtful,
+        disagreement=best.disagreement,
+        num_unresolved=int((unresolved & finite).sum()),
+        caveat=pair.joint.caveat,
+        datum=pair.unit,
+    )
 
 
-class _Moments:
-    """Mean and standard error of values that come ``(what, some samples, data)`` at a time."""
+def _measure(
+    posteriors: LocalPosteriors, fitted: Fitted, size: int, num_samples: int, evidence_samples: int, rounding: Rounding
+) -> dict[str, Tensor]:
+    """Return the numbers of a block of data by name, each ``(..., size)``, from noise that fitting never saw.
 
-    def __init__(self, num_samples: int) -> None:
-        self._left = self._count = num_samples
-        self._origin: Tensor | None = None
+    Args:
+        posteriors: draws the log-weights.
+        fitted: a block, of which the first ``size`` data are measured.
+        size: how many.
+        num_samples: samples of each ELBO.
+        evidence_samples: K of both IWAE bounds; 0 for none.
+        rounding: how large the roundings in log-weights are.
+    """
+    moments = Moments()
+    for q, best in posteriors.weights(fitted, num_samples):
+        moments.add(torch.stack([q, best, best - q]))
+    numbers = {
+        "index": fitted.index,
+        "converged": fitted.converged,
+        "steps": fitted.steps,
+        "elbos": moments.mean,
+        "elbo_errors": (moments.variance / (num_samples - 1)).sqrt(),
+    }
+    if evidence_samples:
+        mean = WeightMean(evidence_samples)
+        for q, best in posteriors.weights(fitted, evidence_samples):
+            mean.add(torch.stack([q, best], 1))
+        khat, _ = mean.khat(rounding, fitted.index)
+        numbers |= {"bounds": mean.value, "bound_errors": mean.standard_error, "khat": khat}
+    return {name: values[..., :size] for name, values in numbers.items()}
 
-    def add(self, values: Tensor) -> None:
-        values = values[:, : self._left].double().cpu()
-        self._left -= values.shape[1]
-        if self._origin is None:
-            # Sums of squares about a value near the mean: log-weights are far from 0, and may spread little.
-            self._origin = values[:, :1]
-            self._first = self._second = torch.zeros_like(values[:, 0])
-        about = values - self._origin
-        self._first = self._first + about.sum(1)
-        self._second = self._second + about.square().sum(1)
 
-    def result(self) -> Tensor:
-        """Return ``(2 * what, data)``, means first."""
-        assert self._origin is not None
-        mean = self._first / self._count
-        variance = (self._second / self._count - mean.square()).clamp(min=0) / (self._count - 1)
-        return torch.cat([self._origin[:, 0] + mean, variance.sqrt()])
-
-
-def _at_least(lowest: int, **options: int) -> None:
-    for name, value in options.items():
-        check_count(WHO, name, value, lowest)
-
-
-def _check_evidence(evidence: Estimate | None, size: int) -> None:
-    if evidence is None:
-        return
+def _check_evidence(evidence: Any, size: int) -> None:
     parts = (getattr(evidence, name, None) for name in ("per_datum", "standard_errors"))
     shapes = [tuple(values.shape) if isinstance(values, Tensor) else None for values in parts]
     if shapes != [(size,), (size,)]:

@@ -441,6 +441,8 @@ def test_the_line_it_prints():
         ess=torch.full((n,), 100.0).double(),
         pareto_k=torch.tensor([0.1, 0.2, 0.9, 0.3]).double(),
         num_samples=5000,
+        without_mass=torch.zeros(4, dtype=torch.bool),
+        lost=torch.zeros(4, dtype=torch.bool),
         datum="image",
     )
     assert str(result) == (
@@ -460,6 +462,8 @@ def test_the_line_it_prints_under_a_target():
         ess=torch.full((4,), 100.0).double(),
         pareto_k=torch.tensor([0.4, 0.6, 0.65, 0.9]).double(),
         num_samples=5000,
+        without_mass=torch.zeros(4, dtype=torch.bool),
+        lost=torch.zeros(4, dtype=torch.bool),
         datum="image",
         target_se=0.05,
         num_deciding=320,

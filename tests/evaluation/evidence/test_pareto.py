@@ -104,13 +104,3 @@ def test_roundings_as_wide_as_allowed_leave_khat_as_it_is():
     found = [pareto_k(tail, 1000, torch.full((50,), 0.099)) for tail in tails]
     assert (found[1] - found[0]).abs().max() < 0.15
     assert (found[1] - found[0]).mean().abs() < 0.02
-
-
-def test_unknown_khats_are_never_good():
-    from pyro_vae.evaluation.evidence.pareto import khat_in_words, share_above
-
-    khat = torch.tensor([math.nan, 0.9, -math.inf, math.nan])
-    assert share_above(khat, 0.7) == 0.5
-    assert khat_in_words(khat, 0.7, "0.70", "image") == "k-hat > 0.70 for 50.0 % of 2 images, unknown for 2 of 4"
-    assert share_above(khat[:1], 0.7) is None
-    assert khat_in_words(khat[:1], 0.7, "0.70", "image") == "k-hat unknown for 1 image"

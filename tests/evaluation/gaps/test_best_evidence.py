@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.evidence.log_mean import LogMean
-from pyro_vae.evaluation.evidence.pareto import largest, pareto_k
-from pyro_vae.evaluation.gaps.best_evidence import EvidenceCandidate, best_evidence, over_the_limit, without_khat
+from pyro_vae.evaluation.evidence.weight_sums import WeightMean
+from pyro_vae.evaluation.gaps.best_evidence import EvidenceCandidate, best_evidence
+from pyro_vae.programs.precision import Rounding
 
 
 def candidate(name, values, error=0.1, unusable=None, heavy=None):
@@ -115,10 +115,10 @@ def test_the_choice_of_two_alike_is_no_lower_than_either_and_still_a_lower_bound
         candidates = []
         for name in ("q", "q*"):
             log_w = spread * torch.randn(200, 40, dtype=torch.float64, generator=generator) - spread**2 / 2
-            log_mean = LogMean()
-            log_mean.add(log_w)
-            heavy = over_the_limit(pareto_k(largest(torch.empty(0), log_w, 200), 200), 200)
-            candidates.append(EvidenceCandidate(name, log_mean.value, log_mean.standard_error, none, heavy))
+            mean = WeightMean(200).add(log_w)
+            khat, _ = mean.khat(Rounding(torch.zeros(40), torch.ones(40)), slice(None))
+            fields = {"standard_errors": mean.standard_error, "pareto_k": khat, "num_samples": 200}
+            candidates.append(EvidenceCandidate.of(name, SimpleNamespace(per_datum=mean.value, **fields)))
         one.append(torch.stack([each.values.mean() for each in candidates]).mean())
         best.append(best_evidence(candidates, ~none, "datum").values.mean())
     one, best = torch.stack(one), torch.stack(best)
@@ -138,7 +138,7 @@ def test_what_the_callers_evidence_says_of_itself_is_heeded():
     two, errors = torch.tensor([-2.0, -3.0]), torch.zeros(2)
 
     def given(**fields):
-        found = EvidenceCandidate.given(SimpleNamespace(per_datum=two, standard_errors=errors, **fields))
+        found = EvidenceCandidate.of("given", SimpleNamespace(per_datum=two, standard_errors=errors, **fields))
         return found.unusable.tolist(), found.heavy.tolist()
 
     yes, no = [True, False], [False, False]
@@ -151,15 +151,26 @@ def test_what_the_callers_evidence_says_of_itself_is_heeded():
     assert given(pareto_k=torch.tensor([0.65, 0.5]), khat_thresholds=torch.tensor([0.7, 0.4])) == (no, [False, True])
     # A flag that says no more than the k-hat.
     assert given(pareto_k=torch.tensor([0.9, 0.5]), flagged=torch.tensor(yes)) == (no, yes)
-    assert_close(EvidenceCandidate.given(SimpleNamespace(per_datum=two, standard_errors=errors)).values, two.double())
+    assert_close(
+        EvidenceCandidate.of("given", SimpleNamespace(per_datum=two, standard_errors=errors)).values, two.double()
+    )
     lost = SimpleNamespace(per_datum=torch.tensor([math.nan, 1.0]), standard_errors=errors)
-    assert EvidenceCandidate.given(lost).unusable.tolist() == yes
+    assert EvidenceCandidate.of("lost", lost).unusable.tolist() == yes
 
 
-def test_too_few_samples_for_a_khat_are_no_doubt():
-    unknown = torch.tensor([math.nan])
-    assert not over_the_limit(unknown, 25).any()
-    assert not without_khat(unknown, 25).any()
-    khat = torch.tensor([math.nan, 0.9, -math.inf])
-    assert over_the_limit(khat, 26).tolist() == [False, True, False]
-    assert without_khat(khat, 26).tolist() == [True, False, False]
+@pytest.mark.parametrize(
+    ("num_samples", "khat", "unusable", "heavy"),
+    [
+        (25, [math.nan] * 3, [False] * 3, [False] * 3),
+        (26, [math.nan, 0.9, -math.inf], [True, False, False], [False, True, False]),
+    ],
+)
+def test_too_few_samples_for_a_khat_are_no_doubt(num_samples, khat, unusable, heavy):
+    zeros = torch.zeros(3)
+    found = EvidenceCandidate.of(
+        "few",
+        SimpleNamespace(
+            per_datum=zeros, standard_errors=zeros, pareto_k=torch.tensor(khat), num_samples=num_samples
+        ),
+    )  # fmt: skip
+    assert (found.unusable.tolist(), found.heavy.tolist()) == (unusable, heavy)

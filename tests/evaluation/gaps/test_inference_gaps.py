@@ -13,7 +13,6 @@ from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
 from pyro_vae.evaluation import inference_gaps, log_likelihood
-from pyro_vae.evaluation.gaps import local_posterior
 from pyro_vae.guides import AuxiliaryGuide, InverseAutoregressiveGuide, MeanFieldGuide, PlanarGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
@@ -422,9 +421,8 @@ def test_what_cannot_be_captured_runs_as_it_is_and_says_so(linear_gaussian, capl
     assert "inference_gaps: runs without a graph, which is slower" in caplog.text
 
 
-def test_rows_bound_what_is_run_at_a_time(linear_gaussian, monkeypatch):
-    """Two data of 32 samples each, but for the first runs: what is per datum is seen on 3 and 4, the sites on 127."""
-    monkeypatch.setattr(local_posterior, "ROWS", 64)
+def test_rows_bound_what_is_run_at_a_time(linear_gaussian):
+    """Two data of 1280 samples each, but for first runs: what is per datum is seen on 3 and 4, the sites on 127."""
     x = linear_gaussian.data(5)
     lengths = set()
 
@@ -432,7 +430,10 @@ def test_rows_bound_what_is_run_at_a_time(linear_gaussian, monkeypatch):
         lengths.add(len(x))
         return linear_gaussian.inexact_guide(x)
 
-    gaps = inference_gaps(linear_gaussian.model, guide, x, family="diagonal", num_samples=400, evidence_samples=400)
+    gaps = inference_gaps(
+        linear_gaussian.model, guide, x, family="diagonal", num_samples=400, evidence_samples=400, step_samples=1280,
+        max_steps=50,
+    )  # fmt: skip
     assert not gaps.flagged.any()
     assert within(gaps, "inference_gap", closed_gaps(linear_gaussian, x)[2])
     assert lengths == {2, 3, 4, 127}

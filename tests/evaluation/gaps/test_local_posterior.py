@@ -9,7 +9,6 @@ from pyro import distributions as dist
 from torch.distributions import kl_divergence
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.gaps import local_posterior
 from pyro_vae.evaluation.gaps.local_maps import FAMILIES
 from pyro_vae.evaluation.gaps.local_posterior import Fitted, LocalPosteriors
 from pyro_vae.evaluation.over_data.frozen_pair import FrozenPair
@@ -63,10 +62,9 @@ def test_the_best_diagonal_gaussian_is_found(linear_gaussian):
     assert excess(linear_gaussian, x, start).min() > 0.5
 
 
-@pytest.mark.parametrize(("budget", "value"), [("ROWS", 3 * 32), ("PARAMETERS", 3 * 6)])
-def test_data_take_turns_in_few_slots(linear_gaussian, monkeypatch, budget, value):
+@pytest.mark.parametrize("budget", [{"rows": 3 * 32}, {"parameters": 3 * 6}])
+def test_data_take_turns_in_few_slots(linear_gaussian, budget):
     """5 data in 3 slots, for want of rows or of parameters: each comes out once, and every one of them well."""
-    monkeypatch.setattr(local_posterior, budget, value)
     x = linear_gaussian.data(5)
     lengths = set()
 
@@ -74,7 +72,7 @@ def test_data_take_turns_in_few_slots(linear_gaussian, monkeypatch, budget, valu
         lengths.add(len(x))
         return linear_gaussian.inexact_guide(x)
 
-    fitted = fit(FrozenPair("test", linear_gaussian.model, guide, x))
+    fitted = fit(FrozenPair("test", linear_gaussian.model, guide, x), **budget)
     assert lengths == {3, 4, 127}
     assert fitted.index.tolist() == list(range(5))
     assert fitted.converged.all()
@@ -148,21 +146,16 @@ def test_q_star_has_the_density_that_it_is_given(linear_gaussian, family):
     pair = FrozenPair("test", linear_gaussian.model, linear_gaussian.inexact_guide, x)
     local_map = FAMILIES[family](3)
     posteriors = LocalPosteriors(
-        pair,
-        local_map,
-        num_samples=20_000,
-        step_samples=100,
-        learning_rate=0.02,
-        check_every=50,
-        patience=5,
+        pair, local_map, num_samples=20_000, step_samples=100, learning_rate=0.02, check_every=50, patience=5,
         max_steps=50,
-    )
+    )  # fmt: skip
     zeros, ones = torch.zeros(3, 3).double(), torch.ones(3, 3).double()
     theta = local_map.start(3, zeros)
     theta = theta + 0.1 * torch.randn_like(theta)
     none = torch.zeros(3)
+    fitted = Fitted(torch.arange(3), theta, zeros, ones, ones == 1, none, none)
     with torch.no_grad(), pyro.validation_enabled(False):
-        drawn = list(posteriors.weights(Fitted(torch.arange(3), theta, zeros, ones, none, none), 200))
+        drawn = list(posteriors.weights(fitted, 20_000))
     for log_weights in (torch.cat(some) for some in zip(*drawn, strict=True)):
         weights = (log_weights - linear_gaussian.evidence(x)).exp()
         assert ((weights.mean(0) - 1).abs() < 4 * weights.std(0) / math.sqrt(len(weights))).all()
