@@ -1,6 +1,6 @@
 """The joint density of a Pyro model as a function of one flat, unconstrained vector for each datum."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -21,7 +21,7 @@ from pyro_vae.programs.precision import roughened
 from pyro_vae.programs.redrawn import Redrawn, is_factor, refuse_factors
 from pyro_vae.programs.support import says_its_support
 from pyro_vae.programs.undo import no_side_effects
-from pyro_vae.programs.values import FixedValues, observed_value
+from pyro_vae.programs.values import observed_value
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.roundings import agree
 
@@ -183,7 +183,7 @@ class Joint:
                 f"{self._who}: a mask on the latent sites ({sites}) changes with what is drawn, so that z has another "
                 f"dimension from draw to draw. Make the mask a function of the data."
             )
-        u, other = map(self._flat, runs)
+        u, other = map(self.coordinates, runs)
         with torch.no_grad():
             before, after = (self.terms(x, at) for at in (u, torch.where(counted, u, other)))
         for what, one, two in (
@@ -216,7 +216,7 @@ class Joint:
 
     def draw(self, x: Any, num_chains: int) -> Tensor:
         """Draw u from the prior, ``(num_chains, batch, dim)``."""
-        return torch.cat([self._flat(run) for run in self._prior_runs(x, num_chains)])
+        return torch.cat([self.coordinates(run) for run in self._prior_runs(x, num_chains)])
 
     def terms(self, x: Any, u: Tensor) -> JointTerms:
         """Return log p(x | u) and log p(u), with their gradients, at u ``(num_chains, batch, dim)``."""
@@ -263,13 +263,9 @@ class Joint:
                 found[site["name"]].append(self._pair.layout.apart(run, site))
         return {name: torch.cat(values) for name, values in found.items()}
 
-    def from_values(self, x: Any, values: Mapping[str, Tensor]) -> Tensor:
-        """Return u ``(num_chains, batch, dim)`` of sites' values ``(num_chains, *its own shape)``."""
-        found, layout = [], self._pair.layout
-        for chunk, count in layout.chunks(len(next(iter(values.values())))):
-            fixed = FixedValues({name: value[chunk] for name, value in values.items()}, layout)
-            found.append(self._flat(self._pair.run_alone(self._model, x, count, fixed)))
-        return torch.cat(found)
+    def coordinates(self, run: Particles) -> Tensor:
+        """Return u ``(num_chains, batch, dim)`` of the values in a run of this model, alone or in a pair."""
+        return self._laid_out(run, _coordinates)
 
     def simulate(self, x: Any) -> tuple[Any, Tensor]:
         """Draw u from the prior, and data given u.
@@ -304,7 +300,7 @@ class Joint:
         # What is missing stays missing, for a model that masks it by its value.
         data = torch.where(args[0].isnan(), args[0], data)
         run = Particles(trace, trace, trace, self._plate, self._pair.particle_dim)
-        return ((data, *args[1:]) if isinstance(x, tuple) else data), self._flat(run)
+        return ((data, *args[1:]) if isinstance(x, tuple) else data), self.coordinates(run)
 
     def _require_observed_as_given(self, args: tuple[Any, ...], name: str) -> None:
         """Refuse a model that observes something else than its first argument, for which a draw cannot stand.
@@ -336,10 +332,6 @@ class Joint:
             at = AtCoordinates(self.parts, self._pair.layout.rows(chains), self._plate.dim)
             yield self._pair.run_alone(self._model, x, len(chains), at), at.log_volumes
 
-    def _flat(self, run: Particles) -> Tensor:
-        """Return u ``(num_chains, batch, dim)`` of a run's values."""
-        return self._laid_out(run, _coordinates)
-
     def _counted(self, run: Particles) -> Tensor:
         """Return which coordinates count in the first sample of a run, ``(batch, dim)``."""
         return self._laid_out(run, lambda site: coordinate_mask(site, onto_support(site["fn"])))[0]
@@ -350,9 +342,9 @@ class Joint:
         for part in self.parts:
             site = run.model_trace.nodes[part.name]
             coordinates, batch_dims = of(site), len(site["fn"].batch_shape)
-            chained = batch_dims == -self._pair.particle_dim
+            chained = batch_dims == -run.particle_dim
             # The data next to the chains, the rest behind them.
-            ordered = coordinates.movedim(batch_dims + self._plate.dim, int(chained))
+            ordered = coordinates.movedim(batch_dims + run.plate.dim, int(chained))
             lead = ordered.shape[:2] if chained else (run.repeats, len(ordered) // run.repeats)
             flat.append(ordered.reshape(*lead, -1))
         return torch.cat(flat, -1)

@@ -103,11 +103,12 @@ def test_several_sites_by_hand():
         assert_close(terms.log_likelihood[chain, datum], seen[x[datum] > reach].sum())
 
 
-def test_coordinates_come_back_from_values():
+def test_coordinates_come_back_from_a_run():
     x = data()
     joint = Joint("test", several_sites, x)
     u = 2 * torch.randn(3, 6, joint.dim).double()
-    assert_close(joint.from_values(x, joint.values(x, u)), u, rtol=1e-6, atol=1e-6)
+    ((run, _),) = joint._runs(x, u)
+    assert_close(joint.coordinates(run), u, rtol=1e-6, atol=1e-6)
 
 
 def test_draws_follow_the_prior():
@@ -130,7 +131,7 @@ def test_chains_in_every_layout(layout, caplog):
     terms = joint.terms(x, u)
     seen = dist.Normal(u.sum(-1, keepdim=True), 1.0).log_prob(x).sum(-1)
     assert_close(terms.log_joint, seen + dist.Normal(torch.zeros_like(u), 1.0).log_prob(u).sum(-1))
-    assert_close(joint.from_values(x, joint.values(x, u)), u)
+    assert_close(torch.cat([joint.coordinates(run) for run, _ in joint._runs(x, u)]), u)
 
 
 def test_terms_and_their_gradient_can_be_captured(linear_gaussian):

@@ -1,22 +1,23 @@
 """Which of a pair's arguments are cut by data, and whether its programs take any number of data: tried on a few."""
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pyro import poutine
-from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.programs.held import of_these_data
-from pyro_vae.programs.modules import local_params, modules_of, plain_errors
+from pyro_vae.programs.modules import local_params, plain_errors
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import samples
 from pyro_vae.programs.undo import Undo, no_side_effects
-from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.wording import in_one_line
+
+if TYPE_CHECKING:
+    from pyro_vae.evaluation.over_data.rows import Rows
 
 FEW = (3, 4, 5)
 """Numbers of data on which the programs are tried: the first two that are not N."""
@@ -37,39 +38,22 @@ class FewData:
     """Runs programs on a few data: the pair, the model with its prior for a guide, or a guide by itself.
 
     Args:
-        who: the caller, for messages.
-        model: p(x, z); None where only the guide is run.
-        guide: q(z | x); None where only the model is run.
-        plate: the batch plate's name, where several would do.
-        size: how many data there are.
-        take: returns the arguments with some of the data, when it is told which arguments are cut.
+        rows: the programs, the data, and which arguments are as long as the data.
     """
 
-    def __init__(
-        self,
-        who: str,
-        model: Program | None,
-        guide: Program | None,
-        plate: str | None,
-        size: int,
-        take: Callable[[Cut, slice | Tensor], tuple[Any, ...]],
-    ) -> None:
-        programs = [program for program in (model, guide) if program is not None]
-        self._who, self._model, self._guide, self._plate = who, model, guide, plate
-        self._modules, self._undo = modules_of(*programs), Undo(*programs)
-        self._size, self._take = size, take
+    def __init__(self, rows: "Rows") -> None:
+        self._rows, self._model, self._guide = rows, rows.model, rows.guide
+        self._undo = Undo(*(program for program in (rows.model, rows.guide) if program is not None))
 
-    def find(self, as_long: Cut) -> tuple[Cut, str | None]:
+    def find(self) -> tuple[Cut, str | None]:
         """Return which arguments are cut, and why the programs take no other number of data; None where they do.
 
-        Where nothing follows the number of data on a few of them, the programs are run on all.
-
-        Args:
-            as_long: which arguments are as long as the data.
+        Where no guess of what is cut works on a few data, the programs are run on all.
 
         Raises:
-            PairError, ValueError: they do not run on all of them either, which is said of these.
+            PairError, ValueError: they do not run on all data either; the message is of that run.
         """
+        as_long = self._rows.per_datum
         failures = []
         for cut in self._guesses(as_long):
             failure = self._failure_on_few(cut)
@@ -77,7 +61,7 @@ class FewData:
                 return cut, None
             failures.append(failure)
             self._undo()
-        # Programs of which a datum's weight depends on the data beside it do take few.
+        # Programs that give a datum another weight beside other data do take few.
         whole = failures[0] != COUPLED and self._holds_all(as_long)
         return as_long, failures[0] if whole else None
 
@@ -93,7 +77,7 @@ class FewData:
     def _failure_on_few(self, cut: Cut) -> str | None:
         """Return why the programs do not take a few data, or None where they do."""
         failures = []
-        for count in numbers_tried(self._size):
+        for count in numbers_tried(self._rows.size):
             try:
                 failure = self._failure_on(count, cut)
             except NonFiniteError:
@@ -113,7 +97,7 @@ class FewData:
         return failures[0] if len(failures) == 2 else None
 
     def _failure_on(self, count: int, cut: Cut) -> str | None:
-        few, fewer = (self._take(cut, torch.arange(number) % self._size) for number in (count, count - 1))
+        few, fewer = (self._rows.take(torch.arange(n) % self._rows.size, cut) for n in (count, count - 1))
         pair = None if self._model is None else self._pair(few)
         size = self._sizes_in_guide(few)[0] if pair is None else pair.plate.size
         if size != count:
@@ -134,14 +118,16 @@ class FewData:
         Where they are not finite, memory is short or anything but the data is wrong, whoever runs the programs next
         says so.
         """
-        everything = self._take(cut, slice(None))
+        who, number, everything = self._rows.who, self._rows.size, self._rows.take(slice(None), cut)
+        # A pair says itself where its guide has parameters for another number of data.
+        alone = self._guide is not None and self._model is None
         try:
-            with self._naming_these(everything):
+            with of_these_data(self._guide, everything) if alone else nullcontext():
                 size, full_size = self._plate_sizes(everything)
-                if self._size not in (size, full_size):
+                if number not in (size, full_size):
                     raise PairError(
-                        f"{self._who}: the batch plate has {size} rows where x of shape {tuple(everything[0].shape)} "
-                        f"has {self._size}. Let the data lie along the first dim of x, and make the plate as "
+                        f"{who}: the batch plate has {size} rows where x of shape {tuple(everything[0].shape)} has "
+                        f"{number}. Let the data lie along the first dim of x, and make the plate as "
                         f"pyro.plate('data', len(x))."
                     )
         except Exception as error:
@@ -149,7 +135,7 @@ class FewData:
             if of_data and not is_out_of_memory(error):
                 raise
             return False
-        return size == self._size
+        return size == number
 
     def _plate_sizes(self, args: tuple[Any, ...]) -> tuple[int, int]:
         """Return the rows that the batch plate holds and those it stands for."""
@@ -158,23 +144,19 @@ class FewData:
         plate = self._pair(args).plate
         return plate.size, plate.full_size
 
-    def _naming_these(self, args: tuple[Any, ...]) -> AbstractContextManager[None]:
-        """Return what says it where a guide has parameters for another number of data; a pair says it itself."""
-        return nullcontext() if self._guide is None or self._model is not None else of_these_data(self._guide, args)
-
     def _pair(self, args: tuple[Any, ...]) -> Pair:
         assert self._model is not None
         prior = poutine.block(self._model, hide_fn=_is_observed)
-        return Pair(self._model, prior if self._guide is None else self._guide, args, self._plate)
+        return Pair(self._model, prior if self._guide is None else self._guide, args, self._rows.plate)
 
     def _sizes_in_guide(self, args: tuple[Any, ...]) -> tuple[int, int]:
         assert self._guide is not None
-        quiet, plain = no_side_effects(self._modules), plain_errors(self._who, "the guide")
+        quiet, plain = no_side_effects(self._rows.modules), plain_errors(self._rows.who, "the guide")
         with torch.no_grad(), quiet, local_params(self._guide), plain:
             trace = poutine.trace(self._guide).get_trace(*args)
         named = []
         for site in samples(trace):
-            named += [f for f in site["cond_indep_stack"] if f.vectorized and self._plate in (None, f.name)]
+            named += [f for f in site["cond_indep_stack"] if f.vectorized and self._rows.plate in (None, f.name)]
         rows = len(args[0])
         if not named or any(f.size in (rows, -1) for f in named):
             return rows, rows

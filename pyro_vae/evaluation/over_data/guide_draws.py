@@ -1,6 +1,5 @@
 """A guide's draws in the coordinates of the joint density, and its density at draws of another law."""
 
-from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -36,13 +35,11 @@ class GuideDraws:
     def __init__(self, joint: Joint, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
         self._joint, self._guide, self.pair = joint, guide, Pair(model, guide, x, plate)
         self.pair.check_circles()
-        self._modules = modules_of(model, guide)
-        self._names = [part.name for part in joint.parts]
+        self._modules, self._names = modules_of(model, guide), [part.name for part in joint.parts]
         with torch.no_grad(), no_side_effects(self._modules):
-            drawn, prior = self._sites(self._runs(x, 1)), joint.values(x, joint.draw(x, 1))
-        # A plate that only one of the two has leaves a dim of size 1 there.
-        self._guide_ndims = {name: value.ndim for name, value in drawn.items()}
-        self._model_ndims = {name: value.ndim for name, value in prior.items()}
+            run = self._runs(x, 1)[0]
+        drawn = {name: self.pair.layout.apart(run, run.guide_trace.nodes[name]) for name in self._names}
+        self._ndims = {name: value.ndim for name, value in drawn.items()}
 
     @property
     def vectorizes(self) -> bool:
@@ -52,8 +49,8 @@ class GuideDraws:
     def draw(self, x: Any, num_samples: int) -> tuple[Tensor, LogTerms]:
         """Return u ``(num_samples, batch, dim)``, and the terms of its log-weights."""
         runs = self._runs(x, num_samples)
-        values = self._with_ndims(self._sites(runs), self._model_ndims)
-        return self._joint.from_values(x, values), LogTerms.together([run.terms() for run in runs])
+        u = torch.cat([self._joint.coordinates(run) for run in runs])
+        return u, LogTerms.together([run.terms() for run in runs])
 
     def why_no_density(self, x: Any) -> str | None:
         """Return why q(z | x) cannot be evaluated at any z, or None where it can."""
@@ -79,38 +76,20 @@ class GuideDraws:
 
     def log_density(self, x: Any, u: Tensor) -> Tensor:
         """Return log q(z | x) of the values z at u, ``(num_draws, batch)``."""
-        values = self._with_ndims(self._joint.values(x, u), self._guide_ndims)
-        found = []
-        for run in self._scored(x, values, len(u)):
+        layout, densities = self.pair.layout, []
+        values = self._joint.values(x, u)
+        for name, value in values.items():
+            # A plate that the guide alone has makes a dim of size 1 there, one that the model alone has none.
+            missing = self._ndims[name] - value.ndim
+            inner = (1,) * missing + tuple(value.shape[1:]) if missing > 0 else tuple(value.shape[1 - missing :])
+            values[name] = value.reshape(len(value), *inner)
+        for chunk, count in layout.chunks(len(u)):
+            fixed = FixedValues({name: value[chunk] for name, value in values.items()}, layout)
+            run = self.pair.run_alone(self._guide, x, count, fixed)
             sites = list(samples(run.guide_trace))
-            found.append(run.log_prob(sites, [1.0 for _ in sites]))
-        return torch.cat(found)
+            densities.append(run.log_prob(sites, [1.0 for _ in sites]))
+        return torch.cat(densities)
 
     def _runs(self, x: Any, num_samples: int) -> list[Particles]:
         with pyro.validation_enabled(False):
             return self.pair.run(x, num_samples)
-
-    def _sites(self, runs: list[Particles]) -> dict[str, Tensor]:
-        """Return the latent sites' values, each ``(num_samples, *its own shape)``."""
-        apart = self.pair.layout.apart
-        drawn = [{name: apart(run, run.guide_trace.nodes[name]) for name in self._names} for run in runs]
-        if self.vectorizes:
-            return drawn[0]
-        return {name: torch.cat([values[name] for values in drawn]) for name in self._names}
-
-    def _scored(self, x: Any, values: Mapping[str, Tensor], num_draws: int) -> Iterator[Particles]:
-        """Run the guide at the values: of all draws together, or one by one."""
-        layout = self.pair.layout
-        for chunk, count in layout.chunks(num_draws):
-            fixed = FixedValues({name: value[chunk] for name, value in values.items()}, layout)
-            yield self.pair.run_alone(self._guide, x, count, fixed)
-
-    @staticmethod
-    def _with_ndims(values: Mapping[str, Tensor], ndims: Mapping[str, int]) -> dict[str, Tensor]:
-        """Return values ``(num_draws, ...)`` with as many dims as a program has for them, those of size 1 in front."""
-        found = {}
-        for name, value in values.items():
-            missing = ndims[name] - value.ndim
-            rest = (1,) * missing + tuple(value.shape[1:]) if missing > 0 else tuple(value.shape[1 - missing :])
-            found[name] = value.reshape(len(value), *rest)
-        return found

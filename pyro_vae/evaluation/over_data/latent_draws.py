@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.over_data.pair_rows import PairRows
 from pyro_vae.evaluation.over_data.rows import HEAD, rows_a_call
 from pyro_vae.programs.log_weights import check_num_samples
@@ -28,7 +28,7 @@ class Draws:
 class LatentDraws(PairRows):
     """Iterates over runs of a pair; every datum gets exactly ``num_samples``.
 
-    Args: as for :class:`pyro_vae.evaluation.over_data.pair_rows.PairRows`, and
+    Args: as for :class:`pyro_vae.evaluation.over_data.rows.Rows`, and
         num_samples: samples for each datum.
 
     Raises:
@@ -42,29 +42,17 @@ class LatentDraws(PairRows):
         progress: bool | None,
     ) -> None:  # fmt: skip
         check_num_samples(who, num_samples)
-        super().__init__(who, model, guide, x, plate, progress)
+        super().__init__(who, x, model, guide, plate, progress)
         self.num_samples = num_samples
         with in_mode(self.modules, training=False):
-            self.learn(*self._first_pair(slice(0, self.block_of(HEAD))))
+            head = torch.arange(self.block_of(HEAD))
+            self.learn(*self.first_finite(lambda args: Pair(model, guide, args, plate), head))
             self.check_masks(self.pair)
         if self.pair.subsamples:
             raise ValueError(
                 f"{who}: plate {self.pair.plate.name!r} takes {self.pair.plate.size} of the data alone, as a "
                 f"subsample. Give it all the data that {who} is called with."
             )
-
-    def _first_pair(self, rows: slice) -> tuple[Pair, slice]:
-        """Run the pair once on some data; where one of them is not finite, on the half without it."""
-        try:
-            return Pair(self.model, self.guide, self.take(rows), self.plate), rows
-        except NonFiniteError:
-            if rows.stop - rows.start < 2 or self.why_whole is not None:
-                raise
-        middle = (rows.start + rows.stop) // 2
-        try:
-            return self._first_pair(slice(rows.start, middle))
-        except NonFiniteError:
-            return self._first_pair(slice(middle, rows.stop))
 
     def __iter__(self) -> Iterator[Draws]:
         rows = rows_a_call(self.pair.outputs)

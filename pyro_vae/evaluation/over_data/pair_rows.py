@@ -1,56 +1,62 @@
 """A pair and its data, once the pair was run on the first of them: what all walks over data know of it."""
 
+from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
+from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.over_data.rows import Rows
+from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.precision import Rounding
-from pyro_vae.protocols import Program
 
-
-class _Widens(Protocol):
-    """A joint density, or a pair."""
-
-    def widen(self, x: Any) -> None:
-        """Compute in float64 from now on where float32 would lose too much on these data."""
+Made = TypeVar("Made")
 
 
 class PairRows(Rows):
     """The arguments of a pair by data, and the pair.
 
     A subclass makes the pair on some of the data, with the modules in evaluation mode, and hands it to :meth:`learn`.
-
-    Args:
-        who: the caller, for messages.
-        model: p(x, z).
-        guide: q(z | x).
-        x: data, or a tuple of all arguments, of which tensors as long as the first are cut into blocks.
-        plate: the batch plate's name, where several would do.
-        progress: show bars; None shows them on a terminal only.
-
-    Raises:
-        ValueError: x is no tensor, empty or not finite, or the batch plate holds something else than its rows.
     """
 
     pair: Pair
 
-    def __init__(
-        self, who: str, model: Program, guide: Program, x: Any, plate: str | None, progress: bool | None = None
-    ) -> None:
-        super().__init__(who, x, model, guide, plate, progress)
-        self.model, self.guide, self.plate = model, guide, plate
+    def first_finite(
+        self, make: Callable[[tuple[Any, ...]], Made], among: Tensor, width: int | None = None
+    ) -> tuple[Made, Tensor]:
+        """Return what is made with some of the data, and which these are: half of them where one is not finite.
 
-    def learn(self, pair: Pair, seen: slice | Tensor, *others: _Widens) -> None:
+        Args:
+            make: from the arguments.
+            among: the data, or more of them.
+            width: how many data the arguments have, those that are too few repeated; None repeats none.
+
+        Raises:
+            NonFiniteError: no datum gives finite numbers, or the programs take all data at once.
+        """
+        index = among if width is None else among[torch.arange(width) % len(among)]
+        try:
+            return make(self.take(index)), index
+        except NonFiniteError:
+            if len(among) < 2 or self.why_whole is not None:
+                raise
+        first, second = among.tensor_split(2)
+        try:
+            return self.first_finite(make, first, width)
+        except NonFiniteError:
+            return self.first_finite(make, second, width)
+
+    def learn(self, pair: Pair, seen: slice | Tensor, *joints: Joint) -> None:
         """Take a pair, and have it look at the data that are far from those that it was made with.
 
         Args:
             pair: of the model and the guide.
             seen: the data that it was made with.
-            others: what else is to compute in float64 where one of all data calls for that.
+            joints: what else is to compute in float64 where one of all data calls for that.
 
         Raises:
             PairError: the guide draws angles from the whole line, where the model's law repeats.
@@ -58,7 +64,7 @@ class PairRows(Rows):
         self.pair, self._seen, self._far = pair, seen, list(self.far_blocks(seen))
         for index in self._far:
             block = self.take(index)
-            for part in (pair, *others):
+            for part in (pair, *joints):
                 part.widen(block)
         pair.check_circles()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import pyro
 import torch
@@ -11,8 +11,10 @@ from tqdm import tqdm
 
 from pyro_vae.errors import PairError
 from pyro_vae.evaluation.over_data.few import Cut, FewData, numbers_tried
+from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.missing import all_finite, check_finite_rows, check_not_empty
 from pyro_vae.programs.modules import data_args, in_mode, modules_of, num_rows, take_rows
+from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.support import check_support
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import keep_freed_memory
@@ -37,18 +39,9 @@ FAR = 2
 """A datum with a number more than this many times the largest one of the first data may have larger roundings."""
 
 
-class _Masked(Protocol):
-    """A joint density, or a pair."""
-
-    masked: bool
-
-    def check_masks(self, x: Any) -> None:
-        """Refuse masks that make no sense on these data."""
-
-
-def rows_a_call(outputs: int) -> int:
-    """Return how many rows a decoder call takes, of which each has ``outputs`` numbers."""
-    return min(ROWS, max(1, VALUES // max(1, outputs)))
+def rows_a_call(outputs: int, most: int | None = None) -> int:
+    """Return how many rows a decoder call takes, of which each has ``outputs`` numbers; ``most`` in place of 1280."""
+    return min(ROWS if most is None else most, max(1, VALUES // max(1, outputs)))
 
 
 class Rows:
@@ -79,8 +72,8 @@ class Rows:
         plate: str | None = None,
         progress: bool | None = None,
     ) -> None:
+        self.who, self.model, self.guide, self.plate, self._progress = who, model, guide, plate, progress
         programs = [program for program in (model, guide) if program is not None]
-        self.who, self._progress = who, progress
         self.args = data_args(who, x, *programs)
         """All arguments."""
         first = self.args[0]
@@ -98,16 +91,20 @@ class Rows:
         if not all_finite(first):
             check_finite_rows(f"{who}: x", self.take(slice(None)), model, guide)
         if programs:
-            few = FewData(who, model, guide, plate, self.size, self._cut)
             with in_mode(self.modules, training=False):
-                self.per_datum, self.why_whole = few.find(self.per_datum)
+                self.per_datum, self.why_whole = FewData(self).find()
 
-    def take(self, rows: slice | Tensor) -> tuple[Any, ...]:
-        """Return the arguments with the given data, on the programs' device."""
-        return self._cut(self.per_datum, rows)
+    def take(self, rows: slice | Tensor, per_datum: Cut | None = None) -> tuple[Any, ...]:
+        """Return the arguments with the given data, on the programs' device.
 
-    def _cut(self, per_datum: Cut, rows: slice | Tensor) -> tuple[Any, ...]:
-        cut = (take_rows(arg, rows) if each else arg for arg, each in zip(self.args, per_datum, strict=True))
+        Args:
+            rows: which data.
+            per_datum: which arguments are cut; None takes :attr:`per_datum`.
+        """
+        cut = [
+            take_rows(arg, rows) if each else arg
+            for arg, each in zip(self.args, per_datum or self.per_datum, strict=True)
+        ]
         return tuple(arg.to(self.device) if hasattr(arg, "to") else arg for arg in cut)
 
     def block_of(self, most: int) -> int:
@@ -148,19 +145,23 @@ class Rows:
         if len(self.args) == 1:
             check_support(model, self.take(slice(None))[0], head[0])
 
-    def check_masks(self, *parts: "_Masked") -> None:
+    def check_masks(self, *parts: Pair | Joint) -> None:
         """Check all data against the masks on latent sites, where there are any.
 
         Raises:
             PairError, ValueError: as ``check_masks`` of the parts.
         """
-        parts = tuple(part for part in parts if part.masked)
-        width = self.block_of(HEAD)
-        for start in range(0, self.size if parts else 0, width):
-            # All blocks have one size, as a program may ask for.
-            block = self.take(torch.arange(start, start + width) % self.size)
-            for part in parts:
+        masked = [part for part in parts if part.masked]
+        for index in self._blocks(torch.arange(self.size if masked else 0)):
+            block = self.take(index)
+            for part in masked:
                 part.check_masks(block)
+
+    def _blocks(self, which: Tensor) -> Iterator[Tensor]:
+        """Give some of the data in blocks of one size, as a program may ask for: the last one starts over."""
+        width = self.block_of(HEAD)
+        for start in range(0, len(which), width):
+            yield which[torch.arange(start, start + width) % len(which)]
 
     def far_blocks(self, seen: slice | Tensor) -> Iterator[Tensor]:
         """Give the data with a number far above those of the data seen, some at a time: these may round otherwise.
@@ -177,10 +178,8 @@ class Rows:
                     rows = slice(start, start + HEAD)
                     largest = arg[rows].detach().reshape(len(arg[rows]), -1).abs().nan_to_num(0.0, 0.0, 0.0).amax(1)
                     sizes[rows] = torch.maximum(sizes[rows], largest.double().cpu())
-        far = (sizes > FAR * sizes[seen].max()).nonzero().flatten()
-        # All blocks have one size, as a program may ask for.
-        for start in range(0, 0 if self.why_whole else len(far), min(self.size, HEAD)):
-            yield far[torch.arange(start, start + min(self.size, HEAD)) % len(far)]
+        if self.why_whole is None:
+            yield from self._blocks((sizes > FAR * sizes[seen].max()).nonzero().flatten())
 
     def refuse_whole(self, needs: str) -> None:
         """Refuse programs that take all data at once and no other number of them.

@@ -59,7 +59,7 @@ class Chunk:
 class Stream(PairRows):
     """Iterates over all samples of all data; every datum gets exactly ``num_samples``.
 
-    Args: as for :class:`pyro_vae.evaluation.over_data.pair_rows.PairRows`, and
+    Args: as for :class:`pyro_vae.evaluation.over_data.rows.Rows`, and
         num_samples: samples for each datum.
         compile: at which level the terms are drawn, one of :data:`pyro_vae.graphs.levels.LEVELS`.
     """
@@ -77,7 +77,7 @@ class Stream(PairRows):
     ) -> None:
         check_num_samples(who, num_samples)
         check_level(who, compile)
-        super().__init__(who, model, guide, x, plate, progress)
+        super().__init__(who, x, model, guide, plate, progress)
         self._num_samples, self.level = num_samples, compile
         self._order: Tensor | None = None
         self._chunk_terms: _ChunkTerms | None = None
