@@ -31,8 +31,8 @@ class EvidenceBudget(ImportanceResult):
     """
 
     terms: Mapping[str, Estimate] = field(repr=False)
-    """By name, in the order of the table: ``reconstruction``, ``rate``, ``elbo``, ``iwae_K`` for each K, and of what
-    was given ``ais``, ``approximation_gap`` and ``amortization_gap``. NaN for data that means leave out."""
+    """By name, in the order of the table: ``reconstruction``, ``rate``, ``elbo``, ``iwae_K`` for each K; where the
+    caller has them, ``ais``, ``approximation_gap`` and ``amortization_gap``. NaN for data that means leave out."""
 
     def __getitem__(self, name: str) -> Estimate:
         """Return a row by its name."""
@@ -118,13 +118,13 @@ def evidence_budget(
     samples = ks[-1]
     stream = Stream("evidence_budget", model, guide, x, samples, plate, progress, compile)
     n = stream.size
-    given: dict[str, Estimate] = {}
+    extra: dict[str, Estimate] = {}
     if ais is not None:
-        relied_on = ais.per_datum.isfinite() & ~ais.flagged
-        given["ais"] = Estimate(ais.per_datum.where(relied_on, math.nan), ais.standard_errors, datum=stream.unit)
+        reliable = ais.per_datum.isfinite() & ~ais.flagged
+        extra["ais"] = Estimate(ais.per_datum.where(reliable, math.nan), ais.standard_errors, datum=stream.unit)
     if gaps is not None:
-        given |= {name: gaps.estimates[name] for name in ("approximation_gap", "amortization_gap")}
-    for name, term in given.items():
+        extra |= {name: gaps.estimates[name] for name in ("approximation_gap", "amortization_gap")}
+    for name, term in extra.items():
         if len(term.per_datum) != n:
             raise ValueError(
                 f"evidence_budget: the {_title(name)} is of {count(len(term.per_datum), 'datum')}, and x has {n}; give "
@@ -150,14 +150,13 @@ def evidence_budget(
             errors[-1, where] = mean.standard_error
             khat[where], lost[where] = mean.khat(rounding, where)
     names = ["reconstruction", "rate", "elbo", *(f"iwae_{k}" for k in ks)]
-    # What is infinite or NaN is in no mean.
-    there = means.where(means.isfinite(), math.nan)
     terms = {
-        name: Estimate(values, value_errors, datum=stream.unit)
-        for name, values, value_errors in zip(names, there, errors, strict=True)
+        # What is infinite or NaN is in no mean.
+        name: Estimate(values.where(values.isfinite(), math.nan), value_errors, datum=stream.unit)
+        for name, values, value_errors in zip(names, means, errors, strict=True)
     }
     return EvidenceBudget(
-        terms=terms | given,
+        terms=terms | extra,
         pareto_k=khat,
         num_samples=samples,
         without_mass=means[-1] == -math.inf,

@@ -78,15 +78,15 @@ class BestEvidence:
 def best_evidence(candidates: Sequence[EvidenceCandidate], comparable: Tensor, unit: str) -> BestEvidence:
     r"""Choose an estimate of log p(x) for all data.
 
-    Of the candidates that are dependable for at least half of the data, or of all where none is, the one with the
-    highest mean less two standard errors leads: of bounds that are equal but for noise, the better known one. In that
-    mean a doubtful value counts for no more than the highest dependable one of the same datum. All data take the
-    leader, but those for which it is unusable: these take the next that is not doubtful for them, or else the next that
-    is usable.
+    The leader is, of the candidates that are dependable for at least half of the data (of all candidates where none
+    is), the one with the highest mean less two standard errors: of bounds that are equal but for noise, the better
+    known one. In that mean a doubtful value counts for no more than the highest dependable value of the same datum. All
+    data take the leader, except those for which it is unusable. These take the next candidate that is not doubtful for
+    them, or else the next that is usable.
 
-    No datum takes another estimate for its value, since the highest of several noisy numbers is too high; and none for
-    its k-hat. A draw that hits a large weight raises the estimate and the k-hat together, so that estimates kept for
-    their low k-hat are too low.
+    No datum changes to another candidate because that is higher: the highest of several noisy numbers is too high. None
+    changes because of a k-hat: a draw that hits a large weight raises the estimate and the k-hat together, so that
+    estimates chosen for a low k-hat are too low.
 
     Args:
         candidates: at least one.

@@ -1,4 +1,4 @@
-"""Which family of laws a guide draws from: read off its trace, or said by the guide or by its distributions."""
+"""Which family of laws a guide draws from: read off its trace, or named by the guide or by its distributions."""
 
 from typing import Any, NamedTuple
 
@@ -46,8 +46,8 @@ def family_of(guide: Any, run: Particles, again: Particles) -> Family | None:
         run: of one sample of the pair.
         again: another one, on the same data: a law that is not the same there depends on what was drawn before it.
     """
-    if (said := _said_by(guide)) is not None:
-        return said
+    if (declared := _declared(guide)) is not None:
+        return declared
     latent = {site["name"]: site for site in samples(run.model_trace) if not site["is_observed"]}
     in_guide, in_guide_again = ({site["name"]: site for site in samples(part.guide_trace)} for part in (run, again))
     if set(in_guide) != set(latent) or any(site["is_observed"] for site in in_guide.values()):
@@ -58,24 +58,31 @@ def family_of(guide: Any, run: Particles, again: Particles) -> Family | None:
         if family is None or not _same_law(site, in_guide_again[name]):
             return None
         families.append(family)
-    if all(family.name == "diagonal" for family in families):
-        return Family("diagonal", all(family.filled for family in families))
-    if len(families) == 1:
-        return families[0]
-    largest = max(families, key=lambda family: list(FAMILIES).index(family.name))
-    # Independent sites: the map lets one depend on the other.
-    return Family(largest.name, False)
+    largest = max((family.name for family in families), key=_size)
+    # A map of several sites lets one depend on the other, unless it works on each coordinate by itself.
+    keeps_independence = len(families) == 1 or largest == "diagonal"
+    return Family(largest, keeps_independence and all(family.filled for family in families))
 
 
-def is_larger(chosen: str, own: Family | None) -> bool:
-    """Whether maps of a family lead out of the guide's own, or nobody can tell."""
-    if own is None:
+def is_larger(chosen: str, of_guide: Family | None) -> bool:
+    """Whether maps of a family lead out of the guide's own family, or that is not known.
+
+    Args:
+        chosen: the maps' family.
+        of_guide: the guide's.
+    """
+    if of_guide is None:
         return True
-    order = list(FAMILIES)
-    return order.index(chosen) > order.index(own.name) or (chosen == own.name and not own.filled)
+    return _size(chosen) > _size(of_guide.name) or (chosen == of_guide.name and not of_guide.filled)
 
 
-def _said_by(part: Any) -> Family | None:
+def _size(family: str) -> int:
+    """Return a family's place among all, from the smallest on."""
+    return list(FAMILIES).index(family)
+
+
+def _declared(part: Any) -> Family | None:
+    """Return the family that a guide or a distribution names itself, if it does."""
     name = getattr(part, "family", None)
     if not (isinstance(name, str) and name in FAMILIES):
         return None
@@ -86,14 +93,15 @@ def _same_law(site: Site, again: Site) -> bool:
     """Whether a site has one law in two runs, whose earlier draws differ."""
     # A copy: some laws remember their own draws.
     value = site["value"].clone()
-    one, other = site["fn"].log_prob(value), again["fn"].log_prob(value)
-    return one.shape == other.shape and torch.allclose(one, other, equal_nan=True)
+    log_prob, other = site["fn"].log_prob(value), again["fn"].log_prob(value)
+    return log_prob.shape == other.shape and torch.allclose(log_prob, other, equal_nan=True)
 
 
 def _of_site(site: Site, in_model: Site, run: Particles) -> Family | None:
+    """Return the family of a site's law in the guide, in the model's unconstrained coordinates; None: unknown."""
     for law in layers(site["fn"], WRAPPERS):
-        if (said := _said_by(law)) is not None:
-            return said
+        if (declared := _declared(law)) is not None:
+            return declared
     fn = unwrapped(site["fn"])
     onto = onto_support(in_model["fn"])
     if isinstance(fn, MultivariateNormal | LowRankMultivariateNormal | dist.MultivariateStudentT):
@@ -103,42 +111,37 @@ def _of_site(site: Site, in_model: Site, run: Particles) -> Family | None:
         rank = fn.cov_factor.shape[-1] if isinstance(fn, LowRankMultivariateNormal) else dim
         alone = site["value"].numel() == dim * data
         return Family("full_rank", alone and rank >= dim - 1)
-    fixed: list[Any] = []
+    fixed_maps: list[Any] = []
     if isinstance(fn, TransformedDistribution) and not isinstance(fn, LOCATION_SCALE):
-        fixed, fn = _simple(fn.transforms), unwrapped(fn.base_dist)
-        if any(not isinstance(part, FIXED_MAPS) for part in fixed):
-            return None
-    if not isinstance(fn, LOCATION_SCALE):
+        fixed_maps, fn = _flattened(fn.transforms), unwrapped(fn.base_dist)
+    if not isinstance(fn, LOCATION_SCALE) or not all(isinstance(part, FIXED_MAPS) for part in fixed_maps):
         return None
-    if isinstance(fn, dist.Uniform):
-        loc, scale = (fn.low + fn.high) / 2, (fn.high - fn.low) / 4
-    else:
-        loc, scale = fn.loc, fn.scale
-    return Family("diagonal", True) if _is_straight(loc, scale, fixed, onto) else None
+    loc, scale = (fn.mean, fn.stddev) if isinstance(fn, dist.Uniform) else (fn.loc, fn.scale)
+    return Family("diagonal", True) if _is_straight(loc, scale, fixed_maps, onto) else None
 
 
-def _simple(transforms: list[Any]) -> list[Any]:
-    """Return transforms without those that only hold others."""
-    found: list[Any] = []
+def _flattened(transforms: list[Any]) -> list[Any]:
+    """Return transforms, with those that only hold others replaced by what they hold."""
+    flat: list[Any] = []
     for part in transforms:
         if isinstance(part, maps.ComposeTransform):
-            found += _simple(part.parts)
+            flat += _flattened(part.parts)
         elif isinstance(part, maps.IndependentTransform):
-            found += _simple([part.base_transform])
+            flat += _flattened([part.base_transform])
         else:
-            found.append(part)
-    return found
+            flat.append(part)
+    return flat
 
 
-def _is_straight(loc: Tensor, scale: Tensor, fixed: list[Any], onto: Any) -> bool:
+def _is_straight(loc: Tensor, scale: Tensor, fixed_maps: list[Any], onto: Any) -> bool:
     """Whether unconstrained coordinates are a straight line in the draw of a law before its fixed maps."""
-    found = []
+    points = []
     for step in STEPS:
         value = (loc + step * scale).double()
-        for part in fixed:
+        for part in fixed_maps:
             value = part(value)
-        found.append(onto.inv(value).double())
-    differences = torch.stack(found).diff(dim=0)
+        points.append(onto.inv(value).double())
+    differences = torch.stack(points).diff(dim=0)
     size = differences.abs().amax(0)
     # float32 parameters, and maps that saturate, leave some digits.
     return bool(((differences.diff(dim=0).abs().amax(0) <= 1e-4 * size) & (size > 0)).all())

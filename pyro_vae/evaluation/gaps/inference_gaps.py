@@ -58,19 +58,19 @@ class InferenceGaps(BoundResult):
     family: str
     """Of the q*: "diagonal", "full_rank" or "flow"."""
     evidence_source: str
-    """Where log p^ comes from: of the estimates that are dependable for at least half of the data the highest; and in
-    brackets what stands in where there is no estimate of that kind."""
+    """Which estimate log p^ is, of those that are dependable for at least half of the data the highest; in brackets,
+    which ones stand in for data where it is unusable."""
     num_samples: int
     """Samples of each ELBO."""
     larger_family: bool = False
-    """Whether q* ranges over more than the guide's own family, or that family is not known: what the guide's family
-    costs may then be counted as amortization gap."""
+    """Whether q* ranges over more than the guide's own family, or that family is not known: a part of what the guide's
+    family costs may then count as amortization gap."""
     doubtful: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.bool), repr=False)
     """For which data log p^ is not dependable, ``(N,)``: a k-hat above its limit, or a q* that has not converged."""
     disagreement: str = ""
     """Which estimates of log p(x) differ from log p^ by more than their errors, and by how much; empty where none."""
     num_unresolved: int = 0
-    """Data whose weights are lost in rounding, or differ by no more than roundings may have them differ."""
+    """How many data have weights that are lost in rounding, or differ by no more than roundings may."""
 
     @property
     def flagged(self) -> Tensor:
@@ -147,20 +147,21 @@ def inference_gaps(
         \underbrace{\mathcal{L}[q^*] - \mathcal{L}[q]}_{\text{amortization gap}}
 
     q* is the best member of a family for that datum alone, under the model as it is. It is q(z | x) pushed through an
-    invertible map that starts at the identity and is fitted to the datum; how, and by what rule it stops, is said at
-    :class:`pyro_vae.evaluation.gaps.local_posterior.LocalPosteriors`. No look is taken at how the guide is made: it may
-    be a flow without an inverse, or draw auxiliary variables (whose slack in the bound then counts as approximation
-    gap).
+    invertible map that starts at the identity and is fitted to the datum, as
+    :class:`pyro_vae.evaluation.gaps.local_posterior.LocalPosteriors` describes. The guide may be any program: a flow
+    without an inverse, or one with auxiliary variables (whose slack in the bound then counts as approximation gap).
 
-    All ELBOs are estimated with noise that fitting never saw, and those of q and q* with the same. log p(x) is replaced
-    by one of three estimates: the IWAE bounds with q and with q* as proposals, and ``evidence``. Of those that are
-    dependable for at least half of the data (a q* that has not converged, a k-hat above its limit and a flag of
-    ``evidence`` speak against it), the one with the highest mean, less two Monte Carlo standard errors, is taken for
-    all data. For a datum whose q* has not converged, or that ``evidence`` flags, another of the three stands in. Where
-    they differ by more than their errors explain, the result says so. All are lower bounds in expectation: where the
-    true posterior is far from q and q*, the approximation gap is larger than what is found. And q* is as good as its
-    optimizer: what that leaves (on Gaussian posteriors and full-rank maps 0.002 nats in 3 dimensions, 0.02 in 20) is
-    taken from the amortization gap and given to the approximation gap. No standard error knows of it.
+    All ELBOs are estimated with noise that fitting never saw, those of q and q* with the same noise. log p(x) is
+    replaced by one of three estimates: the IWAE bounds with q and with q* as proposals, and ``evidence``. One of them
+    is dependable for a datum unless its q* has not converged, its k-hat is above the limit, or ``evidence`` flags it.
+    Of those that are dependable for at least half of the data, the one with the highest mean, less two Monte Carlo
+    standard errors, is taken for all data. For a datum whose q* has not converged, or that ``evidence`` flags, another
+    of the three stands in. Where they differ by more than their errors explain, the result says so.
+
+    All three are lower bounds in expectation: where the true posterior is far from q and q*, the approximation gap is
+    larger than the estimate. What the optimizer of q* does not reach (on Gaussian posteriors and full-rank maps 0.002
+    nats in 3 dimensions, 0.02 in 20) is missing in the amortization gap and counted in the approximation gap; no
+    standard error includes it.
 
     Args:
         model: p(x, z), any Pyro program with one vectorized batch plate of the length of x.
@@ -169,24 +170,24 @@ def inference_gaps(
             their first dim. On any device; the parameters' is used.
         family: of the maps. "diagonal" shifts and stretches each coordinate: with a mean-field Gaussian guide, q* is
             the best diagonal Gaussian. "full_rank" is any affine map: with a Gaussian guide, q* is the best Gaussian.
-            "flow" puts coupling layers before that map. "own" is the guide's family as its trace shows it: the first
+            "flow" puts coupling layers before that map. "own" is the guide's family as its trace shows it: "diagonal"
             where all latent sites are independent location-scale laws in unconstrained coordinates (normal,
-            log-normal, Laplace, Student-t), the second for a multivariate normal; a guide or a distribution may name
-            it in an attribute ``family``. Else it is "flow". Where that is more than the guide's own family (on top
-            of a flow, or of a Gaussian of low rank), the result says so: what the family costs then counts as
+            log-normal, Laplace, Student-t), "full_rank" for a multivariate normal, else "flow"; a guide or a
+            distribution may name it in an attribute ``family``. Where the maps reach more than the guide's own family
+            (on top of a flow, or of a Gaussian of low rank), the result says so: what the family costs then counts as
             amortization gap.
         num_samples: samples of each ELBO.
         evidence: another estimate of log p(x) on the same data, as of annealed importance sampling; its ``flagged``
-            and, where it has one, its ``pareto_k`` are heeded.
+            and its ``pareto_k`` count where it has them.
         evidence_samples: K of both IWAE bounds; 0 leaves them out, where ``evidence`` is given.
         plate: the batch plate's name, needed only where several plates would do.
         seed: of all noise; None draws from the global generator.
         progress: show a bar; None shows it on a terminal only.
         step_samples: samples of a datum in a step of the optimizer.
         learning_rate: Adam's at the start, in standard deviations of q.
-        check_every: steps between two looks at a datum's ELBO.
-        patience: looks without progress after which a datum has converged.
-        max_steps: steps after which a datum is given up as not converged.
+        check_every: steps between two checks of a datum's ELBO.
+        patience: checks without progress in a row after which a datum has converged.
+        max_steps: steps after which a datum counts as not converged.
 
     Returns:
         :class:`InferenceGaps`; ``print`` it for one line.
@@ -264,10 +265,10 @@ def inference_gaps(
     unresolved = pair.rounding.lost(torch.maximum(elbo.abs(), best_elbo.abs()), slice(None))
     if evidence_samples >= MIN_SAMPLES:
         unresolved = unresolved | measured["khat"].isnan().any(0)
-    kept = finite & best.values.isfinite()
+    measurable = finite & best.values.isfinite()
 
     def quantity(values: Tensor, errors: Tensor) -> Estimate:
-        return Estimate(values.where(kept, math.nan), errors.where(kept, math.nan), datum=pair.unit)
+        return Estimate(values.where(measurable, math.nan), errors.where(measurable, math.nan), datum=pair.unit)
 
     return InferenceGaps(
         inference_gap=quantity(best.values - elbo, torch.hypot(best.errors, elbo_error)),
@@ -276,7 +277,7 @@ def inference_gaps(
         elbo=quantity(elbo, elbo_error),
         best_elbo=quantity(best_elbo, best_error),
         log_likelihood=quantity(best.values, best.errors),
-        converged=converged & kept,
+        converged=converged & measurable,
         steps=measured["steps"],
         family=family,
         larger_family=is_larger(family, guide_family),

@@ -1,4 +1,4 @@
-"""A pair's runs over all data, a cacheful at a time: what was drawn, where log-weights alone do not do."""
+"""Runs of a pair over all data, a cacheful at a time, for those who need more than log-weights: what was drawn."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ class LatentDraws(PairRows):
 
     Args: as for :class:`pyro_vae.evaluation.over_data.rows.Rows`, and
         num_samples: samples for each datum.
+        most_rows: samples times data of a run; None takes :data:`pyro_vae.evaluation.over_data.rows.ROWS`.
 
     Raises:
         ValueError: ``num_samples`` is below 1, x is no tensor, empty or not finite, or the batch plate subsamples.
@@ -39,11 +40,11 @@ class LatentDraws(PairRows):
 
     def __init__(
         self, who: str, model: Program, guide: Program, x: Any, num_samples: int, plate: str | None,
-        progress: bool | None,
+        progress: bool | None, most_rows: int | None = None,
     ) -> None:  # fmt: skip
         check_num_samples(who, num_samples)
         super().__init__(who, x, model, guide, plate, progress)
-        self.num_samples = num_samples
+        self.num_samples, self._most_rows = num_samples, most_rows
         with in_mode(self.modules, training=False):
             head = torch.arange(self.block_of(HEAD))
             self.learn(*self.first_finite(lambda args: Pair(model, guide, args, plate), head))
@@ -55,7 +56,7 @@ class LatentDraws(PairRows):
             )
 
     def __iter__(self) -> Iterator[Draws]:
-        rows = rows_a_call(self.pair.outputs)
+        rows = rows_a_call(self.pair.outputs, self._most_rows)
         step = min(self.num_samples, rows)
         if self.why_whole is not None:
             step = max(1, min(step, rows // self.size))

@@ -1,4 +1,4 @@
-"""A pair and its data, once the pair was run on the first of them: what all walks over data know of it."""
+"""A pair and its data, and what a first run of the pair tells: its structure, its dtype, its roundings."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -28,12 +28,12 @@ class PairRows(Rows):
     def first_finite(
         self, make: Callable[[tuple[Any, ...]], Made], among: Tensor, width: int | None = None
     ) -> tuple[Made, Tensor]:
-        """Return what is made with some of the data, and which these are: half of them where one is not finite.
+        """Return what is made with some of the data, and which data these are: half of them where one is not finite.
 
         Args:
-            make: from the arguments.
-            among: the data, or more of them.
-            width: how many data the arguments have, those that are too few repeated; None repeats none.
+            make: takes the arguments with the data.
+            among: the numbers of the data to try.
+            width: how many data the arguments hold, where the data are repeated to fill them; None repeats none.
 
         Raises:
             NonFiniteError: no datum gives finite numbers, or the programs take all data at once.
@@ -51,12 +51,12 @@ class PairRows(Rows):
             return self.first_finite(make, second, width)
 
     def learn(self, pair: Pair, seen: slice | Tensor, *joints: Joint) -> None:
-        """Take a pair, and have it look at the data that are far from those that it was made with.
+        """Take a pair, and run it on the data that are far from those that it was made with.
 
         Args:
             pair: of the model and the guide.
             seen: the data that it was made with.
-            joints: what else is to compute in float64 where one of all data calls for that.
+            joints: joint densities that compute in float64, too, where one of all data calls for that.
 
         Raises:
             PairError: the guide draws angles from the whole line, where the model's law repeats.
@@ -70,9 +70,9 @@ class PairRows(Rows):
 
     @cached_property
     def rounding(self) -> Rounding:
-        """How large the roundings in log-weights are: the largest of the first data, for all that are like them.
+        """How large the roundings in log-weights are.
 
-        Data far from those have their own.
+        Data that are far from the first ones have their own, all others the largest of the first data.
         """
         with in_mode(self.modules, training=False):
             errors, magnitudes = self.pair.roundings(self.take(self._seen))

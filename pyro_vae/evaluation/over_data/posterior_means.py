@@ -38,7 +38,7 @@ class PosteriorMeans:
     num_samples: int
     """Samples for each datum, of which the sampled means are made."""
     there: Tensor | None = None
-    """Which units of which data are not masked, ``(N, units)``; None where all are there."""
+    """Which units of which data are not masked, ``(N, units)``; None where none is masked."""
 
     def counted(self) -> Tensor:
         """Return how many data a unit's variance is over, ``(units,)``, float64."""
@@ -91,11 +91,10 @@ def posterior_means(
         for start in range(0, rows.size, width):
             block = rows.take(slice(start, start + width))
             blocks.append(_of_block(who, guide, block, site, num_samples, plate))
-    means, noises, theres, units = zip(*blocks, strict=True)
-    there = torch.cat(theres)
-    return PosteriorMeans(
-        torch.cat(means), torch.cat(noises), units[0], num_samples, None if there.all() else there
-    )  # fmt: skip
+    means, noises, masks, units = zip(*blocks, strict=True)
+    mask = torch.cat(masks)
+    there = None if mask.all() else mask
+    return PosteriorMeans(torch.cat(means), torch.cat(noises), units[0], num_samples, there)
 
 
 def _of_block(
@@ -106,19 +105,25 @@ def _of_block(
         trace = poutine.trace(guide).get_trace(*args)
     first, wanted = _latents(who, trace, name)
     dim = _batch_dim(who, wanted, len(args[0]), plate)
-    value = torch.cat([_by_datum(site, site["value"], dim) for site in wanted], 1)
-    there = torch.cat([_there(site, dim) for site in wanted], 1).cpu()
-    sizes = [_by_datum(site, site["value"], dim).shape[1] for site in wanted]
-    units = tuple(f"{site['name']}[{i}]" for site, size in zip(wanted, sizes, strict=True) for i in range(size))
+    values = [_by_datum(site, site["value"], dim) for site in wanted]
+    shape = torch.cat(values, 1).shape
+    units = tuple(
+        f"{site['name']}[{unit}]" for site, value in zip(wanted, values, strict=True) for unit in range(value.shape[1])
+    )
+    there = torch.cat([_by_datum(site, _mask(site), dim) for site in wanted], 1).cpu()
     alone = len(wanted) == 1 and wanted[0] is first
     closed = _closed_mean(guide, args) if alone else None
-    if closed is not None and closed.numel() == value.numel():
-        mean = closed.reshape(value.shape).double().cpu()
+    if closed is not None and closed.numel() == shape.numel():
+        mean = closed.reshape(shape).double().cpu()
         return mean, torch.zeros_like(mean), there, units
 
     def means_of(trace: poutine.Trace) -> Tensor:
-        again = _latents(who, trace, name)[1]
-        return torch.cat([_by_datum(site, _mean_of(site), dim).double().cpu() for site in again], 1)
+        """Return the mean of each law given what was sampled before it; the value where the law knows no mean."""
+        means = []
+        for site in _latents(who, trace, name)[1]:
+            mean = mean_of_law(site)
+            means.append(_by_datum(site, site["value"] if mean is None else mean, dim).double().cpu())
+        return torch.cat(means, 1)
 
     draws = [means_of(trace), means_of(poutine.trace(guide).get_trace(*args))]
     # What comes first follows from x alone, unless the guide draws noise that is no site.
@@ -148,16 +153,16 @@ def _batch_dim(who: str, sites: list[Site], rows: int, plate: str | None) -> int
     """Return the dim of the plate over data, a negative batch dim."""
     frames = {frame.name: frame for site in sites for frame in site["cond_indep_stack"] if frame.vectorized}
     shared = set.intersection(*({f.name for f in site["cond_indep_stack"] if f.vectorized} for site in sites))
-    found = [name for name in shared if frames[name].size in (rows, -1) and plate in (None, name)]
-    if len(found) > 1 and PLATE in found:
-        found = [PLATE]
-    if len(found) != 1:
+    names = [name for name in shared if frames[name].size in (rows, -1) and plate in (None, name)]
+    if len(names) > 1 and PLATE in names:
+        names = [PLATE]
+    if len(names) != 1:
         listed = ", ".join(f"{site['name']} {tuple(site['fn'].batch_shape)}" for site in sites)
         raise ValueError(
             f"{who}: each latent site must be inside one vectorized plate over the {rows} data, which "
-            f"{'plate=... names where several would do' if len(found) > 1 else 'these batch shapes are not'}: {listed}."
+            f"{'plate=... names where several would do' if names else 'these batch shapes are not'}: {listed}."
         )
-    return int(frames[found[0]].dim)
+    return int(frames[names[0]].dim)
 
 
 def _by_datum(site: Site, value: Tensor, dim: int) -> Tensor:
@@ -167,18 +172,10 @@ def _by_datum(site: Site, value: Tensor, dim: int) -> Tensor:
     return value.movedim(len(fn.batch_shape) + dim, 0).flatten(1) if value.ndim > 1 else value.unsqueeze(1)
 
 
-def _there(site: Site, dim: int) -> Tensor:
-    """Return which units of which data are not masked, ``(batch, units)``."""
-    fn, mask = site["fn"], element_mask(site)
-    shape = fn.batch_shape + fn.event_shape
-    return _by_datum(site, torch.ones(shape, dtype=torch.bool) if mask is None else mask.cpu(), dim)
-
-
-def _mean_of(site: Site) -> Tensor:
-    """Return the mean of a site's law given what was sampled before it; its value where the law knows none."""
-    mean = mean_of_law(site)
-    value: Tensor = site["value"]
-    return value if mean is None else mean
+def _mask(site: Site) -> Tensor:
+    """Return which elements of a site's value are not masked."""
+    mask = element_mask(site)
+    return torch.ones(1, dtype=torch.bool) if mask is None else mask.cpu()
 
 
 def mean_of_law(site: Site) -> Tensor | None:
@@ -195,9 +192,7 @@ def mean_of_law(site: Site) -> Tensor | None:
 
 def _closed_mean(guide: Program, args: tuple[Any, ...]) -> Tensor | None:
     """Return the mean that a guide's ``posterior(x)`` offers, if it does."""
-    if not isinstance(guide, PosteriorGuide):
-        return None
     try:
-        return guide.posterior(*args).mean
+        return guide.posterior(*args).mean if isinstance(guide, PosteriorGuide) else None
     except (NotImplementedError, AttributeError, TypeError):
         return None

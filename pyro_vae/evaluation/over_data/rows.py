@@ -1,4 +1,4 @@
-"""A pair's arguments, cut into blocks of data, and how its programs are run on them."""
+"""The arguments of a model and a guide, cut into blocks of data, and how the programs are run on them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,24 +32,29 @@ VALUES = 8_000_000
 HEAD = 127
 """Data in a first run of the programs, from which their sites, masks and roundings are learned.
 
-It is no usual batch size, as a plate of a fixed size or a subsample of just as many data could not be told from a plate
-over these data."""
+It is no usual batch size: a plate of a fixed size, or a subsample, of as many data would look like a plate over these
+data."""
 
 FAR = 2
-"""A datum with a number more than this many times the largest one of the first data may have larger roundings."""
+"""Data with a number this many times larger than any of the first data may have larger roundings than these."""
 
 
 def rows_a_call(outputs: int, most: int | None = None) -> int:
-    """Return how many rows a decoder call takes, of which each has ``outputs`` numbers; ``most`` in place of 1280."""
+    """Return how many rows a decoder call takes.
+
+    Args:
+        outputs: numbers that the decoder returns for a row.
+        most: the most rows; None takes :data:`ROWS`.
+    """
     return min(ROWS if most is None else most, max(1, VALUES // max(1, outputs)))
 
 
 class Rows:
-    """The arguments of a pair, by data: what is per datum is cut, anything else is handed on whole.
+    """The arguments of a pair, by data: those that are per datum are cut, the others are handed on whole.
 
     An argument is per datum if it is a tensor or a packed batch of sequences as long as the first tensor, and if the
-    pair, run on a few data, gives them the log-joint that they have among others. Another argument of that length, as a
-    grid of as many times as there are data, is whole.
+    pair, run on a few data, gives them the log-joint that they have among others. An argument that only happens to be
+    as long, as a grid of times, is whole.
 
     Args:
         who: the caller, for messages.
@@ -108,7 +113,7 @@ class Rows:
         return tuple(arg.to(self.device) if hasattr(arg, "to") else arg for arg in cut)
 
     def block_of(self, most: int) -> int:
-        """Return how many data a block has: all of them, where the programs take no other number, else ``most``."""
+        """Return how many data a block has: all where the programs take no other number, else ``most`` at most."""
         return self.size if self.why_whole is not None else min(self.size, most)
 
     @contextmanager
@@ -127,7 +132,7 @@ class Rows:
 
     @contextmanager
     def walk(self) -> Iterator["tqdm[Any]"]:
-        """Run the programs at rest, many times, and give a bar of the data that are done."""
+        """Run the programs at rest, many times, with a bar that counts the data that are done."""
         keep_freed_memory()
         with self.at_rest(), self.bar(self.size, " data") as bar:
             yield bar
@@ -140,7 +145,7 @@ class Rows:
             head: some of the data, to run the model on.
 
         Raises:
-            SupportError: names the first.
+            SupportError: names the first datum outside.
         """
         if len(self.args) == 1:
             check_support(model, self.take(slice(None))[0], head[0])
@@ -158,15 +163,15 @@ class Rows:
                 part.check_masks(block)
 
     def _blocks(self, which: Tensor) -> Iterator[Tensor]:
-        """Give some of the data in blocks of one size, as a program may ask for: the last one starts over."""
+        """Give some of the data in blocks of one size, as a program may need; the first ones fill up the last block."""
         width = self.block_of(HEAD)
         for start in range(0, len(which), width):
             yield which[torch.arange(start, start + width) % len(which)]
 
     def far_blocks(self, seen: slice | Tensor) -> Iterator[Tensor]:
-        """Give the data with a number far above those of the data seen, some at a time: these may round otherwise.
+        """Give the data with a number far above those of the data seen, a block at a time: their roundings may be larger.
 
-        Programs that are shown all data at once have seen them all.
+        Programs that take all data at once have seen them all.
 
         Args:
             seen: the data that a pair or a joint density was made with.
@@ -188,7 +193,7 @@ class Rows:
             needs: what the caller does, to end "and ...".
 
         Raises:
-            PairError: says why they do.
+            PairError: says why they take no other number.
         """
         if self.why_whole is not None:
             tried = numbers_tried(self.size)[0]

@@ -7,21 +7,19 @@ from pyro import distributions as dist
 from torch.testing import assert_close
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation.over_data import rows
 from pyro_vae.evaluation.over_data.latent_draws import LatentDraws, by_datum, inner_plates
 
 
-def pair_of(model, guide, x, num_samples=3):
-    return LatentDraws("here", model, guide, x, num_samples, None, False)
+def pair_of(model, guide, x, num_samples=3, most=None):
+    return LatentDraws("here", model, guide, x, num_samples, None, False, most)
 
 
 @pytest.mark.parametrize(("most", "num_samples"), [(1280, 3), (7, 3), (2, 5)])
-def test_every_sample_of_every_datum_comes_once(linear_gaussian, monkeypatch, most, num_samples):
-    monkeypatch.setattr(rows, "ROWS", most)
+def test_every_sample_of_every_datum_comes_once(linear_gaussian, most, num_samples):
     case = linear_gaussian
     x = case.data(5)
     seen = torch.zeros(num_samples, 5)
-    for drawn in pair_of(case.model, case.inexact_guide, x, num_samples):
+    for drawn in pair_of(case.model, case.inexact_guide, x, num_samples, most):
         assert drawn.run.shape == (drawn.samples.stop - drawn.samples.start, drawn.data.stop - drawn.data.start)
         seen[drawn.samples, drawn.data] += 1
         observed = drawn.run.model_trace.nodes["x"]
