@@ -161,7 +161,7 @@ def evidence_budget(
         num_samples=samples,
         without_mass=means[-1] == -math.inf,
         lost=lost,
-        caveat=stream.caveat,
+        caveat=stream.pair.caveat,
         datum=stream.unit,
     )
 

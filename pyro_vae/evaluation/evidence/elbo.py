@@ -110,6 +110,6 @@ def elbo_terms(
         num_samples=num_samples,
         unresolved=rounding.lost(magnitude, slice(None)),
         num_dims=stream.pair.discrete_dims,
-        caveat=stream.caveat,
+        caveat=stream.pair.caveat,
         datum=stream.unit,
     )

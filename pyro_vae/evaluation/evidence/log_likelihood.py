@@ -209,6 +209,6 @@ def log_likelihood(
         without_mass=sums.log_mean == -math.inf,
         lost=sums.lost,
         num_dims=stream.pair.discrete_dims,
-        caveat=stream.caveat,
+        caveat=stream.pair.caveat,
         datum=stream.unit,
     )

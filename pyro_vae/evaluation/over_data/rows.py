@@ -169,7 +169,7 @@ class Rows:
             yield which[torch.arange(start, start + width) % len(which)]
 
     def far_blocks(self, seen: slice | Tensor) -> Iterator[Tensor]:
-        """Give the data with a number far above those of the data seen, a block at a time: their roundings may be larger.
+        """Give the data with a number far above those of the data seen, a block at a time: they may round otherwise.
 
         Programs that take all data at once have seen them all.
 

@@ -28,10 +28,10 @@ from pyro_vae.runtime.wording import in_one_line
 logger = logging.getLogger("pyro_vae")
 
 CALLS = 64
-"""Calls whose weights are handed on together, so that what is done with them costs little beside them."""
+"""Calls whose weights are handed on together, so that summing them up costs little beside drawing them."""
 
 BLOCKS = 16
-"""Blocks of data of like demand, where there are data enough: the datum that asks for most decides for its block."""
+"""Blocks of data of like demand, where there are enough data: a block gets the samples of its most demanding datum."""
 
 Result = TypeVar("Result")
 
@@ -48,7 +48,7 @@ class Chunk:
     reconstruction: Tensor
     minus_rate: Tensor
     block: int
-    """The number of the block that these data are; all chunks of a block come one after the other."""
+    """The number of the block of data; all chunks of a block come one after the other."""
 
     @property
     def log_weight(self) -> Tensor:
@@ -99,7 +99,7 @@ class Stream(PairRows):
                 raise
             picks_rows = True
         if picks_rows and not whole:
-            # Such a plate is shown everything, and told which rows to take.
+            # Such a plate is given all data, and told which rows to take.
             head = self.block(0, self.size)
             pair = Pair(self.model, self.guide, head, self.plate)
         self.picks_rows = picks_rows and pair.plate.full_size == self.size
@@ -111,8 +111,6 @@ class Stream(PairRows):
         elif pair.masked:
             for rows in subsample_blocks(pair, head[0].device):
                 pair.check_masks(head, rows)
-        self.caveat = pair.caveat
-        """Why the weights are none of log p(x); None where they are."""
         self.vectorizes = pair.vectorizes
 
     def __iter__(self) -> Iterator[Chunk]:
@@ -129,16 +127,16 @@ class Stream(PairRows):
         return self._visit(_ChunkTerms(self, width, step), [samples] * num_blocks, left)
 
     def draw(self, num_samples: Tensor, step: int, later: int = 0) -> Iterator[Chunk]:
-        """Visit the data in blocks of like demand; each block gets the samples of its datum that asks for most.
+        """Visit the data in blocks of like demand; each block gets the samples of its most demanding datum.
 
-        Where this is called again with the same step, a graph that was captured serves again.
+        A second call with the same step uses the graph that the first one captured.
 
         Args:
             num_samples: for each datum, ``(N,)``.
-            step: samples that a chunk has a multiple of; so many of as many data as fit are drawn in a call.
-            later: samples of one datum that later calls are expected to ask for, on average.
+            step: chunks have a multiple of so many samples; a call draws so many of as many data as fit.
+            later: samples of a datum that later calls are expected to ask for, on average.
         """
-        # The most first: the block that is filled up is then one that asks for little.
+        # The most demanding first: the block that is filled up is then one that asks for little.
         order = num_samples.argsort(descending=True, stable=True)
         # Where samples are run one by one, a run costs about the same for any number of data: as many as fit.
         most = min(self.size // BLOCKS, self.rows // step) if self.vectorizes else min(self.size, self.rows)
@@ -158,8 +156,8 @@ class Stream(PairRows):
             terms_of: draws the terms of a block.
             wanted: samples of each block.
             left: steps that are to come, in this visit and later ones.
-            order: in which the data are visited; None takes them as they are.
-            steps: that a chunk has, at most.
+            order: numbers of the data, in the order of the visit; None takes them as they are.
+            steps: the most steps that a chunk has.
         """
         width, step = terms_of.width, terms_of.step
         self._order = order
@@ -185,7 +183,7 @@ class Stream(PairRows):
             self._order = None
 
     def _subsampled(self) -> Iterator[Chunk]:
-        """Show a plate that draws the numbers of its rows all data, and tell it which rows to take."""
+        """Visit the data of a plate that draws a subsample: it is given all data, and told which rows to take."""
         everything = self.block(0, self.size)
         size = self.pair.plate.size
         with self.walk() as bar:
@@ -205,14 +203,14 @@ class Stream(PairRows):
         return self.pair.terms(everything, min(max(1, self.rows // len(rows)), most), rows)
 
     def _fits(self, work: Callable[[], Result]) -> Result:
-        """Do the work, which looks at the row budget; where memory is used up, halve it once and do it again."""
+        """Do work that keeps to the row budget; where memory is used up, halve the budget once and do it again."""
         try:
             return work()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             reason = in_one_line(error)
-        # Out of the handler, so that what the failed attempt held is free.
+        # Outside the handler, so that the memory of the failed attempt is free.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self._halved or self.rows == 1:
@@ -248,7 +246,7 @@ class _ChunkTerms:
         self.draws: TermDraws
 
     def __call__(self, start: int, left: int, times: int = 1) -> list[Tensor]:
-        """Return ``times`` steps of the block at ``start``, when ``left`` steps are to come with these."""
+        """Return ``times`` steps of the block at ``start``; ``left`` steps are to come, these among them."""
         if self._rows != self._stream.rows:
             self._plan(left)
         if self._calls * times == 1 and self._columns == self.width:
@@ -290,6 +288,6 @@ class _ChunkTerms:
 
 
 def _evenly(total: int, most: int) -> int:
-    """Return how many to take at a time, more than half of ``most``, so that the last time misses the fewest."""
+    """Return how many to take at a time, more than half of ``most``, so that the last time lacks the fewest."""
     most = min(most, total)
     return min(range(most, most // 2, -1), key=lambda count: math.ceil(total / count) * count)
