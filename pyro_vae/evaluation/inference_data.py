@@ -1,4 +1,4 @@
-"""Draws, predictions, log-likelihoods and diagnostics of a pair, with named dims, for ArviZ."""
+"""DrawnBlock, predictions, log-likelihoods and diagnostics of a pair, with named dims, for ArviZ."""
 
 import logging
 import math
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.arviz_groups import as_inference_data
-from pyro_vae.evaluation.evidence.pareto import largest, pareto_k
-from pyro_vae.evaluation.over_data.latent_draws import Draws, LatentDraws, by_datum, inner_plates
+from pyro_vae.evaluation.evidence.weight_sums import WeightMean
+from pyro_vae.evaluation.over_data.latent_draws import DrawnBlock, LatentDraws, by_datum, inner_plates
 from pyro_vae.programs.masks import element_mask
 from pyro_vae.programs.pair import SOFT_TARGETS
 from pyro_vae.programs.particles import Particles, Site, samples
@@ -154,7 +154,7 @@ class _Groups:
         Observed data have values ``(N, *inner)``.
         """
 
-    def add(self, drawn: Draws) -> None:
+    def add(self, drawn: DrawnBlock) -> None:
         """Take in one run."""
         run = drawn.run
         latent = [site for site in samples(run.model_trace) if not site["is_observed"]]
@@ -202,14 +202,13 @@ class _Groups:
         flagged = (log_weight.isnan() | (log_weight == math.inf)).any(0)
         khat = torch.full(flagged.shape, math.nan, dtype=torch.float64)
         if not flagged.all():
-            tail = largest(torch.empty(0), log_weight[:, ~flagged], count)
-            khat[~flagged] = pareto_k(tail, count, rounding.of(tail[:, 0], ~flagged))
+            khat[~flagged], _ = WeightMean(count).add(log_weight[:, ~flagged]).khat(rounding, ~flagged)
         unresolved = rounding.lost(log_weight.abs().amax(0), slice(None)) & ~flagged
         if unresolved.any():
             logger.warning("%s: %s", self._draws.who, UNRESOLVED)
         return {"pareto_k": khat, "unresolved": unresolved, "flagged": flagged}
 
-    def _put(self, group: str, drawn: Draws, run: Particles, sites: Iterable[Site]) -> None:
+    def _put(self, group: str, drawn: DrawnBlock, run: Particles, sites: Iterable[Site]) -> None:
         """Keep the values of sites, if the group is one to make."""
         for site in sites if group in self._groups else ():
             name, count = site["name"], len(site["fn"].event_shape)
@@ -222,7 +221,7 @@ class _Groups:
                 value = value.masked_fill(~by_datum(run, site, mask.to(value.device)), math.nan)
             self._keep(group, name, drawn, value, [*plates, *event])
 
-    def _keep(self, group: str, name: str, drawn: Draws, values: Tensor, dims: list[str]) -> None:
+    def _keep(self, group: str, name: str, drawn: DrawnBlock, values: Tensor, dims: list[str]) -> None:
         """Keep values ``(num_samples, batch, *rest)``."""
         values = values.detach().cpu()
         where: tuple[slice, ...] = (drawn.samples, drawn.data)
@@ -233,7 +232,7 @@ class _Groups:
             self._groups[group][name] = dims, values.new_empty(*lead, *values.shape[len(where) :])
         self._groups[group][name][1][where] = values
 
-    def _simulate(self, drawn: Draws, values: Mapping[str, Tensor]) -> Particles:
+    def _simulate(self, drawn: DrawnBlock, values: Mapping[str, Tensor]) -> Particles:
         """Run the model with nothing observed, its latent sites drawn or at given values."""
         draws = self._draws
         block = draws.take(drawn.data)

@@ -229,7 +229,7 @@ class LocalPosteriors:
         usable = center.isfinite() & scale.isfinite() & (scale > 0)
         center = center.where(usable, torch.zeros_like(center))
         scale = scale.where(usable, torch.ones_like(scale))
-        counted = self._pair.counted(block)
+        counted = self._pair.joint.counted(block)
         if counted is None:
             counted = torch.ones_like(center, dtype=torch.bool)
         theta = self._map.start(width, flat)

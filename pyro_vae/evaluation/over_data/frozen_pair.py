@@ -63,10 +63,6 @@ class FrozenPair(PairRows):
         u, terms = self._draws.draw(block, num_samples)
         return [u, terms.log_guide + self.joint.terms(block, u).log_volume]
 
-    def counted(self, block: tuple[Any, ...]) -> Tensor | None:
-        """Return which coordinates of some data count, ``(batch, dim)``; None where no latent site has a mask."""
-        return self.joint.counted(block)
-
     def log_joint(self, block: tuple[Any, ...], u: Tensor) -> Tensor:
         """Return log p(x, u), ``(num_samples, batch)``."""
         return self.joint.terms(block, u).log_joint

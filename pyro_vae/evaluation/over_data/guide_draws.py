@@ -41,11 +41,6 @@ class GuideDraws:
         drawn = {name: self.pair.layout.apart(run, run.guide_trace.nodes[name]) for name in self._names}
         self._ndims = {name: value.ndim for name, value in drawn.items()}
 
-    @property
-    def vectorizes(self) -> bool:
-        """Whether many draws are made and scored at once, and not one by one."""
-        return self.pair.vectorizes
-
     def draw(self, x: Any, num_samples: int) -> tuple[Tensor, LogTerms]:
         """Return u ``(num_samples, batch, dim)``, and the terms of its log-weights."""
         runs = self._runs(x, num_samples)
@@ -56,9 +51,11 @@ class GuideDraws:
         """Return why q(z | x) cannot be evaluated at any z, or None where it can."""
         with torch.no_grad(), no_side_effects(self._modules):
             trace = self._runs(x, 1)[0].guide_trace
-            own = [site["name"] for site in samples(trace) if site["name"] not in self._names]
-            if own:
-                return f"the guide has sites of its own ({', '.join(own)}), so that the density of z alone is unknown"
+            extra = [site["name"] for site in samples(trace) if site["name"] not in self._names]
+            if extra:
+                return (
+                    f"the guide has sites of its own ({', '.join(extra)}), so that the density of z alone is unknown"
+                )
             for name in self._names:
                 if is_circular(trace.nodes[name]["fn"]) and name not in self._joint.angles:
                     return f"the guide's law of {name} is a density of angles, and the model's one on the line"

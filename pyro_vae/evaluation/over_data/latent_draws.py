@@ -17,7 +17,7 @@ from pyro_vae.protocols import Program
 
 
 @dataclass(frozen=True)
-class Draws:
+class DrawnBlock:
     """Some samples of some data: which, and the run that drew them."""
 
     data: slice
@@ -55,7 +55,7 @@ class LatentDraws(PairRows):
                 f"subsample. Give it all the data that {who} is called with."
             )
 
-    def __iter__(self) -> Iterator[Draws]:
+    def __iter__(self) -> Iterator[DrawnBlock]:
         rows = rows_a_call(self.pair.outputs, self._most_rows)
         step = min(self.num_samples, rows)
         if self.why_whole is not None:
@@ -68,7 +68,7 @@ class LatentDraws(PairRows):
                 for sample in range(0, self.num_samples, step):
                     done = sample
                     for run in self.pair.run(block, min(step, self.num_samples - sample)):
-                        yield Draws(data, slice(done, done + run.shape[0]), run)
+                        yield DrawnBlock(data, slice(done, done + run.shape[0]), run)
                         done += run.shape[0]
                 bar.update(data.stop - data.start)
 
