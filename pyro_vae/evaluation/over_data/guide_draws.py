@@ -53,9 +53,7 @@ class GuideDraws:
             trace = self._runs(x, 1)[0].guide_trace
             extra = [site["name"] for site in samples(trace) if site["name"] not in self._names]
             if extra:
-                return (
-                    f"the guide has sites of its own ({', '.join(extra)}), so that the density of z alone is unknown"
-                )
+                return f"the guide has sites of its own ({', '.join(extra)}), so that the density of z alone is unknown"
             for name in self._names:
                 if is_circular(trace.nodes[name]["fn"]) and name not in self._joint.angles:
                     return f"the guide's law of {name} is a density of angles, and the model's one on the line"
