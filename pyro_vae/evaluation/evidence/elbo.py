@@ -100,13 +100,13 @@ def elbo_terms(
     values = torch.stack([mean[1] + mean[2], mean[1], -mean[2]])
     # A datum with a term that is no number is left out of all three means, so that they add up.
     values = values.where(~values.isnan().any(0), math.nan)
-    elbo, reconstruction, rate = (
+    estimates = [
         Estimate(value, error, datum=stream.unit) for value, error in zip(values, standard_errors, strict=True)
-    )
+    ]
     return ElboTerms(
-        elbo=elbo,
-        reconstruction=reconstruction,
-        rate=rate,
+        elbo=estimates[0],
+        reconstruction=estimates[1],
+        rate=estimates[2],
         num_samples=num_samples,
         unresolved=rounding.lost(magnitude, slice(None)),
         num_dims=stream.pair.discrete_dims,

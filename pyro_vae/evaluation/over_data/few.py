@@ -13,6 +13,7 @@ from pyro_vae.programs.modules import local_params, plain_errors
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import samples
 from pyro_vae.programs.undo import Undo, no_side_effects
+from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.wording import in_one_line
 
@@ -38,12 +39,14 @@ class FewData:
     """Runs programs on a few data: the pair, the model with its prior for a guide, or a guide by itself.
 
     Args:
-        rows: the programs, the data, and which arguments are as long as the data.
+        rows: the data, and which arguments are as long as the data.
+        model: p(x, z); None where only the guide is run.
+        guide: q(z | x); None where only the model is run.
     """
 
-    def __init__(self, rows: "Rows") -> None:
-        self._rows, self._model, self._guide = rows, rows.model, rows.guide
-        self._undo = Undo(*(program for program in (rows.model, rows.guide) if program is not None))
+    def __init__(self, rows: "Rows", model: Program | None, guide: Program | None) -> None:
+        self._rows, self._model, self._guide = rows, model, guide
+        self._undo = Undo(*(program for program in (model, guide) if program is not None))
 
     def find(self) -> tuple[Cut, str | None]:
         """Return which arguments are cut, and why the programs take no other number of data; None where they do.
@@ -120,9 +123,9 @@ class FewData:
         """
         who, number, everything = self._rows.who, self._rows.size, self._rows.take(slice(None), cut)
         # A pair says itself where its guide has parameters for another number of data.
-        alone = self._guide is not None and self._model is None
+        alone = self._guide if self._model is None else None
         try:
-            with of_these_data(self._guide, everything) if alone else nullcontext():
+            with nullcontext() if alone is None else of_these_data(alone, everything):
                 size, full_size = self._plate_sizes(everything)
                 if number not in (size, full_size):
                     raise PairError(

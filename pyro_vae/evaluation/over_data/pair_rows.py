@@ -13,6 +13,7 @@ from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.precision import Rounding
+from pyro_vae.protocols import Program
 
 Made = TypeVar("Made")
 
@@ -24,6 +25,12 @@ class PairRows(Rows):
     """
 
     pair: Pair
+
+    def __init__(
+        self, who: str, x: Any, model: Program, guide: Program, plate: str | None, progress: bool | None = None
+    ) -> None:
+        super().__init__(who, x, model, guide, plate, progress)
+        self.model, self.guide = model, guide
 
     def first_finite(
         self, make: Callable[[tuple[Any, ...]], Made], among: Tensor, width: int | None = None
@@ -64,8 +71,9 @@ class PairRows(Rows):
         self.pair, self._seen, self._far = pair, seen, list(self.far_blocks(seen))
         for index in self._far:
             block = self.take(index)
-            for part in (pair, *joints):
-                part.widen(block)
+            pair.widen(block)
+            for joint in joints:
+                joint.widen(block)
         pair.check_circles()
 
     @cached_property

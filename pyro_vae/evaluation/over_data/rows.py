@@ -77,7 +77,7 @@ class Rows:
         plate: str | None = None,
         progress: bool | None = None,
     ) -> None:
-        self.who, self.model, self.guide, self.plate, self._progress = who, model, guide, plate, progress
+        self.who, self.plate, self._progress = who, plate, progress
         programs = [program for program in (model, guide) if program is not None]
         self.args = data_args(who, x, *programs)
         """All arguments."""
@@ -97,7 +97,7 @@ class Rows:
             check_finite_rows(f"{who}: x", self.take(slice(None)), model, guide)
         if programs:
             with in_mode(self.modules, training=False):
-                self.per_datum, self.why_whole = FewData(self).find()
+                self.per_datum, self.why_whole = FewData(self, model, guide).find()
 
     def take(self, rows: slice | Tensor, per_datum: Cut | None = None) -> tuple[Any, ...]:
         """Return the arguments with the given data, on the programs' device.
