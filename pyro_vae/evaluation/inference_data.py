@@ -1,4 +1,4 @@
-"""DrawnBlock, predictions, log-likelihoods and diagnostics of a pair, with named dims, for ArviZ."""
+"""Draws, predictions, log-likelihoods and diagnostics of a pair, with named dims, for ArviZ."""
 
 import logging
 import math
