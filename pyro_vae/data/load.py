@@ -216,7 +216,7 @@ def _content_hash(splits: Splits, labels: bool = False) -> str:
             array = column.contiguous().numpy()
             # Little-endian is written down so that a machine of the other kind would notice.
             content.update(f"{title} {array.dtype.str} {array.shape}\n".encode())
-            content.update(array)
+            content.update(array.data)
     return content.hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Diagnostics of Markov chains by ArviZ: R-hat and effective sample sizes."""
 
+import importlib
 import warnings
 from typing import Any
 
@@ -54,7 +55,7 @@ def _each(name: str, draws: Tensor, **options: Any) -> Tensor:
     library = import_arviz()
     if not hasattr(library, "psislw"):
         # In ArviZ 1.x the statistics of arrays are here.
-        from arviz_stats.base import array_stats as library
+        library = importlib.import_module("arviz_stats.base").array_stats
     statistic = getattr(library, name)
     columns = draws.double().cpu().flatten(2) if draws.ndim > 2 else draws.double().cpu().unsqueeze(-1)
     values = torch.full((columns.shape[2],), torch.nan, dtype=torch.float64)
