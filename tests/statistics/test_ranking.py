@@ -23,7 +23,16 @@ def zeros_like(d):
 def numbers(found, *, bootstrap=True):
     """All of a difference's numbers in a row; without those that depend on the order of images."""
     named = {name: value for name, value in vars(found).items() if bootstrap or name != "image_interval"}
+    del named["unit"]
     return np.hstack(list(named.values()))
+
+
+def test_both_say_their_unit(four):
+    ranking = replace(compare_all(four), unit="bits")
+    assert str(ranking).splitlines()[0].split()[:3] == ["rank", "name", "bits"]
+    difference = paired_difference(four["a"], four["b"])
+    assert " nats (s.e." in str(difference)
+    assert " bits (s.e." in str(replace(difference, unit="bits"))
 
 
 def simulate(rng, *, S, N=200, seed_sd=0.0, images="normal", residual_sd=0.5):
