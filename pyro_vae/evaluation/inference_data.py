@@ -11,12 +11,13 @@ from torch import Tensor
 from pyro_vae.evaluation.arviz_groups import as_inference_data
 from pyro_vae.evaluation.evidence.weight_sums import WeightMean
 from pyro_vae.evaluation.over_data.latent_draws import DrawnBlock, LatentDraws, by_datum, inner_plates
+from pyro_vae.programs.layouts import FixedValues
 from pyro_vae.programs.masks import element_mask
 from pyro_vae.programs.pair import SOFT_TARGETS
 from pyro_vae.programs.particles import Particles, Site, samples
 from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.programs.redrawn import Redrawn, is_factor, refuse_factors
-from pyro_vae.programs.values import FixedValues, observed_value
+from pyro_vae.programs.values import observed_value
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count
 from pyro_vae.runtime.random_state import seeded
@@ -162,7 +163,7 @@ class _Groups:
         self._put("posterior", drawn, run, latent)
         for site in observed:
             if "log_likelihood" in self._groups:
-                self._keep("log_likelihood", site["name"], drawn, run.log_prob([site], [1.0]), [])
+                self._keep("log_likelihood", site["name"], drawn, run.log_prob([site]), [])
         if "sample_stats" in self._groups:
             self._keep("sample_stats", "log_weight", drawn, run.terms().log_weight, [])
         if drawn.samples.start == 0:

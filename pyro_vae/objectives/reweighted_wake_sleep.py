@@ -91,4 +91,4 @@ class ReweightedWakeSleep(IWAE, LeafBound):
         dream = Particles(dreamed, guide_trace, guide_trace, run.plate, run.particle_dim)
         sites = list(samples(guide_trace))
         with scoring("ReweightedWakeSleep"):
-            return dream.log_prob(sites, [1.0] * len(sites))[0]
+            return dream.log_prob(sites)[0]

@@ -5,7 +5,7 @@ from collections.abc import Collection
 from pyro.poutine import Trace
 
 from pyro_vae.errors import PairError
-from pyro_vae.programs.particles import BatchPlate, Site, samples
+from pyro_vae.programs.particles import BatchPlate, Site, latent_sites, observed_sites, samples
 from pyro_vae.programs.sites import PLATE
 
 
@@ -20,10 +20,9 @@ def check_sites(model_trace: Trace, guide_trace: Trace, summed_out: Collection[s
     Raises:
         PairError: lists the sites of both.
     """
-    in_model = {site["name"] for site in samples(model_trace) if not site["is_observed"]}
+    in_model = {site["name"] for site in latent_sites(model_trace)}
     # An auxiliary site is the guide's own: another variable of q, or a factor in its density.
-    own = [site for site in samples(guide_trace) if not site["infer"].get("is_auxiliary")]
-    in_guide = {site["name"] for site in own if not site["is_observed"]}
+    in_guide = {site["name"] for site in latent_sites(guide_trace) if not site["infer"].get("is_auxiliary")}
     in_model -= set(summed_out) - in_guide
     if in_model != in_guide:
         only = [
@@ -49,7 +48,7 @@ def find_plate(model_trace: Trace, guide_trace: Trace, rows: int | None, name: s
         PairError: there is no such plate, or no single one.
     """
     sites = [*samples(model_trace), *samples(guide_trace)]
-    if not any(site["is_observed"] for site in samples(model_trace)):
+    if not observed_sites(model_trace):
         raise PairError(f"the model observes nothing. {_both(model_trace, guide_trace)}")
     frames = {f.name: f for site in sites for f in site["cond_indep_stack"] if f.vectorized}
     shared = set.intersection(*(_plates(site) for site in sites))

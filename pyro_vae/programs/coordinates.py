@@ -3,13 +3,13 @@
 import math
 from typing import Any
 
-import torch
 from pyro import distributions as dist
 from torch.distributions import MixtureSameFamily, TransformedDistribution, biject_to, constraints
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 from torch.distributions.transforms import ComposeTransform, IndependentTransform
 
-from pyro_vae.programs.laws import unwrapped
+from pyro_vae.programs.laws import elementwise, unwrapped
+from pyro_vae.programs.values import same_support, support_of
 
 CIRCULAR = (dist.VonMises, dist.SineBivariateVonMises, dist.SineSkewed)
 """Laws of angles: declared on the reals, they repeat there, and are densities on an interval of 2 pi alone."""
@@ -62,7 +62,7 @@ def stays_on_circle(site: Any) -> bool:
     law = innermost(site["fn"])
     if isinstance(law, CIRCULAR):
         return True
-    unbounded = _elementwise(law.support) is constraints.real and not isinstance(law, TransformedDistribution)
+    unbounded = support_of(law) is constraints.real and not isinstance(law, TransformedDistribution)
     return not unbounded and bool((site["value"].abs() <= math.pi * (1 + 1e-6)).all())
 
 
@@ -71,32 +71,11 @@ def _declares_too_much(law: Any) -> bool:
     if not isinstance(law, TransformedDistribution) or type(law).support is not TransformedDistribution.support:
         return False
     base = law.base_dist
-    support = _elementwise(base.support)
+    support = support_of(base)
     if is_circular(base) or _declares_too_much(innermost(base)):
         return True
     for transform in law.transforms:
-        if not _same(support, _elementwise(transform.domain)):
+        if not same_support(support, elementwise(transform.domain)):
             return True
-        support = _elementwise(transform.codomain)
+        support = elementwise(transform.codomain)
     return False
-
-
-def _elementwise(support: Any) -> Any:
-    while isinstance(support, constraints.independent | MixtureSameFamilyConstraint):
-        support = support.base_constraint
-    return support
-
-
-def _same(one: Any, other: Any) -> bool:
-    if one is other:
-        return True
-    if isinstance(one, constraints.greater_than_eq) and isinstance(other, constraints.greater_than):
-        # Which differ in one point.
-        return bool(torch.as_tensor(one.lower_bound == other.lower_bound).all())
-    if type(one) is not type(other):
-        return False
-    return all(
-        bool(torch.as_tensor(getattr(one, name) == getattr(other, name)).all())
-        for name in ("lower_bound", "upper_bound")
-        if hasattr(one, name)
-    )

@@ -16,8 +16,9 @@ from torch.distributions import Distribution
 
 from pyro_vae.programs.coordinates import onto_support
 from pyro_vae.programs.laws import core
-from pyro_vae.programs.particles import BatchPlate, Site, samples
-from pyro_vae.programs.values import FixedValues, support_of
+from pyro_vae.programs.layouts import FixedValues
+from pyro_vae.programs.particles import BatchPlate, Site, latent_sites, log_prob_of, observed_sites
+from pyro_vae.programs.values import support_of
 from pyro_vae.runtime.wording import in_one_line
 
 Run = Callable[[Messenger], Trace]
@@ -28,7 +29,7 @@ TOLERANCE = 0.01
 
 
 def why_no_density(model_trace: Trace, guide_trace: Trace, plate: BatchPlate, run: Run) -> str | None:
-    """Return in what the guide has no density of the model's latent sites, and what to do, or None where it has one.
+    """Return why the guide has no density of the model's latent sites, and what to do; None where it has one.
 
     Args:
         model_trace: of the model, replayed against the guide's, with one sample.
@@ -36,15 +37,14 @@ def why_no_density(model_trace: Trace, guide_trace: Trace, plate: BatchPlate, ru
         plate: over the data.
         run: runs the guide again.
     """
-    latent = {site["name"]: site for site in samples(model_trace) if not site["is_observed"]}
-    sites = list(samples(guide_trace))
-    drawn = {site["name"]: site for site in sites if not site["is_observed"]}
-    factors = [site for site in sites if site["is_observed"]]
+    latent = {site["name"]: site for site in latent_sites(model_trace)}
+    drawn = {site["name"]: site for site in latent_sites(guide_trace)}
+    factors = observed_sites(guide_trace)
     own = {name: site for name, site in drawn.items() if name not in latent and not isinstance(core(site["fn"]), Delta)}
     points = {}
     for name, site in drawn.items():
         if name not in latent:
-            if isinstance(core(site["fn"]), Delta) and _log_prob(site).any():
+            if isinstance(core(site["fn"]), Delta) and log_prob_of(site).any():
                 return f"its own site {name!r} is a point mass with a log_density. {_NO_POINT}"
             continue
         reason = _mismatch(name, latent[name], site)
@@ -82,25 +82,24 @@ def _mismatch(name: str, of_model: Site, of_guide: Site) -> str | None:
         mixed = _with_atoms(fn)
         if mixed is not None:
             return f"site {name!r} of the {where} puts mass on single points ({mixed}), and has no density there"
-    if isinstance(core(of_model["fn"]), Delta):
-        if not isinstance(core(of_guide["fn"]), Delta):
+    if isinstance(core(p), Delta):
+        if not isinstance(core(q), Delta):
             return (
                 f"site {name!r} is a point mass in the model, which no draw of the guide hits. Make it "
                 f"pyro.deterministic in the model, or the same Delta in the guide"
             )
-        if not torch.equal(*torch.broadcast_tensors(_log_prob(of_model), _log_prob(of_guide))):
+        if not torch.equal(*torch.broadcast_tensors(log_prob_of(of_model), log_prob_of(of_guide))):
             return (
                 f"site {name!r} is a point mass in model and guide, but not the same one, or with another log_density. "
                 f"Make it pyro.deterministic in the model"
             )
         return None
     supports = support_of(p), support_of(q)
-    if None in supports or isinstance(core(of_guide["fn"]), Delta):
+    if None in supports or isinstance(core(q), Delta):
         return None
-    discrete = [support.is_discrete for support in supports]
-    if discrete[0] != discrete[1]:
-        kinds = ["discrete" if flag else "continuous" for flag in discrete]
-        return f"site {name!r} is {kinds[0]} in the model and {kinds[1]} in the guide. Give both laws of one kind"
+    in_model, in_guide = ("discrete" if support.is_discrete else "continuous" for support in supports)
+    if in_model != in_guide:
+        return f"site {name!r} is {in_model} in the model and {in_guide} in the guide. Give both laws of one kind"
     return None
 
 
@@ -132,7 +131,7 @@ def _no_change_of_variables(
             site = trace.nodes[name]
             transform = onto_support(latent[name]["fn"])
             u = transform.inv(site["value"])
-            scored.append(_by_datum(_log_prob(site), site, plate, event=0).sum(-1).detach())
+            scored.append(_by_datum(log_prob_of(site), site, plate, event=0).sum(-1).detach())
             volume = transform.log_abs_det_jacobian(u, site["value"]).detach()
             volumes.append(_by_datum(volume, site, plate, event=volume.ndim - len(site["fn"].batch_shape)).sum(-1))
             flat = _by_datum(u, site, plate, event=site["fn"].event_dim)
@@ -179,7 +178,7 @@ def _no_reverse_density(
     # Drawn here, since a guide that is replayed would take the values that it has.
     others = {name: site["fn"].sample() for name, site in own.items()}
     again = run(FixedValues({name: site["value"] for name, site in drawn.items()} | others))
-    before, after = _log_prob(factors[0]), _log_prob(again.nodes[factors[0]["name"]])
+    before, after = log_prob_of(factors[0]), log_prob_of(again.nodes[factors[0]["name"]])
     return reason if before.shape == after.shape and torch.equal(before, after) else None
 
 
@@ -188,7 +187,7 @@ def _no_density(site: Site) -> str:
 
 
 def _with_atoms(fn: Any) -> str | None:
-    """Name the law within a law that has mass on single points beside, or in the place of, a density; not a Delta."""
+    """Name the law, other than a Delta, that puts mass on single points; None where there is none."""
     if isinstance(fn, Empirical):
         return type(fn).__name__
     if isinstance(fn, ZeroInflatedDistribution):
@@ -202,10 +201,6 @@ def _with_atoms(fn: Any) -> str | None:
             if isinstance(inner, Delta) or _with_atoms(part) is not None:
                 return f"{type(fn).__name__} of {type(inner).__name__}"
     return None
-
-
-def _log_prob(site: Site) -> Tensor:
-    return site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
 
 
 def _by_datum(values: Tensor, site: Site, plate: BatchPlate, event: int) -> Tensor:

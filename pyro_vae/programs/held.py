@@ -12,14 +12,14 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, PairError, SupportError
-from pyro_vae.programs.modules import as_args, first_rows, local_params, modules_of, num_rows, take_rows
+from pyro_vae.programs.modules import as_args, first_rows, local_params, modules_of, some_rows
 from pyro_vae.programs.particles import samples
-from pyro_vae.programs.undo import VERIFICATION_SEED, Undo, no_side_effects
+from pyro_vae.programs.undo import VERIFICATION_SEED, Undo, probing
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
 
 MOST = 100_000
-"""Data that a guide is run on, at most, to see whether it has parameters for so many."""
+"""The largest number of data for which a guide is tried."""
 
 
 def makes_for_each(program: Program, x: Any) -> bool:
@@ -35,7 +35,7 @@ def makes_for_each(program: Program, x: Any) -> bool:
         return False
     undo = Undo(program)
 
-    def made(count: int) -> list[torch.Size] | None:
+    def shapes_made(count: int) -> list[torch.Size] | None:
         try:
             poutine.trace(program).get_trace(*_cycled(args, rows, count))
             return [parameter.shape for parameter in undo.made]
@@ -45,9 +45,9 @@ def makes_for_each(program: Program, x: Any) -> bool:
         finally:
             undo()
 
-    with torch.no_grad(), no_side_effects(modules_of(program)), local_params(program):
-        found = made(rows)
-        return bool(found) and any(other not in (None, found) for other in map(made, _others(rows)))
+    with probing(program), local_params(program):
+        shapes = shapes_made(rows)
+        return bool(shapes) and any(other not in (None, shapes) for other in map(shapes_made, _others(rows)))
 
 
 def data_held(guide: Program, x: Any, model: Program | None = None) -> int | None:
@@ -67,18 +67,17 @@ def data_held(guide: Program, x: Any, model: Program | None = None) -> int | Non
     rows = first_rows(args)
     if rows is None:
         return None
-    programs = [program for program in (guide, model) if program is not None]
-    modules, before = modules_of(*programs), Undo(*programs)
-    with (
-        torch.no_grad(), no_side_effects(modules), local_params(*programs), pyro.validation_enabled(False),
-        warnings.catch_warnings(),
-    ):  # fmt: skip
+    before = Undo(guide, model)
+    with probing(guide, model), local_params(guide, model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # One that has not run makes its parameters now.
-        plates = _plates_of(guide, args)
-        if plates is None:
+        plates: dict[str, int] = {}
+        try:
+            plates = _plates(poutine.trace(guide).get_trace(*args))
+        except Exception:
+            # It does not run on this number of data.
             before()
-        made = Undo(*programs)
+        made = Undo(guide, model)
 
         def takes(count: int) -> bool:
             try:
@@ -90,7 +89,7 @@ def data_held(guide: Program, x: Any, model: Program | None = None) -> int | Non
             if takes(rows) and any(map(takes, _others(rows))):
                 return None
             lengths = _lengths(guide, model)
-            counts = sorted(lengths | set((plates or {}).values())) if lengths else []
+            counts = sorted(lengths | set(plates.values())) if lengths else []
             return next((count for count in counts if takes(count) and _ignores_order(guide, args, rows, count)), None)
         finally:
             before()
@@ -106,7 +105,7 @@ def other_data(held: int, given: int | None) -> str:
 
 @contextmanager
 def of_these_data(guide: Program, x: Any, model: Program | None = None) -> Iterator[None]:
-    """Say it where a first run of programs fails by a guide that has parameters for another number of data.
+    """Name the numbers of data where programs fail because the guide has parameters for another number of them.
 
     Args: as for :func:`data_held`.
 
@@ -130,17 +129,15 @@ def _others(rows: int) -> list[int]:
 
 
 def _cycled(args: tuple[Any, ...], rows: int, count: int, *, backwards: bool = False) -> tuple[Any, ...]:
-    """Return the arguments with so many data, again and again from the first one on."""
+    """Return the arguments with ``count`` data: the given ones in order, repeated where they are too few."""
     index = torch.arange(count) % rows
     index = index.flip(0) if backwards else index
-    return tuple(take_rows(arg, index) if num_rows(arg) == rows else arg for arg in args)
+    return some_rows(args, index, rows)
 
 
 def _lengths(guide: Program, model: Program | None) -> set[int]:
     """Return the sizes of parameters that the guide alone may have, as far as they may be numbers of data."""
-    of_model = {
-        id(p) for program in (model,) if program is not None for m in modules_of(program) for p in m.parameters()
-    }
+    of_model = {id(p) for module in modules_of(model) for p in module.parameters()}
     own = [p for module in modules_of(guide) for p in module.parameters() if id(p) not in of_model]
     # Pyro joins the names of a module and of its parameter by these signs.
     stored = [value for name, value in pyro.get_param_store().items() if "$$$" not in name]
@@ -159,18 +156,10 @@ def _runs(guide: Program, model: Program | None, args: tuple[Any, ...], count: i
         model_trace = poutine.trace(values).get_trace(*args)
         model_trace.compute_log_prob()
     except Exception:
-        # Whatever it fails by, it does not take this number of data.
+        # Whatever the reason, it does not take this number of data.
         return False
     of_model = _plates(model_trace)
     return all(sizes[name] == of_model[name] for name in sizes.keys() & of_model.keys())
-
-
-def _plates_of(guide: Program, args: tuple[Any, ...]) -> dict[str, int] | None:
-    try:
-        return _plates(poutine.trace(guide).get_trace(*args))
-    except Exception:
-        # On data of this number it does not run.
-        return None
 
 
 def _plates(trace: poutine.Trace) -> dict[str, int]:

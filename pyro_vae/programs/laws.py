@@ -1,4 +1,4 @@
-"""A law without the laws that wrap it."""
+"""A law without the laws that wrap it, and a support without the dims that make it one of events."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from pyro.distributions import MaskedDistribution
 from pyro.distributions.torch_distribution import ExpandedDistribution
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Distribution, Independent, constraints, kl_divergence
 
 Kinds = type | tuple[type, ...]
 
@@ -47,6 +47,13 @@ def unwrapped(fn: Any, wrappers: Kinds = WRAPPERS) -> Any:
     """
     *_, law = layers(fn, wrappers)
     return law
+
+
+def elementwise(support: Any) -> Any:
+    """Return a support of single elements, where one of events only repeats it."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support
 
 
 def kl_at(q: Distribution, p: Distribution, z: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """How the samples of a run lie beside its data: in an outer plate, in repeated rows, or each in a run of its own."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ class Layout(ABC):
 
     together = True
     """Whether one run holds several samples."""
+    subsampled = False
+    """Whether the data are repeated in a plate that stands for a number of data of its own."""
 
     def chunks(self, num_samples: int) -> list[tuple[slice, int]]:
         """Return which samples lie in one run, and how many these are."""
@@ -45,10 +48,6 @@ class Layout(ABC):
     def apart(self, run: Particles, site: Site) -> Tensor:
         """Return a site's value in a run as ``(num_samples, *rest)``."""
 
-    @abstractmethod
-    def rows(self, coordinates: Tensor) -> Tensor:
-        """Return ``(num_samples, batch, dim)`` as a run has it: with the samples, or all in the batch."""
-
 
 @dataclass(frozen=True)
 class OuterPlate(Layout):
@@ -70,10 +69,6 @@ class OuterPlate(Layout):
         value = site["value"]
         shared = value.ndim + self.dim - site["fn"].event_dim < 0
         return value.expand(run.shape[0], *value.shape) if shared else value
-
-    def rows(self, coordinates: Tensor) -> Tensor:
-        """Return the coordinates as they are."""
-        return coordinates
 
 
 @dataclass(frozen=True)
@@ -111,9 +106,31 @@ class RepeatedRows(Layout):
         dim = value.ndim - site["fn"].event_dim + self.plate.dim
         return value.unflatten(dim, (run.repeats, -1)).movedim(dim, 0)
 
-    def rows(self, coordinates: Tensor) -> Tensor:
-        """Return the coordinates with samples and data in one dim."""
-        return coordinates.flatten(0, 1)
+
+class FixedValues(Messenger):
+    """Gives latent sites the values of a table: as a run has them, or ``(num_samples, *rest)`` for a layout."""
+
+    def __init__(self, values: Mapping[str, Tensor], layout: Layout | None = None) -> None:
+        super().__init__()
+        self._values, self._layout = values, layout
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self._values and not msg["is_observed"]:
+            value = self._values[msg["name"]]
+            inside = value if self._layout is None else self._layout.inside(value, msg["fn"].event_dim)
+            msg["value"], msg["done"] = inside, True
+
+
+class FixedRows(Messenger):
+    """Makes subsampled plates take the given rows, by the plate's name."""
+
+    def __init__(self, rows: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self._rows = rows
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if isinstance(msg["fn"], _Subsample) and msg["name"] in self._rows:
+            msg["value"], msg["done"] = self._rows[msg["name"]], True
 
 
 class RepeatedSubsample(Messenger):
@@ -157,7 +174,3 @@ class OneByOne(Layout):
     def apart(self, run: Particles, site: Site) -> Tensor:  # noqa: ARG002
         """Return the value as that of one sample."""
         return site["value"].unsqueeze(0)
-
-    def rows(self, coordinates: Tensor) -> Tensor:
-        """Return the one sample's coordinates."""
-        return coordinates[0]

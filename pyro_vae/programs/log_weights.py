@@ -61,7 +61,7 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
     >>> log_weights(VAE((1, 28, 28)), MeanFieldGuide((1, 28, 28)), x, num_samples=3).shape
     torch.Size([3, 7])
     """
-    check_num_samples("log_weights", num_samples)
+    check_count("log_weights", "num_samples", num_samples)
     x = data_args("log_weights", x, model, guide)
     check_not_empty("log_weights: x", x[0])
     pair = Pair(model, guide, x, plate)
@@ -78,11 +78,6 @@ def log_weights(model: Program, guide: Program, x: Any, num_samples: int = 1, *,
     if pair.wide and bool((pair.roundings(x)[0] > MOST_ROUNDING).any()):
         logger.warning("log_weights: %s", UNRESOLVED)
     return weights
-
-
-def check_num_samples(who: str, num_samples: int) -> None:
-    """Refuse fewer than one sample."""
-    check_count(who, "num_samples", num_samples)
 
 
 def subsample_blocks(pair: Pair, device: torch.device) -> list[Tensor]:

@@ -3,38 +3,24 @@
 from typing import Any
 
 import torch
-from pyro.distributions import MaskedDistribution
 from pyro.poutine import Trace
 from torch import Tensor
 from torch.distributions.transforms import IndependentTransform
 
 from pyro_vae.errors import PairError
-from pyro_vae.programs.laws import layers
-from pyro_vae.programs.particles import Particles, Site, samples
-
-
-def masks_of(site: Site) -> list[tuple[Any, int]]:
-    """Return the masks of a site and of its law that hide something, each with the event dims right of it."""
-    fn = site["fn"]
-    found = [(site["mask"], fn.event_dim)]
-    found += [(law._mask, law.event_dim) for law in layers(fn) if isinstance(law, MaskedDistribution)]
-    return [(mask, event_dim) for mask, event_dim in found if mask is not None and mask is not True]
+from pyro_vae.programs.particles import Particles, Site, latent_sites
+from pyro_vae.programs.values import seen_elements
 
 
 def element_mask(site: Site) -> Tensor | None:
     """Return which elements of a site's value count, of the value's shape; None where it has no mask."""
-    shape = site["fn"].batch_shape + site["fn"].event_shape
-    total: Tensor | None = None
-    for mask, event_dim in masks_of(site):
-        mask = torch.as_tensor(mask).bool()
-        mask = mask.reshape((*mask.shape, *(1,) * event_dim)).expand(shape)
-        total = mask if total is None else total & mask
-    return total
+    seen = seen_elements(site["fn"], site["mask"], within=object)
+    return None if seen is None else seen.expand(site["fn"].batch_shape + site["fn"].event_shape)
 
 
 def has_masked_latents(trace: Any) -> bool:
     """Whether a latent site of a trace has a mask, which may hide something of some data or other."""
-    return any(masks_of(site) for site in samples(trace) if not site["is_observed"])
+    return any(element_mask(site) is not None for site in latent_sites(trace))
 
 
 def coordinate_mask(site: Site, onto_support: Any) -> Tensor:
@@ -49,12 +35,13 @@ def coordinate_mask(site: Site, onto_support: Any) -> Tensor:
     return mask.reshape(*mask.shape, *(1,) * (len(shape) - mask.ndim)).expand(shape)
 
 
-def masked_log_volume(site: Site, onto_support: Any, coordinates: Tensor, value: Tensor) -> Tensor:
+def log_volume_of(site: Site, onto_support: Any, coordinates: Tensor, value: Tensor) -> Tensor:
     """Return log|det| of a site's map onto its support, over the elements that count, of the site's batch shape."""
+    mask = element_mask(site)
+    if mask is None:
+        return onto_support.log_abs_det_jacobian(coordinates, value)
     elementwise = _elementwise(onto_support)
     log_volume = elementwise.log_abs_det_jacobian(coordinates, value)
-    mask = element_mask(site)
-    assert mask is not None
     mask = mask[(..., *(0,) * elementwise.codomain.event_dim)].to(log_volume.device)
     log_volume = torch.where(mask, log_volume, torch.zeros_like(log_volume))
     summed = onto_support.codomain.event_dim - elementwise.codomain.event_dim
@@ -63,13 +50,13 @@ def masked_log_volume(site: Site, onto_support: Any, coordinates: Tensor, value:
 
 def with_other_masked_values(trace: Trace, other: Trace) -> Trace:
     """Return a copy of a trace whose masked latent elements have the values of another one."""
-    found = trace.copy()
-    for site in samples(trace):
+    changed = trace.copy()
+    for site in latent_sites(trace):
         mask, theirs = element_mask(site), other.nodes[site["name"]]["value"]
-        if mask is not None and not site["is_observed"] and theirs.shape == site["value"].shape:
+        if mask is not None and theirs.shape == site["value"].shape:
             value = torch.where(mask.to(theirs.device), site["value"], theirs)
-            found.nodes[site["name"]] = {**site, "value": value}
-    return found
+            changed.nodes[site["name"]] = {**site, "value": value}
+    return changed
 
 
 def check_same_masks(run: Particles) -> None:
@@ -79,15 +66,10 @@ def check_same_masks(run: Particles) -> None:
         PairError: names the site. What is in p and not in q, or the other way round, makes a weight whose mean is not
             the evidence.
     """
-    in_guide_by_name = {site["name"]: site for site in samples(run.guide_trace)}
-    for site in samples(run.model_trace):
+    for site in latent_sites(run.model_trace):
         name = site["name"]
-        if site["is_observed"] or name not in in_guide_by_name:
-            continue
-        in_model, in_guide = element_mask(site), element_mask(in_guide_by_name[name])
-        if in_model is None and in_guide is None:
-            continue
-        counts = [torch.ones((), dtype=torch.bool) if mask is None else mask for mask in (in_model, in_guide)]
+        masks = [element_mask(trace.nodes[name]) for trace in (run.model_trace, run.guide_trace)]
+        counts = [torch.ones((), dtype=torch.bool) if mask is None else mask for mask in masks]
         model_counts, guide_counts = torch.broadcast_tensors(*counts)
         differ = int((model_counts != guide_counts).sum())
         if differ:

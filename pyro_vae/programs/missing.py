@@ -6,7 +6,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae.programs.modules import as_args, in_mode, modules_of
+from pyro_vae.programs.modules import as_args, in_mode, modules_of, num_rows, some_rows
 from pyro_vae.programs.nonfinite import find_missing
 from pyro_vae.programs.undo import no_side_effects
 from pyro_vae.protocols import Program
@@ -44,15 +44,17 @@ def check_finite_rows(what: str, x: Any, model: Program | None = None, guide: Pr
         ValueError: says how many values and where the first one is.
     """
     args = as_args(x)
-    rows = next((arg for arg in args if _goes_with(arg, args[0]) and not all_finite(arg)), None)
-    if rows is None:
+    size = num_rows(args[0])
+    columns = [arg for arg in args if isinstance(arg, Tensor) and num_rows(arg) == size and not all_finite(arg)]
+    if not columns:
         return
-    bad = (~rows.isfinite()).nonzero()
-    programs = [program for program in (model, guide) if program is not None]
+    bad = (~columns[0].isfinite()).nonzero()
     reached = None
-    if programs:
-        with in_mode(modules_of(*programs), training=False), no_side_effects(modules_of(*programs)):
-            reached = _reached(model, guide, args, _rows_with_missing(args))
+    if model is not None or guide is not None:
+        missing = torch.cat([(~column.isfinite()).nonzero()[:, 0].cpu() for column in columns]).unique()
+        modules = modules_of(model, guide)
+        with in_mode(modules, training=False), no_side_effects(modules):
+            reached = _reached(model, guide, args, missing)
         if reached is None:
             return
     values = "values are" if len(bad) > 1 else "value is"
@@ -62,23 +64,11 @@ def check_finite_rows(what: str, x: Any, model: Program | None = None, guide: Pr
     )
 
 
-def _goes_with(arg: Any, first: Any) -> bool:
-    """Whether an argument has one row for each datum."""
-    return isinstance(arg, Tensor) and arg.ndim > 0 and len(arg) == len(first)
-
-
-def _rows_with_missing(args: tuple[Any, ...]) -> Tensor:
-    """Return the numbers of the data with a NaN or an infinite value in some argument."""
-    columns = [arg for arg in args if _goes_with(arg, args[0]) and not all_finite(arg)]
-    return torch.cat([(~column.isfinite()).nonzero()[:, 0].cpu() for column in columns]).unique()
-
-
 def _reached(model: Program | None, guide: Program | None, args: tuple[Any, ...], index: Tensor) -> str | None:
     """Return what to say of NaN or infinite values in the data at ``index``, or None where all are hidden."""
     try:
         for block in index.split(BLOCK):
-            taken = tuple(arg[block.to(arg.device)] if _goes_with(arg, args[0]) else arg for arg in args)
-            reached = find_missing(model, guide, taken)
+            reached = find_missing(model, guide, some_rows(args, block, num_rows(args[0])))
             if reached is not None:
                 return reached
         return None

@@ -72,6 +72,11 @@ def take_rows(arg: Any, rows: slice | Tensor) -> Any:
     return pack_padded_sequence(chosen, lengths[rows], batch_first=True, enforce_sorted=False)
 
 
+def some_rows(args: tuple[Any, ...], rows: slice | Tensor, of: int | None) -> tuple[Any, ...]:
+    """Return arguments with some rows of each that has ``of`` rows, and the others as they are."""
+    return tuple(take_rows(arg, rows) if of is not None and num_rows(arg) == of else arg for arg in args)
+
+
 def repeated(arg: Any, times: int) -> Any:
     """Return the rows of an argument so many times, all of them one after the other."""
     if isinstance(arg, PackedSequence):
@@ -87,15 +92,12 @@ def check_programs(who: str, *programs: Any) -> None:
     """
     for program in programs:
         if isinstance(program, type):
-            raise ValueError(
-                f"{who}: model and guide must be Pyro programs that can be called with the data; got the class "
-                f"{program.__name__}: make an object of it, {program.__name__}(...)."
-            )
-        if not callable(program):
-            raise ValueError(
-                f"{who}: model and guide must be Pyro programs that can be called with the data; got "
-                f"{in_short(program)}."
-            )
+            came = f"the class {program.__name__}: make an object of it, {program.__name__}(...)"
+        elif not callable(program):
+            came = in_short(program)
+        else:
+            continue
+        raise ValueError(f"{who}: model and guide must be Pyro programs that can be called with the data; got {came}.")
 
 
 def check_arguments(args: tuple[Any, ...], **programs: Program) -> None:
@@ -155,8 +157,8 @@ def data_args(who: str, x: Any, *programs: Program) -> tuple[Any, ...]:
     )
 
 
-def modules_of(*programs: Program) -> list[nn.Module]:
-    """Return the distinct modules that programs run, as far as can be seen from outside.
+def modules_of(*programs: Program | None) -> list[nn.Module]:
+    """Return the distinct modules that programs run, as far as can be seen from outside; None has none.
 
     A program itself, the object whose method it is, what a function closes over or calls by a global name, what a
     partial (as of ``poutine.scale(model, 0.1)``) was given, and the attributes of a callable object.
@@ -204,10 +206,10 @@ def plain_errors(who: str, what: str) -> Iterator[None]:
             raise
         raise PairError(f"{who}{': ' if who else ''}{what} cannot be run on these data: {told(error)}") from error
     except ValueError as error:
-        said = with_place(plainly(error), error)
-        if str(error) == said:
+        text = with_place(plainly(error), error)
+        if str(error) == text:
             raise
-        raise ValueError(said) from error
+        raise ValueError(text) from error
 
 
 class _OpenContext(_Context):
@@ -224,7 +226,7 @@ class _OpenContext(_Context):
 
 
 @contextmanager
-def local_params(*programs: Program) -> Iterator[None]:
+def local_params(*programs: Program | None) -> Iterator[None]:
     """Run programs so that each :class:`PyroModule` keeps its parameters to itself.
 
     By default Pyro names a module's parameters in one store for the process, and a second module with the same
@@ -253,19 +255,19 @@ def local_params(*programs: Program) -> Iterator[None]:
                 context.__class__ = _Context
 
 
+def buffers_of(modules: Sequence[nn.Module]) -> list[tuple[nn.Module, str, Tensor]]:
+    """Return the buffers (running means) of modules, each with the module that owns it and its name there."""
+    owners = [owner for module in modules for owner in module.modules()]
+    return [(owner, name, b) for owner in owners for name, b in owner._buffers.items() if b is not None]
+
+
 @contextmanager
 def unmoved_buffers(modules: list[nn.Module]) -> Iterator[None]:
     """Give modules copies of their buffers (running means) to write to, and the buffers back on the way out.
 
     What autograd holds on to is not written to.
     """
-    buffers = [
-        (owner, name, buffer)
-        for module in modules
-        for owner in module.modules()
-        for name, buffer in owner._buffers.items()
-        if buffer is not None
-    ]
+    buffers = buffers_of(modules)
     for owner, name, buffer in buffers:
         owner._buffers[name] = buffer.clone()
     try:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.programs.laws import core
 from pyro_vae.programs.modules import as_args, local_params
-from pyro_vae.programs.particles import Site
+from pyro_vae.programs.particles import Site, log_prob_of
 from pyro_vae.programs.values import FilledMask, at_inside, is_inside, seen_elements, support_of
 from pyro_vae.protocols import Program
 
@@ -21,7 +21,7 @@ from pyro_vae.protocols import Program
 def check_finite(who: str, model: Program, guide: Program, x: Any, weights: Tensor) -> None:
     """Refuse weights ``(num_samples, batch)`` that are NaN or +inf, and name the site they came from.
 
-    A weight of -inf is a fair one: a z where the model has no mass.
+    A weight of -inf is valid: the model has no mass at that z.
     """
     bad = weights.isnan() | (weights == torch.inf)
     if bad.any():
@@ -44,7 +44,7 @@ def nonfinite_site(model: Program, guide: Program, x: Any) -> str:
 def find_nonfinite(model: Program, guide: Program, x: Any) -> str | None:
     """Run the pair on x and say at which site the first value or log-probability is not finite, if any is.
 
-    NaN goes before infinity: a log-probability of -inf can be a fair one. What a mask hides is not looked at.
+    NaN is looked for first, since a log-probability of -inf can be valid. What a mask hides is ignored.
     """
     sites = _sites(model, guide, x)
     for is_bad in (torch.isnan, torch.isinf):
@@ -89,9 +89,8 @@ def find_outside(model: Program, guide: Program, x: Any) -> str | None:
 
 def _sites(model: Program | None, guide: Program | None, x: Any) -> list[tuple[Site, str]]:
     """Run what is given of a pair, and return its sites with the name of the program that each is in."""
-    programs = [program for program in (model, guide) if program is not None]
     traces = []
-    with torch.no_grad(), pyro.validation_enabled(False), local_params(*programs), FilledMask():
+    with torch.no_grad(), pyro.validation_enabled(False), local_params(model, guide), FilledMask():
         if guide is not None:
             traces.append(("guide", poutine.trace(guide).get_trace(*as_args(x))))
         if model is not None:
@@ -114,10 +113,9 @@ def _has(is_bad: Callable[[Tensor], Tensor], site: Site) -> bool:
 
 
 def _log_prob(site: Site) -> Tensor:
-    """Return the masked log-probability of a site, 0 at a latent value of density 0, which is a fair one."""
+    """Return the masked log-probability of a site, 0 at a latent value of density 0, which is valid."""
     if not site["is_observed"] and isinstance(site["value"], Tensor):
         inside = is_inside(site["fn"], site["value"], site["mask"])
         if not inside.all():
             site = {**site, "value": at_inside(site["fn"], site["value"], inside)}
-    log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-    return scale_and_mask(log_prob, mask=site["mask"])
+    return scale_and_mask(log_prob_of(site), mask=site["mask"])

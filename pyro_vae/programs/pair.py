@@ -3,7 +3,7 @@
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
@@ -14,7 +14,6 @@ import torch
 from pyro import poutine
 from pyro.distributions import Unit
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.subsample_messenger import _Subsample
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
@@ -25,9 +24,9 @@ from pyro_vae.programs.coordinates import innermost, is_circular, stays_on_circl
 from pyro_vae.programs.density import why_no_density
 from pyro_vae.programs.held import of_these_data
 from pyro_vae.programs.laws import core
-from pyro_vae.programs.layouts import Layout, OneByOne, OuterPlate, RepeatedRows
+from pyro_vae.programs.layouts import FixedRows, Layout, OneByOne, OuterPlate, RepeatedRows
 from pyro_vae.programs.masks import check_same_masks, has_masked_latents, with_other_masked_values
-from pyro_vae.programs.modules import as_args, check_arguments, first_rows, local_params, modules_of, num_rows
+from pyro_vae.programs.modules import as_args, check_arguments, first_rows, local_params, num_rows
 from pyro_vae.programs.nonfinite import find_nonfinite
 from pyro_vae.programs.particles import (
     PARTICLES,
@@ -35,6 +34,8 @@ from pyro_vae.programs.particles import (
     LogTerms,
     Particles,
     Site,
+    latent_sites,
+    observed_sites,
     rest_of_scale,
     same_order,
     samples,
@@ -42,24 +43,26 @@ from pyro_vae.programs.particles import (
 )
 from pyro_vae.programs.precision import TOLERATED, nudged, roughened
 from pyro_vae.programs.support import check_observed, discrete_dims
-from pyro_vae.programs.undo import VERIFICATION_SEED, no_side_effects, undone_on_failure
+from pyro_vae.programs.undo import VERIFICATION_SEED, probing, undone_on_failure
 from pyro_vae.programs.values import FilledMask, InsideSupport, OutsideIsNaN, may_leave
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.noise import RecordedNoise, ReplayedNoise
-from pyro_vae.runtime.random_state import has_moved
 from pyro_vae.runtime.user_code import plainly, told, with_place
 from pyro_vae.runtime.wording import in_one_line
 
 logger = logging.getLogger("pyro_vae")
 
 SOFT_TARGETS = "soft targets"
-"""The caveat of a likelihood that is no law of x."""
+"""The caveat of a likelihood that is no density of x."""
 
 REMEDY = (
     "Where the decoder or the encoder fixes the batch dim, as h.reshape(-1, 32, 7, 7), keep all leading dims: "
     "h.reshape(*h.shape[:-1], 32, 7, 7)."
 )
+
+ALONE = OneByOne()
+"""The layout of a run with one sample."""
 
 Revision = Callable[[poutine.Trace], poutine.Trace]
 
@@ -69,16 +72,15 @@ def unchanged(trace: poutine.Trace) -> poutine.Trace:
     return trace
 
 
-class FixedRows(Messenger):
-    """Makes subsampled plates take the given rows, by the plate's name."""
+def _with_known_noise(trace: poutine.Trace) -> poutine.Trace:
+    """Return the trace itself, and let the model draw the same noise of its own each time it is run at one."""
+    torch.manual_seed(VERIFICATION_SEED)
+    return trace
 
-    def __init__(self, rows: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self.rows = rows
 
-    def _pyro_sample(self, msg: Any) -> None:
-        if isinstance(msg["fn"], _Subsample) and msg["name"] in self.rows:
-            msg["value"], msg["done"] = self.rows[msg["name"]], True
+def unobserved(model: Program) -> Program:
+    """Return the model without what it observes: the prior, which is the guide that every model has."""
+    return poutine.block(model, hide_types=["observe"])
 
 
 class Pair:
@@ -103,7 +105,7 @@ class Pair:
         self._args = as_args(x)
         check_arguments(self._args, model=model, guide=guide)
         of_these = of_these_data(guide, self._args, model)
-        with of_these, pyro.validation_enabled(True), self._quiet(), torch.no_grad():
+        with of_these, probing(self.model, self.guide), pyro.validation_enabled(True):
             self.hides_data, self.bounded = False, frozenset[str]()
             with self._explained(), FilledMask() as filled:
                 traces = self._traces(self._args, inside=True)
@@ -112,8 +114,10 @@ class Pair:
             self.hides_data = filled.masked
             """Whether a mask hides elements of what is observed, so that they may be anything."""
             check_sites(model_trace, guide_trace)
-            with _restated("the sites of model and guide differ in shape"):
+            try:
                 check_model_guide_match(model_trace, guide_trace)
+            except ValueError as error:
+                raise PairError(f"the sites of model and guide differ in shape: {error}") from error
             self.num_rows = first_rows(self._args)
             self.plate = find_plate(model_trace, guide_trace, self.num_rows, plate)
             drawn = traces[1].nodes.get(self.plate.name)
@@ -135,24 +139,18 @@ class Pair:
         self.unnormalised = _unnormalised(model_trace)
         """Why the model is no joint density of the data and the latent sites; None where it is one."""
         self.caveat = self.unnormalised or _scored_in_part(model_trace, guide_trace, self.plate)
-        """Why a log-weight is none of log p(x): the model is unnormalised, or a plate scores a part; else None."""
-        self.bounded = frozenset(
-            name
-            for name, site in model_trace.nodes.items()
-            if site["type"] == "sample" and not site["is_observed"] and name in guide_trace.nodes
-            if may_leave(site["fn"], guide_trace.nodes[name]["fn"])
-            or may_leave(guide_trace.nodes[name]["fn"], site["fn"])
-        )
+        """Why weights do not estimate p(x): the model is unnormalised, or a plate scores a part of them; else None."""
+        laws = {site["name"]: (site["fn"], guide_trace.nodes[site["name"]]["fn"]) for site in latent_sites(model_trace)}
+        self.bounded = frozenset(name for name, (p, q) in laws.items() if may_leave(p, q) or may_leave(q, p))
         """Latent sites whose laws have different supports in the two programs."""
-        observed = [site for site in samples(model_trace) if site["is_observed"]]
+        observed, latent = observed_sites(model_trace), latent_sites(guide_trace)
         self.discrete_dims = discrete_dims(observed, self.plate.size)
-        latent = [site for site in samples(guide_trace) if not site["is_observed"]]
         self.same_order = same_order(model_trace, guide_trace)
         self.scale: Any = rest_of_scale(observed[0])
         """What multiplies the log-probabilities of the data in a loss, beside what subsamples stand for."""
-        self.scales_agree = all(_equal(rest_of_scale(site), rest_of_scale(observed[0])) for site in observed)
+        self.scales_agree = all(_equal(rest_of_scale(site), self.scale) for site in observed)
         self.latent_scales_agree = all(
-            _equal(site["scale"], latent[0]["scale"]) and _equal(_mask(site), _mask(latent[0])) for site in latent
+            _equal(site["scale"], latent[0]["scale"]) and _equal(_is_kept(site), _is_kept(latent[0])) for site in latent
         )
         self.masked = has_masked_latents(model_trace) or has_masked_latents(guide_trace)
         """Whether latent elements of some data may be masked, in model or guide."""
@@ -166,9 +164,7 @@ class Pair:
         Never where the caller decides on parameters: a loss is computed as Pyro computes it.
         """
         if local:
-            first = Particles(
-                model_trace, guide_trace, guide_trace, self.plate, self.particle_dim, bounded=self.bounded
-            )
+            first = self._particles((model_trace, guide_trace, guide_trace), ALONE, 1, self._args)
             with torch.no_grad(), pyro.validation_enabled(False):
                 self.wide = _loses(first) > TOLERATED
 
@@ -189,7 +185,7 @@ class Pair:
                 return [self._run(args, self.layout, num_samples, at=at)]
             first = self._run(args, at=at)
             # All samples of a datum are of the same datum.
-            with FixedRows(subsamples(first.model_trace) | subsamples(first.guide_trace)):
+            with FixedRows(first.rows):
                 return [first, *(self._run(args, at=at) for _ in range(num_samples - 1))]
 
     def run_alone(self, program: Program, x: Any, num_samples: int, values: Messenger) -> Particles:
@@ -203,8 +199,7 @@ class Pair:
         """
         args = self.layout.arguments(as_args(x), num_samples)
         program = self.layout.program(program, num_samples)
-        filled = FilledMask() if self.hides_data else nullcontext()
-        with pyro.validation_enabled(False), self._local_params(), filled, values:
+        with pyro.validation_enabled(False), self._local_params(), self._filled(), values:
             trace = poutine.trace(program).get_trace(*args)
         return self._particles((trace, trace, trace), self.layout, num_samples, args)
 
@@ -214,9 +209,9 @@ class Pair:
 
         One with dropout does not, whose later run drops other units.
         """
-        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+        with probing(self.model, self.guide):
             first = self._run(self._args)
-            with FixedRows(subsamples(first.guide_trace)):
+            with FixedRows(first.rows):
                 again = self.rerun_guide(self._args, first.guide_trace)
             first = replace(first, wide=False)
             before, after = first.terms().log_guide, replace(first, guide_trace=again).terms().log_guide
@@ -231,10 +226,10 @@ class Pair:
         """
         if self.same_order:
             return frozenset()
-        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+        with probing(self.model, self.guide):
             run = self._run(self._args)
             in_guide = [site["name"] for site in run.latents]
-            in_model = [site["name"] for site in samples(run.model_trace) if not site["is_observed"]]
+            in_model = [site["name"] for site in latent_sites(run.model_trace)]
             follows = set()
             for place, name in enumerate(in_model):
                 later = set(in_model[:place]) & set(in_guide[in_guide.index(name) :])
@@ -244,10 +239,9 @@ class Pair:
 
     def _law_moves(self, run: Particles, name: str, others: set[str]) -> bool:
         """Whether the model's law at a site depends on the values of other latent sites."""
-        with FixedRows(subsamples(run.model_trace) | subsamples(run.guide_trace)):
-            hidden = poutine.block(self.model, hide_fn=lambda site: site["type"] == "sample" and site["is_observed"])
+        with FixedRows(run.rows):
             with self._local_params():
-                prior = poutine.trace(hidden).get_trace(*self._args)
+                prior = poutine.trace(unobserved(self.model)).get_trace(*self._args)
             moved = run.guide_trace.copy()
             for other in others:
                 moved.nodes[other] = {**moved.nodes[other], "value": prior.nodes[other]["value"]}
@@ -271,7 +265,7 @@ class Pair:
             )
 
     def check_masks(self, x: Any, rows: Tensor | None = None) -> None:
-        """Refuse data for which model and guide mask other latent elements, or whose density follows masked ones.
+        """Refuse data of which model and guide mask different latent elements, or whose density follows masked ones.
 
         Args: as for :meth:`run`.
 
@@ -280,27 +274,29 @@ class Pair:
         """
         args = as_args(x)
         chosen = nullcontext() if rows is None else FixedRows({self.plate.name: rows})
-        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False), chosen:
-            run, other = self._run(args), self._run(args)
+        with probing(self.model, self.guide), chosen:
+            other, run = self._run(args), self._run(args, at=_with_known_noise)
             check_same_masks(run)
             values = with_other_masked_values(run.guide_trace, other.guide_trace)
-            with FixedRows(subsamples(run.model_trace)), self._local_params():
-                again = poutine.trace(poutine.replay(self.model, trace=values)).get_trace(*args)
-            before, after = run.terms().log_joint, replace(run, model_trace=again).terms().log_joint
-        if not _same_but_for_rounding(before, after):
-            raise PairError(
-                "log p(x, z) depends on latent elements that are masked, so that log p(x) is not defined. Mask "
-                "everything that follows from them, or nothing of them."
-            )
+            with FixedRows(run.rows):
+                again = self._model_at(args, values)
+            before, after = run.terms(), replace(run, model_trace=again).terms()
+        sites = ", ".join(site["name"] for site in latent_sites(run.model_trace))
+        for name, density in (("reconstruction", "log p(x | z)"), ("log_prior", "log p(z)")):
+            if not _same_but_for_rounding(getattr(before, name), getattr(after, name)):
+                raise PairError(
+                    f"{density} depends on masked elements of the latent sites ({sites}), so that log p(x) is not "
+                    f"defined. Mask everything that follows from them, or nothing of them."
+                )
 
     def same_for_fewer(self, x: Any, count: int) -> bool:
-        """Whether the first data have, without the others, the weights that they have beside them at the same values.
+        """Whether the first data have the same weights alone as beside the others, at the same latent values.
 
         Args:
             x: as in the constructor, with ``count`` data.
             count: how many data these are.
         """
-        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+        with probing(self.model, self.guide):
             first = self._run(self._args)
             # A plate's trace holds how many rows it had.
             chosen = prune_subsample_sites(first.guide_trace)
@@ -308,20 +304,15 @@ class Pair:
                 dim = site["value"].ndim - site["fn"].event_dim + self.plate.dim
                 chosen.nodes[site["name"]] = {**site, "value": site["value"].narrow(dim, 0, count)}
             self._run(as_args(x))
-            try:
-                found = _narrow_weight(self._run(as_args(x), replayed=chosen))
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise
-                # A guide may refuse values that it has not drawn, as a flow without an inverse does.
-                return True
-            return _same_but_for_rounding(_narrow_weight(first)[:, :count], found)
+            fewer = _unless_it_fails(lambda: _narrow_weight(self._run(as_args(x), replayed=chosen)))
+            # A guide may refuse values that it has not drawn, as a flow without an inverse does.
+            return fewer is None or _same_but_for_rounding(_narrow_weight(first)[:, :count], fewer)
 
     def roundings(self, x: Any) -> tuple[Tensor, Tensor]:
-        """Return how large the roundings in log-weights are, by what moves them that should not.
+        """Measure how far roundings move log-weights.
 
-        Each latent value by one rounding: a decoder computes anew beside it. And by one rounding each parameter that
-        the decoder has made of them. Measured in the modules' mode of the moment.
+        Each latent value is moved by one rounding, so that the decoder computes anew; then each parameter that depends
+        on the latent values is. The modules stay in the mode that they are in.
 
         Args:
             x: as in the constructor, of any batch size.
@@ -330,39 +321,37 @@ class Pair:
             By how many nats a log-weight moved at most, and the largest log-weight without its sign, ``(batch,)``,
             float64, on the CPU.
         """
-        args, errors, magnitudes, draws_noise = as_args(x), [], [], True
-        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False), self._local_params():
-            for index in range(max(1, min(8, 32 // self.plate.size))):
+        # Of few data, several samples of each.
+        layout, num_samples = self.layout, max(1, min(8, 32 // self.plate.size))
+        args, errors, magnitudes = as_args(x), [], []
+        with probing(self.model, self.guide):
+            for index, (_, count) in enumerate(layout.chunks(num_samples)):
                 torch.manual_seed(VERIFICATION_SEED + index)
-                run = self._run(args)
-                latent = {site["name"] for site in samples(run.model_trace) if not site["is_observed"]}
-                with FixedRows(subsamples(run.model_trace) | subsamples(run.guide_trace)):
-                    elsewhere = self._run(args).model_trace
-                    nudged_trace = nudged(run.guide_trace, latent)
-                    at_values = run.model_trace
-                    if draws_noise:
-                        # A model without noise of its own gives at these values what the run gave.
-                        at_values = self._model_at(args, run.guide_trace)
-                        draws_noise = has_moved(VERIFICATION_SEED)
-                    beside = self._model_at(args, nudged_trace)
-                traces = (at_values, beside, roughened(at_values, elsewhere))
-                exact, *moved = (replace(run, model_trace=trace).terms().log_weight for trace in traces)
-                magnitudes.append(_finite(exact)[0])
-                errors += [_finite(weight - exact)[0] for weight in moved]
+                elsewhere = self._run(args, layout, count)
+                with FixedRows(elsewhere.rows):
+                    run = self._run(args, layout, count, at=_with_known_noise)
+                    latent = {site["name"] for site in latent_sites(run.model_trace)}
+                    beside = self._model_at(run.args, nudged(run.guide_trace, latent), layout, count)
+                exact = run.terms().log_weight
+                magnitudes.append(_finite(exact))
                 errors.append(magnitudes[-1] * torch.finfo(exact.dtype).eps)
-        return torch.stack(errors).amax(0), torch.stack(magnitudes).amax(0)
+                for moved in (beside, roughened(run.model_trace, elsewhere.model_trace)):
+                    errors.append(_finite(replace(run, model_trace=moved).terms().log_weight - exact))
+        return torch.cat(errors).amax(0), torch.cat(magnitudes).amax(0)
 
     def widen(self, x: Any) -> None:
         """Compute log-weights in float64 from now on where float32 would lose too much of those of these data."""
         if not self.wide:
-            with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+            with probing(self.model, self.guide):
                 self.wide = _loses(self._run(as_args(x))) > TOLERATED
 
-    def _model_at(self, args: tuple[Any, ...], trace: poutine.Trace) -> poutine.Trace:
-        """Run the model at the values of a trace; what noise it draws of its own is the same in each call."""
-        torch.manual_seed(VERIFICATION_SEED)
-        with FilledMask() if self.hides_data else nullcontext():
-            return poutine.trace(poutine.replay(self.model, trace=trace)).get_trace(*args)
+    def _model_at(
+        self, args: tuple[Any, ...], trace: poutine.Trace, layout: Layout = ALONE, num_samples: int = 1
+    ) -> poutine.Trace:
+        """Run the model at the values of a trace, with the same noise of its own in each call."""
+        with self._local_params(), self._filled():
+            model = poutine.replay(layout.program(self.model, num_samples), trace=_with_known_noise(trace))
+            return poutine.trace(model).get_trace(*args)
 
     @property
     def subsamples(self) -> bool:
@@ -371,11 +360,6 @@ class Pair:
         One of a fixed size with ``subsample_size=len(x)`` takes them all; the size is a scale of the loss alone.
         """
         return self.plate.size < self.plate.full_size and self.plate.size != self.num_rows
-
-    @property
-    def normalized(self) -> bool:
-        """Whether p(x, z) is a density, so that p(x) is one."""
-        return self.caveat is None
 
     def require_density(self, who: str) -> None:
         """Refuse a guide that scores something else than a density of the latent sites.
@@ -418,7 +402,7 @@ class Pair:
     @property
     def why_no_outer_plate(self) -> str | None:
         """Why samples cannot lie in a plate left of all others, where Pyro's vectorized particles are; else None."""
-        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+        with probing(self.model, self.guide):
             return self._failure_of(OuterPlate(self.particle_dim))
 
     @cached_property
@@ -430,7 +414,7 @@ class Pair:
         rows, as independent data allow; one that fails there, too, is run in a loop, which is said once.
         """
         failures = []
-        with torch.no_grad(), self._quiet(), pyro.validation_enabled(False):
+        with probing(self.model, self.guide):
             for layout in self._layouts():
                 failure = self._failure_of(layout)
                 if failure is None:
@@ -440,10 +424,10 @@ class Pair:
             "samples of this pair are run one by one, which is slower. In an outer plate: %s. On repeated rows: %s. %s",
             failures[0], self._why_not_repeated(failures[1:]), REMEDY,
         )  # fmt: skip
-        return OneByOne()
+        return ALONE
 
     def _layouts(self) -> Iterator[Layout]:
-        """Give those that hold several samples, the cheapest first."""
+        """Yield the layouts that hold several samples, the cheapest first."""
         yield OuterPlate(self.particle_dim)
         as_long = tuple(num_rows(arg) == self.plate.size for arg in self._args)
         choices = [as_long] if any(as_long) else []
@@ -457,7 +441,7 @@ class Pair:
             yield from (RepeatedRows(self.plate, choice, subsampled=True) for choice in choices)
 
     def _why_not_repeated(self, failures: list[str]) -> str:
-        """Say why rows cannot be repeated, and what would help there."""
+        """Return why rows cannot be repeated, and what would help."""
         if not failures:
             return (
                 f"plate {self.plate.name!r} takes {self.plate.size} of {self.plate.full_size} data out of all of them; "
@@ -470,7 +454,7 @@ class Pair:
         return failures[0]
 
     def _failure_of(self, layout: Layout) -> str | None:
-        """Return why a layout does not do, or None where it does."""
+        """Return why a layout cannot be used, or None where it can."""
         try:
             with undone_on_failure(self.model, self.guide):
                 with RecordedNoise() as noise:
@@ -488,7 +472,7 @@ class Pair:
         return "a sample's weight depends on the samples beside it"
 
     def _check_repeated(self, particles: Particles) -> None:
-        """Refuse a plate or a value that did not follow the number of rows, where another would have been shared."""
+        """Refuse a plate or a latent value that does not follow the number of rows: samples would share it."""
         expected = particles.repeats * self.plate.size
         for trace in (particles.model_trace, particles.guide_trace):
             for site in samples(trace):
@@ -499,13 +483,12 @@ class Pair:
                 if any(size != expected for size in sizes):
                     raise ValueError(f"site {site['name']!r} does not follow the number of data")
 
-    def _quiet(self) -> AbstractContextManager[None]:
-        """Leave random number generators and buffers (running means) as they were, and all else if it fails."""
-        return no_side_effects(modules_of(self.model, self.guide))
+    def _filled(self) -> AbstractContextManager[Any]:
+        return FilledMask() if self.hides_data else nullcontext()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say in a sentence what a first run of the pair fails by: data outside a support, a NaN, or shapes."""
+        """Say in one sentence why a first run of the pair fails: data outside a support, a NaN, or shapes."""
         try:
             yield
         except PairError:
@@ -533,7 +516,7 @@ class Pair:
             raise NonFiniteError(with_place(f"{where} {plainly(error)}", error)) from error
 
     def _why_it_fails(self, reason: str) -> str:
-        """Say in a sentence why model and guide cannot be run together: what they draw, where that differs."""
+        """Return in one sentence why model and guide cannot be run together, and where the shapes of a site differ."""
         drawn, shapes = {}, [tuple(arg.shape) for arg in self._args if isinstance(arg, Tensor)]
         for where, program in (("guide", self.guide), ("model", self.model)):
             try:
@@ -541,7 +524,7 @@ class Pair:
                     trace = poutine.trace(program).get_trace(*self._args)
             except (RuntimeError, ValueError) as error:
                 return f"the {where} cannot be run on data of shape {', '.join(map(str, shapes))}: {told(error)}"
-            drawn[where] = {s["name"]: tuple(s["value"].shape) for s in samples(trace) if not s["is_observed"]}
+            drawn[where] = {site["name"]: tuple(site["value"].shape) for site in latent_sites(trace)}
         for name in drawn["guide"].keys() & drawn["model"].keys():
             of_guide, of_model = drawn["guide"][name], drawn["model"][name]
             if of_guide != of_model:
@@ -561,36 +544,31 @@ class Pair:
         def from_values(k: int) -> Particles:
             return self._run(self._args, replayed=_sample(layout, particles, k))
 
+        def weights(alone: Callable[[int], Particles]) -> Tensor:
+            return torch.cat([_narrow_weight(alone(k)) for k in range(2)])
+
         for alone in (from_noise, from_values):
-            try:
-                weights = torch.cat([_narrow_weight(alone(k)) for k in range(2)])
-            except Exception as error:
-                if is_out_of_memory(error):
-                    raise
-                continue
-            if _same_but_for_rounding(together, weights):
+            apart = _unless_it_fails(partial(weights, alone))
+            if apart is not None and _same_but_for_rounding(together, apart):
                 return True
         return False
 
-    def _run(
-        self, args: tuple[Any, ...], layout: Layout | None = None, num_samples: int = 1, **options: Any
-    ) -> Particles:
-        """Run the pair with the samples in one run, or with one sample where there is no layout."""
-        args = args if layout is None else layout.arguments(args, num_samples)
+    def _run(self, args: tuple[Any, ...], layout: Layout = ALONE, num_samples: int = 1, **options: Any) -> Particles:
+        """Run the pair once, with the samples of the layout; ``options`` are those of :meth:`_traces`."""
+        args = layout.arguments(args, num_samples)
         return self._particles(self._traces(args, layout, num_samples, **options), layout, num_samples, args)
 
     def _particles(
         self,
         traces: tuple[poutine.Trace, poutine.Trace, poutine.Trace],
-        layout: Layout | None,
+        layout: Layout,
         num_samples: int,
         args: tuple[Any, ...],
     ) -> Particles:
-        repeats = 1 if layout is None else layout.repeats(num_samples)
-        subsampled = isinstance(layout, RepeatedRows) and layout.subsampled
+        repeats = layout.repeats(num_samples)
         return Particles(
-            *traces, self.plate, self.particle_dim, repeats, subsampled, args, self.bounded, self.wide
-        )  # fmt: skip
+            *traces, self.plate, self.particle_dim, repeats, layout.subsampled, args, self.bounded, self.wide
+        )
 
     def _guide_under(self, messenger: Messenger) -> poutine.Trace:
         with self._local_params(), messenger:
@@ -599,7 +577,7 @@ class Pair:
     def _traces(
         self,
         args: tuple[Any, ...],
-        layout: Layout | None = None,
+        layout: Layout = ALONE,
         num_samples: int = 1,
         replayed: poutine.Trace | None = None,
         at: Revision = unchanged,
@@ -609,14 +587,12 @@ class Pair:
 
         With ``inside`` the model is given no values outside its sites' supports.
         """
-        model, guide = self.model, self.guide
-        if layout is not None:
-            model, guide = (layout.program(program, num_samples) for program in (model, guide))
+        model, guide = (layout.program(program, num_samples) for program in (self.model, self.guide))
         if replayed is not None:
             guide = poutine.replay(guide, trace=replayed)
         # A z that the model cannot have is scored, and not refused by Pyro's validation in some runs.
         unvalidated = pyro.validation_enabled(False) if self.bounded else nullcontext()
-        with self._local_params(), unvalidated, FilledMask() if self.hides_data else nullcontext():
+        with self._local_params(), unvalidated, self._filled():
             guide_trace = poutine.trace(guide).get_trace(*args)
             values = at(guide_trace)
             with InsideSupport() if inside else nullcontext():
@@ -629,9 +605,9 @@ class Pair:
 
 def _off_circle(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple[str, str] | None:
     """Return a latent site of angles, and the guide's law there, where that does not draw angles."""
-    for site in samples(model_trace):
-        theirs = guide_trace.nodes.get(site["name"])
-        if not site["is_observed"] and theirs is not None and is_circular(site["fn"]) and not stays_on_circle(theirs):
+    for site in latent_sites(model_trace):
+        theirs = guide_trace.nodes[site["name"]]
+        if is_circular(site["fn"]) and not stays_on_circle(theirs):
             return site["name"], type(innermost(theirs["fn"])).__name__
     return None
 
@@ -652,6 +628,16 @@ def _narrow_weight(particles: Particles) -> Tensor:
     return replace(particles, wide=False).terms().log_weight
 
 
+def _unless_it_fails(weigh: Callable[[], Tensor]) -> Tensor | None:
+    """Return log-weights; None where the user's programs fail by anything but a full memory."""
+    try:
+        return weigh()
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return None
+
+
 def _loses(particles: Particles) -> float:
     """Return how many nats the program's dtype loses of a log-weight at most, against float64."""
     narrow, wide = _narrow_weight(particles), replace(particles, wide=True).terms().log_weight
@@ -665,26 +651,26 @@ def _finite(values: Tensor) -> Tensor:
     return values.detach().double().cpu().abs().nan_to_num(0.0, 0.0, 0.0)
 
 
-def _same_but_for_rounding(one: Tensor, other: Tensor) -> bool:
+def _same_but_for_rounding(weights: Tensor, others: Tensor) -> bool:
     # Other batch shapes take other kernels, and sums of many terms cancel.
-    tolerance = 1e3 * torch.finfo(one.dtype).eps
-    return torch.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
+    tolerance = 1e3 * torch.finfo(weights.dtype).eps
+    return torch.allclose(weights, others, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
-def _equal(one: Any, other: Any) -> bool:
-    one, other = torch.as_tensor(one), torch.as_tensor(other)
-    return one.numel() == other.numel() and bool(one.flatten().isclose(other.flatten()).all())
+def _equal(scale: Any, other: Any) -> bool:
+    scale, other = torch.as_tensor(scale), torch.as_tensor(other)
+    return scale.numel() == other.numel() and bool(scale.flatten().isclose(other.flatten()).all())
 
 
-def _mask(site: Site) -> Any:
+def _is_kept(site: Site) -> Any:
     return True if site["mask"] is None else site["mask"]
 
 
 def _largest_parameter(site: Site) -> int:
     """Return how many numbers the largest tensor has that the site's distribution was given."""
     fn = core(site["fn"])
-    given = [value for name, value in vars(fn).items() if name in fn.arg_constraints and isinstance(value, Tensor)]
-    return max((value.numel() for value in given), default=0)
+    parameters = [value for name, value in vars(fn).items() if name in fn.arg_constraints]
+    return max((value.numel() for value in parameters if isinstance(value, Tensor)), default=0)
 
 
 def _unnormalised(model_trace: poutine.Trace) -> str | None:
@@ -703,11 +689,3 @@ def _scored_in_part(model_trace: poutine.Trace, guide_trace: poutine.Trace, plat
             if frame.name != plate.name and frame.full_size is not None and 0 < frame.size < frame.full_size:
                 return f"plate {frame.name!r} scores {frame.size} of {frame.full_size} elements"
     return None
-
-
-@contextmanager
-def _restated(what: str) -> Iterator[None]:
-    try:
-        yield
-    except ValueError as error:
-        raise PairError(f"{what}: {error}") from error

@@ -1,6 +1,6 @@
 """Samples of the latent variables out of one run of a pair, and what each is worth: the pieces of a log-weight."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,7 +60,7 @@ class LogTerms:
     @property
     def log_weight(self) -> Tensor:
         """Log p(x, z) - log q(z | x)."""
-        return self.reconstruction + self.log_prior - self.log_guide
+        return self.log_joint - self.log_guide
 
 
 @dataclass(frozen=True)
@@ -99,32 +99,47 @@ class Particles:
     @property
     def latents(self) -> list[Site]:
         """What the guide draws, auxiliary variables too."""
-        return [site for site in samples(self.guide_trace) if not site["is_observed"]]
+        return latent_sites(self.guide_trace)
 
-    def terms(self) -> LogTerms:
-        """Return the log-terms as they are, whatever scales (subsampling, ``poutine.scale``) the sites carry."""
-        model, guide = ([1.0 for _ in samples(trace)] for trace in (self.model_trace, self.guide_trace))
-        return self._sum(model, guide)
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """The rows that each subsampled plate took."""
+        return subsamples(self.model_trace) | subsamples(self.guide_trace)
+
+    def terms(self, scale_of: Callable[[Site], Any] | None = None) -> LogTerms:
+        """Return the log-terms.
+
+        Args:
+            scale_of: returns what multiplies a site's log-probability; by default nothing does, whatever scales
+                (subsampling, ``poutine.scale``) the site carries.
+        """
+        reconstruction = self.log_prob(observed_sites(self.model_trace), scale_of)
+        log_prior = self.log_prob(latent_sites(self.model_trace), scale_of)
+        if self.bounded:
+            # What is not defined at a z of density 0 does not count: the weight is 0.
+            undefined = (log_prior == -torch.inf) & (reconstruction.isnan() | (reconstruction == torch.inf))
+            reconstruction = reconstruction.masked_fill(undefined, -torch.inf)
+        return LogTerms(reconstruction, log_prior, self.log_prob(list(samples(self.guide_trace)), scale_of))
 
     def guide_factors(self) -> Tensor | None:
         """Return the sum of the factors in the guide's density, ``(num_samples, batch)``, if there are any."""
-        factors = [site for site in samples(self.guide_trace) if site["is_observed"]]
-        return self.log_prob(factors, [self.inner_scale(site) for site in factors]) if factors else None
+        factors = observed_sites(self.guide_trace)
+        return self.log_prob(factors, self.inner_scale) if factors else None
 
     def scores(self) -> list[tuple[str, Tensor]]:
-        """Return, by site, what the guide's density owes the score function's gradient, ``(num_samples, batch)``.
+        """Return, by site, the log-density whose gradient is the score function, ``(num_samples, batch)``.
 
-        Of a reparameterized site, nothing. Neither scales nor masks enter: they change no law that is drawn from.
+        A reparameterized site has none. Scales and masks do not enter: they change no law that is drawn from.
         """
-        found = []
+        scores = []
         for site in samples(self.guide_trace):
             fn = site["fn"]
             if fn.has_rsample and type(fn).score_parts is TorchDistributionMixin.score_parts:
                 continue
             score = fn.score_parts(site["value"], *site["args"], **site["kwargs"]).score_function
             if not is_identically_zero(score):
-                found.append((site["name"], self.per_datum(score)))
-        return found
+                scores.append((site["name"], self.per_datum(score)))
+        return scores
 
     def scaled_terms(self) -> tuple[LogTerms, Any]:
         r"""Return the log-terms for a bound that is not linear in them, and the weight of each datum outside it.
@@ -134,9 +149,7 @@ class Particles:
         there are nor how the loss is scaled. The factor of an inner plate, and a latent site's r relative to that of
         the observed ones (as a KL weight), multiply the site's log-probability inside.
         """
-        model, guide = list(samples(self.model_trace)), list(samples(self.guide_trace))
-        observed = next(site for site in model if site["is_observed"])
-        inner_model, inner_guide = ([self.inner_scale(site) for site in sites] for sites in (model, guide))
+        observed = observed_sites(self.model_trace)[0]
         weight = rest_of_scale(observed) * _subsampling(observed) / _subsampling(observed, but=self.plate.name)
         weight = weight * self.repeats if self.subsampled else weight
         if isinstance(weight, Tensor):
@@ -144,15 +157,19 @@ class Particles:
             # The copies of a datum have its weight.
             weight = weight[: len(weight) // self.repeats] if self.repeats > 1 and weight.ndim else weight
         # Of a loss; in the dtype of the parameters, which its gradient has.
-        return replace(self, wide=False)._sum(inner_model, inner_guide), weight
+        return replace(self, wide=False).terms(self.inner_scale), weight
 
-    def log_prob(self, sites: list[Site], scales: list[Any]) -> Tensor:
-        """Sum the sites' masked, scaled log-probabilities over all dims but samples and batch."""
+    def log_prob(self, sites: list[Site], scale_of: Callable[[Site], Any] | None = None) -> Tensor:
+        """Sum the sites' masked log-probabilities over all dims but samples and batch.
+
+        Args:
+            sites: of one of the two traces.
+            scale_of: as for :meth:`terms`.
+        """
         total: Tensor | None = None
-        for site, scale in zip(sites, scales, strict=True):
-            log_prob = self._log_prob(site)
-            log_prob = scale_and_mask(log_prob, scale=scale, mask=site["mask"])
-            log_prob = self.per_datum(log_prob)
+        for site in sites:
+            scale = 1.0 if scale_of is None else scale_of(site)
+            log_prob = self.per_datum(scale_and_mask(self._log_prob(site), scale=scale, mask=site["mask"]))
             total = log_prob if total is None else total + log_prob
         if total is None:
             return torch.zeros(self.shape, device=next(samples(self.model_trace))["value"].device)
@@ -190,20 +207,9 @@ class Particles:
             dims[0], dims[self.plate.dim] = values.shape
         return values.reshape(dims)
 
-    def _sum(self, model_scales: list[Any], guide_scales: list[Any]) -> LogTerms:
-        model = list(zip(samples(self.model_trace), model_scales, strict=True))
-        observed = [pair for pair in model if pair[0]["is_observed"]]
-        latent = [pair for pair in model if not pair[0]["is_observed"]]
-        reconstruction, log_prior = self.log_prob(*_unzip(observed)), self.log_prob(*_unzip(latent))
-        if self.bounded:
-            # What is not defined at a z of density 0 does not count: the weight is 0.
-            undefined = (log_prior == -torch.inf) & (reconstruction.isnan() | (reconstruction == torch.inf))
-            reconstruction = reconstruction.masked_fill(undefined, -torch.inf)
-        return LogTerms(reconstruction, log_prior, self.log_prob(list(samples(self.guide_trace)), guide_scales))
-
     def inner_scale(self, site: Site) -> Any:
         """Return what multiplies a site's log-probability inside the bound of a datum."""
-        observed = next(site for site in samples(self.model_trace) if site["is_observed"])
+        observed = observed_sites(self.model_trace)[0]
         return rest_of_scale(site) / rest_of_scale(observed) * _subsampling(site, but=self.plate.name)
 
 
@@ -218,6 +224,21 @@ def samples(trace: Trace) -> Iterator[Site]:
     )
 
 
+def log_prob_of(site: Site) -> Tensor:
+    """Return the log-probability of a site's value, neither scaled nor masked by the site."""
+    return site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+
+
+def latent_sites(trace: Trace) -> list[Site]:
+    """Return the sample sites of a trace that are drawn."""
+    return [site for site in samples(trace) if not site["is_observed"]]
+
+
+def observed_sites(trace: Trace) -> list[Site]:
+    """Return the sample sites of a trace that are observed, factors too."""
+    return [site for site in samples(trace) if site["is_observed"]]
+
+
 def subsamples(trace: Trace) -> dict[str, Tensor]:
     """Return the rows that each subsampled plate of a trace took."""
     return {name: site["value"] for name, site in trace.nodes.items() if isinstance(site.get("fn"), _Subsample)}
@@ -225,12 +246,8 @@ def subsamples(trace: Trace) -> dict[str, Tensor]:
 
 def same_order(model_trace: Trace, guide_trace: Trace) -> bool:
     """Whether the guide samples the model's latent sites in the model's order."""
-    names = [site["name"] for site in samples(model_trace) if not site["is_observed"]]
+    names = [site["name"] for site in latent_sites(model_trace)]
     return names == [site["name"] for site in samples(guide_trace) if site["name"] in names]
-
-
-def _unzip(pairs: list[tuple[Site, Any]]) -> tuple[list[Site], list[Any]]:
-    return [site for site, _ in pairs], [scale for _, scale in pairs]
 
 
 def _subsampling(site: Site, but: str | None = None) -> float:

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Transform, constraints
 from torch.distributions.utils import _sum_rightmost
 
+from pyro_vae.programs.values import support_of
+
 TOLERATED = 1e-3
 """Nats that float32 may lose of a log-weight before log-probabilities are computed in float64."""
 
 MOST_ROUNDING = 0.1
-"""Nats of rounding above which weights tell nothing: of roundings that wide, log p^ is off by half their square."""
+"""Nats of rounding above which weights are not used: such roundings bias log p(x) by half their square."""
 
 UNRESOLVED = (
     "float32 cannot resolve these weights: use dtype=torch.float64 (model.double(), guide.double(), x.double()), and "
@@ -94,7 +96,9 @@ def nudged(trace: Trace, names: set[str]) -> Trace:
     for name in names & set(moved.nodes):
         site = moved.nodes[name]
         value = site["value"]
-        if value.is_floating_point() and not isinstance(site["fn"], Delta) and not _is_discrete(site["fn"]):
+        support = support_of(site["fn"])
+        discrete = support is not None and support.is_discrete
+        if value.is_floating_point() and not isinstance(site["fn"], Delta) and not discrete:
             up = torch.rand_like(value) < 0.5
             toward = torch.where(up, torch.full_like(value, torch.inf), torch.full_like(value, -torch.inf))
             moved.nodes[name] = {**site, "value": torch.nextafter(value, toward)}
@@ -114,13 +118,6 @@ def roughened(trace: Trace, other: Trace) -> Trace:
             with contextlib.suppress(_NotPlain):
                 rough.nodes[name] = {**site, "fn": _cast(site["fn"], other.nodes[name]["fn"])}
     return rough
-
-
-def _is_discrete(fn: Any) -> bool:
-    try:
-        return bool(fn.support.is_discrete)
-    except (AttributeError, NotImplementedError):
-        return False
 
 
 class _NotPlain(Exception):  # noqa: N818 (a finding about a law, not a fault)

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import MaskedDistribution
@@ -11,12 +10,12 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.errors import SupportError
-from pyro_vae.programs.laws import core, layers
-from pyro_vae.programs.modules import as_args, local_params, plain_errors
+from pyro_vae.programs.laws import core, elementwise, layers
+from pyro_vae.programs.modules import as_args, local_params, num_rows, plain_errors, some_rows
+from pyro_vae.programs.undo import probing
 from pyro_vae.programs.values import seen_elements, support_of
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.arguments import Reader, reader
-from pyro_vae.runtime.random_state import unmoved_generators
 
 ROUNDING = 1e-6
 """How far above 1 or below 0 grey pixels in single precision come by rounding."""
@@ -51,15 +50,15 @@ def check_support(model: Program, x: Any, sample: Any) -> None:
         SupportError: names the site, its support, and the values outside it.
     """
     for name, site in _observed(model, as_args(sample)):
-        support = _elementwise(site["fn"].support)
+        support = elementwise(site["fn"].support)
         for whole, part in zip(as_args(x), as_args(sample), strict=True):
             if not isinstance(part, Tensor) or not _is_input(site["value"], part, reshaped=support.event_dim == 0):
                 continue
             for start in range(0, len(whole), BLOCK):
                 block = whole[start : start + BLOCK]
                 inside = support.check(block)
-                if not inside.all() and _has_mask(site):
-                    rows = tuple(arg[start : start + BLOCK] if _goes_with(arg, whole) else arg for arg in as_args(x))
+                if not inside.all() and seen_elements(site["fn"], site["mask"]) is not None:
+                    rows = some_rows(as_args(x), slice(start, start + BLOCK), num_rows(whole))
                     inside = inside | _hidden(model, name, rows).reshape(inside.shape)
                 if not inside.all():
                     raise SupportError(_message(name, site["fn"], support, block, inside))
@@ -78,7 +77,7 @@ def check_observed(model: Program, args: tuple[Any, ...]) -> None:
         SupportError: names the site, its support, and the values outside it.
     """
     for name, site in _observed(model, args):
-        support, value = _elementwise(site["fn"].support), site["value"]
+        support, value = elementwise(site["fn"].support), site["value"]
         inside = support.check(value)
         known = value.isfinite() if value.is_floating_point() else torch.ones_like(value, dtype=torch.bool)
         seen = seen_elements(site["fn"], site["mask"])
@@ -90,21 +89,17 @@ def check_observed(model: Program, args: tuple[Any, ...]) -> None:
 
 
 def _observed(model: Program, args: tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
-    """Yield the sites that observe something, with the names, whose support is the same whatever z is."""
-    with (
-        torch.no_grad(), unmoved_generators(), pyro.validation_enabled(False), local_params(model),
-        plain_errors("", "the model"),
-    ):  # fmt: skip
-        trace = poutine.trace(model).get_trace(*args)
-    for name, site in trace.nodes.items():
+    """Yield the name and the site of each observation whose support does not depend on z."""
+    for name, site in _run(model, args).nodes.items():
         # Bounds that follow z, here a draw of the prior's, say nothing about x.
         seen = site["type"] == "sample" and site["is_observed"]
-        if seen and not _depends_on_parameters(site["fn"]) and says_its_support(site["fn"]):
+        if seen and not _depends_on_parameters(site["fn"]) and support_of(site["fn"]) is not None:
             yield name, site
 
 
-def _goes_with(arg: Any, whole: Tensor) -> bool:
-    return isinstance(arg, Tensor) and arg.ndim > 0 and len(arg) == len(whole)
+def _run(model: Program, args: tuple[Any, ...]) -> poutine.Trace:
+    with probing(model), local_params(model), plain_errors("", "the model"):
+        return poutine.trace(model).get_trace(*args)
 
 
 def discrete_dims(sites: Iterable[Any], rows: int) -> int | None:
@@ -122,7 +117,7 @@ def discrete_dims(sites: Iterable[Any], rows: int) -> int | None:
         fn = core(site["fn"])
         masked = site["mask"] is not None or any(isinstance(law, MaskedDistribution) for law in layers(site["fn"]))
         try:
-            support = _elementwise(fn.support)
+            support = elementwise(fn.support)
         except NotImplementedError:
             return None
         if masked or not support.is_discrete or support.event_dim > 0 or support is constraints.boolean:
@@ -140,31 +135,12 @@ def _is_input(value: Any, sample: Tensor, reshaped: bool) -> bool:
     return bool(((value == sample) | (value.isnan() & sample.isnan())).all())
 
 
-def _has_mask(site: Any) -> bool:
-    return seen_elements(site["fn"], site["mask"]) is not None
-
-
 def _hidden(model: Program, name: str, args: tuple[Any, ...]) -> Tensor:
     """Return which elements of these data a mask hides, as many as they are; an event is hidden as a whole."""
-    with torch.no_grad(), unmoved_generators(), pyro.validation_enabled(False), local_params(model):
-        site = poutine.trace(model).get_trace(*args).nodes[name]
+    site = _run(model, args).nodes[name]
     seen, event_dim = seen_elements(site["fn"], site["mask"]), support_of(site["fn"]).event_dim
     hidden = torch.zeros_like(site["value"], dtype=torch.bool) if seen is None else (~seen).expand(site["value"].shape)
     return hidden.all(tuple(range(-event_dim, 0))) if event_dim else hidden
-
-
-def _elementwise(support: Any) -> Any:
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
-
-
-def says_its_support(fn: Any) -> bool:
-    """Whether a distribution has a support: torch's base class has the property, and raises."""
-    try:
-        return fn.support is not None
-    except (NotImplementedError, AttributeError):
-        return False
 
 
 def _depends_on_parameters(fn: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Programs run so that nothing is left of it: modules, buffers, Pyro's store and random numbers are put back."""
+"""Run programs without lasting effects: modules, buffers, Pyro's store and random numbers are put back."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,21 +9,21 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.programs.modules import modules_of
+from pyro_vae.programs.modules import buffers_of, modules_of
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.random_state import unmoved_generators
 
 VERIFICATION_SEED = 1913
-"""Any will do that is not the one a graph was recorded under."""
+"""The seed of verification runs: any but the one under which a graph was recorded."""
 
 
 class Undo:
-    """What takes programs and Pyro's store back to how they are now.
+    """Takes programs and Pyro's store back to their state at its construction.
 
     Some programs make their parameters on their first run, of the size of the data that they are run on.
     """
 
-    def __init__(self, *programs: Program) -> None:
+    def __init__(self, *programs: Program | None) -> None:
         self._owners = modules_of(*programs)
         self._names = set(pyro.get_param_store())
         modules = [vars(part) for owner in self._owners for part in owner.modules()]
@@ -72,10 +72,16 @@ def _copied(value: Any) -> Any:
 
 
 @contextmanager
+def probing(*programs: Program | None) -> Iterator[None]:
+    """Run programs to learn of them: without gradients and Pyro's validation, and with nothing left of it."""
+    with torch.no_grad(), no_side_effects(modules_of(*programs)), pyro.validation_enabled(False):
+        yield
+
+
+@contextmanager
 def no_side_effects(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Put buffers (running means) and random number generators back as they were, and all else where it fails."""
-    owners = [owner for module in modules for owner in module.modules()]
-    saved = [(o, name, b, b.clone()) for o in owners for name, b in o._buffers.items() if b is not None]
+    saved = [(*buffer, buffer[-1].clone()) for buffer in buffers_of(modules)]
     try:
         with unmoved_generators(), undone_on_failure(*modules):
             yield

@@ -1,7 +1,7 @@
-"""Values of sample sites: which of them a law can have, which a mask hides, and what is put in their place."""
+"""Values of sample sites: which lie in the support, which a mask hides, and what takes the place of the others."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
 import torch
 from pyro.distributions import MaskedDistribution
@@ -10,31 +10,10 @@ from torch import Tensor
 from torch.distributions import Distribution, biject_to, constraints
 from torch.distributions.mixture_same_family import MixtureSameFamilyConstraint
 
-from pyro_vae.programs.laws import WRAPPERS, layers, unwrapped
+from pyro_vae.programs.laws import WRAPPERS, Kinds, elementwise, layers, unwrapped
 
 OBSERVED_VALUE = "pyro_vae_observed_value"
 """Where, in a site's ``infer``, :class:`FilledMask` keeps what the program observed."""
-
-
-class Inside(Protocol):
-    """Puts values ``(num_samples, *rest)`` into the shape of a run: a :class:`pyro_vae.programs.layouts.Layout`."""
-
-    def inside(self, values: Tensor, event_dim: int) -> Tensor:
-        """Return a site's values as a run has them."""
-
-
-class FixedValues(Messenger):
-    """Gives latent sites the values of a table: as a run has them, or ``(num_samples, *rest)`` for a layout."""
-
-    def __init__(self, values: Mapping[str, Tensor], layout: Inside | None = None) -> None:
-        super().__init__()
-        self._values, self._layout = values, layout
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] in self._values and not msg["is_observed"]:
-            value = self._values[msg["name"]]
-            inside = value if self._layout is None else self._layout.inside(value, msg["fn"].event_dim)
-            msg["value"], msg["done"] = inside, True
 
 
 class FilledMask(Messenger):
@@ -110,21 +89,20 @@ def support_of(fn: Any) -> Any:
         return None
     if isinstance(support, MixtureSameFamilyConstraint):
         support = support.base_constraint
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    return support
+    return elementwise(support)
 
 
-def seen_elements(fn: Any, mask: Any) -> Tensor | None:
+def seen_elements(fn: Any, mask: Any, within: Kinds = WRAPPERS) -> Tensor | None:
     """Return which elements of a site's value count, of a shape that goes with the value's; None where all do.
 
     Args:
         fn: the site's law, which may have a mask of its own.
         mask: the site's mask.
+        within: laws that are searched for a mask of the law within them.
     """
-    found = [(mask, fn.event_dim)]
-    found += [(law._mask, law.event_dim) for law in layers(fn, WRAPPERS) if isinstance(law, MaskedDistribution)]
-    seen = [spread(torch.as_tensor(m), event_dim) for m, event_dim in found if m is not None and m is not True]
+    masks = [(mask, fn.event_dim)]
+    masks += [(law._mask, law.event_dim) for law in layers(fn, within) if isinstance(law, MaskedDistribution)]
+    seen = [spread(torch.as_tensor(m).bool(), event_dim) for m, event_dim in masks if m is not None and m is not True]
     return torch.stack(torch.broadcast_tensors(*seen)).all(0) if seen else None
 
 
@@ -136,7 +114,7 @@ def elements_inside(support: Any, value: Tensor) -> Tensor:
 def is_inside(fn: Any, value: Tensor, mask: Any = None) -> Tensor:
     """Return which values of a batch lie in the law's support, ``(*batch)``; what a mask hides is not looked at.
 
-    A NaN counts as inside: it is no matter of the support.
+    A NaN counts as inside, since it says nothing about the support.
     """
     support, event_dims = support_of(fn), tuple(range(-fn.event_dim, 0))
     if support is None:
@@ -160,26 +138,27 @@ def at_inside(fn: Any, value: Tensor, inside: Tensor) -> Tensor:
 def may_leave(fn: Any, other: Any) -> bool:
     """Whether a draw of ``other`` may lie outside the support of ``fn``, as far as their supports say."""
     support, drawn = support_of(fn), support_of(other)
-    if support is None or support is constraints.real or support is drawn:
+    return support not in (None, constraints.real) and not same_support(support, drawn)
+
+
+def same_support(support: Any, other: Any) -> bool:
+    """Whether two supports of single elements are the same, but for the end of a half-line."""
+    half_lines = (constraints.greater_than, constraints.greater_than_eq)
+    if type(support) is not type(other) and not (isinstance(support, half_lines) and isinstance(other, half_lines)):
         return False
-    if drawn is None or type(support) is not type(drawn):
-        half_lines = (constraints.greater_than, constraints.greater_than_eq)
-        if not isinstance(support, half_lines) or not isinstance(drawn, half_lines):
-            return True
-        return not _same(support.lower_bound, drawn.lower_bound)
-    return not all(_same(value, vars(drawn).get(name)) for name, value in vars(support).items())
+    return all(_equal(value, vars(other).get(name)) for name, value in vars(support).items())
 
 
 def harmless(support: Any, value: Tensor) -> Tensor | None:
     """Return something of a value's shape inside a support, with no gradient, or None where none is known."""
     with torch.no_grad():
         if support.is_discrete:
-            found = torch.zeros_like(value)
+            filler = torch.zeros_like(value)
             if support.event_dim == 0:
-                return found + torch.as_tensor(getattr(support, "lower_bound", 0), dtype=value.dtype)
+                return filler + torch.as_tensor(getattr(support, "lower_bound", 0), dtype=value.dtype)
             # One-hot, or counts that add up: all in the first element.
-            found[..., 0] = torch.as_tensor(getattr(support, "upper_bound", 1), dtype=value.dtype)
-            return found
+            filler[..., 0] = torch.as_tensor(getattr(support, "upper_bound", 1), dtype=value.dtype)
+            return filler
         try:
             transform = biject_to(support)
             return transform(value.new_zeros(transform.inverse_shape(value.shape))).to(value.dtype)
@@ -188,12 +167,12 @@ def harmless(support: Any, value: Tensor) -> Tensor | None:
 
 
 def spread(values: Tensor, event_dim: int) -> Tensor:
-    """Append dims of size 1, so that what is said of events goes with their elements."""
+    """Append dims of size 1, so that a value of each event broadcasts over its elements."""
     return values.reshape(values.shape + (1,) * event_dim)
 
 
-def _same(one: Any, other: Any) -> bool:
-    numbers = [value for value in (one, other) if isinstance(value, Tensor | int | float)]
-    if len(numbers) < 2:
-        return bool(one == other)
-    return torch.equal(*(torch.as_tensor(number).double().cpu() for number in numbers))
+def _equal(bound: Any, other: Any) -> bool:
+    """Whether bounds of supports, numbers or tensors, are equal where they meet; anything else is compared as it is."""
+    if not isinstance(bound, Tensor | int | float) or not isinstance(other, Tensor | int | float):
+        return bool(bound == other)
+    return bool((torch.as_tensor(bound).double().cpu() == torch.as_tensor(other).double().cpu()).all())

@@ -40,24 +40,3 @@ def unmoved_generators(*, enabled: bool = True) -> Iterator[None]:
     # not: torch's default would include them, but some keep no state for each device.
     with torch.random.fork_rng(range(torch.cuda.device_count()), enabled=enabled, device_type="cuda"):
         yield
-
-
-def has_moved(seed: int) -> bool:
-    """Whether something was drawn on the CPU or on a CUDA device since ``torch.manual_seed(seed)``.
-
-    True where there is another accelerator, whose generator is not looked at.
-
-    >>> _ = torch.manual_seed(0)
-    >>> has_moved(0)
-    False
-    >>> _ = torch.rand(1)
-    >>> has_moved(0)
-    True
-    """
-    if torch.backends.mps.is_available():
-        return True
-    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-    with unmoved_generators():
-        torch.manual_seed(seed)
-        fresh = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
-    return not all(map(torch.equal, states, fresh))

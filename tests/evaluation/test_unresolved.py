@@ -241,9 +241,9 @@ def test_data_behind_the_first_are_computed_in_float64_where_that_is_all_they_ne
         assert ((found - exact).abs() < 5 * error + 0.01).all()
     # What shares no draws with these.
     annealing = Annealing(2, 2, 1, "linear", 0.1, (1e-4, 0.5), 0)
-    assert Annealer("test", model, None, x, annealing, None, None, "off").path.joint.wide
-    assert FrozenPair("test", model, prior, x).joint.wide
-    assert not FrozenPair("test", model, prior, x[:128]).joint.wide
+    assert Annealer("test", model, None, x, annealing, None, None, "off").path.joint.pair.wide
+    assert FrozenPair("test", model, prior, x).joint.pair.wide
+    assert not FrozenPair("test", model, prior, x[:128]).joint.pair.wide
 
 
 def test_numbers_beyond_float32_are_not_taken_for_no_mass():

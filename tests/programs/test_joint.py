@@ -72,7 +72,7 @@ def test_every_prior_has_its_density(prior):
 def test_several_sites_by_hand():
     x, reach = data(), -1.0
     joint = Joint("test", several_sites, x)
-    assert [(part.name, part.stop - part.start) for part in joint.parts] == [
+    assert [(name, part.stop - part.start) for name, part in joint.parts.items()] == [
         ("rate", 1), ("shares", 2), ("end", 1), ("z", 4),
     ]  # fmt: skip
     u = torch.randn(3, 6, joint.dim).double()
@@ -123,7 +123,7 @@ def test_draws_follow_the_prior():
 def test_chains_in_every_layout(layout, caplog):
     x = data(5)
     joint = Joint("test", refusing(layout), x)
-    assert joint.vectorizes == (layout is not OneByOne)
+    assert joint.pair.vectorizes == (layout is not OneByOne)
     assert ("run one by one" in caplog.text) == (layout is OneByOne)
     u = joint.draw(x, 3)
     assert u.shape == (3, 5, 2)

@@ -8,6 +8,7 @@ import torch
 from pyro import distributions as dist
 from pyro.distributions.transforms import conditional_planar
 from pyro.nn import PyroModule
+from refusals import leave
 from torch import nn
 from torch.testing import assert_close
 
@@ -15,8 +16,7 @@ from pyro_vae import log_weights
 from pyro_vae.errors import PairError
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
-from pyro_vae.programs import pair as pair_module
-from pyro_vae.programs.layouts import OuterPlate
+from pyro_vae.programs.layouts import OneByOne, OuterPlate, RepeatedRows
 from pyro_vae.programs.modules import in_mode, local_params, modules_of
 from pyro_vae.programs.pair import Pair
 from pyro_vae.runtime.noise import RecordedNoise, ReplayedNoise
@@ -48,7 +48,7 @@ X = torch.zeros(4)
 def test_a_pair_knows_its_plate_and_sites():
     pair = Pair(model, guide, X)
     assert (pair.plate.name, pair.plate.dim, pair.plate.size, pair.plate.full_size) == ("data", -1, 4, 4)
-    assert (pair.normalized, pair.discrete_dims, pair.layout) == (True, None, OuterPlate(-2))
+    assert (pair.caveat, pair.discrete_dims, pair.layout) == (None, None, OuterPlate(-2))
 
 
 def test_the_terms_add_up_to_the_weight():
@@ -441,12 +441,16 @@ def test_a_plate_without_a_size_and_a_deterministic_value():
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
-def test_roundings_are_the_same_where_a_model_without_noise_is_not_run_again(noise, monkeypatch):
-    """The noise is no site: the model is run again with the same one, or it would be taken for rounding."""
+@pytest.mark.parametrize(("layout", "num_runs"), [(OuterPlate, 3), (RepeatedRows, 3), (OneByOne, 18)])
+def test_noise_of_the_models_own_is_no_rounding(noise, layout, num_runs):
+    """It is no site: the model is run again with the same noise. Six samples of each of five data take one run."""
+    runs = []
 
     def model(x):
+        runs.append(x)
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            leave(layout, z, ndim=1, rows=5)
             jitter = noise * torch.rand(len(x)) if noise else 0.0
             pyro.sample("x", dist.Normal(z + jitter, 1.0), obs=x)
 
@@ -454,14 +458,31 @@ def test_roundings_are_the_same_where_a_model_without_noise_is_not_run_again(noi
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(x, 1.0))
 
-    runs, x = [], torch.randn(5)
-    pair = Pair(lambda x: runs.append(x) or model(x), guide, x)
-    counts, results = [], []
-    for moved in (pair_module.has_moved, bool):
-        monkeypatch.setattr(pair_module, "has_moved", moved)
-        runs.clear()
-        results.append(pair.roundings(x))
-        counts.append(len(runs))
-    assert all(map(torch.equal, *results))
-    assert results[0][0].max() < 1e-4
-    assert counts == ([24, 24] if noise else [19, 24])
+    x = torch.randn(5)
+    pair = Pair(model, guide, x)
+    assert isinstance(pair.layout, layout)
+    runs.clear()
+    errors, magnitudes = pair.roundings(x)
+    assert (errors.shape, magnitudes.shape) == ((5,), (5,))
+    assert 1e-9 < errors.max() < 1e-4
+    assert len(runs) == num_runs
+
+
+def test_noise_of_the_models_own_is_not_taken_for_masked_elements():
+    """The same noise is drawn beside other values of the masked elements."""
+
+    def program(observes):
+        def run(x):
+            with pyro.plate("data", len(x), dim=-1):
+                with pyro.poutine.mask(mask=x > 0):
+                    z = pyro.sample("z", dist.Normal(torch.zeros(len(x)), 1.0))
+                if observes:
+                    loc = torch.rand(len(x)) + (z if observes == "masked elements" else 0)
+                    pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+        return run
+
+    x = torch.linspace(-1, 1, 6)
+    Pair(program("noise"), program(None), x).check_masks(x)
+    with pytest.raises(PairError, match="depends on masked elements"):
+        Pair(program("masked elements"), program(None), x).check_masks(x)

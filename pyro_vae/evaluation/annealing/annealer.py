@@ -70,7 +70,7 @@ class Annealer:
                 self._rows.check_support(model, head)
             self.path = self._path_of(head)
             self._rows.check_masks(*self.path.parts)
-        rows = max_rows or rows_a_call(self.path.joint.outputs)
+        rows = max_rows or rows_a_call(self.path.joint.pair.outputs)
         self._transitions = annealing.num_pilot_transitions + annealing.num_transitions * (1 + simulated)
         """Of a piece: the pilot's, and those of the chains that count, both ways."""
         self._pieces = pieces_of(annealing.num_chains, self.size, rows, self._rows.why_whole is not None)
@@ -121,7 +121,7 @@ class Annealer:
             "schedule": self._annealing.schedule,
             "start": self.path.start,
             "unresolved": torch.cat([values[f"{way}lost"] for way in ways]).bool().any(0),
-            "caveat": self.path.joint.caveat,
+            "caveat": self.path.joint.pair.caveat,
             "datum": self.unit,
         }
 
@@ -217,8 +217,8 @@ class Annealer:
         path = self._make_path(head)
         for index in self._rows.far_blocks(slice(0, len(head[0]))):
             block = self._rows.take(index)
-            for part in path.parts:
-                part.widen(block)
+            for pair in path.pairs:
+                pair.widen(block)
         return path
 
     def _head(self) -> tuple[Any, ...]:

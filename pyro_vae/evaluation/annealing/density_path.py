@@ -34,10 +34,13 @@ class Path:
         self.start = "prior" if guide is None else "guide"
         """What q_0 is: "prior" or "guide"."""
         self.parts: list[Joint | Pair] = [self.joint]
-        """The joint density, and the pair where there is a guide: each may have masks, and roundings of its own."""
+        """The joint density, and the pair where there is a guide: each may have masks."""
+        self.pairs = [self.joint.pair]
+        """The pairs that are run: each vectorizes or not, and has roundings of its own."""
         self._guide = None if guide is None else GuideDraws(self.joint, model, guide, x, plate)
         if self._guide is not None:
             self.parts.append(self._guide.pair)
+            self.pairs.append(self._guide.pair)
             reason = self._guide.why_no_density(x)
             if reason:
                 raise ValueError(f"{who}: {reason}. Start from the prior: guide=None.")
@@ -45,7 +48,7 @@ class Path:
     @property
     def vectorizes(self) -> bool:
         """Whether many chains are run at once, and not one by one."""
-        return all(part.vectorizes for part in self.parts)
+        return all(pair.vectorizes for pair in self.pairs)
 
     def draw(self, x: Any, num_chains: int) -> Tensor:
         """Draw u from q_0, ``(num_chains, batch, dim)``."""

@@ -286,7 +286,7 @@ def inference_gaps(
         doubtful=best.doubtful,
         disagreement=best.disagreement,
         num_unresolved=int((unresolved & finite).sum()),
-        caveat=pair.joint.caveat,
+        caveat=pair.joint.pair.caveat,
         datum=pair.unit,
     )
 

@@ -150,7 +150,7 @@ class LocalPosteriors:
         self._pair, self._map = pair, local_map
         self._step_samples, self._learning_rate = step_samples, learning_rate
         self._check_every, self._patience, self._max_steps = check_every, patience, max_steps
-        slots = min(rows_a_call(pair.joint.outputs, rows) // step_samples, parameters // local_map.num_parameters)
+        slots = min(rows_a_call(pair.joint.pair.outputs, rows) // step_samples, parameters // local_map.num_parameters)
         self.width = max(1, min(pair.size, slots))
         """Slots: the data that are fitted at a time."""
         times = math.ceil(pair.size / self.width) * (max_steps + num_samples // step_samples)

@@ -10,10 +10,9 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from pyro_vae.evaluation.over_data.latent_draws import LatentDraws, plates_of
-from pyro_vae.programs.layouts import OuterPlate
+from pyro_vae.programs.layouts import FixedValues, OuterPlate
 from pyro_vae.programs.modules import local_params
 from pyro_vae.programs.particles import Particles, Site, samples
-from pyro_vae.programs.values import FixedValues
 from pyro_vae.runtime.wording import in_one_line
 
 COMPONENTS = 256
@@ -130,7 +129,7 @@ def _rerun(draws: LatentDraws, block: tuple[Any, ...], latent: list[Site], value
         chosen = {site["name"]: _spread(draws, site, values[site["name"]][chunk]) for site in latent}
         run = draws.pair.run_alone(draws.guide, block, count, FixedValues(chosen, layout))
         sites = list(samples(run.guide_trace))
-        log_q.append(run.log_prob(sites, [1.0 for _ in sites]))
+        log_q.append(run.log_prob(sites))
     return torch.cat(log_q)
 
 

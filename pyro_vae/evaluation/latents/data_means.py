@@ -15,7 +15,6 @@ from pyro_vae.programs.coordinates import is_circular
 from pyro_vae.programs.modules import local_params, plain_errors
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import Site, samples
-from pyro_vae.programs.support import says_its_support
 from pyro_vae.programs.values import support_of
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.roundings import agree
@@ -163,7 +162,7 @@ class _Along(Messenger):
 
 def _why_outside(msg: Any, value: Tensor) -> str | None:
     """Return why values are none of a site's law; None where they are, or where the law does not say its support."""
-    if not says_its_support(msg["fn"]) or bool(msg["fn"].support.check(value).all()):
+    if support_of(msg["fn"]) is None or bool(msg["fn"].support.check(value).all()):
         return None
     return f"a value of site {msg['name']!r} lies in {support_of(msg['fn'])}, which moving one number alone would leave"
 
@@ -179,7 +178,7 @@ def _held(site: Site, mean: Tensor, dim: int) -> Tensor:
     """Return the value that a site is held at: its posterior mean, or the guide's draw where the mean is no value."""
     fn, draw = site["fn"], _by_datum(site, dim)[0]
     mean = mean.reshape(draw.shape).to(draw)
-    if not says_its_support(fn):
+    if support_of(fn) is None:
         return mean
     discrete = fn.support.is_discrete or is_circular(fn) or not mean.isfinite().all()
     return draw if discrete or not fn.support.check(mean).all() else mean

@@ -313,8 +313,8 @@ class _Drawn:
         alone = len(run.latents) == 1 and run.guide_factors() is None
         for name, site in sites.items():
             numbers[f"{VALUE}{name}"] = by_datum(run, site, site["value"])
-            log_q = terms.log_guide if alone else run.log_prob([site], [1.0])
-            log_p = terms.log_prior if alone else run.log_prob([run.model_trace.nodes[name]], [1.0])
+            log_q = terms.log_guide if alone else run.log_prob([site])
+            log_p = terms.log_prior if alone else run.log_prob([run.model_trace.nodes[name]])
             numbers[f"{RATIO}{name}"] = (log_q - log_p).double()
         if self._pair.masked:
             numbers["there"] = torch.cat([by_unit(run, site, _there(site)) for site in sites.values()], -1)

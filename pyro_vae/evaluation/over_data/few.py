@@ -10,7 +10,7 @@ from pyro import poutine
 from pyro_vae.errors import NonFiniteError, PairError
 from pyro_vae.programs.held import of_these_data
 from pyro_vae.programs.modules import local_params, plain_errors
-from pyro_vae.programs.pair import Pair
+from pyro_vae.programs.pair import Pair, unobserved
 from pyro_vae.programs.particles import samples
 from pyro_vae.programs.undo import Undo, no_side_effects
 from pyro_vae.protocols import Program
@@ -149,8 +149,8 @@ class FewData:
 
     def _pair(self, args: tuple[Any, ...]) -> Pair:
         assert self._model is not None
-        prior = poutine.block(self._model, hide_fn=_is_observed)
-        return Pair(self._model, prior if self._guide is None else self._guide, args, self._rows.plate)
+        guide = unobserved(self._model) if self._guide is None else self._guide
+        return Pair(self._model, guide, args, self._rows.plate)
 
     def _sizes_in_guide(self, args: tuple[Any, ...]) -> tuple[int, int]:
         assert self._guide is not None
@@ -164,7 +164,3 @@ class FewData:
         if not named or any(f.size in (rows, -1) for f in named):
             return rows, rows
         return max((int(f.size), int(f.full_size)) for f in named)
-
-
-def _is_observed(site: Any) -> bool:
-    return site["type"] == "sample" and site["is_observed"]

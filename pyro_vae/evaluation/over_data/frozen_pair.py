@@ -56,7 +56,7 @@ class FrozenPair(PairRows):
             self.check_support(model, self.take(seen))
             self.learn(pair, seen, joint)
             self.check_masks(joint, pair)
-        self.vectorizes = pair.vectorizes and joint.vectorizes
+        self.vectorizes = pair.vectorizes and joint.pair.vectorizes
 
     def draw(self, block: tuple[Any, ...], num_samples: int) -> list[Tensor]:
         """Draw u ``(num_samples, batch, dim)``, and return it with log q(u | x) ``(num_samples, batch)``."""

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from pyro_vae.programs.coordinates import is_circular
 from pyro_vae.programs.joint import Joint
+from pyro_vae.programs.layouts import FixedValues
 from pyro_vae.programs.modules import modules_of
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import LogTerms, Particles, samples
 from pyro_vae.programs.undo import no_side_effects
-from pyro_vae.programs.values import FixedValues
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.wording import in_one_line
@@ -35,7 +35,7 @@ class GuideDraws:
     def __init__(self, joint: Joint, model: Program, guide: Program, x: Any, plate: str | None = None) -> None:
         self._joint, self._guide, self.pair = joint, guide, Pair(model, guide, x, plate)
         self.pair.check_circles()
-        self._modules, self._names = modules_of(model, guide), [part.name for part in joint.parts]
+        self._modules, self._names = modules_of(model, guide), list(joint.parts)
         with torch.no_grad(), no_side_effects(self._modules):
             run = self._runs(x, 1)[0]
         drawn = {name: self.pair.layout.apart(run, run.guide_trace.nodes[name]) for name in self._names}
@@ -82,7 +82,7 @@ class GuideDraws:
             fixed = FixedValues({name: value[chunk] for name, value in values.items()}, layout)
             run = self.pair.run_alone(self._guide, x, count, fixed)
             sites = list(samples(run.guide_trace))
-            densities.append(run.log_prob(sites, [1.0 for _ in sites]))
+            densities.append(run.log_prob(sites))
         return torch.cat(densities)
 
     def _runs(self, x: Any, num_samples: int) -> list[Particles]:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from pyro_vae.evaluation.over_data.pair_rows import PairRows
 from pyro_vae.evaluation.over_data.rows import HEAD, rows_a_call
-from pyro_vae.programs.log_weights import check_num_samples
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import Particles, Site
 from pyro_vae.protocols import Program
+from pyro_vae.runtime.checks import check_count
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class LatentDraws(PairRows):
         self, who: str, model: Program, guide: Program, x: Any, num_samples: int, plate: str | None,
         progress: bool | None, most_rows: int | None = None,
     ) -> None:  # fmt: skip
-        check_num_samples(who, num_samples)
+        check_count(who, "num_samples", num_samples)
         super().__init__(who, x, model, guide, plate, progress)
         self.num_samples, self._most_rows = num_samples, most_rows
         with in_mode(self.modules, training=False):

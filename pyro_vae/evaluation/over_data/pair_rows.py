@@ -73,7 +73,7 @@ class PairRows(Rows):
             block = self.take(index)
             pair.widen(block)
             for joint in joints:
-                joint.widen(block)
+                joint.pair.widen(block)
         pair.check_circles()
 
     @cached_property

@@ -16,12 +16,13 @@ from pyro_vae.evaluation.over_data.pair_rows import PairRows
 from pyro_vae.evaluation.over_data.rows import HEAD, rows_a_call
 from pyro_vae.graphs.capture import unlike
 from pyro_vae.graphs.levels import TermDraws, check_level
-from pyro_vae.programs.log_weights import check_num_samples, subsample_blocks
+from pyro_vae.programs.log_weights import subsample_blocks
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.nonfinite import check_finite
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import LogTerms
 from pyro_vae.protocols import Program
+from pyro_vae.runtime.checks import check_count
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.wording import in_one_line
 
@@ -75,7 +76,7 @@ class Stream(PairRows):
         progress: bool | None,
         compile: str,
     ) -> None:
-        check_num_samples(who, num_samples)
+        check_count(who, "num_samples", num_samples)
         check_level(who, compile)
         super().__init__(who, x, model, guide, plate, progress)
         self._num_samples, self.level = num_samples, compile

@@ -207,7 +207,7 @@ def reference_posterior(
                     continue
                 for chain in range(num_chains):
                     start = starts[chain, i]
-                    moving = start[here].double() if joint.wide else start[here]
+                    moving = start[here].double() if joint.pair.wide else start[here]
                     of_chain, divergent = run_chain(density.of(i, here, start), moving, num_samples, warmup, bar.update)
                     draws[chain, :, i, here.cpu()] = of_chain.cpu()
                     divergences[i] += divergent
