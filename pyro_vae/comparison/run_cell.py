@@ -123,7 +123,7 @@ def load_pair(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None
         RunError: it is missing, damaged, does not fit, or was fitted to other data.
     """
     require_same_data(read_config(path)["data"], data, path)
-    run = load_run(path, make=partial(pair_to_fill, path, cell, data, fitted_model))
+    run = load_run(path, make=partial(pair_to_fill, path, cell, data, fitted_model), always_make=True)
     return run.model, run.guide
 
 

@@ -206,6 +206,7 @@ def load_run(
     *,
     trust: bool = False,
     make: Callable[[], tuple[Program, Program]] | None = None,
+    always_make: bool = False,
 ) -> Run:
     """Return the model, guide, data description and history of a run, in evaluation mode.
 
@@ -215,7 +216,8 @@ def load_run(
         guide: the same for the guide.
         trust: import and call the classes that the folder names, whosever they are.
         make: makes the pair as it was made for ``fit``; called where ``config.yaml`` does not describe it whole, or
-            names classes that are not trusted.
+            names classes that are not trusted. What is made must be what ``config.yaml`` describes.
+        always_make: call ``make`` also where ``config.yaml`` describes the pair, so that the two are compared.
 
     Raises:
         RunError: the folder is missing, of another version or damaged, names a class that is not trusted, or the pair
@@ -228,7 +230,7 @@ def load_run(
     given = {name: program for name, program in (("model", model), ("guide", guide)) if program is not None}
     rebuilt = [name for name in ("model", "guide") if name not in given]
     described = not in_store and all(is_buildable(config[name], trust) for name in rebuilt)
-    if make is None or given or described:
+    if make is None or given or (described and not always_make):
         filled = [*values.values(), *best.values()]
         with contextlib.nullcontext() if trust else Bounded(filled, str(path)):
             for name in [] if trust else rebuilt:
@@ -277,9 +279,8 @@ def _as_described(
         same = recorded == made if is_buildable(recorded) else recorded.get("class") == made["class"]
         if not same:
             raise RunError(
-                f"{path}: {name} is described in {CONFIG} as {shown(recorded.get('class'))}, and is another {name} "
-                f"than its `recipe` makes. Restore {CONFIG}, or pass the fitted pair: load_run(path, model=..., "
-                f"guide=...)."
+                f"{path / CONFIG}: `{name}` describes another {name} than its `recipe` makes. Restore the file, or "
+                f"pass the fitted pair: load_run(path, model=..., guide=...)."
             )
     return pair
 

@@ -72,6 +72,17 @@ def test_a_part_that_was_replaced_is_not_built_as_it_was(replacement, tmp_path):
     assert pyro_vae.load_run(tmp_path, model=model).model is model
 
 
+def test_a_number_in_a_description_that_the_settings_gainsay_is_refused(data, tmp_path):
+    """No shape and no class tells the two priors apart."""
+    run = write_run(tmp_path / "run", data, prior="student_t(df=5)")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["args"]["prior"]["args"]["df"] == 5
+    config["model"]["args"]["prior"]["args"]["df"] = 50
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(RunError, match="`model` describes another model than its `recipe` makes"):
+        load_cell(run)
+
+
 def change(data: Path) -> None:
     write_images(data, seed=1)
 

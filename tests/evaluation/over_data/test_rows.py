@@ -15,7 +15,7 @@ import pyro_vae
 from pyro_vae import evaluation
 from pyro_vae.errors import PairError
 from pyro_vae.evaluation.over_data.rows import Rows
-from pyro_vae.fit.describe import describe
+from pyro_vae.fit.describe import describe_pair
 
 
 def test_tensors_of_the_datas_length_are_cut_and_others_are_not():
@@ -337,7 +337,7 @@ def test_a_parameter_that_is_made_on_the_first_run_may_have_any_size():
 
 
 def test_an_automatic_point_guide_is_described_by_its_name():
-    assert describe(AutoDelta(linear)) == {"class": "pyro.infer.autoguide.guides:AutoDelta"}
+    assert describe_pair(linear, AutoDelta(linear))["guide"] == {"class": "pyro.infer.autoguide.guides:AutoDelta"}
 
 
 # ---------------------------------------------------------------- laws that do not say their support
