@@ -88,7 +88,7 @@ class VampPrior(nn.Module):
             if end not in (-math.inf, math.inf):
                 check_number("VampPrior", name, end)
         if not low < high:
-            raise ValueError(f"VampPrior: low must be below high; got low = {low} and high = {high}.")
+            raise ValueError(f"VampPrior: low must be below high = {high}; got {low}.")
         most = len(data) if isinstance(data, Tensor) else None
         why = " (the number of data, of which the pseudo-inputs start as copies)" if most else ""
         check_count("VampPrior", "num_components", num_components, most=most, why=why)

@@ -279,8 +279,8 @@ def _as_described(
         same = recorded == made if is_buildable(recorded) else recorded.get("class") == made["class"]
         if not same:
             raise RunError(
-                f"{path / CONFIG}: `{name}` describes another {name} than its `recipe` makes. Restore the file, or "
-                f"pass the fitted pair: load_run(path, model=..., guide=...)."
+                f"{path}: {name} cannot be built: `{name}` in {CONFIG} describes another {name} than `recipe` makes. "
+                f"Restore the file, or pass the fitted pair: load_run(path, model=..., guide=...)."
             )
     return pair
 

@@ -308,7 +308,7 @@ class Pair:
             # A guide may refuse values that it has not drawn, as a flow without an inverse does.
             return fewer is None or _same_but_for_rounding(_narrow_weight(first)[:, :count], fewer)
 
-    def roundings(self, x: Any) -> tuple[Tensor, Tensor]:
+    def roundings(self, x: Any, most_rows: int = 32) -> tuple[Tensor, Tensor]:
         """Measure how far roundings move log-weights.
 
         Each latent value is moved by one rounding, so that the decoder computes anew; then each parameter that depends
@@ -316,6 +316,7 @@ class Pair:
 
         Args:
             x: as in the constructor, of any batch size.
+            most_rows: of a run; several samples of few data share one.
 
         Returns:
             By how many nats a log-weight moved at most, and the largest log-weight without its sign, ``(batch,)``,
@@ -323,9 +324,12 @@ class Pair:
         """
         # Of few data, several samples of each.
         layout, num_samples = self.layout, max(1, min(8, 32 // self.plate.size))
+        together = max(1, most_rows // self.plate.size)
+        parts = [min(together, num_samples - first) for first in range(0, num_samples, together)]
+        counts = [count for part in parts for _, count in layout.chunks(part)]
         args, errors, magnitudes = as_args(x), [], []
         with probing(self.model, self.guide):
-            for index, (_, count) in enumerate(layout.chunks(num_samples)):
+            for index, count in enumerate(counts):
                 torch.manual_seed(VERIFICATION_SEED + index)
                 elsewhere = self._run(args, layout, count)
                 with FixedRows(elsewhere.rows):

@@ -79,7 +79,7 @@ def test_a_number_in_a_description_that_the_settings_gainsay_is_refused(data, tm
     assert config["model"]["args"]["prior"]["args"]["df"] == 5
     config["model"]["args"]["prior"]["args"]["df"] = 50
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(RunError, match="`model` describes another model than its `recipe` makes"):
+    with pytest.raises(RunError, match=r"`model` .* describes another model than `recipe`"):
         load_cell(run)
 
 

@@ -156,14 +156,15 @@ def test_a_discrete_latent_trains_eagerly_and_says_so(objective, line, caplog):
     first = fit(model, guide, x, objective=objective(), optimizer=adam, epochs=1, batch_size=20, compile="off")
     start = first.history[0]
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
-        run = fit(model, guide, x, objective=objective(), epochs=60, batch_size=20, optimizer=partial(Adam, lr=0.05))
+        run = fit(model, guide, x, objective=objective(), epochs=150, batch_size=20, optimizer=partial(Adam, lr=0.05))
     (record,) = caplog.records
     assert record.getMessage().startswith("fit: compile='trace' is not possible here, the step runs eagerly: ")
     assert line in record.getMessage()
     assert run.compiled == "off"
     # Six independent pixels at their marginal probabilities reach about -3.9 nats; untrained it is below -4.3.
     assert start["train_bound_nats"] < -4.3
-    assert run.history[-1]["train_bound_nats"] > -4.0
+    last = [row["train_bound_nats"] for row in run.history[-20:]]
+    assert sum(last) / len(last) > -4.0
 
 
 def declared(owner: nn.Module, method):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError
-from pyro_vae.evaluation.over_data.rows import Rows
+from pyro_vae.evaluation.over_data.rows import Rows, rows_a_call
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import Pair
@@ -76,17 +76,25 @@ class PairRows(Rows):
                 joint.pair.widen(block)
         pair.check_circles()
 
+    @property
+    def most_rows(self) -> int:
+        """How many rows a run may have."""
+        return rows_a_call(self.pair.outputs)
+
     @cached_property
     def rounding(self) -> Rounding:
         """How large the roundings in log-weights are.
 
         Data that are far from the first ones have their own, all others the largest of the first data.
         """
+        return self._measure_rounding()
+
+    def _measure_rounding(self) -> Rounding:
         with in_mode(self.modules, training=False):
-            errors, magnitudes = self.pair.roundings(self.take(self._seen))
+            errors, magnitudes = self.pair.roundings(self.take(self._seen), self.most_rows)
             rounding = Rounding(errors.max().repeat(self.size), magnitudes.max().repeat(self.size))
             for index in self._far:
-                errors, magnitudes = self.pair.roundings(self.take(index))
+                errors, magnitudes = self.pair.roundings(self.take(index), self.most_rows)
                 # Data are repeated to fill a block.
                 rounding.error.scatter_reduce_(0, index, errors, "amax", include_self=False)
                 rounding.magnitude.scatter_reduce_(0, index, magnitudes, "amax", include_self=False)

@@ -21,6 +21,7 @@ from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.nonfinite import check_finite
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import LogTerms
+from pyro_vae.programs.precision import Rounding
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_count
 from pyro_vae.runtime.memory import is_out_of_memory
@@ -87,6 +88,11 @@ class Stream(PairRows):
             self._fits(self._probe)
         self.rows, self._halved = rows_a_call(self.pair.outputs), False
 
+    @property
+    def most_rows(self) -> int:
+        """How many rows a run may have: half of the first choice once memory ran out."""
+        return self.rows
+
     def _probe(self) -> None:
         """Run the pair once on some data."""
         whole = self.why_whole is not None
@@ -113,6 +119,9 @@ class Stream(PairRows):
             for rows in subsample_blocks(pair, head[0].device):
                 pair.check_masks(head, rows)
         self.vectorizes = pair.vectorizes
+
+    def _measure_rounding(self) -> Rounding:
+        return self._fits(super()._measure_rounding)
 
     def __iter__(self) -> Iterator[Chunk]:
         if self.picks_rows:

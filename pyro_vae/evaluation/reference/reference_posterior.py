@@ -209,7 +209,7 @@ def reference_posterior(
                     start = starts[chain, i]
                     moving = start[here].double() if joint.pair.wide else start[here]
                     of_chain, divergent = run_chain(density.of(i, here, start), moving, num_samples, warmup, bar.update)
-                    draws[chain, :, i, here.cpu()] = of_chain.cpu()
+                    draws[chain, :, i, here.cpu()] = of_chain.to(draws)
                     divergences[i] += divergent
         at = torch.where(counted, draws.to(rows.device), starts[0])
         values, log_joint = _at_draws(joint, everything, at)
