@@ -91,7 +91,7 @@ def test_parts_are_swapped_by_name(tmp_path):
         (("--smoke", "--device", "abacus"), "abacus"),
         (("--smoke", "--binarization", "grey"), "grey"),
         (("--smoke", "--guide", "low_rang"), "--guide: unknown name 'low_rang'. Did you mean 'low_rank'?"),
-        (("--smoke", "--guide", "low_rank(rank=60)"), "LowRankGuide: rank must be from 1 to latent_dim = 50; got 60."),
+        (("--smoke", "--guide", "low_rank(rank=60)"), "LowRankGuide: rank must be from 1 to 50 (latent_dim); got 60."),
         (("--smoke", "--batch-size", "0"), "--batch_size must be"),
         (("--smoke", "--latent_dim=0"), "--latent_dim must be"),
         (("--smoke", "--likelihood", "bernoulli", "--binarization", "none"), "support"),
