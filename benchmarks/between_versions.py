@@ -4,7 +4,7 @@
     python -m benchmarks.between_versions ../before
 
 Each checkout has a process of its own, which makes everything ready and then waits. The two work in turn, A B A B, a
-fraction of a second each, so that what slows the machine slows both; the ratio is taken within each turn, and the
+tenth of a second each, so that what slows the machine slows both; the ratio is taken within each turn, and the
 median and an interval of the median at 99 % are printed. Both checkouts run under this environment's packages and
 their own ``benchmarks`` folder.
 """
@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 
-SECONDS = 0.3
+SECONDS = 0.1
 """Of one turn of one side."""
 
 READY = "ready"

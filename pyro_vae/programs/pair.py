@@ -316,7 +316,7 @@ class Pair:
 
         Args:
             x: as in the constructor, of any batch size.
-            most_rows: of a run; several samples of few data share one.
+            most_rows: the most rows of a run; several samples of few data share one run.
 
         Returns:
             By how many nats a log-weight moved at most, and the largest log-weight without its sign, ``(batch,)``,

@@ -18,7 +18,7 @@ COUNTS = {"grids": 300, "arguments": 300, "arrays": 300, "images": 300, "runs": 
 def test_what_is_damaged_is_taken_or_refused_in_a_line(kind, tmp_path):
     attempts = Path(__file__).parent / "attempts.py"
     words = [sys.executable, attempts, kind, COUNTS[kind], 0, tmp_path]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=600)
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-2000:]
     ends = json.loads(done.stdout)
     assert ends["wrong"] == []

@@ -21,7 +21,6 @@ from pyro_vae.runtime.wording import count
 DIVERGED = 0.05
 """Share of divergent transitions above which a datum is flagged: chains hardly move where they diverge."""
 
-
 UNDERSTATED = 0.5
 """Nats of standard error above which about four chains or fewer carry the weight of a datum.
 

@@ -76,25 +76,24 @@ class PairRows(Rows):
                 joint.pair.widen(block)
         pair.check_circles()
 
-    @property
-    def most_rows(self) -> int:
-        """How many rows a run may have."""
-        return rows_a_call(self.pair.outputs)
-
     @cached_property
     def rounding(self) -> Rounding:
-        """How large the roundings in log-weights are.
+        """How large the roundings in log-weights are."""
+        return self.measure_rounding(rows_a_call(self.pair.outputs))
+
+    def measure_rounding(self, most_rows: int) -> Rounding:
+        """Measure how large the roundings in log-weights are.
 
         Data that are far from the first ones have their own, all others the largest of the first data.
-        """
-        return self._measure_rounding()
 
-    def _measure_rounding(self) -> Rounding:
+        Args:
+            most_rows: the most rows of a run.
+        """
         with in_mode(self.modules, training=False):
-            errors, magnitudes = self.pair.roundings(self.take(self._seen), self.most_rows)
+            errors, magnitudes = self.pair.roundings(self.take(self._seen), most_rows)
             rounding = Rounding(errors.max().repeat(self.size), magnitudes.max().repeat(self.size))
             for index in self._far:
-                errors, magnitudes = self.pair.roundings(self.take(index), self.most_rows)
+                errors, magnitudes = self.pair.roundings(self.take(index), most_rows)
                 # Data are repeated to fill a block.
                 rounding.error.scatter_reduce_(0, index, errors, "amax", include_self=False)
                 rounding.magnitude.scatter_reduce_(0, index, magnitudes, "amax", include_self=False)

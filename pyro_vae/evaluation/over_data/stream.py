@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -88,11 +88,6 @@ class Stream(PairRows):
             self._fits(self._probe)
         self.rows, self._halved = rows_a_call(self.pair.outputs), False
 
-    @property
-    def most_rows(self) -> int:
-        """How many rows a run may have: half of the first choice once memory ran out."""
-        return self.rows
-
     def _probe(self) -> None:
         """Run the pair once on some data."""
         whole = self.why_whole is not None
@@ -120,8 +115,10 @@ class Stream(PairRows):
                 pair.check_masks(head, rows)
         self.vectorizes = pair.vectorizes
 
-    def _measure_rounding(self) -> Rounding:
-        return self._fits(super()._measure_rounding)
+    @cached_property
+    def rounding(self) -> Rounding:
+        """How large the roundings in log-weights are, measured in runs that fit into memory."""
+        return self._fits(lambda: self.measure_rounding(self.rows))
 
     def __iter__(self) -> Iterator[Chunk]:
         if self.picks_rows:
