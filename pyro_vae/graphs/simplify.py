@@ -1,11 +1,9 @@
 """Drop from a captured graph what costs time and changes no number beyond rounding.
 
-Random draws are neither dropped nor reordered. Three rewrites round differently: the Bernoulli's cross-entropy, a sum
-of differences, and a function of an expanded tensor, which is taken before the expansion, where torch may use another
-kernel. The others are exact in floating point.
+Random draws are neither dropped nor reordered. The Bernoulli's cross-entropy rounds differently; the other rewrites are
+exact in floating point.
 """
 
-import math
 import operator
 from functools import partial
 from typing import Any
@@ -20,17 +18,6 @@ aten = torch.ops.aten
 
 SHAPE_ONLY = (aten.view.default, aten.expand.default)
 SUMS = (aten.sum.dim_IntList, aten.sum.default)
-ELEMENTWISE = (
-    aten.log.default,
-    aten.exp.default,
-    aten.neg.default,
-    aten.pow.Tensor_Scalar,
-    aten.add.Tensor,
-    aten.sub.Tensor,
-    aten.mul.Tensor,
-    aten.div.Tensor,
-)
-"""Of one tensor and, at most, numbers."""
 
 
 def tidy(module: GraphModule) -> GraphModule:
@@ -42,14 +29,7 @@ def tidy(module: GraphModule) -> GraphModule:
             node.meta.setdefault("val", operator.attrgetter(node.target)(module))
     if not is_safe_to_reorder(graph):
         return module
-    rewrites = (
-        _simplify_cross_entropy,
-        _drop_identities,
-        _compute_before_expanding,
-        _subtract_behind_sums,
-        _negate_behind_sums,
-    )
-    for rewrite in rewrites:
+    for rewrite in (_simplify_cross_entropy, _drop_identities, _negate_behind_sums):
         for node in list(graph.nodes):
             if node.op == "call_function":
                 rewrite(graph, node)
@@ -95,70 +75,6 @@ def _drop_identities(graph: Graph, node: Node) -> None:
     graph.erase_node(node)
 
 
-def _compute_before_expanding(graph: Graph, node: Node) -> None:
-    """Write f(expand(x)) as expand(f(x)) for an elementwise f, which then runs over x alone."""
-    if node.target not in ELEMENTWISE or len(node.all_input_nodes) != 1:
-        return
-    expansion, *numbers = node.args
-    if not isinstance(expansion, Node) or expansion.target is not aten.expand.default or expansion in numbers:
-        return
-    if any(user.target not in (*ELEMENTWISE, *SUMS) for user in node.users):
-        # A view, a draw like it or a caller would meet other strides.
-        return
-    source, shape = expansion.args[:2]
-    with graph.inserting_before(node):
-        value = _call(graph, node.target, source, *numbers, **node.kwargs)
-        wide = _call(graph, aten.expand.default, value, shape)
-    node.replace_all_uses_with(wide)
-    graph.erase_node(node)
-
-
-def _subtract_behind_sums(graph: Graph, node: Node) -> None:
-    """Write sum(-a^2 / b - c) as sum(-a^2 / b) - sum(c), for a number or an expanded log c, which is then not expanded.
-
-    A Gaussian's log-density is such a sum. Other differences stay: where large terms cancel, separate sums would lose
-    all digits. A log is never large.
-    """
-    if node.target is not aten.sum.dim_IntList or len(node.args) != 2 or not node.args[1] or node.kwargs:
-        return
-    difference: Any = node.all_input_nodes[0]
-    while difference.target is aten.sub.Tensor and len(difference.users) == 1 and not difference.kwargs:
-        minuend, subtrahend = difference.args
-        if not _is_square_over(minuend) or not _same_shape(minuend, difference):
-            return
-        with graph.inserting_before(node):
-            shift = _sum_before_expanding(graph, subtrahend, minuend, node.args[1])
-        if shift is None:
-            return
-        node.replace_input_with(difference, minuend)
-        graph.erase_node(difference)
-        with graph.inserting_after(node):
-            shifted = _call(graph, aten.sub.Tensor, node, shift)
-        node.replace_all_uses_with(shifted, delete_user_cb=partial(operator.is_not, shifted))
-        difference = minuend
-
-
-def _sum_before_expanding(graph: Graph, term: object, like: Node, dims: Any) -> Node | float | None:
-    """Sum over ``dims`` a number or an expanded log, as if it had the shape of ``like``; None for anything else."""
-    shape = like.meta["val"].shape
-    if like.meta["val"].numel() == 0 or like.meta["val"].dtype not in (torch.float32, torch.float64) or not shape:
-        return None
-    dims = [dim - len(shape) if dim >= 0 else dim for dim in dims]
-    count = math.prod(shape[dim] for dim in dims)
-    if isinstance(term, int | float):
-        return term * count
-    if not isinstance(term, Node) or term.target is not aten.expand.default or not _same_shape(term, like):
-        return None
-    source = term.all_input_nodes[0]
-    value = source.meta["val"]
-    if source.target is not aten.log.default or value.dtype != like.meta["val"].dtype:
-        return None
-    summed = [dim for dim in dims if -dim <= value.ndim]
-    repeats = count // math.prod(value.shape[dim] for dim in summed)
-    total = _call(graph, aten.sum.dim_IntList, source, summed) if summed else source
-    return _call(graph, aten.mul.Tensor, total, repeats) if repeats > 1 else total
-
-
 def _negate_behind_sums(graph: Graph, node: Node) -> None:
     """Write the sum of -x, of a view of it or of -x / y as minus the sum without it: fewer elements are negated."""
     if node.target not in SUMS:
@@ -190,17 +106,6 @@ def _call(graph: Graph, target: Any, *args: Any, **kwargs: Any) -> Node:
 
 def _without_data(value: Tensor) -> Tensor:
     return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
-
-
-def _is_square_over(node: object) -> bool:
-    """Whether a node is -a^2 / b, or that with terms subtracted."""
-    while isinstance(node, Node) and node.target in (aten.sub.Tensor, aten.div.Tensor, aten.neg.default):
-        node = node.args[0]
-    return isinstance(node, Node) and node.target is aten.pow.Tensor_Scalar and bool(node.args[1] == 2)
-
-
-def _same_shape(first: Node, second: Node) -> bool:
-    return first.meta["val"].shape == second.meta["val"].shape
 
 
 def _same_layout(first: Node, second: Node) -> bool:
