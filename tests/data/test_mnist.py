@@ -62,7 +62,7 @@ def test_no_validation_image_and_too_many(small):
     assert (data.train.shape, data.valid.shape) == ((12, 1, 28, 28), (0, 1, 28, 28))
     assert data.valid_labels.shape == (0,)
     for valid_size in (-1, 12):
-        with pytest.raises(ValueError, match=rf"valid_size must be between 0 and 11, .*got {valid_size}"):
+        with pytest.raises(ValueError, match=f"0 and 11, .*got {valid_size}"):
             load_data("mnist", valid_size=valid_size)
 
 
@@ -89,7 +89,7 @@ def test_a_single_altered_pixel_is_found(small, data_root):
     content[-1] ^= 1
     path.write_bytes(content)
     assert is_available("mnist")
-    with pytest.raises(DataCorruptError, match="train-images-idx3-ubyte is not the file it should be: expected"):
+    with pytest.raises(DataCorruptError, match="not the file it should be"):
         load_data("mnist")
 
 
@@ -97,7 +97,7 @@ def test_a_missing_file_is_named_alone(small, data_root):
     path = data_root / DATASETS["mnist"].files[3].path
     path.unlink()
     assert not is_available("mnist")
-    with pytest.raises(DataNotFoundError, match=rf"download=False forbids to fetch it\. Missing: {path}\. The root"):
+    with pytest.raises(DataNotFoundError, match=rf"download=False .*: {path}\."):
         load_data("mnist", download=False)
 
 

@@ -615,5 +615,5 @@ def test_errors_of_a_ranking_name_it_and_the_configuration():
         "compare_all: `values` must hold at least 2 configurations by name; got 1. Seeds of one configuration are the "
         "rows of its array."
     )
-    with pytest.raises(ValueError, match=r"^compare_all: 'iaf' and 'planar' must have as many seeds"):
+    with pytest.raises(ValueError, match="'iaf' and 'planar' must have"):
         compare_all({"iaf": ones(3, 10), "mean field": ones(3, 10), "planar": ones(2, 10)})

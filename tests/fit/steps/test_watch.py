@@ -84,10 +84,7 @@ def test_a_site_that_comes_up_is_named(often):
     vae, guide, x = mean_field()
     pair = Scaled(vae, guide)
     data = loader(x, partial(setattr, pair, "grown", True), at=5)
-    message = (
-        "^fit: the pair is not the one whose graph is run: model site 'extra' was absent, is Normal of shape \\(\\)"
-    )
-    with pytest.raises(StaleGraphError, match=message):
+    with pytest.raises(StaleGraphError, match="model site 'extra' was absent"):
         fit(pair.model, pair.guide, data, epochs=1)
 
 
@@ -131,7 +128,7 @@ class OwnSchedule(Trace_ELBO):
 
 def test_an_objective_that_froze_its_schedule_is_found_at_the_next_epoch():
     model, guide, x = mean_field()
-    with pytest.raises(StaleGraphError, match="a Python number of the pair has changed"):
+    with pytest.raises(StaleGraphError, match="a Python number of the pair"):
         fit(model, guide, x, objective=OwnSchedule(), epochs=3, batch_size=20)
 
 
