@@ -35,7 +35,7 @@ NO_ENTRY = {"cli", "comparison", "runtime", "programs", "fit"}
 def is_clause(message: Message) -> bool:
     """Whether another message tells this one as its reason, or a line of the log."""
     inside = (message.file, message.function) in REASONS
-    # What is raised inside a ``try`` is caught there, and told by the handler.
+    # What a function raises and catches, it tells in its own error.
     return message.kind in (*CLAUSES, "log") or inside or message.caught
 
 
@@ -84,6 +84,8 @@ def test_the_messages_are_found():
     ]  # fmt: skip
     assert not unread
     assert len(read) > 500
+    of_a_call = [message.words for message in messages() if message.file == "guides/low_rank.py"]
+    assert any(words.startswith("LowRankGuide: rank must be from {} to {}") for words in of_a_call)
 
 
 def test_no_exemption_is_left_over():

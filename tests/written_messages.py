@@ -32,7 +32,7 @@ class Message:
         line: where it is made, or where the function is called that makes it.
         kind: the exception's class, or ``warn``.
         text: with ``{expression}`` for values.
-        caught: it is raised inside a ``try`` with handlers.
+        caught: the function that raises it catches it.
         function: which makes it.
     """
 
@@ -114,10 +114,14 @@ class Source:
         around = [function for function in self.functions if _inside(node, function)]
         return max(around, key=lambda function: function.lineno, default=None)
 
-    def is_caught(self, node: ast.AST) -> bool:
-        """Whether a node is in the body of a ``try`` of its own function, which has handlers."""
-        tries = [found for found in ast.walk(self.enclosing(node) or self.tree) if isinstance(found, ast.Try)]
-        return any(found.handlers and any(_inside(node, line) for line in found.body) for found in tries)
+    def is_caught(self, node: ast.AST, kind: str) -> bool:
+        """Whether a node is in the body of a ``try`` of its own function that catches exceptions of its class."""
+        for found in ast.walk(self.enclosing(node) or self.tree):
+            if isinstance(found, ast.Try) and any(_inside(node, line) for line in found.body):
+                caught = {_name(name) for handler in found.handlers for name in _classes(handler)}
+                if caught & {kind, "Exception"}:
+                    return True
+        return False
 
     def messages(self) -> Iterator[Message]:
         """Return the messages that this module makes itself."""
@@ -127,7 +131,7 @@ class Source:
                 around = self.enclosing(node)
                 name = around.name if around else ""
                 for text in self.texts(expression, around):
-                    yield Message(self.file, node.lineno, kind, text, self.is_caught(node), name)
+                    yield Message(self.file, node.lineno, kind, text, self.is_caught(node, kind), name)
 
     @property
     def imported(self) -> set[str]:
@@ -144,6 +148,10 @@ def _is_text(node: ast.AST) -> bool:
 
 def _inside(node: ast.AST, around: ast.AST) -> bool:
     return around.lineno <= node.lineno and node.end_lineno <= around.end_lineno
+
+
+def _classes(handler: ast.ExceptHandler) -> list[ast.expr]:
+    return handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type] if handler.type else []
 
 
 def _targets(node: ast.Assign | ast.AnnAssign) -> list[ast.expr]:

@@ -186,7 +186,7 @@ def test_what_an_evaluation_refuses_is_found_before_a_step():
     [
         ("aiss", "no evaluation 'aiss'.* 'ais'"),
         ("ais(num_chain=2)", "no option 'num_chain'.*_chains'"),
-        ("ais(num_test=0)", "evaluation ais: num_test must"),
+        ("ais(num_test=0)", "ais: num_test must .*least 1"),
         ("ais(seed=2)", "ais has no option 'seed'"),
         ("log_likelihood(num_test=2)", "measures all test images"),
         ("ais(2)", r"cannot read 'ais\(2\)'"),

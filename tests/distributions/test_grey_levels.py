@@ -40,5 +40,5 @@ def test_grey_values_off_the_grid_are_found_and_told_what_the_grid_is(likelihood
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_one_level_is_refused(likelihood):
-    with pytest.raises(ValueError, match=f"{likelihood.__name__}: levels must"):
+    with pytest.raises(ValueError, match=f"{likelihood.__name__}: levels must be at least"):
         likelihood((6,), 2, levels=1)

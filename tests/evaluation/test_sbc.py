@@ -155,7 +155,7 @@ def test_data_whose_draws_are_not_finite_are_left_out(linear_gaussian):
 def test_bad_input_is_refused(linear_gaussian):
     x = linear_gaussian.data(3)
     for sizes in ({"num_data": 1}, {"num_draws": 0}):
-        with pytest.raises(ValueError, match=r"sbc: num_(data|draws) must"):
+        with pytest.raises(ValueError, match=r"num_(data|draws) must be at"):
             sbc(linear_gaussian.model, linear_gaussian.exact_guide, x, **sizes)
 
     def discrete(x):

@@ -1,4 +1,7 @@
-"""What goes wrong says who, what came, and what to do; and nothing good is lost."""
+"""What goes wrong in a fit says who, what came, and what to do; and nothing good is lost.
+
+This is a suite of wordings: whole messages are compared here, and elsewhere only their class and noun.
+"""
 
 import errno
 import os

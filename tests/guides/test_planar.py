@@ -88,7 +88,7 @@ def test_another_z_is_refused_by_name():
 
 
 def test_no_flows_are_refused():
-    with pytest.raises(ValueError, match="num_flows must"):
+    with pytest.raises(ValueError, match="num_flows must be at least"):
         PlanarGuide((3,), 4, num_flows=0)
 
 

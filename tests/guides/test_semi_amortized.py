@@ -194,8 +194,8 @@ def test_fit_trains_it_and_its_steps_pay(level, differentiable, caplog):
     ("settings", "message"),
     [
         ({"num_steps": -1}, "num_steps must be at least 0"),
-        ({"step_size": 0.0}, r"step_size must .*; got 0\.0"),
-        ({"step_size": 1.0}, r"step_size must .*; got 1\.0"),
+        ({"step_size": 0.0}, r"step_size must be above 0.*0\.0"),
+        ({"step_size": 1.0}, r"step_size must be above 0.*1\.0"),
         ({"num_pairs": 0}, "num_pairs must be from 1 .*got 0"),
         ({"num_pairs": 5}, "num_pairs must be from 1 .*got 5"),
         ({"model": None}, "model must be .*; got NoneType"),

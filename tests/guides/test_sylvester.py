@@ -105,13 +105,12 @@ def test_columns_are_all_unless_given_and_one_is_a_planar_flow():
 
 
 def test_what_is_out_of_range_is_refused():
-    with pytest.raises(ValueError, match="num_flows must"):
+    with pytest.raises(ValueError, match="num_flows must be at least"):
         SylvesterGuide((3,), 4, num_flows=0)
-    with pytest.raises(ValueError, match="num_reflections must"):
+    with pytest.raises(ValueError, match="num_reflections must be at least"):
         SylvesterGuide((3,), 4, num_reflections=0)
     for columns in (0, 5):
-        message = rf"num_columns must .*; got {columns}\."
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"num_columns must be from 1 .*{columns}"):
             SylvesterGuide((3,), 4, num_columns=columns)
 
 

@@ -122,7 +122,7 @@ def test_auxiliary_sites_are_refused():
 
 @pytest.mark.parametrize("insomnia", [-0.1, 1.1])
 def test_insomnia_outside_the_unit_interval_is_refused(insomnia):
-    with pytest.raises(ValueError, match=rf"insomnia must .*; got {insomnia}\."):
+    with pytest.raises(ValueError, match="insomnia must be from 0 to 1"):
         ReweightedWakeSleep(2, insomnia)
 
 

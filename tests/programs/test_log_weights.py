@@ -417,7 +417,7 @@ def test_two_calls_before_one_backward_pass():
 
 @pytest.mark.parametrize("num_samples", [0, -3])
 def test_fewer_than_one_sample_is_refused(linear_gaussian, num_samples):
-    with pytest.raises(ValueError, match=rf"num_samples must .*; got {num_samples}\."):
+    with pytest.raises(ValueError, match="num_samples must be at least"):
         log_weights(linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(2), num_samples)
 
 

@@ -213,8 +213,8 @@ def discrete(x):
 def test_bad_input_is_refused(linear_gaussian):
     model, x = linear_gaussian.model, linear_gaussian.data(3)
     for options, message in (
-        ({"num_temperatures": 0}, "^ais: num_temperatures must"),
-        ({"num_chains": 0}, "^ais: num_chains must"),
+        ({"num_temperatures": 0}, "num_temperatures must be at least"),
+        ({"num_chains": 0}, "^ais: num_chains must be at"),
         ({"schedule": "cosine"}, "^ais: schedule must"),
         ({"guide": PlanarGuide((5,), 3).double()}, "^ais: the guide cannot score"),
     ):

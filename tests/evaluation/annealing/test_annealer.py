@@ -186,7 +186,7 @@ def test_a_progress_bar_counts_transitions(vae, capsys):
 
 def test_bad_input_is_refused(vae):
     model, x = vae
-    with pytest.raises(ValueError, match=r"^ais: max_rows must"):
+    with pytest.raises(ValueError, match=r"^ais: max_rows must be at least"):
         make(model, x, max_rows=0)
     with pytest.raises(ValueError, match=r"^ais: compile must"):
         make(model, x, compile="jit")

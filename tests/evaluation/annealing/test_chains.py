@@ -158,10 +158,10 @@ def test_without_burn_in_there_is_one_step_size():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_chains": 0}, "num_chains must"),
-        ({"num_leapfrog": 0}, "num_leapfrog must"),
-        ({"burn_in": -1}, "burn_in must"),
-        ({"num_temperatures": 0}, "num_temperatures must"),
+        ({"num_chains": 0}, "num_chains must be at least"),
+        ({"num_leapfrog": 0}, "num_leapfrog must be at least"),
+        ({"burn_in": -1}, "burn_in must be at least"),
+        ({"num_temperatures": 0}, "num_temperatures must be at"),
         ({"schedule": "cosine"}, "schedule must be one of"),
         ({"step_size": 0.7}, r"step_size must lie .*got 0\.7"),
         ({"step_size_bounds": (0.0, 0.5)}, r"step_size must lie .*\(0\.0, 0\."),

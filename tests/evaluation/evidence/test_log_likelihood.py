@@ -727,7 +727,7 @@ def test_bad_input(linear_gaussian):
         with pytest.raises(ValueError, match=r"x: 1 value .* index \(2, 1\)"):
             log_likelihood(model, guide, bad, 5)
     for target in (0.0, -0.1, math.nan, math.inf):
-        with pytest.raises(ValueError, match=rf"target_se must .*; got {target}\."):
+        with pytest.raises(ValueError, match=rf"a positive .* nats.*got {target}\."):
             log_likelihood(model, guide, x, 5, target_se=target)
     with pytest.raises(ValueError, match="a tuple that starts with one"):
         log_likelihood(model, guide, x.tolist(), 5)

@@ -74,7 +74,7 @@ def test_bad_input(linear_gaussian):
         pair_of(model, guide, 3)
     with pytest.raises(ValueError, match="here: x: there are none"):
         pair_of(model, guide, x[:0])
-    with pytest.raises(ValueError, match="here: num_samples must"):
+    with pytest.raises(ValueError, match="here: num_samples must be at"):
         pair_of(model, guide, x, 0)
 
     def some(x):

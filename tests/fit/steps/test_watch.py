@@ -69,13 +69,7 @@ def test_a_python_number_that_changes_is_found(level, often):
     with pytest.raises(StaleGraphError) as raised:
         fit(pair.model, pair.guide, data, epochs=1, compile=level)
     number = r"(\d+\.\d+)"
-    found = re.fullmatch(
-        rf"fit: the loss of the pair is {number}, that of the graph in its place {number}, with the same noise: a "
-        r"Python number of the pair has changed\. Steps since the last look, at most \d+, followed the graph, not the "
-        r"pair\. Keep what changes in a tensor that is written in place, change it between two calls of fit, or pass "
-        r"compile='off'\.",
-        str(raised.value),
-    )
+    found = re.search(rf"pair is {number}, .* place {number}, .*compile='off'", str(raised.value))
     now, frozen = map(float, found.groups())
     assert now / frozen == pytest.approx(0.9, rel=1e-4)
 
