@@ -2,7 +2,7 @@
 
 if __name__ != "pyro_vae.models":
     raise ImportError(
-        f"imported as {__name__!r}: import pyro_vae.models instead. (Under two names every class would exist twice.)"
+        f"imported as {__name__!r}: import pyro_vae.models instead, since otherwise every class exists twice."
     )
 
 from pyro_vae.models import likelihoods, priors

@@ -190,7 +190,6 @@ def test_a_class_of_ones_own_needs_to_be_named_or_trusted(originals, tmp_path, m
     flags = [word for value in flags for word in (value if isinstance(value, list) else [value])]
     assert command("fit", "--guide", own, "--out", run, *flags) == ""
     how = "because loading it runs its code: if you trust that code, add --trust."
-    in_python = how.replace("add --trust", "pass trust=True")
     for words in (["evaluate", run], ["figures", run], ["fit", "--resume", "--out", run], ["fit", "--config", run]):
         line = command(*words)
         assert own in line
@@ -201,9 +200,8 @@ def test_a_class_of_ones_own_needs_to_be_named_or_trusted(originals, tmp_path, m
     loaded = pyro_vae.load_run(run, trust=True)
     assert type(loaded.guide).__name__ == "Mine"
     assert pyro_vae.load_run(run, guide=loaded.guide).guide is loaded.guide
-    said = f"Mine, which is no part of pyro-vae, Pyro or torch; it was not loaded, {in_python}"
     for read in (pyro_vae.load_run, load_cell):
-        with pytest.raises(RunError, match=said):
+        with pytest.raises(RunError, match=r"Mine, .*pass trust=True"):
             read(run)
     assert type(load_cell(run, trust=True)[1]).__name__ == "Mine"
     grid = tmp_path / "grid.yaml"

@@ -118,7 +118,7 @@ def test_a_part_of_every_kind_is_found_by_its_name(kind, package):
     assert part_names(kind)[-1] == "shy"
     assert "shy_parts" not in sys.modules, "to list names imports nothing"
     assert find_part(kind, "shy").__name__ == CLASSES[f"{kind}s"]
-    with pytest.raises(ValueError, match=rf"{kind}: unknown name 'shyy'\. Did you mean 'shy'\? There are .*shy"):
+    with pytest.raises(ValueError, match=f"{kind}: .*Did you mean 'shy'"):
         find_part(kind, "shyy")
 
 
@@ -197,7 +197,7 @@ def test_two_packages_with_one_name_are_told_where_it_is_asked_for(site):
     install(site, "[pyro_vae.priors]\nshy = shy_parts:ShyPrior\n")
     install(site, "[pyro_vae.priors]\nshy = more_parts:ShyPrior\n", name="more-parts")
     assert part_names("prior").count("shy") == 1
-    with pytest.raises(ValueError, match=r"declares a prior 'shy', and so does the package (shy|more)-parts"):
+    with pytest.raises(ValueError, match=r"and so does .*(shy|more)-parts"):
         find_part("prior", "shy")
 
 
@@ -215,7 +215,7 @@ brightness = shy_parts:brightness
 
 def test_a_package_with_broken_parts_is_named_and_all_others_are_used(site):
     install(site, BROKEN)
-    with pytest.warns(UserWarning, match="of the installed package shy-parts") as warned:
+    with pytest.warns(UserWarning, match="installed package shy-parts") as warned:
         listed = json.loads(said("list", "--json"))
     assert [str(w.message).partition(":")[0] for w in warned] == [
         f"evaluation {name}, of the installed package shy-parts" for name in ("broken", "sbc")
@@ -228,7 +228,7 @@ def test_a_package_with_broken_parts_is_named_and_all_others_are_used(site):
     assert json.loads(said(*words, "planar"))["guide"] == "planar"
     assert "so does pyro-vae itself" in said(*words, "iaf", code=2)
     assert Cell(measure=("sbc", "brightness")).measure == ("sbc", "brightness")
-    with pytest.raises(ValueError, match=r"broken, of the installed package shy-parts: .* cannot be imported"):
+    with pytest.raises(ValueError, match=r"broken, .*cannot be imported"):
         Cell(measure=("broken",))
 
 

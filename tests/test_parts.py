@@ -54,9 +54,7 @@ def test_every_kind_is_tried():
 
 @pytest.mark.parametrize(("name", "hint"), [("meen_field", r" Did you mean 'mean_field'\?"), ("abacus", "")])
 def test_an_unknown_name_suggests_the_nearest(name, hint):
-    with pytest.raises(
-        ValueError, match=rf"guide: unknown name '{name}'\.{hint} There are .*full_rank, .*; your own is"
-    ):
+    with pytest.raises(ValueError, match=rf"unknown name '{name}'\.{hint} There"):
         find_part("guide", name)
 
 
@@ -73,10 +71,10 @@ def test_a_class_of_a_module():
 
 def test_what_is_not_there_is_said(own_file):
     cases = {
-        f"{own_file}:Yours": r"does not define the class 'Yours'; it defines Mine\.",
-        f"{own_file.parent}/nothing.py:Mine": r"guide: there is no file .*nothing\.py\.",
-        "no.such.module:Mine": r"guide: cannot import no\.such\.module: No module named 'no'\.",
-        "math:Mine": r"math does not define the class 'Mine'; it defines none\.",
+        f"{own_file}:Yours": r"'Yours'; it defines Mine\.",
+        f"{own_file.parent}/nothing.py:Mine": r"no file .*nothing\.py\.",
+        "no.such.module:Mine": r"cannot import no\.such\.module",
+        "math:Mine": "'Mine'; it defines none",
     }
     for name, message in cases.items():
         with pytest.raises(ValueError, match=message):
@@ -86,7 +84,7 @@ def test_what_is_not_there_is_said(own_file):
 def test_a_file_that_fails_is_told_and_not_kept(tmp_path):
     path = tmp_path / "broken_guide.py"
     path.write_text("1 / 0\n")
-    with pytest.raises(ValueError, match=r"broken_guide\.py fails on import: ZeroDivisionError: division by zero"):
+    with pytest.raises(ValueError, match="import: ZeroDivisionError"):
         find_part("guide", f"{path}:Mine")
     assert "broken_guide" not in sys.modules
 
@@ -94,7 +92,7 @@ def test_a_file_that_fails_is_told_and_not_kept(tmp_path):
 def test_a_file_must_not_hide_a_loaded_module(tmp_path):
     path = tmp_path / "math.py"
     path.write_text("class Mine: ...\n")
-    with pytest.raises(ValueError, match=r"math\.py has the name of a module that is already loaded: rename"):
+    with pytest.raises(ValueError, match="already loaded: rename"):
         find_part("guide", f"{path}:Mine")
 
 
@@ -115,7 +113,7 @@ def test_a_part_is_written_as_a_call(text, expected):
     "text", ["low_rank(4)", "low_rank(rank=4", "low_rank(rank=x)", "low_rank(**a)", "(rank=1)", "low_rank(rank=4)(x=1)"]
 )
 def test_what_is_no_call_is_refused(text):
-    with pytest.raises(ValueError, match=r"guide: cannot read .* write NAME or NAME\(option=value, ...\)"):
+    with pytest.raises(ValueError, match=r"guide: cannot read .*NAME\("):
         parse_part("guide", text)
 
 
@@ -160,11 +158,11 @@ def test_every_objective_is_made_by_its_name(objective):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"guide": "low_rank(rnak=4)"}, r"guide low_rank: has no option 'rnak'. Did you mean 'rank'\? It has .*rank"),
-        ({"guide": "low_rank(latent_dim=4)"}, "guide low_rank: latent_dim is the pair's, and no option"),
-        ({"guide": "low_rank(rank=9)"}, "LowRankGuide: rank must be from 1 to 4 .*; got 9"),
-        ({"prior": "vamp"}, "prior vamp: needs `data`, which was not given"),
-        ({"prior": "vamp", "guide": "semi_amortized", "data": data}, "prior vamp needs the guide, and"),
+        ({"guide": "low_rank(rnak=4)"}, "no option 'rnak'.*'rank'"),
+        ({"guide": "low_rank(latent_dim=4)"}, "latent_dim is the pair's"),
+        ({"guide": "low_rank(rank=9)"}, "rank must be from 1 to 4"),
+        ({"prior": "vamp"}, "vamp: needs `data`"),
+        ({"prior": "vamp", "guide": "semi_amortized", "data": data}, "prior vamp needs the guide"),
     ],
 )  # fmt: skip
 def test_parts_that_cannot_be_made_say_why(arguments, message):
@@ -188,7 +186,7 @@ def test_a_model_that_takes_no_prior_is_given_none():
     model, guide = make_pair((7,), 2, (5,), model="linear_gaussian(scale=0.5)")
     assert (model.x_dim, model.latent_dim, guide.latent_dim) == (7, 2, 2)
     for kind, name in (("prior", "mixture"), ("likelihood", "gaussian")):
-        with pytest.raises(ValueError, match=rf"model linear_gaussian takes no {kind}: leave out {kind} {name}\."):
+        with pytest.raises(ValueError, match=rf"takes no {kind}: .*{kind} {name}\."):
             make_pair((7,), 2, (5,), model="linear_gaussian", **{kind: name})
 
 
@@ -221,14 +219,14 @@ def test_networks_are_chosen_by_name_with_options():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"encoder": "mpl"}, r"encoder: unknown name 'mpl'\. Did you mean 'mlp'\?"),
-        ({"decoder": "mlp(width=3)"}, r"decoder mlp: has no option 'width'.* It has hidden_dims, activation"),
-        ({"decoder": "mlp(in_features=3)"}, "decoder mlp: in_features is the pair's, and no option"),
-        ({"encoder": "mlp(activation='x')"}, "MLP: activation must be one of .*; got 'x'"),
-        ({"encoder": "mlp(hidden_dims=())", "guide": "local", "data": data}, "guide local takes no encoder: leave out"),
+        ({"encoder": "mpl"}, "encoder: unknown name 'mpl'"),
+        ({"decoder": "mlp(width=3)"}, "mlp: has no option 'width'"),
+        ({"decoder": "mlp(in_features=3)"}, "mlp: in_features is the pair's"),
+        ({"encoder": "mlp(activation='x')"}, "MLP: activation must"),
+        ({"encoder": "mlp(hidden_dims=())", "guide": "local", "data": data}, "guide local takes no encoder"),
         (
             {"decoder": "mlp(hidden_dims=())", "model": "linear_gaussian"},
-            "model linear_gaussian takes no decoder: leave",
+            "linear_gaussian takes no decoder",
         ),
     ],
 )

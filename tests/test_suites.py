@@ -62,7 +62,7 @@ class Doubled(IWAE):
     ("suite", "cls", "test", "message"),
     [
         (GuideSuite, Mixes, "test_a_datum_does_not_feel_the_others", "not close"),
-        (GuideSuite, Idle, "test_gradient_reaches_every_parameter", "no gradient reaches the parameter idle"),
+        (GuideSuite, Idle, "test_gradient_reaches_every_parameter", "no gradient reaches .* idle"),
         (GuideSuite, OtherSite, "test_sites_plate_shapes_and_dtype_at_any_batch_size", "z must be in a plate 'data'"),
         (PriorSuite, Unnormalized, "test_the_density_integrates_to_one", r"the density integrates to 1\.1"),
         (NetworkSuite, Flat, "test_any_leading_batch_shape", "float32"),

@@ -82,7 +82,7 @@ class Grid:
         axes = reader.axes(description.get("grid"))
         listed = description.get("cells") or []
         if not isinstance(listed, Sequence) or isinstance(listed, str):
-            raise reader.error(("cells",), "cells must be a list of settings, one for each cell.")
+            raise reader.error(("cells",), f"cells must be a list of settings, one for each cell; got {shown(listed)}.")
         number = math.prod(len(values) for values in axes.values()) + len(listed)
         if number > MOST_CELLS:
             raise reader.error(("grid",), f"a grid has at most {MOST_CELLS:,} cells; this one has {number:,}.")

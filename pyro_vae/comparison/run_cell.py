@@ -77,7 +77,7 @@ def load_data_of_run(path: Path, cell: Cell, moved: str | Path | None = None) ->
         if moved is not None or cell.data in DATASETS:
             raise
         raise RunError(
-            f"{error}. Where the data that {path} was fitted to lie elsewhere now, name them with "
+            f"{error} Where the data that {path} was fitted to lie elsewhere now, name them with "
             f"{argument('data', '...')}."
         ) from error
 

@@ -44,7 +44,7 @@ class ArrayFile(Source):
         if len(arrays) != 1:
             raise ValueError(
                 f"load_data: {self.path} must hold one array of images, or arrays named train, test and "
-                f"perhaps valid; it holds {', '.join(arrays) or 'none'}"
+                f"perhaps valid; it holds {', '.join(arrays) or 'none'}."
             )
         (array,) = arrays.values()
         return split_randomly(Split(as_pixels(array, str(self.path))), request.valid_size, self.path)
@@ -55,7 +55,7 @@ class ArrayFile(Source):
             raise ValueError(
                 f"load_data: {self.path} has arrays named train and test, beside which it may hold "
                 f"{', '.join(sorted(known - {'train', 'test'}))}; it also holds "
-                f"{', '.join(sorted(arrays.keys() - known))}"
+                f"{', '.join(sorted(arrays.keys() - known))}."
             )
         splits: dict[str, Split] = {
             name: self._split(arrays, name) for name in ("train", "valid", "test") if name in arrays
@@ -70,7 +70,7 @@ class ArrayFile(Source):
         if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
             raise ValueError(
                 f"load_data: {self.path}: {name}_labels must be {len(images)} integers, one an image; got "
-                f"shape {labels.shape} and dtype {labels.dtype}"
+                f"shape {labels.shape} and dtype {labels.dtype}."
             )
         return Split(images, torch.from_numpy(labels.astype(np.int64)))
 
@@ -90,12 +90,12 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
             raise ValueError(
                 f"load_data: {path} holds Python objects (dtype object), and reading them could execute "
                 "code. Images of one size make a numeric array: np.save(path, "
-                "np.stack(images).astype(np.uint8))"
+                "np.stack(images).astype(np.uint8))."
             ) from error
         raise DataCorruptError(
             f"load_data: {path} ({path.stat().st_size} bytes) is not a whole NumPy file "
             f"({told(error)}). Write it again with np.save or np.savez; a pickle is not "
-            "accepted, since reading one could execute code"
+            "accepted, since reading one could execute code."
         ) from error
 
 

@@ -37,7 +37,7 @@ class FreyFaces(Source):
                 f"{path}, a MATLAB file whose matrix 'ff' (560 x 1965, uint8) holds a 28 x 20 image in each column; "
                 f"the images in order have sha256 {_SHA256}"
             )
-            instead = "Without the file, 'mnist-5k' is already installed"
+            instead = "Without the file, 'mnist-5k' is already installed."
             raise not_found("frey-faces", "it is not downloaded", expected, request.root, instead)
         valid_size = 200 if request.valid_size is None else request.valid_size
         faces = torch.from_numpy(_read_mat(path))
@@ -53,7 +53,7 @@ def _read_mat(path: Path) -> np.ndarray:
     """Return the images, uint8 ``(1965, 1, 28, 20)``, once their content has been verified."""
     from scipy.io import loadmat, whosmat  # Half a second to import, for this data set alone.
 
-    remedy = "Delete the file and unpack it again"
+    remedy = "Delete the file and unpack it again."
     try:
         # The header first: a damaged one may declare any size.
         shapes = {name: (shape, kind) for name, shape, kind in whosmat(path)}

@@ -57,7 +57,7 @@ def read_image(path: Path) -> Tensor:
     from PIL import Image, ImageOps
 
     if not path.is_file():
-        raise DataCorruptError(f"load_data: {path} is no file: it is a link to nothing, or a device. Delete it")
+        raise DataCorruptError(f"load_data: {path} is no file: it is a link to nothing, or a device. Delete it.")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -72,11 +72,11 @@ def read_image(path: Path) -> Tensor:
     except PermissionError:  # no damage; its message names the file
         raise
     except _RefusedError as error:
-        raise ValueError(f"load_data: {path} {error}") from None
+        raise ValueError(f"load_data: {path} {error}.") from None
     except Exception as error:  # On damage Pillow raises whatever a format's parser runs into.
         raise DataCorruptError(
             f"load_data: {path} ({path.stat().st_size} bytes) is not a whole image file ({told(error)}). Replace or "
-            "delete it"
+            "delete it."
         ) from error
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(2, 0)
 

@@ -60,7 +60,7 @@ class FolderOfImages(Source):
             raise DataNotFoundError(
                 f"load_data: no images found in {self.path}: each class needs a folder of its own with image files "
                 f"in it (one folder is enough where there are no classes)"
-                + (f"; {len(loose)} images lie in none, as {loose[0].name}" if loose else "")
+                + (f"; {len(loose)} images lie in none, as {loose[0].name}." if loose else ".")
             )
         _refuse_splits(self.path, groups)
         return split_randomly(_read_split(files, self.path)[0], request.valid_size, self.path)
@@ -75,31 +75,31 @@ class FolderOfImages(Source):
             if len(names) > 1:
                 raise ValueError(
                     f"load_data: {self.path} has more than one folder of {split} images: {', '.join(names)}. Put their "
-                    f"images into one"
+                    f"images into one."
                 )
         folders = {split: named[split][0] for split in ("train", "valid", "test") if split in named}
         in_words = ", ".join(folders.values())
         empty = [child.name for child in self.path.iterdir() if child.is_dir() and child.name.lower() in SPLITS]
         empty = [name for name in empty if name not in groups]
         if empty:
-            raise ValueError(f"load_data: {self.path}: {', '.join(empty)} holds no images: fill or remove the folder")
+            raise ValueError(f"load_data: {self.path}: {', '.join(empty)} holds no images: fill or remove the folder.")
         if "train" not in folders:
             raise ValueError(
                 f"load_data: {self.path} has a folder {in_words}, but none of training images: name it train, or give "
-                f"the folders other names where they are classes"
+                f"the folders other names where they are classes."
             )
         if besides:
             names = [name for name in besides if name] + [file.name for file in groups.get("", [])]
             raise ValueError(
                 f"load_data: {self.path} has images outside of its splits {in_words}: {_some(names)}. Put them into a "
-                f"split, or elsewhere"
+                f"split, or elsewhere."
             )
         read = {split: _read_split(groups[name], self.path / name) for split, name in folders.items()}
         classes = {split: names for split, (_, names) in read.items() if names}
         if len(set(classes.values())) > 1:
             raise ValueError(
                 f"load_data: {self.path}: the splits must have the same classes, or labels would not agree; got "
-                f"{ {split: list(names) for split, names in classes.items()} }"
+                f"{ {split: list(names) for split, names in classes.items()} }."
             )
         return given_splits({split: images for split, (images, _) in read.items()}, valid_size, self.path)
 
@@ -117,7 +117,7 @@ def _images(path: Path) -> Iterator[Path]:
                 if folder.lower() in SPLITS:
                     raise ValueError(
                         f"load_data: {Path(root) / folder} is named as a split and would be mixed with the others: "
-                        f"load {root} where it holds the splits, or give the folder another name"
+                        f"load {root} where it holds the splits, or give the folder another name."
                     )
             _refuse_splits(Path(root), folders)
         for name in sorted(files):
@@ -133,7 +133,7 @@ def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
         for folder in folders:
             below = os.path.realpath(Path(root) / folder)
             if os.path.commonpath([real, below]) == below:
-                raise ValueError(f"load_data: {Path(root) / folder} is a link to a folder that holds it: remove it")
+                raise ValueError(f"load_data: {Path(root) / folder} is a link to a folder that holds it: remove it.")
         yield root, list(folders), files
 
 
@@ -156,7 +156,7 @@ def _refuse_splits(path: Path, names: Iterable[str]) -> None:
     if len(set(splits.values())) > 1:
         raise ValueError(
             f"load_data: {path}: {_some(list(splits))} are named as splits and would be mixed: name them train, valid "
-            f"and test, or give them other names where they are classes"
+            f"and test, or give them other names where they are classes."
         )
 
 
@@ -181,7 +181,7 @@ def _read_split(files: list[Path], path: Path) -> tuple[Split, tuple[str, ...]]:
     if loose and groups:
         raise ValueError(
             f"load_data: {path} has images beside its folders {_some(list(groups))}: {_some(loose)}. Put them into a "
-            f"folder, or elsewhere"
+            f"folder, or elsewhere."
         )
     if not groups:
         return Split(_read(files, path)), ()
@@ -200,7 +200,7 @@ def _read(files: list[Path], path: Path) -> Tensor:
             raise ValueError(
                 f"load_data: all images in {path} must have the same (channels, height, width): "
                 f"{files[0]} has {tuple(first.shape)}, but {file} has {tuple(pixels.shape)}. Resize or convert them "
-                f"beforehand"
+                f"beforehand."
             )
         images[row] = pixels
     return images

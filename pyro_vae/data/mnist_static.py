@@ -44,7 +44,7 @@ class StaticMNIST(Source):
             raise ValueError(
                 f"load_data('mnist-static'): the split is part of the data set, {argument('valid_size')} must be 10000 "
                 f"or left out; got {request.valid_size}. Use 'mnist' with {argument('binarization', 'static')} for a "
-                f"split of your own"
+                f"split of your own."
             )
         absent = missing(self.files, request.root)
         if absent:
@@ -55,7 +55,7 @@ class StaticMNIST(Source):
                 expected,
                 request.root,
                 f"Without the files, use 'mnist' ({argument('binarization', 'static')} draws once from your seed), or "
-                "'mnist-5k', which is already installed",
+                "'mnist-5k', which is already installed.",
             )
         paths = [file.check(request.root) for file in self.files]
         train, valid, test = (Split(_read_amat(path)) for path in paths)

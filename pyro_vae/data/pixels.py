@@ -28,7 +28,7 @@ def as_pixels(array: np.ndarray, where: str) -> Tensor:
     torch.Size([7, 3, 8, 9])
     """
     if array.size == 0:
-        raise ValueError(f"load_data: {where} is empty: its shape is {array.shape}")
+        raise ValueError(f"load_data: {where} is empty: its shape is {array.shape}.")
     return torch.from_numpy(np.ascontiguousarray(_checked_values(_channels_first(array, where), where)))
 
 
@@ -38,14 +38,14 @@ def _channels_first(array: np.ndarray, where: str) -> np.ndarray:
     if array.ndim == 3:
         return array[:, None]
     if array.ndim != 4:
-        raise ValueError(f"load_data: {where} must have shape {_FORMS}; got {array.ndim} dimensions, {array.shape}")
+        raise ValueError(f"load_data: {where} must have shape {_FORMS}; got {array.ndim} dimensions, {array.shape}.")
     first, last = array.shape[1] in (1, 3), array.shape[3] in (1, 3)
     if first and not last:
         return array
     if last and not first:
         return np.moveaxis(array, 3, 1)
     problem = "could have its channels first or last" if first else "has 1 or 3 channels neither first nor last"
-    raise ValueError(f"load_data: {where} must have shape {_FORMS} with 1 or 3 channels; {array.shape} {problem}")
+    raise ValueError(f"load_data: {where} must have shape {_FORMS} with 1 or 3 channels; {array.shape} {problem}.")
 
 
 def _checked_values(array: np.ndarray, where: str) -> np.ndarray:
@@ -55,18 +55,18 @@ def _checked_values(array: np.ndarray, where: str) -> np.ndarray:
         if array.max() == 1:
             raise ValueError(
                 f"load_data: {where} is uint8, which means intensities from 0 to 255, yet its largest "
-                "value is 1. For images of zeros and ones save .astype(bool) or .astype(np.float32)"
+                "value is 1. For images of zeros and ones save .astype(bool) or .astype(np.float32)."
             )
         return array
     if array.dtype.kind != "f":
         raise ValueError(
             f"load_data: {where} must be uint8 from 0 to 255, bool, or floating point in [0, 1]; got "
-            f"{array.dtype}. For integers from 0 to 255 save .astype(np.uint8)"
+            f"{array.dtype}. For integers from 0 to 255 save .astype(np.uint8)."
         )
     bad = ~np.isfinite(array)
     if bad.any():
         raise ValueError(
-            f"load_data: {where} has {_count(bad)} not finite (NaN or infinite). Remove those images or fill them in"
+            f"load_data: {where} has {_count(bad)} not finite (NaN or infinite). Remove those images or fill them in."
         )
     # Sums and quotients of pixels end beyond 0 or 1 by a rounding; no other value is moved.
     for end, beyond in ((0, array < 0), (1, array > 1)):
@@ -82,8 +82,8 @@ def _checked_values(array: np.ndarray, where: str) -> np.ndarray:
 
 def _remedy(array: np.ndarray) -> str:
     if array.min() >= 0 and 2 < array.max() <= 255:
-        return "For intensities from 0 to 255 divide by 255, or save .astype(np.uint8)"
-    return "Give pixels as they were before they were standardised or otherwise rescaled, from 0 to 1"
+        return "For intensities from 0 to 255 divide by 255, or save .astype(np.uint8)."
+    return "Give pixels as they were before they were standardised or otherwise rescaled, from 0 to 1."
 
 
 def _count(bad: np.ndarray) -> str:

@@ -119,7 +119,7 @@ def hold_out(images: Split, order: Tensor, valid_size: int, name: str) -> tuple[
     if not 0 <= valid_size < len(order):
         raise ValueError(
             f"load_data({name!r}): {argument('valid_size')} must be between 0 and {len(order) - 1}, so that at least "
-            f"one of the {len(order)} images beside the test set is left for training; got {valid_size}"
+            f"one of the {len(order)} images beside the test set is left for training; got {valid_size}."
         )
     train_size = len(order) - valid_size
     return images[order[:train_size]], images[order[train_size:]]
@@ -145,7 +145,7 @@ def split_randomly(images: Split, valid_size: int | None, path: Path) -> Splits:
     if tenth == 0:
         raise ValueError(
             f"load_data: {path} holds {len(images)} images, too few to split 80/10/10: at least 10 are "
-            "needed (or a .npz with arrays named train, valid and test)"
+            "needed (or a .npz with arrays named train, valid and test)."
         )
     return split_three_ways(images, tenth, tenth if valid_size is None else valid_size, str(path), source=str(path))
 
@@ -163,7 +163,7 @@ def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -
     """
     kinds = {name: f"{tuple(split.images.shape[1:])} {split.images.dtype}" for name, split in splits.items()}
     if len(set(kinds.values())) > 1:
-        raise ValueError(f"load_data: {path}: all splits must hold images of one shape and dtype; got {kinds}")
+        raise ValueError(f"load_data: {path}: all splits must hold images of one shape and dtype; got {kinds}.")
     train, test = splits["train"], splits.get("test")
     if len(splits) == 1:
         return split_randomly(train, valid_size, path)
@@ -173,7 +173,7 @@ def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -
         if valid_size not in (None, len(splits["valid"])):
             raise ValueError(
                 f"load_data: {path} brings its own {len(splits['valid'])} validation images: leave "
-                f"{argument('valid_size')} out; got {valid_size}"
+                f"{argument('valid_size')} out; got {valid_size}."
             )
         return Splits(train, splits["valid"], test, source=str(path))
     if valid_size is None:
@@ -181,7 +181,7 @@ def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -
         if valid_size == 0:
             raise ValueError(
                 f"load_data: {path} holds {len(train)} training images, too few to cut a tenth off for "
-                f"validation: give a valid split, or {argument('valid_size', 0)}"
+                f"validation: give a valid split, or {argument('valid_size', 0)}."
             )
     train, valid = hold_out(train, default_order(len(train)), valid_size, str(path))
     return Splits(train, valid, test, source=str(path))

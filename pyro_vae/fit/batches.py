@@ -148,7 +148,7 @@ class LoaderBatches:
             try:
                 return next(self.epoch(0))
             except StopIteration:
-                raise ValueError("fit: the DataLoader yields nothing.") from None
+                raise ValueError("fit: the DataLoader must yield a batch at least; it yields none.") from None
             finally:
                 if self.generator is not None and before is not None:
                     self.generator.set_state(before)

@@ -231,8 +231,8 @@ class _Builder:
             raise
         except FAILURES as error:
             raise RunError(
-                f"{who}: {path} cannot be built again: {' '.join(str(error).split())}. Make it importable, or build it "
-                f"yourself and pass it: load_run(path, model=..., guide=...)."
+                f"{who}: {path} cannot be built again: {' '.join(str(error).split()).removesuffix('.')}. Make it "
+                f"importable, or build it yourself and pass it: load_run(path, model=..., guide=...)."
             ) from error
         self.made[place] = made
         return made

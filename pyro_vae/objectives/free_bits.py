@@ -58,7 +58,7 @@ class FreeBits(ParticleBound):
         if not sampled.pair.same_order:
             raise ValueError(
                 "FreeBits: model and guide sample their latent sites in different orders, so that a site has no KL of "
-                "its own."
+                "its own. Let both sample them in one order."
             )
         charged = torch.zeros_like(sampled.terms.reconstruction[0])
         for site in sampled.runs[0].latents:

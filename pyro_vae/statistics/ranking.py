@@ -308,7 +308,7 @@ def compare_all(
     """
     if len(values) < 2:
         raise ValueError(
-            f"compare_all: `values` must hold at least 2 configurations by name; got {len(values)}. Seeds of one "
+            f"compare_all: values must hold at least 2 configurations by name; got {len(values)}. Seeds of one "
             f"configuration are the rows of its array."
         )
     nats, num_left_out = _common_images("compare_all", values, level, resamples)
@@ -386,11 +386,11 @@ def _summarize(
 def _common_images(who: str, values: Mapping[str, ArrayLike], level: float, resamples: int) -> tuple[np.ndarray, int]:
     """Return what is finite for all configurations and seeds, ``(C, S, N)``, and how many images are not."""
     if not 0 < level < 1:
-        raise ValueError(f"{who}: `level` must lie between 0 and 1; got {level}. Is it a percentage? 95 % is 0.95.")
+        raise ValueError(f"{who}: level must lie between 0 and 1; got {level}. Is it a percentage? 95 % is 0.95.")
     least = math.ceil(2 * TAIL / (1 - level) - 1e-9)
     if resamples < least:
         raise ValueError(
-            f"{who}: `resamples` must be at least {least} for level {level:g}, so that {TAIL} lie beyond each end; got "
+            f"{who}: resamples must be at least {least} for level {level:g}, so that {TAIL} lie beyond each end; got "
             f"{resamples}."
         )
     arrays = {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}

@@ -1,4 +1,7 @@
-"""What the command line says of mistakes: one line, in its own words, and nothing written before it can be known."""
+"""What the command line says of mistakes: one line, in its own words, and nothing written before it can be known.
+
+This is a suite of wordings: whole messages are compared here, and elsewhere only their class and noun.
+"""
 
 import contextlib
 import io

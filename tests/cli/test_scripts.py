@@ -61,11 +61,9 @@ def test_a_smoke_run_is_elsewhere_and_starts_again():
 @pytest.mark.parametrize("folder", ["mine", "mine/inner"])
 def test_a_folder_that_holds_a_run_is_gone_on_with_or_overwritten_or_refused(folder):
     put_run(folder, **{"notes.txt": ""})
-    with pytest.raises(
-        RunError, match=r"^mine holds a run already: --resume goes on with it, --overwrite starts again"
-    ):
+    with pytest.raises(RunError, match=r"^mine .*--resume .*--overwrite"):
         chosen("--out", "mine")
-    with pytest.raises(RunError, match=r"^mine holds a run already: --overwrite starts again"):
+    with pytest.raises(RunError, match="run already: --overwrite"):
         chosen("--out", "mine", resume=False)
     with pytest.raises(RunError, match="give one of them"):
         chosen("--out", "mine", "--resume", "--overwrite")

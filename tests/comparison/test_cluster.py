@@ -130,7 +130,7 @@ def test_a_scheduler_that_goes_away_is_named_with_what_is_left(cluster, tmp_path
     outcomes = on_dask(tasks, waits_but_for_the_first, cluster.address)
     assert next(outcomes) == (tasks[0], None)
     cluster.lose_scheduler()
-    with pytest.raises(ClusterError, match=r"went away with 3 of 4 cells left\. Start it and its workers again"):
+    with pytest.raises(ClusterError, match="3 of 4 cells left"):
         list(outcomes)
 
 
@@ -138,9 +138,7 @@ def test_a_scheduler_without_workers_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(clusters, "CONNECT_SECONDS", 8.0)
     alone = Cluster(tmp_path, workers=0)
     try:
-        with pytest.raises(
-            ClusterError, match=r"has no workers; waited 8 s\. Start some with `dask worker --nthreads 1"
-        ):
+        with pytest.raises(ClusterError, match="has no workers"):
             list(on_dask([Task(cell, tmp_path) for cell in Grid.of(GRID).cells], str, alone.address))
     finally:
         alone.close()
@@ -171,17 +169,17 @@ def test_workers_with_several_threads_are_refused(tmp_path):
 def test_a_scheduler_that_does_not_answer_is_named_with_the_time_it_had(tmp_path, monkeypatch):
     monkeypatch.setattr(clusters, "CONNECT_SECONDS", 1.0)
     address = f"tcp://127.0.0.1:{free_port()}"
-    with pytest.raises(ClusterError, match=rf"no Dask scheduler answers at {address}; waited 1 s\. Start one with"):
+    with pytest.raises(ClusterError, match=rf"no Dask .*{address}"):
         compare(GRID, tmp_path, backend="dask", scheduler=address)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backend": "spark"}, r"backend must be one of serial, loky, dask, ray; got 'spark'"),
-        ({"jobs": 0}, r"jobs must be at least 1; got 0"),
-        ({"backend": "dask"}, r"backend 'dask' needs the address of a scheduler, as scheduler='tcp://HOST:8786'"),
-        ({"scheduler": "tcp://x:1"}, r"backend 'loky' takes no scheduler; got 'tcp://x:1'"),
+        ({"backend": "spark"}, "backend must be one of"),
+        ({"jobs": 0}, "jobs must be at least 1"),
+        ({"backend": "dask"}, "'dask' needs .*scheduler='tcp:"),
+        ({"scheduler": "tcp://x:1"}, "'loky' takes no scheduler"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message, tmp_path):

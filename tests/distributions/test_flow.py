@@ -86,7 +86,7 @@ def test_no_other_tensor_is_taken_for_the_last_draw():
     first, z = q.rsample(), q.rsample()
     q.log_prob(z)
     for other in (first, z.clone(), z.detach(), z + 0, z[:], torch.zeros(6, 3).double(), q.expand((4, 6)).rsample()):
-        with pytest.raises(ValueError, match=r"SomeGuide: this flow has no inverse, so only the z that .* drew last"):
+        with pytest.raises(ValueError, match=r"SomeGuide: .*has no inverse"):
             q.log_prob(other)
 
 
@@ -112,7 +112,7 @@ def test_a_draw_without_gradient_is_not_scored_with_a_silent_zero_gradient():
     assert_close(torch.autograd.grad(q.log_prob(z).sum(), parameters), expected)
     without, _ = flow(inverse=False, owner="SomeGuide")
     z = without.sample()
-    with pytest.raises(ValueError, match=r"SomeGuide: this z was drawn without gradients .*\. Draw it with rsample"):
+    with pytest.raises(ValueError, match=r"SomeGuide: .*without gradients"):
         without.log_prob(z)
     with torch.no_grad():
         assert without.log_prob(z).shape == (6,)

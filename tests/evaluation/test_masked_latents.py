@@ -89,7 +89,7 @@ def test_masks_that_differ_between_model_and_guide_are_refused(guide):
     x, counts = case.args()
     x[-1, 0] = 100.0
     for call in everything(case.model, guide, (x, counts)):
-        with pytest.raises(PairError, match="'w': model and guide must mask the same elements"):
+        with pytest.raises(PairError, match=r"'w': .* mask the same elements"):
             call()
 
 
@@ -119,7 +119,7 @@ def test_so_are_those_of_data_that_a_subsampling_plate_takes(call):
         scale = torch.stack([torch.full((6,), 2.0), 1.0 + counts.double()], -1).sqrt()
         exact = dist.Normal(torch.zeros(6, 2).double(), scale).log_prob(x).sum(-1)
         assert close(found.per_datum, found.standard_errors, exact)
-    with pytest.raises(PairError, match="'w': model and guide must mask the same elements; 1 of 2"):
+    with pytest.raises(PairError, match="the same elements; 1 of 2"):
         call(model, program(0.9, False, but_one), (x, counts), num_samples=10)
 
 

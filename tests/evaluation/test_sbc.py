@@ -148,14 +148,14 @@ def test_data_whose_draws_are_not_finite_are_left_out(linear_gaussian):
     assert len(found.ranks) == 200 - found.left_out
     assert not found.calibrated
     assert f"{found.left_out} data left out" in str(found)
-    with pytest.raises(NonFiniteError, match="sbc: the guide's draws are NaN or infinite for all of 20 simulated data"):
+    with pytest.raises(NonFiniteError, match="infinite for all of 20"):
         sbc(linear_gaussian.model, partial(guide, bad=lambda x: x[:, 0] != 0), x, num_data=20, num_draws=9, seed=1)
 
 
 def test_bad_input_is_refused(linear_gaussian):
     x = linear_gaussian.data(3)
     for sizes in ({"num_data": 1}, {"num_draws": 0}):
-        with pytest.raises(ValueError, match=r"sbc: num_(data|draws) must be at least \d"):
+        with pytest.raises(ValueError, match=r"num_(data|draws) must be at"):
             sbc(linear_gaussian.model, linear_gaussian.exact_guide, x, **sizes)
 
     def discrete(x):
@@ -163,7 +163,7 @@ def test_bad_input_is_refused(linear_gaussian):
             z = pyro.sample("z", dist.Bernoulli(x.new_tensor(0.5)))
             pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).expand(x.shape).to_event(1), obs=x)
 
-    with pytest.raises(ValueError, match="sbc: latent site 'z' is discrete"):
+    with pytest.raises(ValueError, match=r"sbc: .*'z' is discrete"):
         sbc(discrete, discrete, x)
 
 

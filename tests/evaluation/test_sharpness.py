@@ -80,21 +80,21 @@ def test_the_paired_error_by_its_formula():
 
 def test_bad_input():
     x = torch.rand(4, 1, 8, 8)
-    with pytest.raises(ValueError, match=r"sharpness: images must have shape \(N, channels, .*; got \(4, 64\)"):
+    with pytest.raises(ValueError, match=r"images must have .*\(4, 64\)"):
         sharpness(x.flatten(1))
-    with pytest.raises(ValueError, match=r"at least 3 pixels along each side; got \(4, 1, 8, 2\)"):
+    with pytest.raises(ValueError, match=r"3 pixels .*\(4, 1, 8, 2\)"):
         sharpness(x[..., :2])
-    with pytest.raises(ValueError, match=r"sharpness: images: there are none"):
+    with pytest.raises(ValueError, match="images: there are none"):
         sharpness(x[:0])
-    with pytest.raises(ValueError, match=r"sharpness_ratio: images must be at least 2, .*; got 1"):
+    with pytest.raises(ValueError, match="images must be at least 2"):
         sharpness_ratio(x[:1], x[:1])
-    with pytest.raises(ValueError, match=r"images and data must have one shape; got \(3, 1, 8, 8\) and \(4, 1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"one shape; .*\(4, 1, 8, 8\)"):
         sharpness_ratio(x[:3], x)
-    with pytest.raises(ValueError, match="the Laplacian of all data is constant"):
+    with pytest.raises(ValueError, match=r"Laplacian .* is constant"):
         sharpness_ratio(x, torch.ones_like(x))
     spoiled = x.clone()
     spoiled[2, 0, 0, 0] = math.nan
-    with pytest.raises(ValueError, match=r"data: 1 of 4 images have values that are NaN or infinite \(first: 2\)"):
+    with pytest.raises(ValueError, match=r"data: 1 of 4 .*first: 2"):
         sharpness_ratio(x, spoiled)
 
 

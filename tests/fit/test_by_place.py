@@ -100,12 +100,12 @@ def test_batches_of_other_data_each_time_are_refused(name):
     x = torch.randn(5, 3)
     loader = DataLoader(TensorDataset(x), batch_size=2)
     for data in (x, loader, DataLoader(TensorDataset(x[:2]), batch_size=2, shuffle=True)):
-        with pytest.raises(PairError, match=r"fit: the guide has .* by its place.* batches of 2 hold .*len\(data\)"):
+        with pytest.raises(PairError, match=r"batches of 2 hold .*len\(data\)"):
             fit(model, GUIDES[name](), data)
 
 
 def test_a_plate_of_the_batchs_size_changes_nothing():
-    with pytest.raises(PairError, match="fit: the guide has parameters for each datum by its place"):
+    with pytest.raises(PairError, match=r"the guide has .* by its place"):
         fit(of_two, AutoNormal(of_two), torch.randn(6, 3))
 
 
@@ -116,20 +116,20 @@ def test_a_model_with_parameters_of_each_datum_is_refused_too():
             z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z @ DECODER + shift, 1.0).to_event(1), obs=x)
 
-    with pytest.raises(PairError, match="fit: the model has parameters for each datum by its place"):
+    with pytest.raises(PairError, match=r"the model has .* by its place"):
         fit(shifted, Amortized(), torch.randn(6, 3))
 
 
 def test_a_guide_that_was_made_for_other_data():
     guide = AutoNormal(model)
     guide(torch.randn(5, 3))
-    with pytest.raises(PairError, match=r"fit: the guide has parameters for 5 data, .* and 2 were given"):
+    with pytest.raises(PairError, match=r"for 5 data, .* 2 were given"):
         fit(model, guide, torch.randn(6, 3))
 
 
 def test_validation_data_are_refused():
     x = torch.randn(5, 3)
-    with pytest.raises(PairError, match=r"by its place, .* none for validation data"):
+    with pytest.raises(PairError, match="none for validation data"):
         fit(model, AutoNormal(model), x, valid=x, batch_size=5)
 
 

@@ -1,4 +1,7 @@
-"""What goes wrong says who, what came, and what to do; and nothing good is lost."""
+"""What goes wrong in a fit says who, what came, and what to do; and nothing good is lost.
+
+This is a suite of wordings: whole messages are compared here, and elsewhere only their class and noun.
+"""
 
 import errno
 import os
@@ -210,7 +213,7 @@ INF[3, 0] = -torch.inf
             "fit: objective must be a pyro.infer.ELBO, as Trace_ELBO() or pyro_vae.objectives.IWAE(); got an object "
             "of class list.",
         ),
-        ({"data": DataLoader(Empty())}, "fit: the DataLoader yields nothing."),
+        ({"data": DataLoader(Empty())}, "fit: the DataLoader must yield a batch at least; it yields none."),
         (
             {"data": DataLoader([{"x": row} for row in X], batch_size=4)},
             f"{TENSORS} an object of class dict: collate_fn=... makes tensors of it.",

@@ -193,7 +193,7 @@ def test_renyi_is_trained_as_svi_trains_it():
 
 def test_an_objective_that_trains_nothing_is_an_error():
     model, guide, x = bernoulli_latent()
-    with pytest.raises(ValueError, match=r"RenyiELBO gave no gradient: it trains only what a `pyro.param`"):
+    with pytest.raises(ValueError, match="RenyiELBO gave no gradient"):
         fit(model, guide, x, objective=RenyiELBO(num_particles=2), epochs=1, batch_size=20)
 
 
@@ -520,7 +520,7 @@ def test_bounds_whose_support_depends_on_parameters_are_accepted():
     x = 4 * binary_rows()
     run = fit(Counts(6, 3), MeanFieldGuide((6,), 3, (8,)), x, epochs=1, batch_size=8)
     assert len(run.history) == 1
-    with pytest.raises(ValueError, match=r"at site 'x': .*within the support"):
+    with pytest.raises(ValueError, match=r"'x':.*within the support"):
         fit(Counts(6, 3), MeanFieldGuide((6,), 3, (8,)), x + 1, epochs=1, batch_size=8)
 
 

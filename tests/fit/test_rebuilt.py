@@ -168,8 +168,8 @@ def test_what_was_changed_by_hand_is_noticed(change, tmp_path):
     x = fitted(model, guide, tmp_path)
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert "args" in config["guide"]
-    why = "cannot be built from its description: |was recorded by name only, since it or what it is made of"
-    with pytest.raises(RunError, match=rf"model: .*VAE ({why}).*load_run\(path, model="):
+    why = "cannot be built|was recorded"
+    with pytest.raises(RunError, match=rf"VAE ({why}).*, model="):
         pyro_vae.load_run(tmp_path, trust=True)
     loaded = pyro_vae.load_run(tmp_path, model=model)
     assert loaded.model is model
@@ -190,7 +190,7 @@ def test_a_decoder_that_takes_the_same_numbers_is_found_out_by_its_numbers(tmp_p
     model, guide = VAE((4,), 2, (3,)), MeanFieldGuide((4,), 2, (3,))
     model.likelihood.decoder.layers[1].forward = torch.sin
     fitted(model, guide, tmp_path)
-    with pytest.raises(RunError, match="the same noise, what its arguments build gives other numbers"):
+    with pytest.raises(RunError, match=r"same noise, .*other numbers"):
         pyro_vae.load_run(tmp_path)
 
 

@@ -203,7 +203,7 @@ def test_a_pair_that_cannot_be_described_is_passed_in(tmp_path):
     """Bound methods of a module in Pyro's own style."""
     model, guide, x = pyro_style()
     fit(model, guide, x, epochs=1, out=tmp_path, **SETTINGS)
-    with pytest.raises(RunError, match=r"fit_programs:PyroStyle.model was recorded by name only, .* pass it: load_run"):
+    with pytest.raises(RunError, match=r"PyroStyle\.model was recorded"):
         load_run(tmp_path)
     pyro.clear_param_store()
     other_model, other_guide, _ = pyro_style(seed=1)
@@ -218,7 +218,7 @@ def test_a_class_that_is_gone_is_named(tmp_path):
     fit(model, guide, x, epochs=1, out=tmp_path, **SETTINGS)
     text = (tmp_path / CONFIG).read_text().replace("pyro_vae.models.vae:VAE", "no_such_module:VAE")
     (tmp_path / CONFIG).write_text(text)
-    with pytest.raises(RunError, match="model: no_such_module:VAE cannot be built again: No module named"):
+    with pytest.raises(RunError, match="no_such_module:VAE cannot be"):
         load_run(tmp_path, trust=True)
     assert load_run(tmp_path, model=model).model is model
 
@@ -229,7 +229,7 @@ def test_parameters_of_pyros_store_come_back(tmp_path):
     store = pyro.get_param_store()
     trained = {name: store[name].detach().clone() for name in store.keys()}  # noqa: SIM118 (not a dict)
     pyro.clear_param_store()
-    with pytest.raises(RunError, match=r"parameter 'loc' lives in Pyro's parameter store, .* Run both once"):
+    with pytest.raises(RunError, match=r"'loc' lives in .*Run both once"):
         load_run(tmp_path, model=model, guide=guide)
     log_weights(model, guide, x)
     assert not torch.equal(store["scale"], trained["scale"])

@@ -58,7 +58,7 @@ def test_inputs_that_vary_are_given_to_each_compiled_draw():
 
 def test_a_compiled_graph_that_computes_something_else_is_refused(monkeypatch):
     monkeypatch.setattr(module, "native", lambda graph, _: lambda *values: [1.01 * value for value in graph(*values)])
-    with pytest.raises(NotCompilable, match=r"^the compiled graph rounds too differently$"):
+    with pytest.raises(NotCompilable, match=r"^the compiled graph rounds"):
         native_draws(capture(noisy, [A], [B]), [A])
 
 
@@ -67,7 +67,7 @@ def test_a_compiled_graph_that_fails_is_refused(monkeypatch):
         raise RuntimeError("no such\ninstruction")
 
     monkeypatch.setattr(module, "native", lambda *_: fails)
-    with pytest.raises(NotCompilable, match=r"^the compiled graph fails: RuntimeError: no such$"):
+    with pytest.raises(NotCompilable, match="graph fails: RuntimeError: no"):
         native_draws(capture(noisy, [A], [B]), [A])
 
 

@@ -67,5 +67,5 @@ def test_a_failure_of_inductor_is_a_finding(monkeypatch):
 
     monkeypatch.setattr(torch._inductor, "compile", broken)
     x = torch.ones(2)
-    with pytest.raises(NotCompilable, match=r"^ZeroDivisionError: first line$"):
+    with pytest.raises(NotCompilable, match=r"DivisionError: first line$"):
         native(make_fx(lambda x: [x + 1])(x), [x])

@@ -248,7 +248,7 @@ def test_v_may_have_another_dimension_than_z():
 
 @pytest.mark.parametrize("name", ["auxiliary_dim", "context_dim"])
 def test_no_auxiliary_dimension_or_context_is_refused(name):
-    with pytest.raises(ValueError, match=rf"AuxiliaryGuide: {name} must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match=f"{name} must be at least"):
         AuxiliaryGuide((3,), 4, **{name: 0})
 
 

@@ -95,7 +95,7 @@ def test_a_wider_batch_is_checked_as_well():
 
 
 def test_no_reflections_are_refused():
-    with pytest.raises(ValueError, match=r"HouseholderGuide: num_reflections must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="num_reflections must be at least"):
         HouseholderGuide((3,), 4, num_reflections=0)
 
 

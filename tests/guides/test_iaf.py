@@ -107,13 +107,13 @@ def test_it_comes_closer_to_a_parabola_than_the_best_mean_field(banana):
 
 
 def test_what_makes_no_sense_is_refused():
-    with pytest.raises(ValueError, match=r"InverseAutoregressiveGuide: num_flows must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="num_flows must be at least"):
         InverseAutoregressiveGuide((3,), 4, num_flows=0)
-    with pytest.raises(ValueError, match=r"InverseAutoregressiveGuide: context_dim must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="context_dim must be at least"):
         InverseAutoregressiveGuide((3,), 4, context_dim=0)
-    with pytest.raises(ValueError, match=r"latent_dim must be at least 2 .*MeanFieldGuide.*; got 1\."):
+    with pytest.raises(ValueError, match=r"latent_dim must .*MeanField"):
         InverseAutoregressiveGuide((3,), 1)
-    with pytest.raises(ValueError, match=r"each hidden layer must be at least as wide as z, 50, .*; got \(20,\)"):
+    with pytest.raises(ValueError, match=r"as wide as z, 50, .*\(20,\)"):
         InverseAutoregressiveGuide((3,), 50, flow_hidden_dims=(20,))
 
 

@@ -18,10 +18,7 @@ from pyro_vae.models import VAE
 from pyro_vae.testing import GuideSuite
 
 SHAPE = (1, 2, 3)
-UNKNOWN = (
-    r"LocalGuide: {} of {} rows of x are not among the {} data that the guide was made with\. Stochastic binarization "
-    r"makes new data at each step: use binarization='static' or 'threshold'\. Validation and test data need a guide"
-)
+UNKNOWN = "{} of {} rows .* {} data"
 both_levels = pytest.mark.parametrize("level", ["trace", "off"])
 
 
@@ -198,15 +195,15 @@ def test_the_state_of_a_guide_made_with_the_same_data_in_another_order_fits():
 
 
 def test_what_it_cannot_be_made_of_is_refused():
-    with pytest.raises(ValueError, match=r"LocalGuide: data must be a whole number; got None\."):
+    with pytest.raises(ValueError, match="data must be a whole number"):
         LocalGuide(SHAPE, 4, data=None)
-    with pytest.raises(ValueError, match=r"LocalGuide: there are no data \(shape \(0, 1, 2, 3\)\)\."):
+    with pytest.raises(ValueError, match="there are no data"):
         LocalGuide(SHAPE, 4, data=torch.zeros(0, *SHAPE))
-    with pytest.raises(ValueError, match=r"LocalGuide: x must have shape \(batch, 1, 2, 3\); got \(7, 6\)"):
+    with pytest.raises(ValueError, match="LocalGuide: x must have shape"):
         LocalGuide(SHAPE, 4, data=torch.zeros(7, 6))
-    with pytest.raises(ValueError, match=r"LocalGuide: init must be a guide with `posterior\(x\)`; got Linear\."):
+    with pytest.raises(ValueError, match=r"init must be .*got Linear"):
         LocalGuide(SHAPE, 4, data=images(3), init=nn.Linear(6, 4))
-    with pytest.raises(ValueError, match=r"LocalGuide: init must have latent_dim = 4; its z has shape \(3,\)\."):
+    with pytest.raises(ValueError, match="init must have latent_dim = 4"):
         LocalGuide(SHAPE, 4, data=images(3), init=MeanFieldGuide(SHAPE, 3, (5,)))
 
 

@@ -48,7 +48,7 @@ def test_its_covariance_is_diagonal_plus_the_factors_square():
 
 @pytest.mark.parametrize("rank", [0, 5])
 def test_a_rank_out_of_range_is_told_so(rank):
-    with pytest.raises(ValueError, match=rf"LowRankGuide: rank must be from 1 to 4 .*; got {rank}\."):
+    with pytest.raises(ValueError, match=f"rank must be from 1 .*; got {rank}"):
         LowRankGuide((3,), 4, rank=rank)
 
 

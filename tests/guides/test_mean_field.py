@@ -83,11 +83,7 @@ def test_location_comes_before_log_scale():
 
 def test_an_encoder_with_the_wrong_number_of_features_is_told_so():
     guide = MeanFieldGuide((1, 2, 3), latent_dim=50, encoder=nn.Linear(6, 50))
-    message = (
-        r"MeanFieldGuide: `encoder` must return 50 \(location\) \+ 50 \(log scale\) = 100 features; "
-        r"got shape \(4, 50\) for inputs of shape \(4, 6\)\."
-    )
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"= 100 features; .*\(4, 50\)"):
         guide.posterior(torch.zeros(4, 1, 2, 3))
 
 

@@ -125,7 +125,7 @@ def test_a_wider_batch_is_checked_as_well():
 
 
 def test_no_components_are_refused():
-    with pytest.raises(ValueError, match=r"MixtureGuide: num_components must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="num_components must be at least"):
         MixtureGuide((3,), 4, num_components=0)
 
 

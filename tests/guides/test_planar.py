@@ -83,13 +83,12 @@ def test_features_are_location_log_scale_then_each_flow():
 
 def test_another_z_is_refused_by_name():
     q = PlanarGuide((3,), 2, (5,)).posterior(torch.zeros(4, 3))
-    message = r"PlanarGuide: this flow has no inverse, so only the z .* drew last .* \(InverseAutoregressiveGuide"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"PlanarGuide: .* has no inverse"):
         q.log_prob(torch.zeros(4, 2))
 
 
 def test_no_flows_are_refused():
-    with pytest.raises(ValueError, match=r"PlanarGuide: num_flows must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="num_flows must be at least"):
         PlanarGuide((3,), 4, num_flows=0)
 
 

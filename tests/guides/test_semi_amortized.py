@@ -193,12 +193,12 @@ def test_fit_trains_it_and_its_steps_pay(level, differentiable, caplog):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_steps": -1}, r"num_steps must be at least 0; got -1\."),
-        ({"step_size": 0.0}, r"step_size must be above 0 and below 1; got 0\.0\."),
-        ({"step_size": 1.0}, r"step_size must be above 0 and below 1; got 1\.0\."),
-        ({"num_pairs": 0}, r"num_pairs must be from 1 to 4 \(a power of two, for latent_dim = 3\); got 0\."),
-        ({"num_pairs": 5}, r"num_pairs must be from 1 to 4 \(a power of two, for latent_dim = 3\); got 5\."),
-        ({"model": None}, r"model must be a Pyro program; got NoneType\."),
+        ({"num_steps": -1}, "num_steps must be at least 0"),
+        ({"step_size": 0.0}, r"step_size must be above 0.*0\.0"),
+        ({"step_size": 1.0}, r"step_size must be above 0.*1\.0"),
+        ({"num_pairs": 0}, "num_pairs must be from 1 .*got 0"),
+        ({"num_pairs": 5}, "num_pairs must be from 1 .*got 5"),
+        ({"model": None}, "model must be .*; got NoneType"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -228,9 +228,7 @@ def sampling(*names, observed=()):
 )
 def test_a_model_with_other_sites_is_refused(model, sites):
     guide = SemiAmortizedGuide(SHAPE, 3, (5,), model=model)
-    with pytest.raises(
-        ValueError, match=rf"the model must sample 'z' alone and observe something; its sites are {sites}\."
-    ):
+    with pytest.raises(ValueError, match=rf"sample 'z' alone .*are {sites}\."):
         guide.posterior(torch.rand(4, *SHAPE))
 
 

@@ -112,9 +112,9 @@ def test_it_comes_closer_to_a_parabola_than_the_best_mean_field(banana):
 
 def test_what_makes_no_sense_is_refused():
     for argument, value, least in (("num_flows", 0, 1), ("context_dim", 0, 1), ("num_bins", 1, 2)):
-        with pytest.raises(ValueError, match=rf"SplineGuide: {argument} must be at least {least}; got {value}\."):
+        with pytest.raises(ValueError, match=f"{argument} must be at least {least}"):
             SplineGuide((3,), 4, **{argument: value})
-    with pytest.raises(ValueError, match=r"activation must be one of elu, gelu, .*; got 'sine'"):
+    with pytest.raises(ValueError, match=r"activation must .*'sine'"):
         SplineGuide((3,), 4, activation="sine", encoder=torch.nn.Linear(3, 58))
 
 

@@ -105,19 +105,18 @@ def test_columns_are_all_unless_given_and_one_is_a_planar_flow():
 
 
 def test_what_is_out_of_range_is_refused():
-    with pytest.raises(ValueError, match=r"SylvesterGuide: num_flows must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="num_flows must be at least"):
         SylvesterGuide((3,), 4, num_flows=0)
-    with pytest.raises(ValueError, match=r"SylvesterGuide: num_reflections must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="num_reflections must be at least"):
         SylvesterGuide((3,), 4, num_reflections=0)
     for columns in (0, 5):
-        message = rf"SylvesterGuide: num_columns must be from 1 to 4 .*orthogonal.*; got {columns}\."
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"num_columns must be from 1 .*{columns}"):
             SylvesterGuide((3,), 4, num_columns=columns)
 
 
 def test_another_z_is_refused_by_name():
     q = SylvesterGuide((3,), 2, (5,)).posterior(torch.zeros(4, 3))
-    with pytest.raises(ValueError, match=r"SylvesterGuide: this flow has no inverse"):
+    with pytest.raises(ValueError, match=r"SylvesterGuide: .* no inverse"):
         q.log_prob(torch.zeros(4, 2))
 
 

@@ -48,7 +48,7 @@ def test_masks_are_no_part_of_a_checkpoint():
 
 
 def test_narrow_layers_and_unknown_activations_are_refused():
-    with pytest.raises(ValueError, match=r"MADE: each hidden layer must be at least as wide as z, 4, .*; got \(8, 3\)"):
+    with pytest.raises(ValueError, match=r"as wide as z, 4, .*\(8, 3\)"):
         MADE((0, 1, 2, 3), 2, (8, 3), num_outputs=2)
-    with pytest.raises(ValueError, match=r"MADE: activation must be one of elu, gelu, .*; got 'sine'"):
+    with pytest.raises(ValueError, match=r"MADE: activation .*'sine'"):
         MADE((0, 1), 2, (8,), num_outputs=2, activation="sine")

@@ -49,7 +49,7 @@ def test_glorots_start():
 
 
 def test_an_unknown_activation_is_named():
-    with pytest.raises(ValueError, match=r"^MLP: activation must be one of elu, gelu, relu, silu, .*; got 'swish'\.$"):
+    with pytest.raises(ValueError, match=r"^MLP: activation .*'swish'"):
         MLP(3, (4,), 2, "swish")
 
 

@@ -1,7 +1,6 @@
 """What an owner makes of the network that it is given, and what it says of one that does not fit."""
 
 import logging
-import re
 from functools import partial
 
 import pytest
@@ -48,8 +47,7 @@ def test_a_module_or_a_function_is_taken_as_it_is():
 
 @pytest.mark.parametrize("network", ["mlp", 3])
 def test_what_is_no_network_is_refused(network):
-    message = rf"Owner: `encoder` must be a torch module, or a class of one; got {type(network).__name__}\."
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"`encoder` must .*; got {type(network).__name__}"):
         made(network)
 
 
@@ -58,18 +56,18 @@ def test_what_is_no_network_is_refused(network):
     [
         (
             nn.Linear(5, 4),
-            "Owner: `decoder` must take 6 features; given inputs of shape (2, 3, 6) it fails: RuntimeError",
+            r"take 6 .*\(2, 3, 6\).*RuntimeError",
         ),
-        (nn.Linear(6, 5), "Owner: `decoder` must return 3 (a) + 1 (b) = 4 features; got shape (2, 3, 5) for inputs of"),
+        (nn.Linear(6, 5), r"= 4 features; .*\(2, 3, 5\)"),
         (
             lambda x: x[..., :4].unflatten(-1, (2, 2)),
-            "got shape (2, 3, 2, 2) for inputs of shape (2, 3, 6). Flatten what",
+            r"\(2, 3, 2, 2\) .*Flatten what",
         ),
-        (lambda x: x[..., :4].flatten(0, 1), "got shape (6, 4) for inputs of shape (2, 3, 6). It must keep all dims"),
+        (lambda x: x[..., :4].flatten(0, 1), r"shape \(6, 4\) .*keep all dims"),
     ],
 )
 def test_features_that_do_not_fit_say_what_was_expected(network, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=message):
         features_of(network, torch.zeros(2, 3, 6), {"a": 3, "b": 1}, "Owner", "decoder")
 
 
@@ -93,7 +91,7 @@ def test_guides_and_likelihoods_give_a_class_the_features_that_they_need():
     assert GaussianLikelihood((3,), 4, scale="predicted", decoder=Plain).decoder.linear.weight.shape == (6, 4)
     likelihood = CategoricalLikelihood((3,), 4, levels=5, decoder=Plain)
     assert likelihood.decoder.linear.weight.shape == (15, 4)
-    with pytest.raises(ValueError, match=r"BernoulliLikelihood: `decoder` must return 6 \(logit\) = 6 features; got"):
+    with pytest.raises(ValueError, match=r"`decoder` must return 6 .* = 6"):
         BernoulliLikelihood((1, 3, 2), 4, decoder=nn.Linear(4, 7))(torch.zeros(5, 4))
 
 

@@ -17,7 +17,7 @@ def test_the_event_becomes_one_dim_in_order(batch, x_shape, flat):
 
 @pytest.mark.parametrize("shape", [(5, 4, 3), (5, 12), (12,), (), (5, 3, 4, 1)])
 def test_another_shape_is_refused(shape):
-    with pytest.raises(ValueError, match=r"here: x must have shape \(batch, 3, 4\); got .*the same x_shape"):
+    with pytest.raises(ValueError, match=r"here: x must have .*x_shape"):
         flatten_event(torch.zeros(shape), (3, 4), "here")
 
 
@@ -30,5 +30,5 @@ def test_one_datum_without_batch_is_refused():
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool])
 def test_integers_are_refused(dtype):
-    with pytest.raises(ValueError, match=rf"here: x must be floating point; got {dtype}.*data.observe\(rows\)"):
+    with pytest.raises(ValueError, match=f"floating point; got {dtype}"):
         flatten_event(torch.zeros(5, 3, 4, dtype=dtype), (3, 4), "here")

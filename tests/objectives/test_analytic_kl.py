@@ -75,8 +75,7 @@ def test_sites_in_another_order_than_the_models_are_refused():
 
 def test_or_refused():
     toy = Toy(6)
-    message = r"AnalyticKL: site 'z' has no closed KL of MixtureOfDiagNormals .* Use Trace_ELBO, or sample_rest=True"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match="'z' has no closed KL of Mixture"):
         AnalyticKL(sample_rest=False).loss(toy.model, mixture_guide, toy.x)
 
 

@@ -73,7 +73,5 @@ def test_a_flow_without_an_inverse_is_refused_in_one_sentence(make, objective, s
             pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
     x = torch.randn(5, 2).double()
-    with pytest.raises(
-        ValueError, match=rf"^{type(objective).__name__}: .* a flow of this guide has no inverse .* IWAE"
-    ):
+    with pytest.raises(ValueError, match=f"^{type(objective).__name__}: .*no inverse"):
         objective.tensor_loss(model, guide, x)

@@ -67,9 +67,9 @@ def test_fit_records_the_weight_of_each_epoch_and_validates_at_the_last_one():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"beta": 0.0}, r"beta must be positive; got 0\.0"),
-        ({"warmup": -1}, "warmup must be at least 0; got -1"),
-        ({"warmup": 5, "cycle": 3}, "a cycle must not be shorter than its warm-up; got warmup=5, cycle=3"),
+        ({"beta": 0.0}, "beta must be positive"),
+        ({"warmup": -1}, "warmup must be at least 0"),
+        ({"warmup": 5, "cycle": 3}, "got warmup=5, cycle=3"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(arguments, message):

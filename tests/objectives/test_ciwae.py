@@ -18,7 +18,7 @@ def test_gradient_is_the_mean_of_both(beta):
 
 @pytest.mark.parametrize("beta", [-0.1, 1.1])
 def test_a_weight_outside_the_unit_interval_is_refused(beta):
-    with pytest.raises(ValueError, match=rf"CIWAE: beta must be from 0 to 1; got {beta}\."):
+    with pytest.raises(ValueError, match="beta must be from 0 to 1"):
         CIWAE(beta)
 
 

@@ -107,7 +107,7 @@ def test_sites_with_different_scales_are_refused():
             if observe:
                 pyro.sample("x", dist.Normal(a, 1.0), obs=x)
 
-    with pytest.raises(ValueError, match="DReG: the guide's sites carry different scales or masks"):
+    with pytest.raises(ValueError, match="different scales or masks"):
         DReG(2).differentiable_loss(lambda x: program(x, observe=True), program, torch.zeros(3).double())
 
 

@@ -134,7 +134,7 @@ def test_dims_that_are_not_independent_are_refused_by_name():
             pyro.sample("z", dist.MultivariateNormal(torch.zeros(2).double(), torch.eye(2).double()))
 
     toy = Toy(6)
-    with pytest.raises(ValueError, match="per='dim' needs independent dims at site 'z'; MultivariateNormal has none"):
+    with pytest.raises(ValueError, match="site 'z'; MultivariateNormal"):
         FreeBits(0.1).loss(toy.model, guide, toy.x)
     assert FreeBits(0.1, per="site").loss(toy.model, guide, toy.x) > 0
 
@@ -146,13 +146,13 @@ def test_auxiliary_sites_are_refused_by_name():
             pyro.sample("z", dist.Normal(v, 1.0).to_event(1))
 
     toy = Toy(6)
-    with pytest.raises(ValueError, match="FreeBits: the guide's site 'v' is auxiliary"):
+    with pytest.raises(ValueError, match="site 'v' is auxiliary"):
         FreeBits(0.1).loss(toy.model, guide, toy.x)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((-1.0,), r"floor must not be negative; got -1\.0"), ((0.1, "group"), "per must be 'dim' or 'site'; got 'group'")],
+    [((-1.0,), "floor must not be negative"), ((0.1, "group"), "per must .*; got 'group'")],
 )
 def test_settings_that_make_no_sense_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -143,7 +143,7 @@ def test_signal_to_noise_falls_for_q_and_rises_under_dreg_and_for_the_model():
 
 
 def test_fewer_than_one_particle_is_refused():
-    with pytest.raises(ValueError, match=r"IWAE: num_particles must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="num_particles must be at least"):
         IWAE(0)
 
 

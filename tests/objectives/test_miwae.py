@@ -29,7 +29,7 @@ def test_one_group_is_iwae_and_groups_of_one_the_elbo():
 
 @pytest.mark.parametrize(("arguments", "name"), [((0, 4), "num_groups"), ((4, 0), "num_particles")])
 def test_fewer_than_one_is_refused(arguments, name):
-    with pytest.raises(ValueError, match=rf"MIWAE: {name} must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match=f"MIWAE: {name} must be at least"):
         MIWAE(*arguments)
 
 

@@ -30,7 +30,7 @@ def test_a_guide_factor_that_is_not_reparameterized_gets_its_score():
     x = torch.full((100_000,), 1.3).double()
     (draws,) = torch.autograd.grad(-IWAE(1).differentiable_loss(model, guide, x), mu)
     assert abs(z_scores(draws, x[0] - 0.8)) < 4
-    with pytest.raises(ValueError, match=r"StickingTheLanding: needs reparameterized .* site 'density' has none"):
+    with pytest.raises(ValueError, match="site 'density' has none"):
         StickingTheLanding().differentiable_loss(model, guide, x)
 
 
@@ -46,7 +46,7 @@ def test_observed_sites_with_different_scales_are_refused():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x, 1.0))
 
-    with pytest.raises(ValueError, match="IWAE: the observed sites carry different scales"):
+    with pytest.raises(ValueError, match="sites carry different scales"):
         IWAE(2).loss(model, guide, torch.zeros(3))
 
 

@@ -47,9 +47,7 @@ def test_many_samples_reach_the_divergence_by_quadrature():
 
 
 def test_alpha_one_is_refused():
-    with pytest.raises(
-        ValueError, match="RenyiBound: alpha must not be 1, where the bound is the ELBO: use Trace_ELBO"
-    ):
+    with pytest.raises(ValueError, match="alpha must not be 1"):
         RenyiBound(alpha=1)
 
 

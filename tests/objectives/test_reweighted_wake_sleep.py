@@ -106,9 +106,7 @@ def test_a_sleep_phase_without_data_to_dream_is_refused():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x, 1.0))
 
-    with pytest.raises(
-        ValueError, match=r"sleep-phi dreams data .* It observes pixels\. With insomnia=1 there is no sl"
-    ):
+    with pytest.raises(ValueError, match=r"observes pixels\. .*insomnia=1"):
         ReweightedWakeSleep(2, insomnia=0.5).tensor_loss(model, guide, torch.zeros(3))
 
 
@@ -118,13 +116,13 @@ def test_auxiliary_sites_are_refused():
             v = pyro.sample("v", dist.Normal(x, 1.0), infer={"is_auxiliary": True})
             pyro.sample("z", dist.Normal(v, 1.0))
 
-    with pytest.raises(ValueError, match=r"ReweightedWakeSleep: the guide's density must be closed; .* sites v\."):
+    with pytest.raises(ValueError, match=r"must be closed; .*sites v\."):
         ReweightedWakeSleep(2).tensor_loss(Amortized().model, guide, torch.zeros(3).double())
 
 
 @pytest.mark.parametrize("insomnia", [-0.1, 1.1])
 def test_insomnia_outside_the_unit_interval_is_refused(insomnia):
-    with pytest.raises(ValueError, match=rf"ReweightedWakeSleep: insomnia must be from 0 to 1; got {insomnia}\."):
+    with pytest.raises(ValueError, match="insomnia must be from 0 to 1"):
         ReweightedWakeSleep(2, insomnia)
 
 

@@ -125,9 +125,7 @@ def test_a_site_without_reparameterization_is_refused_by_name():
         with pyro.plate("data", len(x)):
             pyro.sample("switch", dist.Bernoulli(logits=logit))
 
-    with pytest.raises(
-        ValueError, match="StickingTheLanding: needs reparameterized samples, and the guide's site 'switch'"
-    ):
+    with pytest.raises(ValueError, match="site 'switch' has none"):
         StickingTheLanding().differentiable_loss(model, guide, torch.zeros(4))
 
 
@@ -141,7 +139,7 @@ def test_a_guide_whose_density_changes_from_run_to_run_is_refused():
             pyro.sample("first", dist.Normal(second, 1.0))
 
     x = torch.ones(4).double()
-    with pytest.raises(ValueError, match=r"StickingTheLanding: scores the guide in a run of its own, .* \(dropout\?\)"):
+    with pytest.raises(ValueError, match=r"a run of its own, .*dropout"):
         StickingTheLanding().differentiable_loss(chain.model, guide, x)
     net.eval()
     assert StickingTheLanding().differentiable_loss(chain.model, guide, x).isfinite()

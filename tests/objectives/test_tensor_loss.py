@@ -97,7 +97,7 @@ def test_the_closed_kl_is_used_where_there_is_one(x):
 
 @pytest.mark.parametrize("objective", [JitTrace_ELBO(), TraceGraph_ELBO(), type("Mine", (Trace_ELBO,), {})()])
 def test_an_objective_of_unknown_arithmetic_is_refused_by_name(objective):
-    with pytest.raises(NotTraceable, match=f"{type(objective).__name__} has no tensor_loss method"):
+    with pytest.raises(NotTraceable, match=f"{type(objective).__name__} has no tensor_loss"):
         tensor_loss(objective)
 
 
@@ -122,7 +122,7 @@ def test_a_site_that_needs_the_score_function_is_refused_by_name(elbo, x):
         with pyro.plate("data", len(x)):
             pyro.sample("switch", dist.Bernoulli(logits=x[:, 1]))
 
-    with pytest.raises(NotTraceable, match="guide site 'switch' is not reparameterized"):
+    with pytest.raises(NotTraceable, match="'switch' is not reparam"):
         tensor_loss(elbo())(model, guide, x)
 
 

@@ -44,5 +44,5 @@ def test_the_best_bound_stands_for_the_evidence():
 
 
 def test_nothing_to_draw_is_refused():
-    with pytest.raises(ValueError, match="evidence_budgets: no budget to draw"):
+    with pytest.raises(ValueError, match="no budget to draw"):
         evidence_budgets({})

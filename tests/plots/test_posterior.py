@@ -62,7 +62,7 @@ def test_draws_that_cannot_be_shown_are_refused():
         (correlated(300), correlated(300) * torch.nan),
         (correlated(300)[None], correlated(300)[None]),
     ]:
-        with pytest.raises(ValueError, match=r"pairwise_marginals: expected finite draws \(num_draws, dim\)"):
+        with pytest.raises(ValueError, match="expected finite draws"):
             pairwise_marginals(reference, guide)
 
 

@@ -37,12 +37,12 @@ def test_a_subsampled_plate_stands_for_the_data():
 
 def test_a_name_decides():
     assert find_plate(*traces(), 7, "pixels").name == "pixels"
-    with pytest.raises(PairError, match=r"no plate 'rows' holds all sites\. Model: z in data, pixels; x \(obs"):
+    with pytest.raises(PairError, match=r"no plate 'rows' .*data, pixels"):
         find_plate(*traces(), 7, "rows")
 
 
 def test_a_length_that_no_plate_has():
-    with pytest.raises(PairError, match="no single plate matches the data's 5 rows among data of 7, pixels of 3"):
+    with pytest.raises(PairError, match="5 rows among data of 7, pixels"):
         find_plate(*traces(), 5, None)
 
 
@@ -55,5 +55,5 @@ def test_auxiliary_sites_are_the_guides_own():
     found = poutine.trace(with_auxiliary).get_trace()
     check_sites(traces()[0], found)
     found.nodes["v"]["infer"] = {}
-    with pytest.raises(PairError, match="must sample the same latent sites; only in the guide: v"):
+    with pytest.raises(PairError, match="only in the guide: v"):
         check_sites(traces()[0], found)

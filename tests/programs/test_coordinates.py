@@ -136,7 +136,7 @@ def test_angles_drawn_from_the_line_are_refused():
         lambda: inference_gaps(angle_model, straight_guide, x, num_samples=10, evidence_samples=10),
         lambda: ais(angle_model, x, guide=straight_guide, num_temperatures=2, num_chains=2),
     ):
-        with pytest.raises(PairError, match="'angle': the model's law is a density of angles"):
+        with pytest.raises(PairError, match=r"'angle': .* density of angles"):
             call()
 
 
@@ -146,7 +146,7 @@ def test_a_density_of_angles_is_none_on_the_line():
             angle = pyro.sample("angle", dist.Normal(x.new_zeros(()), 3.0))
             pyro.sample("x", dist.Normal(angle.unsqueeze(-1), 1.0).expand(x.shape).to_event(1), obs=x)
 
-    with pytest.raises(ValueError, match="of angle is a density of angles, and the model's one on the line"):
+    with pytest.raises(ValueError, match=r"density of angles, .*the line"):
         ais(model, torch.randn(5, 2).double(), guide=angle_guide, num_temperatures=2, num_chains=2)
 
 
@@ -163,5 +163,5 @@ def test_a_site_without_a_density_in_coordinates_is_refused_by_name(law, name):
             z = pyro.sample("direction", law(torch.ones_like(x)))
             pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
-    with pytest.raises(ValueError, match=rf"test: latent site 'direction'.*{name}"):
+    with pytest.raises(ValueError, match=rf"'direction'.*{name}"):
         Joint("test", model, torch.randn(5, 3).double())

@@ -189,13 +189,13 @@ def no_plate(x):
 
 
 def test_what_cannot_be_done_is_refused():
-    with pytest.raises(ValueError, match=r"ais: latent site 'which' is discrete \(Bernoulli\).* Sum it out"):
+    with pytest.raises(ValueError, match=r"ais: .*'which' is discrete"):
         Joint("ais", discrete, data())
-    with pytest.raises(ValueError, match=r"ais: plate 'data' takes 2 of the data alone, as a subsample"):
+    with pytest.raises(ValueError, match="ais: plate 'data' takes 2 of"):
         Joint("ais", subsampled, data())
     with pytest.raises(PairError, match="no batch plate"):
         Joint("ais", no_plate, data())
-    with pytest.raises(ValueError, match=r"observe one site of the data's size; it observes \(6, 4\), \(6,\) where"):
+    with pytest.raises(ValueError, match=r"observes \(6, 4\), \(6,\) where"):
         Joint("bdmc", two_observed, data()).simulate(data())
 
 
@@ -206,5 +206,5 @@ def test_a_point_mass_among_the_latent_sites_is_refused_by_name():
             twice = pyro.sample("twice", dist.Delta(2 * z, event_dim=1))
             pyro.sample("x", dist.Normal(twice, 1.0).to_event(1), obs=x)
 
-    with pytest.raises(ValueError, match="here: latent site 'twice' is a point mass"):
+    with pytest.raises(ValueError, match="'twice' is a point mass"):
         Joint("here", model, torch.zeros(5, 2))

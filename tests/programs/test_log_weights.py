@@ -417,7 +417,7 @@ def test_two_calls_before_one_backward_pass():
 
 @pytest.mark.parametrize("num_samples", [0, -3])
 def test_fewer_than_one_sample_is_refused(linear_gaussian, num_samples):
-    with pytest.raises(ValueError, match=rf"log_weights: num_samples must be at least 1; got {num_samples}\."):
+    with pytest.raises(ValueError, match="num_samples must be at least"):
         log_weights(linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(2), num_samples)
 
 
@@ -446,8 +446,7 @@ def test_a_nan_weight_names_the_site_and_the_datum():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(x / 2, 1.0))
 
-    message = r"NaN or \+inf for 1 of 4 data \(first: 2\)\. .* site 'extra' of the model"
-    with pytest.raises(NonFiniteError, match=message):
+    with pytest.raises(NonFiniteError, match=r"first: 2\)\. .* site 'extra'"):
         log_weights(model, guide, torch.randn(4), 2)
 
 
@@ -468,12 +467,12 @@ def test_a_fair_minus_infinity_is_kept_and_takes_no_blame():
     found = log_weights(model, guide, (x, torch.zeros(2)), 2)
     assert torch.equal(found[:, 1], torch.full((2,), -math.inf))
     assert found[:, 0].isfinite().all()
-    with pytest.raises(NonFiniteError, match=r"1 of 2 data \(first: 0\).*site 'extra' of the model"):
+    with pytest.raises(NonFiniteError, match=r"first: 0\).*site 'extra'"):
         log_weights(model, guide, (x, torch.tensor([math.nan, 0.0])), 2)
 
 
 def test_one_datum_without_a_batch_dim_is_refused():
     """(2, 3) would pass for two data of shape (3,), each compared with the whole image."""
     model, guide = VAE((2, 3), 2, ()), MeanFieldGuide((2, 3), 2, ())
-    with pytest.raises(ValueError, match=r"x must have shape \(batch, 2, 3\); got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"got \(2, 3\)"):
         log_weights(model, guide, torch.zeros(2, 3))

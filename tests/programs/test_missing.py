@@ -202,13 +202,12 @@ def test_a_missing_value_that_no_mask_hides_is_bad():
             pyro.sample("x", dist.Normal(z.unsqueeze(-1) * W, SCALE).mask(~(x.abs() > 900)).to_event(1), obs=x)
 
     guide = Guide("event", -1)
-    message = r"8 values are NaN or infinite, the first at index \(1, 0\)\. Clean .* reach site 'x' of the model\."
     x[6, 1] = x[8, 2] = 0.0
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"8 values .*\(1, 0\).* site 'x'"):
         log_likelihood(unmasked, guide, x, 5)
-    with pytest.raises(ValueError, match=r"training data: 8 values are NaN .* reach site 'z' of the guide"):
+    with pytest.raises(ValueError, match=r"training .*reach site 'z' of"):
         fit(MaskedEvent(), Careless(), x, epochs=1, batch_size=3, progress=False)
-    with pytest.raises(ValueError, match="validation data: 8 values are NaN or infinite"):
+    with pytest.raises(ValueError, match="validation data: 8 values"):
         fit(MaskedEvent(), Careless(), x.nan_to_num(), valid=x, epochs=1, batch_size=3, progress=False)
 
 

@@ -146,7 +146,7 @@ def test_a_failed_probe_leaves_a_guide_that_has_run(make):
     guide(X)
     before = {name: value.clone() for name, value in pyro.get_param_store().items()}
     before |= {name: value.clone() for name, value in guide.named_parameters()}
-    with pytest.raises(ValueError, match=r"the guide has parameters for 40 data, .* and 7 were given"):
+    with pytest.raises(ValueError, match=r"for 40 data, .*7 were given"):
         Pair(model, guide, X[:7])
     after = dict(pyro.get_param_store().items()) | dict(guide.named_parameters())
     assert before.keys() == after.keys()

@@ -181,7 +181,7 @@ def test_training_stops_with_a_line_that_says_so(name, compile, loc):
     x = torch.rand(400, **DOUBLE)
     with pytest.raises(
         NonFiniteError,
-        match=r"fit: .* draws values of site 'z' outside the support of the model's \w+, .*weight is 0 and",
+        match="values of site 'z' outside",
     ):
         fit(model, Encoder(loc), x, epochs=3, batch_size=100, seed=0, compile=compile, progress=False)
 

@@ -95,11 +95,10 @@ def two_plates(first, second, observed):
 
 def test_two_candidate_plates_need_a_name():
     pair = two_plates("rows", "columns", True), two_plates("rows", "columns", False)
-    message = r"no single plate matches the data's 4 rows among columns of 4, rows of 4: pass plate='NAME'"
-    with pytest.raises(PairError, match=message):
+    with pytest.raises(PairError, match="among columns of 4, rows of 4"):
         log_weights(*pair, torch.zeros(4, 4))
     assert Pair(*pair, torch.zeros(4, 4), plate="rows").plate.dim == -2
-    with pytest.raises(PairError, match="no plate 'colums' holds all sites"):
+    with pytest.raises(PairError, match="no plate 'colums'"):
         Pair(*pair, torch.zeros(4, 4), plate="colums")
 
 
@@ -119,8 +118,7 @@ def test_no_plate():
     def guide(x):
         pyro.sample("z", dist.Normal(torch.zeros(4), 1.0).to_event(1))
 
-    message = r"no batch plate: .* Model: z in no plate; x \(observed\) in no plate\. Guide: z in no plate\."
-    with pytest.raises(PairError, match=message):
+    with pytest.raises(PairError, match=r"no batch .*Guide: z in no plate"):
         log_weights(model, guide, X)
 
 
@@ -136,13 +134,12 @@ def test_a_latent_outside_the_plate():
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    message = r"no batch plate: every latent .*Model: shared in no plate; z in data; x \(observed\) in data\."
-    with pytest.raises(PairError, match=message):
+    with pytest.raises(PairError, match="shared in no plate; z in data"):
         log_weights(outside, guide, X)
 
 
 def test_sites_in_only_one_of_the_two_are_listed():
-    with pytest.raises(PairError, match=r"only in the model: z; only in the guide: w\. Model: z in data; x \(obs"):
+    with pytest.raises(PairError, match="model: z; only in the guide: w"):
         log_weights(model, one("w"), X)
 
     def two(x):
@@ -150,9 +147,9 @@ def test_sites_in_only_one_of_the_two_are_listed():
             pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("extra", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(PairError, match=r"; only in the guide: extra\. .*Guide: z in data; extra in data\."):
+    with pytest.raises(PairError, match=r"guide: extra\. .*extra in data"):
         log_weights(model, two, X)
-    with pytest.raises(PairError, match=r"; only in the model: z\. .*Guide: no sites\."):
+    with pytest.raises(PairError, match=r"model: z\. .*Guide: no sites"):
         log_weights(model, lambda *_: None, X)
 
 
@@ -166,12 +163,12 @@ def test_a_sequential_plate():
         for i in pyro.plate("data", len(x)):
             pyro.sample(f"z_{i}", dist.Normal(0.0, 1.0))
 
-    with pytest.raises(PairError, match=r"no batch plate: .* inside one vectorized pyro.plate .* z_0 in no plate"):
+    with pytest.raises(PairError, match=r"no batch .* z_0 in no plate"):
         log_weights(model, guide, X)
 
 
 def test_a_model_that_observes_nothing():
-    with pytest.raises(PairError, match=r"the model observes nothing\. Model: z in data\."):
+    with pytest.raises(PairError, match="the model observes nothing"):
         log_weights(one(), guide, X)
 
 
@@ -185,7 +182,7 @@ def test_a_plate_that_is_not_as_long_as_the_data():
 
         return program
 
-    with pytest.raises(PairError, match=r"no single plate matches the data's 4 rows among data of 3"):
+    with pytest.raises(PairError, match="4 rows among data of 3"):
         log_weights(short(True), short(False), X)
 
 
@@ -199,21 +196,21 @@ def test_shapes_of_a_site_that_differ_between_the_two():
             z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z.sum(-1), 1.0), obs=x)
 
-    with pytest.raises(PairError, match=r"the sites of model and guide differ in shape: .*'z'"):
+    with pytest.raises(PairError, match=r"differ in shape: .*'z'"):
         log_weights(narrow, wide, X)
 
 
 def test_data_that_do_not_fit_our_own_parts():
     vae, mean_field = VAE((1, 4, 4), 2, ()), MeanFieldGuide((1, 4, 4), 2, ())
-    wanted = r"x must have shape \(batch, 1, 4, 4\); got \(5, 16\)"
+    wanted = r"x must have .*; got \(5, 16\)"
     with pytest.raises(ValueError, match=f"MeanFieldGuide: {wanted}"):
         log_weights(vae, mean_field, torch.zeros(5, 16))
     with pytest.raises(ValueError, match=f"VAE: {wanted}"):
         vae(torch.zeros(5, 16))
-    with pytest.raises(ValueError, match=r"MeanFieldGuide: x must be floating point; got torch.uint8.*observe"):
+    with pytest.raises(ValueError, match=r"x must be float.*uint8"):
         log_weights(vae, mean_field, torch.zeros(5, 1, 4, 4, dtype=torch.uint8))
     mean_field.encoder = nn.Linear(16, 2)
-    with pytest.raises(ValueError, match=r"must return 2 \(location\) .* = 4 features; got shape \(5, 2\) for inputs"):
+    with pytest.raises(ValueError, match=r"= 4 features; got shape \(5, 2\)"):
         log_weights(vae, mean_field, torch.zeros(5, 1, 4, 4))
 
 

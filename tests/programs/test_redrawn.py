@@ -88,12 +88,12 @@ def test_the_sleep_phase_is_that_without_it(extra):
 
 def test_a_factor_that_tilts_the_law_is_no_law_to_draw_from(caplog):
     x, model = torch.randn(6, 2).double(), program("tilt")
-    message = r"no data can be drawn from this model: pyro\.factor 'penalty' weighs .* poutine\.block\(model, hide="
-    with pytest.raises(ValueError, match=f"bdmc: {message}"):
+    message = r"pyro\.factor 'penalty' weighs"
+    with pytest.raises(ValueError, match=f"bdmc: .*{message}"):
         bdmc(model, x, num_temperatures=5, num_chains=2)
-    with pytest.raises(ValueError, match=f"sbc: {message}"):
+    with pytest.raises(ValueError, match=f"sbc: .*{message}"):
         sbc(model, guide, x, num_data=20, num_draws=9)
-    with pytest.raises(ValueError, match=f"ReweightedWakeSleep: {message}"):
+    with pytest.raises(ValueError, match=f"ReweightedWakeSleep: .*{message}"):
         ReweightedWakeSleep(3, insomnia=0.5).tensor_loss(model, guide, x)
     with caplog.at_level("WARNING", logger="pyro_vae"):
         found = to_inference_data(model, guide, x, num_samples=4, num_chains=1)
@@ -167,14 +167,14 @@ def test_draws_stand_for_no_data_that_the_model_does_not_observe_as_they_are(mad
     """A draw of (x - 50) / 3 in the place of x would be standardised again, and weighed as data of another law."""
     function, x = MADE[made_of]
     model, few = observing(function), {"num_temperatures": 3, "num_chains": 2, "seed": 0}
-    with pytest.raises(ValueError, match=r"bdmc: .* must observe its first argument as it is; site 'seen' observes"):
+    with pytest.raises(ValueError, match=r"bdmc: .*site 'seen' observes"):
         bdmc(model, x, **few)
 
     def guide(x, *others):
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("z", dist.Normal(torch.zeros(2).double(), 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match=r"sbc: .* must observe its first argument as it is; site 'seen' observes"):
+    with pytest.raises(ValueError, match=r"sbc: .*site 'seen' observes"):
         sbc(model, guide, x, num_data=8, num_draws=9, seed=0)
 
 

@@ -36,15 +36,13 @@ def test_binary_images_pass():
 def test_one_value_outside_is_found_in_any_block(row):
     x = binary()
     x[row, 0, 1, 1] = 7.5
-    message = r"site 'x': Bernoulli has support Boolean\(\), and 1 of \d+ values .*outside it \(from 7.5 to 7.5\)\."
-    with pytest.raises(SupportError, match=message + " Rescale the data or choose a likelihood"):
+    with pytest.raises(SupportError, match=r"1 of .*7\.5 to 7\.5\)\. Rescale"):
         check_support(VAE((1, 2, 2), 2, ()), x, x[:3])
 
 
 def test_grey_pixels_get_the_two_ways_out():
     x = torch.rand(9, 1, 2, 2)
-    message = r"look like grey pixels: binarize them .*binarization='stochastic'.*soft_targets=True"
-    with pytest.raises(SupportError, match=message):
+    with pytest.raises(SupportError, match=r"grey pixels.*soft_targets=True"):
         check_support(VAE((1, 2, 2), 2, ()), x, x[:3])
 
 
@@ -71,7 +69,7 @@ def test_soft_targets_are_taken_and_are_no_bound():
     assert found.summary()["bound"] is False
     assert elbo_terms(model, guide, x, 2).bound is False
     x[0] = 1.5
-    with pytest.raises(SupportError, match=r"SoftBernoulli has support .* \(from 1.5 to 1.5\)\. Rescale"):
+    with pytest.raises(SupportError, match=r"SoftBernoulli .*1\.5 to 1\.5"):
         check_support(model, x, x[:3])
     assert log_likelihood(VAE((1, 2, 2), 2, ()), guide, binary(9), 30).bound is True
 
@@ -85,7 +83,7 @@ def test_other_supports_and_other_names():
     check_support(model, torch.tensor([[0.0, 4, 2]] * 5), torch.tensor([[0.0, 4, 2]]))
     x = torch.tensor([[0.0, 4, 2]] * 5)
     x[4, 1] = -1
-    with pytest.raises(SupportError, match=r"site 'counts': Poisson has support .* 1 of 15 values"):
+    with pytest.raises(SupportError, match=r"'counts': Poisson .*1 of 15"):
         check_support(model, x, x[:1])
 
 
@@ -153,7 +151,7 @@ CALLS = {
 def test_the_first_data_outside_the_support_are_said_in_one_sentence(pair, call):
     """Pyro's own validation prints the tensor; every call says the site, the range and what to do."""
     site = "twice" if pair == "made of x" else "x"
-    with pytest.raises(SupportError, match=f"site '{site}': Bernoulli has support") as caught:
+    with pytest.raises(SupportError, match=f"site '{site}': Bernoulli") as caught:
         CALLS[call](*PAIRS[pair])
     text = str(caught.value)
     assert "tensor(" not in text

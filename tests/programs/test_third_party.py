@@ -149,7 +149,7 @@ def in_words(error):
 @pytest.mark.parametrize("evaluation", [gaps, ais, bdmc, reference, calibration], ids=lambda one: one.__name__)
 @pytest.mark.parametrize("name", sorted(DISCRETE))
 def test_what_needs_a_gradient_in_z_refuses_discrete_sites_by_name(name, evaluation):
-    with pytest.raises(ValueError, match=r"latent site '(y|z_pres_0)' is discrete") as caught:
+    with pytest.raises(ValueError, match=r"'(y|z_pres_0)' is discrete") as caught:
         evaluation(PROGRAMS[name]())
     assert in_words(caught.value)
 
@@ -157,7 +157,7 @@ def test_what_needs_a_gradient_in_z_refuses_discrete_sites_by_name(name, evaluat
 @pytest.mark.parametrize("evaluation", [bdmc, calibration], ids=lambda one: one.__name__)
 @pytest.mark.parametrize("name", sorted(name for name in PROGRAMS if "labels" in name))
 def test_what_draws_data_refuses_models_of_two_observed_sites(name, evaluation):
-    with pytest.raises(ValueError, match="must observe one site of the data's size") as caught:
+    with pytest.raises(ValueError, match="observe one site of the data's") as caught:
         evaluation(PROGRAMS[name]())
     assert in_words(caught.value)
 

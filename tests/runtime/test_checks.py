@@ -118,7 +118,5 @@ def test_numbers_of_numpy_are_numbers():
 
 
 def test_a_count_that_was_written_as_a_fraction_says_how_to_write_it():
-    with pytest.raises(
-        ValueError, match=r"^log_likelihood: num_samples must be a whole number; got 1000\.0: write 1000\.$"
-    ):
+    with pytest.raises(ValueError, match=r"got 1000\.0: write 1000\.$"):
         pyro_vae.log_likelihood(VAE(X_SHAPE, 2), MeanFieldGuide(X_SHAPE, 2), torch.zeros(2, 3), 1e3)

@@ -120,7 +120,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
 
 def test_a_folder_in_place_of_the_file(tmp_path):
     (tmp_path / "file" / "full").mkdir(parents=True)
-    with pytest.raises(CheckpointError, match=r"Is a directory\. Remove what lies at .*file or choose"):
+    with pytest.raises(CheckpointError, match=r"Is a directory\. Remove what"):
         write_bytes(tmp_path / "file", b"after")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -133,7 +133,7 @@ def test_a_folder_is_one_process_s_until_that_ends(tmp_path):
     process = forks.start(two_writers.hold, str(folder))
     wait_for((folder / "held").exists)
     start = time.monotonic()
-    with pytest.raises(FolderBusyError, match=f"^another process works in {folder}: wait until"), alone_in(folder):
+    with pytest.raises(FolderBusyError, match=f"another process works in {folder}"), alone_in(folder):
         pass
     assert time.monotonic() - start < 1
     kill(process)

@@ -122,7 +122,7 @@ def test_bounds_by_hand_one_line_and_a_summary():
 
 def test_what_cannot_be_simulated_is_refused():
     soft = VAE((6,), 2, likelihood=BernoulliLikelihood((6,), 2, (5,), soft_targets=True))
-    with pytest.raises(ValueError, match=r"^bdmc: no data can be drawn from a likelihood of soft targets"):
+    with pytest.raises(ValueError, match=r"^bdmc: .*soft targets"):
         bdmc(soft, torch.zeros(3, 6), **QUICK)
-    with pytest.raises(ValueError, match=r"^bdmc: num_chains must be at least 1"):
+    with pytest.raises(ValueError, match=r"^bdmc: num_chains must be at"):
         bdmc(VAE((6,), 2, (5,)), torch.zeros(3, 6), num_chains=0)

@@ -158,14 +158,14 @@ def test_without_burn_in_there_is_one_step_size():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_chains": 0}, r"num_chains must be at least 1; got 0\."),
-        ({"num_leapfrog": 0}, r"num_leapfrog must be at least 1; got 0\."),
-        ({"burn_in": -1}, r"burn_in must be at least 0; got -1\."),
-        ({"num_temperatures": 0}, r"num_temperatures must be at least 1"),
-        ({"schedule": "cosine"}, r"schedule must be one of linear, sigmoid; got 'cosine'\."),
-        ({"step_size": 0.7}, r"step_size must lie in step_size_bounds, .* got 0\.7 and \(0\.0001, 0\.5\)\."),
-        ({"step_size_bounds": (0.0, 0.5)}, r"step_size must lie in step_size_bounds, which must be positive"),
-        ({"step_size": math.nan}, r"step_size must be a finite number"),
+        ({"num_chains": 0}, "num_chains must be at least"),
+        ({"num_leapfrog": 0}, "num_leapfrog must be at least"),
+        ({"burn_in": -1}, "burn_in must be at least"),
+        ({"num_temperatures": 0}, "num_temperatures must be at"),
+        ({"schedule": "cosine"}, "schedule must be one of"),
+        ({"step_size": 0.7}, r"step_size must lie .*got 0\.7"),
+        ({"step_size_bounds": (0.0, 0.5)}, r"step_size must lie .*\(0\.0, 0\."),
+        ({"step_size": math.nan}, "step_size must be a finite"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(options, message):

@@ -169,12 +169,12 @@ def noisy_density(x):
     [
         (
             PlanarGuide((5,), 3).double(),
-            r"the guide cannot score a z that it did not draw .*no inverse",
+            "the guide cannot .*no inverse",
         ),
-        (AuxiliaryGuide((5,), 3).double(), r"the guide has sites of its own .v, log_reverse."),
-        (noisy_density, r"the guide, run again with the values it drew, gives them another density"),
+        (AuxiliaryGuide((5,), 3).double(), "sites of its own .v, log_rev"),
+        (noisy_density, "the guide, run again"),
     ],
 )
 def test_a_guide_without_a_density_of_its_own_is_refused(linear_gaussian, guide, message):
-    with pytest.raises(ValueError, match=rf"^ais: {message}.* Start from the prior: guide=None\.$"):
+    with pytest.raises(ValueError, match=rf"^ais: .*{message}.*guide=None\.$"):
         Path("ais", linear_gaussian.model, guide, linear_gaussian.data(4))

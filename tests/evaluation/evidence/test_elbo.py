@@ -124,7 +124,7 @@ def test_what_it_prints_adds_up(linear_gaussian):
 
 def test_bad_input(linear_gaussian):
     model, guide, x = linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(3)
-    with pytest.raises(ValueError, match=r"elbo_terms: num_samples must be at least 1; got -1\."):
+    with pytest.raises(ValueError, match="num_samples must be at least"):
         elbo_terms(model, guide, x, -1)
     with pytest.raises(ValueError, match="elbo_terms: x: there are none"):
         elbo_terms(model, guide, x[:0])

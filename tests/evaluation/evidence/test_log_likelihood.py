@@ -692,11 +692,7 @@ def test_memory_that_does_not_do_for_half_the_rows_either(linear_gaussian, monke
         with pyro.plate("data", len(x), subsample_size=subsample_size) as rows:
             pyro.sample("z", p.posterior(x[rows]))
 
-    message = (
-        r"^log_likelihood: out of memory with 25 rows a call, half of before; a datum has 5 numbers and 5 outputs\. "
-        r"Free memory .* It said: RuntimeError: .*DefaultCPUAllocator: can't allocate memory$"
-    )
-    with pytest.raises(OutOfMemoryError, match=message):
+    with pytest.raises(OutOfMemoryError, match=r"with 25 rows .*5 outputs.*Alloc"):
         log_likelihood(model, guide, case.data(12), 60)
 
 
@@ -709,9 +705,7 @@ def test_memory_that_does_not_do_for_the_first_look(linear_gaussian, monkeypatch
     found = log_likelihood(case.model, with_memory_for(case, 10, seen), x, 3)
     assert max(seen) == 20
     assert_close(found.per_datum, case.evidence(x), **EXACT)
-    with pytest.raises(
-        OutOfMemoryError, match="out of memory with 5 rows a call, half of before; a datum has 5 numbers"
-    ):
+    with pytest.raises(OutOfMemoryError, match=r"with 5 rows .* half of before"):
         log_likelihood(case.model, with_memory_for(case, 4, []), x, 3)
 
 
@@ -721,25 +715,23 @@ def test_memory_that_does_not_do_for_the_first_look(linear_gaussian, monkeypatch
 def test_bad_input(linear_gaussian):
     model, guide = linear_gaussian.model, linear_gaussian.exact_guide
     x = linear_gaussian.data(4)
-    with pytest.raises(ValueError, match=r"log_likelihood: num_samples must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="num_samples must be at least"):
         log_likelihood(model, guide, x, 0)
-    with pytest.raises(ValueError, match=r"log_likelihood: x: there are none \(shape \(0, 5\)\)"):
+    with pytest.raises(ValueError, match="x: there are none"):
         log_likelihood(model, guide, x[:0], 5)
-    with pytest.raises(ValueError, match=r"log_likelihood: compile must be one of off, trace, .*; got 'on'\."):
+    with pytest.raises(ValueError, match="compile must be one of"):
         log_likelihood(model, guide, x, 5, compile="on")
     for value in (math.nan, math.inf):
         bad = x.clone()
         bad[2, 1] = value
-        with pytest.raises(ValueError, match=r"x: 1 value is NaN or infinite, the first at index \(2, 1\)\."):
+        with pytest.raises(ValueError, match=r"x: 1 value .* index \(2, 1\)"):
             log_likelihood(model, guide, bad, 5)
     for target in (0.0, -0.1, math.nan, math.inf):
-        with pytest.raises(ValueError, match=rf"target_se must be a positive number of nats, .*; got {target}\."):
+        with pytest.raises(ValueError, match=rf"a positive .* nats.*got {target}\."):
             log_likelihood(model, guide, x, 5, target_se=target)
-    with pytest.raises(
-        ValueError, match=r"x must be a tensor .*, or a tuple that starts with one; got an object of class list"
-    ):
+    with pytest.raises(ValueError, match="a tuple that starts with one"):
         log_likelihood(model, guide, x.tolist(), 5)
-    with pytest.raises(ValueError, match=r"LinearGaussian: x must have shape \(batch, 5\); got \(4, 3\)"):
+    with pytest.raises(ValueError, match="LinearGaussian: x must have"):
         log_likelihood(model, guide, x[:, :3], 5)
     with pytest.raises(PairError, match="only in the model: z"):
         log_likelihood(model, lambda *_: None, x, 5)
@@ -755,8 +747,7 @@ def test_a_plate_that_draws_a_subsample_has_no_target(linear_gaussian):
             z = pyro.sample("z", dist.Normal(torch.zeros(3).double(), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z @ torch.ones(3, 5).double(), 1.0).to_event(1), obs=x[rows])
 
-    message = "target_se must be None where the batch plate 'data' draws a subsample of its own, here of 3 of 11 data"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=r"target_se .*'data' .* 3 of 11"):
         log_likelihood(model, guide, linear_gaussian.data(11), 500, target_se=0.1)
 
 
@@ -773,7 +764,7 @@ def test_a_nan_weight_in_a_later_block_is_found(linear_gaussian, monkeypatch):
 
     x = case.data(9)
     x[7, 0] = 123.0
-    with pytest.raises(NonFiniteError, match=r"log_likelihood: .*NaN or \+inf for 1 of .* site 'z' of the guide"):
+    with pytest.raises(NonFiniteError, match=r"\+inf for 1 of .* site 'z'"):
         log_likelihood(case.model, guide, x, 1)
 
 

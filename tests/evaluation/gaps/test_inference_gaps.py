@@ -445,16 +445,16 @@ def test_rows_bound_what_is_run_at_a_time(linear_gaussian):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"family": "banana"}, "family must be one of own, diagonal, full_rank, flow; got 'banana'"),
-        ({"num_samples": 1}, "num_samples must be at least 2; got 1"),
-        ({"evidence_samples": 0}, "evidence_samples must be at least 2, or 0 where `evidence` is given; got 0"),
-        ({"evidence_samples": 1}, "evidence_samples must be at least 2"),
-        ({"step_samples": 0}, "step_samples must be at least 1; got 0"),
-        ({"max_steps": 0}, "max_steps must be at least 1; got 0"),
-        ({"patience": 0}, "patience must be at least 1; got 0"),
-        ({"check_every": 1}, "check_every must be at least 2; got 1"),
-        ({"learning_rate": 0.0}, r"learning_rate must be positive; got 0\.0"),
-        ({"evidence": 3.0}, r"evidence must have tensors `per_datum` and `standard_errors` of shape \(3,\)"),
+        ({"family": "banana"}, "family must be one of"),
+        ({"num_samples": 1}, "num_samples must be at least 2"),
+        ({"evidence_samples": 0}, r".*2, or 0 where .*got 0"),
+        ({"evidence_samples": 1}, r".*2, or 0 where .*got 1"),
+        ({"step_samples": 0}, "step_samples must be at least"),
+        ({"max_steps": 0}, "max_steps must be at least"),
+        ({"patience": 0}, "patience must be at least"),
+        ({"check_every": 1}, "check_every must be at least 2"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"evidence": 3.0}, r"evidence must .*shape \(3,\)"),
     ],
 )
 def test_options_out_of_range_are_refused(linear_gaussian, options, message):
@@ -464,7 +464,7 @@ def test_options_out_of_range_are_refused(linear_gaussian, options, message):
 
 def test_evidence_of_other_data_is_refused(linear_gaussian):
     other = log_likelihood(linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(4), 10)
-    with pytest.raises(ValueError, match=r"of shape \(3,\), one for each datum of x; got \(4,\) and \(4,\) from LogL"):
+    with pytest.raises(ValueError, match=r"got \(4,\) and \(4,\) from LogL"):
         inference_gaps(linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(3), evidence=other)
 
 

@@ -90,9 +90,9 @@ def test_other_sites_and_bad_input():
     x = data(20)
     assert active_units(sampled_guide(0.1, "w"), x, site="w").count == 2
     assert active_units(sampled_guide(0.1, "w"), x).units == ("w[0]", "w[1]", "w[2]", "w[3]")
-    with pytest.raises(ValueError, match=r"active_units: the guide has no site 'z', only .*w; pass site='NAME'\."):
+    with pytest.raises(ValueError, match=r"no site 'z', only .*w; pass"):
         active_units(sampled_guide(0.1, "w"), x, site="z")
-    with pytest.raises(ValueError, match=r"num_samples must be at least 2 .*; got 1\."):
+    with pytest.raises(ValueError, match="num_samples must be at least 2"):
         active_units(sampled_guide(0.1), x, num_samples=1)
 
 
@@ -186,5 +186,5 @@ def test_a_site_outside_the_plate_over_data_is_named():
     def guide(x):
         pyro.sample("weight", dist.Normal(torch.zeros(3), 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match=r"active_units: each latent site must be inside one .*weight"):
+    with pytest.raises(ValueError, match=r"inside one .*weight"):
         active_units(guide, data(9))

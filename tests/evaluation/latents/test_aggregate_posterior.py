@@ -166,7 +166,7 @@ def test_posteriors_of_fewer_variables_do_not_mix(inside):
     found = log_aggregate(draws_of(model, guide, (x, there)), {"z": z}, members, units)
     assert_close(found, by_hand(dist.Normal(x, 0.5).to_event(1), z, members))
     there[3] = units[3] = members[2] = False
-    with pytest.raises(ForeignDensityError, match=r"mask different latent .* share a mask by themselves"):
+    with pytest.raises(ForeignDensityError, match="mask different latent"):
         log_aggregate(draws_of(model, guide, (x, there)), {"z": z}, members, units)
     # Of members alone it is asked.
     members[3] = False
@@ -177,8 +177,8 @@ def test_posteriors_of_fewer_variables_do_not_mix(inside):
 @pytest.mark.parametrize(
     ("guide", "reason"),
     [
-        (PlanarGuide((4,), 2, hidden_dims=(8,)), "PlanarGuide: this flow has no inverse"),
-        (AuxiliaryGuide((4,), 2, hidden_dims=(8,)), r"sites of its own \(v, .*\), and q\(z \| x\) is an integral"),
+        (PlanarGuide((4,), 2, hidden_dims=(8,)), "this flow has no inverse"),
+        (AuxiliaryGuide((4,), 2, hidden_dims=(8,)), r"sites of its own \(v, "),
     ],
 )
 def test_a_guide_that_cannot_score_says_why(guide, reason):

@@ -98,7 +98,7 @@ def test_sites_of_any_shape_move_but_for_those_that_cannot():
 
 
 def test_a_figure_of_what_cannot_move_is_refused():
-    with pytest.raises(ValueError, match=r"no latent unit can be moved by itself. shares"):
+    with pytest.raises(ValueError, match=r"moved by itself. shares"):
         plots.pair_traversal(many_shapes, guide_of_many_shapes, X, [1, 2])
 
 
@@ -108,5 +108,5 @@ def test_a_model_that_observes_something_else_is_named():
             top = pyro.sample("top", dist.Normal(wide(2), 1.0).to_event(1))
             pyro.sample("half", dist.Normal(top[:, 0], 1.0), obs=x[:, 0])
 
-    with pytest.raises(ValueError, match=r"must observe one site of the data's shape \(3, 2\).*observes half \(3,\)"):
+    with pytest.raises(ValueError, match=r"\(3, 2\).*observes half \(3,\)"):
         prior_means(halves, X, 3)

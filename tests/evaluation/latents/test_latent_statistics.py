@@ -349,11 +349,11 @@ def test_the_summary_is_plain(linear_gaussian):
 
 def test_bad_input(linear_gaussian):
     model, guide, x = linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(3)
-    with pytest.raises(ValueError, match=r"latent_statistics: num_samples must be at least 2, for .*; got 1\."):
+    with pytest.raises(ValueError, match="num_samples must be at least 2"):
         latent_statistics(model, guide, x, num_samples=1)
-    with pytest.raises(ValueError, match="latent_statistics: x: there are none"):
+    with pytest.raises(ValueError, match="statistics: x: there are none"):
         latent_statistics(model, guide, x[:0])
-    with pytest.raises(ValueError, match="LinearGaussian: x must have shape"):
+    with pytest.raises(ValueError, match="LinearGaussian: x must have"):
         latent_statistics(model, guide, x[:, :4])
 
 

@@ -110,13 +110,13 @@ def test_a_class_that_was_not_in_training_is_missed():
 
 def test_bad_input():
     guide, (x, labels) = identity_guide(2), two_gaussians(20)
-    with pytest.raises(ValueError, match=r"train_labels must be a tensor of integers .* of shape \(19,\)"):
+    with pytest.raises(ValueError, match=r"train_labels .* shape \(19,\)"):
         linear_probe(guide, x, labels[1:], x, labels)
-    with pytest.raises(ValueError, match=r"test_labels must be a tensor of integers .*; got torch.float32"):
+    with pytest.raises(ValueError, match=r"test_labels .*torch\.float32"):
         linear_probe(guide, x, labels, x, labels.float())
-    with pytest.raises(ValueError, match=r"train_labels must have at least 2 classes; got \[3\]"):
+    with pytest.raises(ValueError, match=r"2 classes; got \[3\]"):
         linear_probe(guide, x, torch.full((20,), 3), x, labels)
-    with pytest.raises(ValueError, match=r"linear_probe: l2 must be positive; got 0"):
+    with pytest.raises(ValueError, match="l2 must be positive"):
         linear_probe(guide, x, labels, x, labels, l2=0)
     with pytest.raises(ValueError, match=r"linear_probe: x: there are none"):
         linear_probe(guide, x, labels, x[:0], labels[:0])

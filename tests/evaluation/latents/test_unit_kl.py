@@ -80,9 +80,9 @@ def test_what_is_no_product_is_refused():
         return dist.MultivariateNormal(torch.zeros(2).double(), scale_tril=factor).expand([len(x)])
 
     x = torch.randn(6, 2).double()
-    with pytest.raises(UnitKLError, match=r"p\(z\) is no product over the units of site 'z' \(MultivariateNormal\)"):
+    with pytest.raises(UnitKLError, match=r"p\(z\) is no product .*'z'"):
         found_by(program(correlated), program(posterior, seen=False), x)
-    with pytest.raises(UnitKLError, match=r"q\(z \| x\) is no product over the units of site 'z'"):
+    with pytest.raises(UnitKLError, match=r"q\(z \| x\) is no product .*'z'"):
         found_by(program(normal), program(correlated, seen=False), x)
 
 

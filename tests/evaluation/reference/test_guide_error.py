@@ -197,7 +197,7 @@ def test_data_without_a_trusted_reference_are_left_out(linear_gaussian):
     assert found.summary()["num_compared"] == 2
     assert "posterior of 2 data" in str(found)
     assert "2 left out without a trusted reference or finite draws" in str(found)
-    with pytest.raises(ValueError, match=r"none of the 4 data has a trusted reference \(R-hat <= 1.01 in all dims"):
+    with pytest.raises(ValueError, match="none of the 4 data has"):
         guide_error(
             replace(reference, r_hat=doubted + 1),
             linear_gaussian.model,
@@ -228,7 +228,7 @@ def test_a_guide_that_is_never_finite_is_refused_by_its_site(linear_gaussian):
             pyro.sample("z", dist.Normal(x.new_full((3,), math.nan), 1.0).to_event(1))
 
     x = linear_gaussian.data(3)
-    with pytest.raises(NonFiniteError, match="not finite is at site 'z' of the guide"):
+    with pytest.raises(NonFiniteError, match="site 'z' of the guide"):
         guide_error(chains(linear_gaussian, x), linear_gaussian.model, guide, x)
 
 
@@ -285,14 +285,14 @@ def test_another_model_or_other_data_are_noticed(make_linear_gaussian):
     reference = chains(case, x)
     assert (r_hat(reference.draws) < 1.1).all()
     for model, data in ((other.model, x), (case.model, x.flip(0))):
-        with pytest.raises(ValueError, match=r"the reference is of another model or of other data: log p\(x, u\)"):
+        with pytest.raises(ValueError, match="another model or of other data"):
             guide_error(reference, model, case.exact_guide, data)
-    with pytest.raises(ValueError, match="the reference is of 3 data; got 2"):
+    with pytest.raises(ValueError, match="of 3 data; got 2"):
         guide_error(reference, case.model, case.exact_guide, x[:2])
     wide = make_linear_gaussian(latent_dim=4)
-    with pytest.raises(ValueError, match="the reference has 3 dims, the model's latent sites 4"):
+    with pytest.raises(ValueError, match=r"3 dims, .*latent sites 4"):
         guide_error(reference, wide.model, wide.exact_guide, x)
-    with pytest.raises(ValueError, match="num_samples must be at least 2; got 1"):
+    with pytest.raises(ValueError, match="num_samples must be at least 2"):
         guide_error(reference, case.model, case.exact_guide, x, num_samples=1)
-    with pytest.raises(ValueError, match="num_permutations must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="num_permutations must be at"):
         guide_error(reference, case.model, case.exact_guide, x, num_permutations=0)

@@ -110,7 +110,7 @@ def over_the_batch(x):
 
 def test_a_datum_must_have_a_density_of_its_own():
     x = torch.randn(3, 1).double()
-    with pytest.raises(ValueError, match=r"test: the model must take one datum as well as 3, .* gave 3 densities"):
+    with pytest.raises(ValueError, match=r"take one datum .* 3 densities"):
         density_of(fixed_plate, x)
-    with pytest.raises(ValueError, match="test: the density of a datum depends on the data beside it"):
+    with pytest.raises(ValueError, match="test: the density of a datum"):
         density_of(over_the_batch, x)

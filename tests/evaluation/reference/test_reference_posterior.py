@@ -174,13 +174,13 @@ def no_plate(x):
 def test_bad_input_is_refused(linear_gaussian):
     x = torch.randn(3, 1).double()
     for few in ({"num_chains": 1}, {"num_samples": 3}, {"warmup": 0}):
-        with pytest.raises(ValueError, match=r"reference_posterior: \w+ must be at least \d"):
+        with pytest.raises(ValueError, match=r"posterior: \w+ must be at least"):
             reference_posterior(linear_gaussian.model, linear_gaussian.data(1), **(SMALL | few))
-    with pytest.raises(ValueError, match="reference_posterior: latent site 'z' is discrete"):
+    with pytest.raises(ValueError, match=r"_posterior: .*'z' is discrete"):
         reference_posterior(discrete, x, **SMALL)
     with pytest.raises(PairError, match="no batch plate"):
         reference_posterior(no_plate, x, **SMALL)
-    with pytest.raises(ValueError, match="reference_posterior: x: 3 values are NaN"):
+    with pytest.raises(ValueError, match="x: 3 values are NaN"):
         reference_posterior(linear_gaussian.model, x * math.nan, **SMALL)
     grey = torch.rand(1, 1, 2, 2)
     with pytest.raises((SupportError, ValueError), match=r"support"):

@@ -68,7 +68,7 @@ def test_equal_points_have_no_discrepancy():
 
 def test_bad_samples_are_refused():
     for x, y in [(torch.ones(1, 2), torch.ones(5, 2)), (torch.ones(5, 2), torch.ones(5, 3)), (torch.ones(5),) * 2]:
-        with pytest.raises(ValueError, match=r"two_sample_test: expected samples \(m, dim\) and \(n, dim\)"):
+        with pytest.raises(ValueError, match=r"samples \(m, dim\) and \(n, dim\)"):
             two_sample_test(x, y)
     with pytest.raises(ValueError, match=r"and 0 permutations"):
         two_sample_test(torch.ones(5, 2), torch.ones(5, 2), 0)

@@ -69,13 +69,7 @@ def test_a_python_number_that_changes_is_found(level, often):
     with pytest.raises(StaleGraphError) as raised:
         fit(pair.model, pair.guide, data, epochs=1, compile=level)
     number = r"(\d+\.\d+)"
-    found = re.fullmatch(
-        rf"fit: the loss of the pair is {number}, that of the graph in its place {number}, with the same noise: a "
-        r"Python number of the pair has changed\. Steps since the last look, at most \d+, followed the graph, not the "
-        r"pair\. Keep what changes in a tensor that is written in place, change it between two calls of fit, or pass "
-        r"compile='off'\.",
-        str(raised.value),
-    )
+    found = re.search(rf"pair is {number}, .* place {number}, .*compile='off'", str(raised.value))
     now, frozen = map(float, found.groups())
     assert now / frozen == pytest.approx(0.9, rel=1e-4)
 
@@ -84,10 +78,7 @@ def test_a_site_that_comes_up_is_named(often):
     vae, guide, x = mean_field()
     pair = Scaled(vae, guide)
     data = loader(x, partial(setattr, pair, "grown", True), at=5)
-    message = (
-        "^fit: the pair is not the one whose graph is run: model site 'extra' was absent, is Normal of shape \\(\\)"
-    )
-    with pytest.raises(StaleGraphError, match=message):
+    with pytest.raises(StaleGraphError, match="model site 'extra' was absent"):
         fit(pair.model, pair.guide, data, epochs=1)
 
 
@@ -131,7 +122,7 @@ class OwnSchedule(Trace_ELBO):
 
 def test_an_objective_that_froze_its_schedule_is_found_at_the_next_epoch():
     model, guide, x = mean_field()
-    with pytest.raises(StaleGraphError, match="a Python number of the pair has changed"):
+    with pytest.raises(StaleGraphError, match="a Python number of the pair"):
         fit(model, guide, x, objective=OwnSchedule(), epochs=3, batch_size=20)
 
 

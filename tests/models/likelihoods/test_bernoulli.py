@@ -31,7 +31,7 @@ def test_initialize_bias_makes_the_mean_image_at_zero_features():
     mean = torch.tensor([[0.0, 0.25, 0.5], [0.75, 0.9, 1.0]])
     likelihood.initialize_bias(mean)
     assert_close(likelihood(torch.zeros(2)).mean, mean.clamp(0.001, 0.999))
-    with pytest.raises(ValueError, match=r"BernoulliLikelihood: mean must have shape \(2, 3\); got \(6,\)"):
+    with pytest.raises(ValueError, match=r"mean must have .*got \(6,\)"):
         likelihood.initialize_bias(mean.flatten())
 
 

@@ -138,7 +138,7 @@ def test_no_predicted_scale_overflows(feature):
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, "big", float("nan")])
 def test_a_scale_that_is_none_is_refused(scale):
-    with pytest.raises(ValueError, match="scale must be a positive number, 'shared', 'per_pixel' or 'predicted'; got"):
+    with pytest.raises(ValueError, match=r"scale must be .*'per_pixel'"):
         DiscretizedLogisticLikelihood((3,), 2, scale=scale)
 
 

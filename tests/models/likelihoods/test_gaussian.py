@@ -33,7 +33,7 @@ def test_only_a_shared_scale_is_a_parameter_of_its_own():
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, "big", float("nan")])
 def test_a_scale_that_is_none_is_refused(scale):
-    with pytest.raises(ValueError, match="scale must be a positive number, 'shared' or 'predicted'; got"):
+    with pytest.raises(ValueError, match=r"scale must be .*'predicted'"):
         GaussianLikelihood((3,), 2, scale=scale)
 
 

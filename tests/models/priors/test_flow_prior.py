@@ -99,9 +99,9 @@ def test_no_feature_is_too_large():
 
 
 def test_dimensions_and_numbers_it_cannot_have_are_refused():
-    with pytest.raises(ValueError, match=r"FlowPrior: latent_dim must be at least 2 .*GaussianMixturePrior.*; got 1\."):
+    with pytest.raises(ValueError, match=r"latent_dim must .*MixturePrior"):
         FlowPrior(1)
-    with pytest.raises(ValueError, match=r"FlowPrior: num_flows must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="num_flows must be at least"):
         FlowPrior(2, num_flows=0)
 
 

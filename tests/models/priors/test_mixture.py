@@ -46,7 +46,7 @@ def test_draws_follow_the_density():
 
 
 def test_no_components_are_refused():
-    with pytest.raises(ValueError, match=r"GaussianMixturePrior: num_components must be at least 1; got 0\."):
+    with pytest.raises(ValueError, match="num_components must be at least"):
         GaussianMixturePrior(4, 0)
 
 

@@ -43,7 +43,7 @@ def test_draws_follow_the_density():
 
 
 def test_an_infinite_variance_is_refused():
-    with pytest.raises(ValueError, match=r"StudentTPrior: df must be above 2, for a finite variance; got 2\.0\."):
+    with pytest.raises(ValueError, match="df must be above 2"):
         StudentTPrior(4, df=2.0)
 
 

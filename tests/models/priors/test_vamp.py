@@ -181,7 +181,7 @@ def test_a_run_folder_gives_the_pair_back_without_its_data(tmp_path):
     assert torch.equal(loaded.model.prior.pseudo_inputs, fitted[0].prior.pseudo_inputs)
     # A model whose prior has another guide than the pair's is not the one that was fitted.
     model, _ = make_pair()
-    with pytest.raises(RunError, match="its parameters are not those of this model and guide"):
+    with pytest.raises(RunError, match="parameters are not those of"):
         load_run(tmp_path, model)
 
 
@@ -194,11 +194,7 @@ def test_a_guide_without_posterior_is_refused_and_told_one_that_has_it():
             return pyro.sample("z", dist.Normal(x, 1.0))
 
     for guide in (Sampler(), lambda x: x):
-        message = (
-            r"VampPrior: the guide must have posterior\(x\), .*; (Sampler|function) has none\. "
-            r"MeanFieldGuide has it, for one\."
-        )
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=r"(Sampler|function) has none"):
             VampPrior(2, guide, torch.rand(9, *X_SHAPE))
 
 
@@ -218,21 +214,19 @@ def test_bounds_that_leave_no_value_are_refused(low, high):
 
 @pytest.mark.parametrize("num_components", [0, 10])
 def test_a_number_of_components_that_data_cannot_start_is_refused(num_components):
-    with pytest.raises(ValueError, match=rf"VampPrior: num_components must be from 1 to 9 .*; got {num_components}"):
+    with pytest.raises(ValueError, match=f"from 1 to 9 .*; got {num_components}"):
         vamp(num_components=num_components)
 
 
 def test_pixels_as_stored_are_refused():
     data = torch.randint(256, (9, *X_SHAPE), dtype=torch.uint8)
-    with pytest.raises(
-        ValueError, match=r"floating point model inputs; got torch\.uint8\..*data\.observe\(data\.train\)"
-    ):
+    with pytest.raises(ValueError, match=r"uint8\..*data\.observe"):
         VampPrior(2, MeanFieldGuide(X_SHAPE, 2), data, 3)
 
 
 def test_another_latent_dim_than_the_guides_is_refused():
     prior = VampPrior(3, MeanFieldGuide(X_SHAPE, 2, (4,)), torch.rand(9, *X_SHAPE), 3)
-    with pytest.raises(ValueError, match=r"VampPrior: latent_dim is 3, and the guide's z has shape \(2,\)"):
+    with pytest.raises(ValueError, match=r"latent_dim is 3, .*shape \(2,\)"):
         prior()
 
 
