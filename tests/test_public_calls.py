@@ -116,6 +116,13 @@ class ForeignGuide(nn.Module):
             pyro.sample("w", dist.Normal(self.encoder(x), 1.0).to_event(1))
 
 
+def narrow_prior(x):
+    """A model of float64 data that runs at float64 latents, and not at the float32 ones of its own prior."""
+    with pyro.plate("rows", len(x)):
+        w = pyro.sample("w", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(w @ torch.eye(2, 4, dtype=torch.float64), 1.0).to_event(1), obs=x)
+
+
 ALONE = {"active_units", "linear_probe"}
 """Calls of a guide without a model."""
 OF_THE_MODEL = {"ais", "bdmc", "reference_posterior"}
@@ -134,6 +141,10 @@ WRONG = {
     "a foreign prior of another dim": (lambda: (Foreign(3, 2), ForeignGuide(2), data()), "w|cannot be run", ALONE),
     "a foreign encoder of other data": (
         lambda: (Foreign(2, 2), ForeignGuide(2, 7), data()), "guide cannot be run", OF_THE_MODEL,
+    ),
+    "a prior of another type": (
+        lambda: (narrow_prior, ForeignGuide(2).double(), data().double()), "the model cannot be run",
+        ALONE | {"log_weights", "latent_statistics"},
     ),
     "more tensors than arguments": (lambda: (*pair(), (data(), data())), "2 positional arguments", set()),
     "whole numbers": (lambda: (*pair(), data().long()), "floating point", set()),

@@ -237,7 +237,7 @@ class _Groups:
         """Run the model with nothing observed, its latent sites drawn or at given values."""
         draws = self._draws
         block = draws.take(drawn.data)
-        with Redrawn():
+        with draws.pair.explained(), Redrawn():
             run = draws.pair.run_alone(
                 draws.model, block, drawn.samples.stop - drawn.samples.start, FixedValues(values)
             )

@@ -107,7 +107,7 @@ class Pair:
         of_these = of_these_data(guide, self._args, model)
         with of_these, probing(self.model, self.guide), pyro.validation_enabled(True):
             self.hides_data, self.bounded = False, frozenset[str]()
-            with self._explained(), FilledMask() as filled:
+            with self.explained(), FilledMask() as filled:
                 traces = self._traces(self._args, inside=True)
             rows = subsamples(traces[1])
             model_trace, guide_trace, _ = map(prune_subsample_sites, traces)
@@ -129,7 +129,7 @@ class Pair:
                 # Whoever uses the weights refuses a NaN, and says at which datum and site.
                 warnings.filterwarnings("ignore", "Encountered NaN", UserWarning)
                 for trace in (model_trace, guide_trace):
-                    with self._explained():
+                    with self.explained():
                         trace.compute_log_prob()
             for site in sites:
                 check_site_shape(site, depth)
@@ -240,7 +240,7 @@ class Pair:
     def _law_moves(self, run: Particles, name: str, others: set[str]) -> bool:
         """Whether the model's law at a site depends on the values of other latent sites."""
         with FixedRows(run.rows):
-            with self._local_params():
+            with self.explained(), self._local_params():
                 prior = poutine.trace(unobserved(self.model)).get_trace(*self._args)
             moved = run.guide_trace.copy()
             for other in others:
@@ -491,8 +491,8 @@ class Pair:
         return FilledMask() if self.hides_data else nullcontext()
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Say in one sentence why a first run of the pair fails: data outside a support, a NaN, or shapes."""
+    def explained(self) -> Iterator[None]:
+        """Say in one sentence why a run of the pair fails: data outside a support, a NaN, or shapes."""
         try:
             yield
         except PairError:
@@ -521,14 +521,20 @@ class Pair:
 
     def _why_it_fails(self, reason: str) -> str:
         """Return in one sentence why model and guide cannot be run together, and where the shapes of a site differ."""
-        drawn, shapes = {}, [tuple(arg.shape) for arg in self._args if isinstance(arg, Tensor)]
-        for where, program in (("guide", self.guide), ("model", self.model)):
+        drawn, failures = {}, {}
+        for where, program in (("model", self.model), ("guide", self.guide)):
             try:
                 with self._local_params(), pyro.validation_enabled(False):
                     trace = poutine.trace(program).get_trace(*self._args)
             except (RuntimeError, ValueError) as error:
-                return f"the {where} cannot be run on data of shape {', '.join(map(str, shapes))}: {told(error)}"
-            drawn[where] = {site["name"]: tuple(site["value"].shape) for site in latent_sites(trace)}
+                failures[where] = told(error)
+            else:
+                drawn[where] = {site["name"]: tuple(site["value"].shape) for site in latent_sites(trace)}
+        if failures:
+            # Alone, the model runs at draws from the prior, and may fail for a reason of its own.
+            where = next((where for where, failure in failures.items() if failure == reason), [*failures][-1])
+            shapes = ", ".join(str(tuple(arg.shape)) for arg in self._args if isinstance(arg, Tensor))
+            return f"the {where} cannot be run on data of shape {shapes}: {failures[where]}"
         for name in drawn["guide"].keys() & drawn["model"].keys():
             of_guide, of_model = drawn["guide"][name], drawn["model"][name]
             if of_guide != of_model:
