@@ -6,7 +6,7 @@ from functools import partial
 import pyro
 import pytest
 import torch
-from fit_programs import REPARAMETERIZED, PairAndData, mean_field
+from fit_programs import REPARAMETERIZED, PairAndData, loss_of, mean_field, state
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.infer import Trace_ELBO
@@ -15,7 +15,8 @@ from torch.optim import SGD, Adam
 
 from pyro_vae import fit
 from pyro_vae.errors import StaleGraphError
-from pyro_vae.fit.steps import watch
+from pyro_vae.fit.steps.auto_step import make_step
+from pyro_vae.fit.steps.watch import Watch
 
 
 class Changing:
@@ -30,6 +31,7 @@ class Changing:
     def __getitem__(self, index: int) -> Tensor:
         if index >= self.batches:
             raise IndexError(index)
+        self.last = index
         if index == self.at:
             self.change()
         return self.x
@@ -56,13 +58,44 @@ class Scaled:
             pyro.sample("extra", dist.Normal(0.0, 1.0), obs=torch.zeros(()))
 
 
-@pytest.fixture
-def often(monkeypatch) -> None:
-    monkeypatch.setattr(watch, "EVERY", 4)
+class Watched:
+    """A pair that is trained a step at a time, and looked at now and then."""
+
+    def __init__(self, pair: PairAndData, every: int, optimizer=Adam, lr: float = 1e-2) -> None:
+        loss, self.beta = loss_of(pair), torch.ones(())
+        self.step = make_step("trace", loss, optimizer(loss.parameters, lr=lr))
+        self.watch = Watch(loss, torch.arange(13), every)
+        self.losses: list[float] = []
+
+    def take(self, rows: Tensor) -> None:
+        self.losses.append(self.step(rows, self.beta).item())
+        self.watch.after(self.step, rows, self.beta)
+
+
+def test_a_change_is_found_at_the_next_look():
+    vae, guide, x = mean_field()
+    pair = Scaled(vae, guide)
+    training = Watched(PairAndData(pair.model, pair.guide, x), every=4)
+    for _ in range(5):
+        training.take(torch.arange(13))
+    pair.weight = 0.9
+    training.take(torch.arange(13))
+    training.take(torch.arange(13))
+    with pytest.raises(StaleGraphError, match="Steps since the last look, at most 4, followed the graph"):
+        training.take(torch.arange(13))
+
+
+def test_fit_looks_every_thousand_steps():
+    vae, guide, x = mean_field()
+    pair = Scaled(vae, guide)
+    data = loader(x, partial(setattr, pair, "weight", 0.9), at=5, batches=1100)
+    with pytest.raises(StaleGraphError, match="at most 1000"):
+        fit(pair.model, pair.guide, data, epochs=1)
+    assert data.dataset.last == 999
 
 
 @pytest.mark.parametrize("level", ["trace", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_python_number_that_changes_is_found(level, often):
+def test_a_python_number_that_changes_is_found(level):
     vae, guide, x = mean_field()
     pair = Scaled(vae, guide)
     data = loader(x, partial(setattr, pair, "weight", 0.9), at=5)
@@ -80,7 +113,7 @@ def test_a_python_number_that_changes_is_found(level, often):
     assert now / frozen == pytest.approx(0.9, rel=1e-4)
 
 
-def test_a_site_that_comes_up_is_named(often):
+def test_a_site_that_comes_up_is_named():
     vae, guide, x = mean_field()
     pair = Scaled(vae, guide)
     data = loader(x, partial(setattr, pair, "grown", True), at=5)
@@ -98,7 +131,7 @@ def test_a_short_run_is_looked_at_when_it_ends():
         fit(pair.model, pair.guide, loader(x, partial(setattr, pair, "weight", 0.9), at=5), epochs=1)
 
 
-def test_eager_steps_may_follow_a_program_that_changes(often):
+def test_eager_steps_may_follow_a_program_that_changes():
     vae, guide, x = mean_field()
     pair = Scaled(vae, guide)
     data = loader(x, partial(setattr, pair, "weight", 0.9), at=5)
@@ -136,22 +169,24 @@ def test_an_objective_that_froze_its_schedule_is_found_at_the_next_epoch():
 
 
 @pytest.mark.parametrize("program", REPARAMETERIZED)
-def test_looking_changes_nothing(program, monkeypatch):
+def test_looking_changes_nothing(program):
     ends = []
     for every in (1, 10**6):
-        monkeypatch.setattr(watch, "EVERY", every)
         pyro.clear_param_store()
         torch.manual_seed(0)
         pair: PairAndData = REPARAMETERIZED[program]()
-        run = fit(*pair, epochs=2, batch_size=13, optimizer=partial(Adam, lr=1e-2))
-        assert run.compiled == "trace"
-        ends.append([row["train_bound_nats"] for row in run.history])
-    assert ends[0] == ends[1]
+        training = Watched(pair, every)
+        for start in (0, 13, 26) * 2:
+            training.take(torch.arange(start, start + 13))
+        assert training.step.level == "trace"
+        ends.append((training.losses, state(pair)))
+    (looked, with_looks), (alone, without) = ends
+    assert looked == alone
+    assert all(torch.equal(a, b) for a, b in zip(with_looks, without, strict=True))
 
 
-def test_a_loss_near_zero_is_no_cause_for_alarm(monkeypatch):
+def test_a_loss_near_zero_is_no_cause_for_alarm():
     """A bound of 0 has no relative precision: here it crosses zero again and again, looked at each time."""
-    monkeypatch.setattr(watch, "EVERY", 1)
     torch.manual_seed(0)
     x = 0.2420 * torch.randn(64, 6)
 
@@ -165,6 +200,10 @@ def test_a_loss_near_zero_is_no_cause_for_alarm(monkeypatch):
         with pyro.plate("data", len(rows)):
             pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0))
 
-    run = fit(model, guide, x, epochs=40, batch_size=16, optimizer=partial(SGD, lr=1e-4))
-    assert run.compiled == "trace"
-    assert abs(run.history[-1]["train_bound_nats"]) < 1.0
+    training = Watched(PairAndData(model, guide, x), every=1, optimizer=SGD, lr=1e-4)
+    for _ in range(40):
+        for rows in torch.randperm(64).split(16):
+            training.take(rows)
+    assert training.step.level == "trace"
+    assert min(training.losses) < 0 < max(training.losses)
+    assert abs(sum(training.losses[-4:])) / 64 < 1.0
