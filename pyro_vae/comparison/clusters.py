@@ -7,23 +7,16 @@ from pyro_vae.comparison.results import write_error
 from pyro_vae.comparison.task import Outcome, Task, Worker
 from pyro_vae.errors import ClusterError
 
-CONNECT_SECONDS = 15.0
-"""Within which a scheduler and its first worker must answer."""
-
 RAY_RETRIES = 3
 """How often Ray begins a cell again whose worker died. Dask's scheduler has a number of its own, 3 by default."""
 
 
 def on_dask(
-    tasks: Sequence[Task], worker: Worker, scheduler: str | None, connect_seconds: float = CONNECT_SECONDS
+    tasks: Sequence[Task], worker: Worker, scheduler: str | None, connect_seconds: float = 15.0
 ) -> Iterator[Outcome]:
     """Run tasks on the workers of a Dask scheduler, and yield each as it ends.
 
-    Args:
-        tasks: to run.
-        worker: runs one.
-        scheduler: its address.
-        connect_seconds: within which the scheduler and its first worker must answer.
+    Within ``connect_seconds`` the scheduler and its first worker must answer.
 
     Raises:
         ClusterError: there is no Dask, no scheduler or no worker, workers run several tasks in one process, or the

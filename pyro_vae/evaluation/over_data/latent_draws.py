@@ -31,8 +31,7 @@ class LatentDraws(PairRows):
 
     Args: as for :class:`pyro_vae.evaluation.over_data.rows.Rows`, and
         num_samples: samples for each datum.
-        most_rows: samples times data of a run; None takes those of
-            :class:`pyro_vae.evaluation.over_data.run_sizes.RunSizes`.
+        most_rows: samples times data of a run; None takes the current ``RunSizes.rows``.
 
     Raises:
         ValueError: ``num_samples`` is below 1, x is no tensor, empty or not finite, or the batch plate subsamples.

@@ -31,7 +31,7 @@ def rows_a_call(outputs: int, most: int | None = None) -> int:
 
     Args:
         outputs: numbers that the decoder returns for a row.
-        most: the most rows; None takes those of :class:`pyro_vae.evaluation.over_data.run_sizes.RunSizes`.
+        most: the most rows; None takes the current ``RunSizes.rows``.
     """
     sizes = current_sizes()
     return min(sizes.rows if most is None else most, max(1, sizes.values // max(1, outputs)))
