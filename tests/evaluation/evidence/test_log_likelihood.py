@@ -47,11 +47,12 @@ def test_the_evidence_within_its_own_errors(make_linear_gaussian):
 
 @pytest.mark.parametrize("n", [1, 2, 9])
 @pytest.mark.parametrize("num_samples", [1, 7, 60, 101])
-def test_an_exact_guide_gives_a_datum_the_same_value_in_any_company(linear_gaussian, n, num_samples):
+@pytest.mark.parametrize("calls", [1, 64])
+def test_an_exact_guide_gives_a_datum_the_same_value_in_any_company(linear_gaussian, n, num_samples, calls):
     """Blocks of many shapes: several data a call, several calls a datum, a ragged last block and chunk."""
     case = linear_gaussian
     x = case.data(9)
-    with run_sizes(rows=20, head=20):
+    with run_sizes(rows=20, head=20, calls=calls):
         found = log_likelihood(case.model, case.exact_guide, x[:n], num_samples)
     assert found.per_datum.dtype == torch.float64
     assert_close(found.per_datum, case.evidence(x)[:n], **EXACT)
