@@ -28,9 +28,9 @@ class RunSizes:
     datum."""
 
 
-DEFAULTS = RunSizes()
+DEFAULT_SIZES = RunSizes()
 
-_current: ContextVar[RunSizes] = ContextVar("run_sizes", default=DEFAULTS)
+_current: ContextVar[RunSizes] = ContextVar("run_sizes", default=DEFAULT_SIZES)
 
 
 def current_sizes() -> RunSizes:
