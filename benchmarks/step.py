@@ -99,13 +99,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, nargs="+", choices=HIDDEN_DIMS, default=list(HIDDEN_DIMS))
     others = [name for name in SIDES if name != REFERENCE]
     parser.add_argument("--sides", nargs="+", choices=others, default=others, help="beside raw")
+    parser.add_argument("--num-data", type=int, default=NUM_DATA, help="images that the batches are drawn from")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.4, help="of the raw side in a round")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
     args = parser.parse_args(arguments)
 
     torch.manual_seed(0)
-    pixels = torch.randint(0, 2, (NUM_DATA, X_DIM), dtype=torch.uint8).float()
+    pixels = torch.randint(0, 2, (args.num_data, X_DIM), dtype=torch.uint8).float()
     found = {}
     for batch_size in args.batch:
         found[batch_size] = measure(pixels, batch_size, args.rounds, args.seconds, args.sides)

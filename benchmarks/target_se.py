@@ -55,13 +55,13 @@ def trained(guide: str, latent_dim: int, epochs: int) -> tuple[Pair, Tensor]:
     return pair, data.test
 
 
-def fixed(pair: Pair, x: Tensor, sizes: Sequence[int], seed: int) -> Tensor:
+def fixed(pair: Pair, x: Tensor, sizes: Sequence[int], seed: int, rows: int = ROWS) -> Tensor:
     """Return log p^(x) from the first K of one stream of samples, for each K of ``sizes``, ``(len(sizes), N)``."""
     torch.manual_seed(seed)
     total, drawn, found = torch.full((len(x),), -math.inf, dtype=torch.float64), 0, []
     for size in sizes:
         while drawn < size:
-            count = min(max(1, ROWS // len(x)), size - drawn)
+            count = min(max(1, rows // len(x)), size - drawn)
             with torch.no_grad():
                 weights = pyro_vae.log_weights(*pair, x, count).double()
             total, drawn = torch.logaddexp(total, weights.logsumexp(0)), drawn + count

@@ -12,7 +12,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_likelihood, log_weights
-from pyro_vae.evaluation.over_data import rows, stream
+from pyro_vae.evaluation.over_data.run_sizes import run_sizes
 
 EXACT = {"rtol": 1e-8, "atol": 1e-8}
 
@@ -429,14 +429,12 @@ def test_a_sequence_does_not_feel_the_others(songs):
         assert_close(found[0, 0], together[0, n], **EXACT)
 
 
-def test_the_deep_markov_model_in_log_likelihood(songs, monkeypatch):
+def test_the_deep_markov_model_in_log_likelihood(songs):
     """In blocks of two sequences, with all tensor arguments cut alike, the average is that of log_weights."""
-    monkeypatch.setattr(rows, "ROWS", 60)
-    monkeypatch.setattr(stream, "HEAD", 60)
-    monkeypatch.setattr(stream, "CALLS", 1)
     dmm = DMM()
     args = mini_batch(songs, LENGTHS, packed=False)
-    found = log_likelihood(dmm.model, dmm.guide, args, num_samples=30, seed=3)
+    with run_sizes(rows=60, head=60, calls=1):
+        found = log_likelihood(dmm.model, dmm.guide, args, num_samples=30, seed=3)
     torch.manual_seed(3)
     halves = [tuple(arg[rows] for arg in args) for rows in (slice(0, 2), slice(2, 4))]
     weights = torch.cat([log_weights(dmm.model, dmm.guide, half, 30) for half in halves], dim=1)

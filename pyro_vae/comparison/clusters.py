@@ -7,15 +7,16 @@ from pyro_vae.comparison.results import write_error
 from pyro_vae.comparison.task import Outcome, Task, Worker
 from pyro_vae.errors import ClusterError
 
-CONNECT_SECONDS = 15.0
-"""Within which a scheduler and its first worker must answer."""
-
 RAY_RETRIES = 3
 """How often Ray begins a cell again whose worker died. Dask's scheduler has a number of its own, 3 by default."""
 
 
-def on_dask(tasks: Sequence[Task], worker: Worker, scheduler: str | None) -> Iterator[Outcome]:
+def on_dask(
+    tasks: Sequence[Task], worker: Worker, scheduler: str | None, connect_seconds: float = 15.0
+) -> Iterator[Outcome]:
     """Run tasks on the workers of a Dask scheduler, and yield each as it ends.
+
+    Within ``connect_seconds`` the scheduler and its first worker must answer.
 
     Raises:
         ClusterError: there is no Dask, no scheduler or no worker, workers run several tasks in one process, or the
@@ -26,14 +27,14 @@ def on_dask(tasks: Sequence[Task], worker: Worker, scheduler: str | None) -> Ite
     except ImportError as error:
         raise ClusterError("backend 'dask' needs the package distributed: pip install 'pyro-vae[dask]'.") from error
     try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS)
+        client = Client(scheduler, timeout=connect_seconds)
     except (OSError, ValueError) as error:
         raise ClusterError(
-            f"no Dask scheduler answers at {scheduler}; waited {CONNECT_SECONDS:.0f} s. Start one with `dask "
+            f"no Dask scheduler answers at {scheduler}; waited {connect_seconds:.0f} s. Start one with `dask "
             f"scheduler`, and give the address that it prints."
         ) from error
     with client:
-        _check_workers(client, scheduler)
+        _check_workers(client, scheduler, connect_seconds)
         num_left, suspects = len(tasks), []
         try:
             for task, outcome, deaths in _as_they_end(client, worker, tasks):
@@ -75,13 +76,13 @@ def _as_they_end(client: Any, worker: Worker, tasks: Sequence[Task]) -> Iterator
             client.cancel(list(futures))
 
 
-def _check_workers(client: Any, scheduler: str | None) -> None:
+def _check_workers(client: Any, scheduler: str | None, connect_seconds: float) -> None:
     try:
         # An adaptive cluster starts workers only where there is something to do.
-        client.submit(int, pure=False).result(timeout=CONNECT_SECONDS)
+        client.submit(int, pure=False).result(timeout=connect_seconds)
     except TimeoutError as error:
         raise ClusterError(
-            f"the Dask scheduler at {scheduler} has no workers; waited {CONNECT_SECONDS:.0f} s. Start some with `dask "
+            f"the Dask scheduler at {scheduler} has no workers; waited {connect_seconds:.0f} s. Start some with `dask "
             f"worker --nthreads 1 {scheduler}`."
         ) from error
     workers = client.scheduler_info(n_workers=-1)["workers"]

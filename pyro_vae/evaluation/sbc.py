@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError
 from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
-from pyro_vae.evaluation.over_data.rows import ROWS, Rows
+from pyro_vae.evaluation.over_data.rows import Rows
+from pyro_vae.evaluation.over_data.run_sizes import current_sizes
 from pyro_vae.evaluation.result import Result
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.precision import MOST_ROUNDING, UNRESOLVED
@@ -165,7 +166,7 @@ def sbc(
     check_count("sbc", "num_draws", num_draws, 1, why)
     rows = Rows("sbc", x, model, guide, plate, progress)
     rows.refuse_whole("it draws data of its own")
-    width = min(num_data, max(2, ROWS // num_draws))
+    width = min(num_data, max(2, current_sizes().rows // num_draws))
     with rows.at_rest(seed), rows.bar(num_data, " data") as bar:
         template = rows.take(torch.arange(width) % rows.size)
         joint = Joint("sbc", model, template, plate)

@@ -19,12 +19,14 @@ from pyro_vae.models import VAE
 NEEDS = {"numpyro": ("numpyro_jit", "numpyro_scan"), "pythae": ("pythae", "pythae_same_batches")}
 """What sides of a step need beside the project's own dependencies."""
 
+SMALL = ("--num-data", "40", "--rounds", "1", "--seconds", "0.001", "--batch", "20")
+"""A step that is measured in a moment."""
+
 
 def test_step_prints_the_ratios_of_each_batch_size(capsys, monkeypatch):
-    monkeypatch.setattr(step, "NUM_DATA", 40)
     # No need to wait for a compiler.
     monkeypatch.setitem(step.SIDES, "inductor", step.SIDES["trace"])
-    step.main(["--json", "--rounds", "1", "--seconds", "0.001", "--batch", "20"])
+    step.main(["--json", *SMALL])
     out, err = capsys.readouterr()
     found = json.loads(out)
     assert found.keys() == {"20"}
@@ -37,9 +39,8 @@ def test_step_prints_the_ratios_of_each_batch_size(capsys, monkeypatch):
 
 
 def test_step_leaves_out_a_side_whose_library_is_missing_and_says_so(capsys, monkeypatch):
-    monkeypatch.setattr(step, "NUM_DATA", 40)
     monkeypatch.setitem(step.SIDES, "numpyro_scan", lambda *_: import_module("not_installed"))
-    step.main(["--json", "--rounds", "1", "--seconds", "0.001", "--batch", "20", "--sides", "trace", "numpyro_scan"])
+    step.main(["--json", *SMALL, "--sides", "trace", "numpyro_scan"])
     out, err = capsys.readouterr()
     assert json.loads(out)["20"].keys() == {"raw_ms", "trace"}
     assert err == (
@@ -48,10 +49,9 @@ def test_step_leaves_out_a_side_whose_library_is_missing_and_says_so(capsys, mon
 
 
 def test_step_does_not_take_a_missing_file_of_its_own_for_a_library(monkeypatch):
-    monkeypatch.setattr(step, "NUM_DATA", 40)
     monkeypatch.setitem(step.SIDES, "numpyro_scan", Opponent("no_such_file", "side"))
     with pytest.raises(ModuleNotFoundError, match="no_such_file"):
-        step.main(["--rounds", "1", "--seconds", "0.001", "--batch", "20", "--sides", "numpyro_scan"])
+        step.main([*SMALL, "--sides", "numpyro_scan"])
 
 
 def test_guides_prints_the_ratios_of_each_guide(capsys, measure_once):

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from tiny_grids import COMMON, events, numbers, start
 
-from pyro_vae.comparison import Comparison, Grid, clusters, compare
+from pyro_vae.comparison import Comparison, Grid, compare
 from pyro_vae.comparison.clusters import on_dask, on_ray
 from pyro_vae.comparison.task import Task
 from pyro_vae.errors import ClusterError
@@ -134,12 +134,12 @@ def test_a_scheduler_that_goes_away_is_named_with_what_is_left(cluster, tmp_path
         list(outcomes)
 
 
-def test_a_scheduler_without_workers_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 8.0)
+def test_a_scheduler_without_workers_is_named(tmp_path):
     alone = Cluster(tmp_path, workers=0)
+    tasks = [Task(cell, tmp_path) for cell in Grid.of(GRID).cells]
     try:
-        with pytest.raises(ClusterError, match="has no workers"):
-            list(on_dask([Task(cell, tmp_path) for cell in Grid.of(GRID).cells], str, alone.address))
+        with pytest.raises(ClusterError, match="has no workers; waited 8 s"):
+            list(on_dask(tasks, str, alone.address, connect_seconds=8.0))
     finally:
         alone.close()
 
@@ -166,11 +166,10 @@ def test_workers_with_several_threads_are_refused(tmp_path):
     assert events(tmp_path / "out") == []
 
 
-def test_a_scheduler_that_does_not_answer_is_named_with_the_time_it_had(tmp_path, monkeypatch):
-    monkeypatch.setattr(clusters, "CONNECT_SECONDS", 1.0)
+def test_a_scheduler_that_does_not_answer_is_named_with_the_time_it_had(tmp_path):
     address = f"tcp://127.0.0.1:{free_port()}"
-    with pytest.raises(ClusterError, match=rf"no Dask .*{address}"):
-        compare(GRID, tmp_path, backend="dask", scheduler=address)
+    with pytest.raises(ClusterError, match=rf"{address}; waited 1 s"):
+        list(on_dask([Task(cell, tmp_path) for cell in Grid.of(GRID).cells], str, address, connect_seconds=1.0))
 
 
 @pytest.mark.parametrize(

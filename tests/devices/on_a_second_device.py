@@ -9,7 +9,7 @@ import pyro
 import pytest
 import second_device
 import torch
-from every_part import TOGETHER, Parts, made
+from every_part import PLAIN, TOGETHER, Parts, made
 from second_device import NAME, Conversions, MixedDevicesError, Reads
 from torch import Tensor, nn
 from torch.optim import Adam
@@ -17,7 +17,6 @@ from torch.testing import assert_close
 
 import pyro_vae
 from pyro_vae import evaluation, fit
-from pyro_vae.fit import training
 from pyro_vae.parts import make_objective, make_pair, parse_part
 
 second_device.register()
@@ -91,21 +90,27 @@ def test_a_resumed_run_is_bit_identical(tmp_path):
 
 
 @pytest.mark.parametrize("parts", TOGETHER, ids=lambda parts: parse_part("guide", parts.guide)[0])
-def test_nothing_is_read_from_a_step(parts, monkeypatch):
-    """In an epoch of 24 steps, four times more than in one of 8: losses, which are read four at once here."""
-    monkeypatch.setattr(training, "LOSSES_TOGETHER", 4)
-    counts = []
-    for times in (1, 3):
-        x, model, guide = made(parts)
-        # Pyro's own objectives read the loss at each step.
-        objective = make_objective("iwae(num_particles=2)")
-        before = Reads.values + Reads.copies
-        fit(model, guide, x.repeat(times, 1, 1, 1), objective=objective, epochs=1, batch_size=5, compile="off",
-            device=NAME)  # fmt: skip
-        counts.append(Reads.values + Reads.copies - before)
+def test_nothing_is_read_from_a_step(parts):
+    """In an epoch of 24 steps as much as in one of 8: their losses are read at once, when it ends."""
     # This guide asks of each batch whether it was made with these data.
     questions = 24 - 8 if parts.guide == "local" else 0
-    assert counts[1] - counts[0] == 4 + questions, counts
+    assert reads_of_an_epoch(parts, 3) - reads_of_an_epoch(parts, 1) == questions
+
+
+def test_the_losses_of_fifty_steps_are_read_at_once():
+    """In an epoch of 56 steps once more than in one of 8."""
+    assert reads_of_an_epoch(PLAIN, 7) - reads_of_an_epoch(PLAIN, 1) == 1
+
+
+def reads_of_an_epoch(parts: Parts, times: int) -> int:
+    """How often something is read from the device in ``fit``, with an epoch of 8 steps so many times."""
+    x, model, guide = made(parts)
+    # Pyro's own objectives read the loss at each step.
+    objective = make_objective("iwae(num_particles=2)")
+    before = Reads.values + Reads.copies
+    fit(model, guide, x.repeat(times, 1, 1, 1), objective=objective, epochs=1, batch_size=5, compile="off",
+        device=NAME)  # fmt: skip
+    return Reads.values + Reads.copies - before
 
 
 def sharpness_of_reconstructions(device: torch.device) -> Tensor:

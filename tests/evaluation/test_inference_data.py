@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from pyro_vae.errors import PairError
 from pyro_vae.evaluation import to_inference_data
-from pyro_vae.evaluation.over_data import rows
+from pyro_vae.evaluation.over_data.run_sizes import run_sizes
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
@@ -75,12 +75,12 @@ def test_groups_dims_and_coordinates(linear_gaussian):
     assert found["posterior"].attrs["inference_library"] == "pyro-vae"
 
 
-def test_numbers_are_those_of_the_densities_at_the_draws(linear_gaussian, monkeypatch):
+def test_numbers_are_those_of_the_densities_at_the_draws(linear_gaussian):
     """Log-likelihood and log-weight of each draw, and the k-hat of each datum, worked out from the posterior group."""
-    monkeypatch.setattr(rows, "ROWS", 90)
     case = linear_gaussian
     x = case.data(5)
-    found = to_inference_data(case.model, case.inexact_guide, x, num_samples=100, num_chains=2, seed=0)
+    with run_sizes(rows=90):
+        found = to_inference_data(case.model, case.inexact_guide, x, num_samples=100, num_chains=2, seed=0)
     z = tensor(found["posterior"], "z")
     log_likelihood = dist.Normal(z @ case.model.loadings.T + case.model.bias, 0.6).to_event(1).log_prob(x)
     log_prior = dist.Normal(torch.zeros(3).double(), 1.0).to_event(1).log_prob(z)

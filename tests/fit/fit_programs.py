@@ -7,10 +7,13 @@ import pyro
 import torch
 from pyro import distributions as dist
 from pyro import poutine
+from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae.fit.parameters import Parameters
+from pyro_vae.fit.steps.gradients import BatchLoss
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
@@ -221,6 +224,14 @@ def state(pair: PairAndData) -> list[Tensor]:
     owned = [t.detach().clone() for m in modules_of(pair.model, pair.guide) for t in m.state_dict().values()]
     store = pyro.get_param_store()
     return owned + [store[name].detach().clone() for name in sorted(store.keys())]
+
+
+def loss_of(pair: PairAndData) -> BatchLoss:
+    """The loss that ``fit`` descends, of batches that are the numbers of their rows."""
+    parameters = Parameters.of(*pair).trainable
+    return BatchLoss(
+        pair.model, pair.guide, Trace_ELBO(), lambda rows: pair.x[rows], parameters, modules_of(pair.model, pair.guide)
+    )
 
 
 def lines(caplog) -> list[str]:

@@ -17,6 +17,7 @@ from pyro_vae import (
     to_inference_data,
 )
 from pyro_vae.errors import SupportError
+from pyro_vae.evaluation.over_data.run_sizes import run_sizes
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
@@ -46,15 +47,11 @@ def test_grey_pixels_get_the_two_ways_out():
         check_support(VAE((1, 2, 2), 2, ()), x, x[:3])
 
 
-def test_grey_pixels_beyond_the_first_block_are_not_averaged_in(monkeypatch):
+def test_grey_pixels_beyond_the_first_block_are_not_averaged_in():
     """Pyro's validation sees the head only; behind it validation is off for speed."""
-    from pyro_vae.evaluation.over_data import rows, stream
-
-    monkeypatch.setattr(rows, "ROWS", 10)
-    monkeypatch.setattr(stream, "HEAD", 10)
     x = binary(40)
     x[33] = 0.5
-    with pytest.raises(SupportError, match="grey pixels"):
+    with pytest.raises(SupportError, match="grey pixels"), run_sizes(rows=10, head=10):
         log_likelihood(VAE((1, 2, 2), 2, ()), MeanFieldGuide((1, 2, 2), 2, ()), x, 5)
 
 

@@ -17,7 +17,8 @@ from pyro_vae.evaluation.annealing.chains import Annealed, Annealing
 from pyro_vae.evaluation.annealing.density_path import Path
 from pyro_vae.evaluation.annealing.hmc import At
 from pyro_vae.evaluation.annealing.pieces import Piece, Record, fingerprint, pieces_of
-from pyro_vae.evaluation.over_data.rows import HEAD, Rows, rows_a_call
+from pyro_vae.evaluation.over_data.rows import Rows, rows_a_call
+from pyro_vae.evaluation.over_data.run_sizes import current_sizes
 from pyro_vae.graphs.capture import unlike
 from pyro_vae.graphs.levels import TermDraws, check_level
 from pyro_vae.programs.modules import in_mode
@@ -223,7 +224,7 @@ class Annealer:
 
     def _head(self) -> tuple[Any, ...]:
         """Return the first data, or all of them for programs that take no other number."""
-        return self._block(0, self._rows.block_of(HEAD))
+        return self._block(0, self._rows.block_of(current_sizes().head))
 
     def _block(self, start: int, width: int) -> tuple[Any, ...]:
         """Return the arguments with ``width`` data from ``start`` on, on the parameters' device."""

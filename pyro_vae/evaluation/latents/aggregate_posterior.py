@@ -2,6 +2,7 @@ r"""The aggregate posterior q(z) = 1/N sum_n q(z | x_n) of N data: the finite mi
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,18 +16,6 @@ from pyro_vae.programs.modules import local_params
 from pyro_vae.programs.particles import Particles, Site, samples
 from pyro_vae.runtime.wording import in_one_line
 
-COMPONENTS = 256
-"""Posteriors that a block of the mixture holds."""
-
-LATENTS = 2_000_000
-"""Numbers of z scored at once: draws times posteriors times units."""
-
-PAIRS = 250_000
-"""Draws times Gaussian posteriors at once, 2 MB of densities."""
-
-ROWS = 20_000
-"""Rows of a guide that is run again at other values, whose networks are wider than z."""
-
 PRECISION = 1e-8
 """Nats that a Gaussian's exponent, expanded for a matrix product, may lose to cancellation."""
 
@@ -38,11 +27,30 @@ Score = Callable[[Values], Tensor]
 """From values ``(draws, *rest)`` of each site to log q(z | x) ``(draws, components)``."""
 
 
+@dataclass(frozen=True)
+class MixtureBlocks:
+    """How much of the mixture is held at once."""
+
+    components: int = 256
+    """Posteriors that a block of the mixture holds."""
+    latents: int = 2_000_000
+    """Numbers of z scored at once: draws times posteriors times units."""
+    pairs: int = 250_000
+    """Draws times Gaussian posteriors at once, 2 MB of densities."""
+    rows: int = 20_000
+    """Rows of a guide that is run again at other values, whose networks are wider than z."""
+
+
+BLOCKS = MixtureBlocks()
+
+
 class ForeignDensityError(ValueError):
     """The guide cannot score a z that it did not draw; the message says why."""
 
 
-def log_aggregate(draws: LatentDraws, values: Values, members: Tensor, there: Tensor | None = None) -> Tensor:
+def log_aggregate(
+    draws: LatentDraws, values: Values, members: Tensor, there: Tensor | None = None, blocks: MixtureBlocks = BLOCKS
+) -> Tensor:
     r"""Return log q(z) of every draw, ``(num_samples, N)``, in float64.
 
     .. math:: \log q(z) = \log \sum_{m \in M} q(z | x_m) - \log |M|
@@ -56,6 +64,7 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor, there: Te
         members: which data are in M, ``(N,)``.
         there: which elements of z are not masked, ``(N, units)``; None where none is masked. All of M must have the
             same mask.
+        blocks: how much is held at once.
 
     Raises:
         ForeignDensityError: the guide has variables of its own beside z, gives another density when it is run again,
@@ -70,11 +79,11 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor, there: Te
     count = len(next(iter(flat.values())))
     total = torch.full((count,), -torch.inf, dtype=torch.float64)
     with draws.at_rest(), draws.bar(draws.size, " posteriors") as bar:
-        width = draws.block_of(COMPONENTS)
+        width = draws.block_of(blocks.components)
         for start in range(0, draws.size, width):
             stop = min(start + width, draws.size)
             chosen = members[start:stop]
-            score, pairs = _scorer(draws, draws.take(slice(start, stop)), flat, there is not None)
+            score, pairs = _scorer(draws, draws.take(slice(start, stop)), flat, there is not None, blocks)
             step = max(1, pairs // (stop - start))
             for first in range(0, count if chosen.any() else 0, step):
                 rows = slice(first, first + step)
@@ -89,7 +98,9 @@ def log_aggregate(draws: LatentDraws, values: Values, members: Tensor, there: Te
     return (total - members.sum().double().log()).unflatten(0, next(iter(values.values())).shape[:2])
 
 
-def _scorer(draws: LatentDraws, block: tuple[Any, ...], values: Values, masked: bool) -> tuple[Score, int]:
+def _scorer(
+    draws: LatentDraws, block: tuple[Any, ...], values: Values, masked: bool, blocks: MixtureBlocks
+) -> tuple[Score, int]:
     """Return a function that scores values under the posteriors of a block, and how many pairs of the two it takes."""
     with local_params(draws.model, draws.guide):
         trace = poutine.trace(draws.guide).get_trace(*block)
@@ -98,17 +109,17 @@ def _scorer(draws: LatentDraws, block: tuple[Any, ...], values: Values, masked: 
     if masked or len(latent) > 1 or latent[0]["fn"].batch_shape != (size,):
         if not draws.pair.guide_repeats:
             raise ForeignDensityError("the guide, run again at the values it drew, gives them another density")
-        return lambda chosen: _rerun(draws, block, latent, chosen), ROWS
+        return lambda chosen: _rerun(draws, block, latent, chosen), blocks.rows
     name, fn = latent[0]["name"], latent[0]["fn"]
     if _separates(fn, values[name]):
         gaussian = _gaussian(fn.base_dist)
-        return lambda chosen: gaussian(chosen[name]), PAIRS
+        return lambda chosen: gaussian(chosen[name]), blocks.pairs
 
     def direct(chosen: Values) -> Tensor:
         value = chosen[name].to(latent[0]["value"].device)
         return fn.log_prob(value.unsqueeze(1).expand(-1, size, *fn.event_shape))
 
-    return direct, LATENTS // max(1, fn.event_shape.numel())
+    return direct, blocks.latents // max(1, fn.event_shape.numel())
 
 
 def _latent_sites(trace: poutine.Trace) -> list[Site]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
 from pyro_vae.evaluation.over_data.pair_rows import PairRows
-from pyro_vae.evaluation.over_data.rows import HEAD
+from pyro_vae.evaluation.over_data.run_sizes import current_sizes
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.particles import Particles
@@ -39,9 +39,10 @@ class FrozenPair(PairRows):
         super().__init__(who, x, model, guide, plate)
         self.refuse_whole("its maps are fitted to some data at a time")
         # Never as many data as there are, as a plate of a fixed size has.
-        width = HEAD if self.size != HEAD else HEAD + 1
+        most = current_sizes().head
+        width = most if self.size != most else most + 1
         with in_mode(self.modules, training=False):
-            head = torch.arange(min(self.size, HEAD))
+            head = torch.arange(min(self.size, most))
             joint, head = self.first_finite(lambda args: Joint(who, model, args, plate), head, width)
             self._draws, seen = self.first_finite(
                 lambda args: GuideDraws(joint, model, guide, args, plate), head.unique(), width

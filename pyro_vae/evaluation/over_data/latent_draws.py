@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.evaluation.over_data.pair_rows import PairRows
-from pyro_vae.evaluation.over_data.rows import HEAD, rows_a_call
+from pyro_vae.evaluation.over_data.rows import rows_a_call
+from pyro_vae.evaluation.over_data.run_sizes import current_sizes
 from pyro_vae.programs.modules import in_mode
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import Particles, Site
@@ -30,7 +31,7 @@ class LatentDraws(PairRows):
 
     Args: as for :class:`pyro_vae.evaluation.over_data.rows.Rows`, and
         num_samples: samples for each datum.
-        most_rows: samples times data of a run; None takes :data:`pyro_vae.evaluation.over_data.rows.ROWS`.
+        most_rows: samples times data of a run; None takes the current ``RunSizes.rows``.
 
     Raises:
         ValueError: ``num_samples`` is below 1, x is no tensor, empty or not finite, or the batch plate subsamples.
@@ -46,7 +47,7 @@ class LatentDraws(PairRows):
         super().__init__(who, x, model, guide, plate, progress)
         self.num_samples, self._most_rows = num_samples, most_rows
         with in_mode(self.modules, training=False):
-            head = torch.arange(self.block_of(HEAD))
+            head = torch.arange(self.block_of(current_sizes().head))
             self.learn(*self.first_finite(lambda args: Pair(model, guide, args, plate), head))
             self.check_masks(self.pair)
         if self.pair.subsamples:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from pyro_vae.errors import PairError
 from pyro_vae.evaluation.over_data.few import Cut, FewData, numbers_tried
+from pyro_vae.evaluation.over_data.run_sizes import current_sizes
 from pyro_vae.programs.joint import Joint
 from pyro_vae.programs.missing import all_finite, check_finite_rows, check_not_empty
 from pyro_vae.programs.modules import data_args, in_mode, modules_of, num_rows, take_rows
@@ -21,20 +22,6 @@ from pyro_vae.runtime.memory import keep_freed_memory
 from pyro_vae.runtime.progress import progress_bar
 from pyro_vae.runtime.random_state import seeded
 
-ROWS = 1280
-"""Rows a decoder call: enough for the matmuls' pace, few enough that outputs (4 MB of 784 pixels) stay in cache.
-
-As a graph and compiled, any number from 640 to 5000 was as fast within noise."""
-
-VALUES = 8_000_000
-"""Decoder outputs a call (32 MB), where a datum has many: fewer rows then."""
-
-HEAD = 127
-"""Data in a first run of the programs, from which their sites, masks and roundings are learned.
-
-It is no usual batch size: a plate of a fixed size, or a subsample, of as many data would look like a plate over these
-data."""
-
 FAR = 2
 """Data with a number this many times larger than any of the first data may have larger roundings than these."""
 
@@ -44,9 +31,10 @@ def rows_a_call(outputs: int, most: int | None = None) -> int:
 
     Args:
         outputs: numbers that the decoder returns for a row.
-        most: the most rows; None takes :data:`ROWS`.
+        most: the most rows; None takes the current ``RunSizes.rows``.
     """
-    return min(ROWS if most is None else most, max(1, VALUES // max(1, outputs)))
+    sizes = current_sizes()
+    return min(sizes.rows if most is None else most, max(1, sizes.values // max(1, outputs)))
 
 
 class Rows:
@@ -164,7 +152,7 @@ class Rows:
 
     def _blocks(self, which: Tensor) -> Iterator[Tensor]:
         """Give some of the data in blocks of one size, as a program may need; the first ones fill up the last block."""
-        width = self.block_of(HEAD)
+        width = self.block_of(current_sizes().head)
         for start in range(0, len(which), width):
             yield which[torch.arange(start, start + width) % len(which)]
 
@@ -176,11 +164,11 @@ class Rows:
         Args:
             seen: the data that a pair or a joint density was made with.
         """
-        sizes = torch.zeros(self.size, dtype=torch.float64)
+        sizes, width = torch.zeros(self.size, dtype=torch.float64), current_sizes().head
         for arg, each in zip(self.args, self.per_datum, strict=True):
             if each and isinstance(arg, Tensor) and arg.dtype != torch.bool and arg.numel():
-                for start in range(0, self.size, HEAD):
-                    rows = slice(start, start + HEAD)
+                for start in range(0, self.size, width):
+                    rows = slice(start, start + width)
                     largest = arg[rows].detach().reshape(len(arg[rows]), -1).abs().nan_to_num(0.0, 0.0, 0.0).amax(1)
                     sizes[rows] = torch.maximum(sizes[rows], largest.double().cpu())
         if self.why_whole is None:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from pyro_vae.errors import NonFiniteError, OutOfMemoryError
 from pyro_vae.evaluation.over_data.pair_rows import PairRows
-from pyro_vae.evaluation.over_data.rows import HEAD, rows_a_call
+from pyro_vae.evaluation.over_data.rows import rows_a_call
+from pyro_vae.evaluation.over_data.run_sizes import current_sizes
 from pyro_vae.graphs.capture import unlike
 from pyro_vae.graphs.levels import TermDraws, check_level
 from pyro_vae.programs.log_weights import subsample_blocks
@@ -28,12 +29,6 @@ from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.wording import in_one_line
 
 logger = logging.getLogger("pyro_vae")
-
-CALLS = 64
-"""Calls whose weights are handed on together, so that summing them up costs little beside drawing them."""
-
-BLOCKS = 16
-"""Blocks of data of like demand, where there are enough data: a block gets the samples of its most demanding datum."""
 
 Result = TypeVar("Result")
 
@@ -83,7 +78,7 @@ class Stream(PairRows):
         self._num_samples, self.level = num_samples, compile
         self._order: Tensor | None = None
         self._chunk_terms: _ChunkTerms | None = None
-        self.rows, self._halved = HEAD, False
+        self.rows, self._halved = current_sizes().head, False
         with in_mode(self.modules, training=False):
             self._fits(self._probe)
         self.rows, self._halved = rows_a_call(self.pair.outputs), False
@@ -123,12 +118,12 @@ class Stream(PairRows):
     def __iter__(self) -> Iterator[Chunk]:
         if self.picks_rows:
             return self._subsampled()
-        samples = self._num_samples
+        samples, calls = self._num_samples, current_sizes().calls
         if self.vectorizes:
-            width = _evenly(self.size, min(self.rows, max(1, CALLS * self.rows // samples)))
-            step = _evenly(samples, max(1, CALLS * self.rows // width))
+            width = _evenly(self.size, min(self.rows, max(1, calls * self.rows // samples)))
+            step = _evenly(samples, max(1, calls * self.rows // width))
         else:
-            width, step = min(self.size, self.rows), min(samples, CALLS)
+            width, step = min(self.size, self.rows), min(samples, calls)
         num_blocks = math.ceil(self.size / width)
         left = math.ceil(samples / step) * num_blocks
         return self._visit(_ChunkTerms(self, width, step), [samples] * num_blocks, left)
@@ -143,16 +138,17 @@ class Stream(PairRows):
             step: chunks have a multiple of so many samples; a call draws so many of as many data as fit.
             later: samples of a datum that later calls are expected to ask for, on average.
         """
+        sizes = current_sizes()
         # The most demanding first: the block that is filled up is then one that asks for little.
         order = num_samples.argsort(descending=True, stable=True)
         # Where samples are run one by one, a run costs about the same for any number of data: as many as fit.
-        most = min(self.size // BLOCKS, self.rows // step) if self.vectorizes else min(self.size, self.rows)
+        most = min(self.size // sizes.blocks, self.rows // step) if self.vectorizes else min(self.size, self.rows)
         width = max(1, most)
         if self._chunk_terms is None or self._chunk_terms.width != width or self._chunk_terms.step != step:
             self._chunk_terms = _ChunkTerms(self, width, step)
         wanted = num_samples[order][::width].tolist()
         left = sum(math.ceil(samples / step) for samples in wanted) + math.ceil(later / step) * len(wanted)
-        return self._visit(self._chunk_terms, wanted, left, order, CALLS)
+        return self._visit(self._chunk_terms, wanted, left, order, sizes.calls)
 
     def _visit(
         self, terms_of: "_ChunkTerms", wanted: list[int], left: int, order: Tensor | None = None, steps: int = 1

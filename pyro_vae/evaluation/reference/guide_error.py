@@ -10,7 +10,8 @@ from torch import Tensor
 
 from pyro_vae.evaluation.estimate import Estimate
 from pyro_vae.evaluation.over_data.guide_draws import GuideDraws
-from pyro_vae.evaluation.over_data.rows import ROWS, Rows
+from pyro_vae.evaluation.over_data.rows import Rows
+from pyro_vae.evaluation.over_data.run_sizes import current_sizes
 from pyro_vae.evaluation.reference.bridge import Bridge, bridge
 from pyro_vae.evaluation.reference.chain_diagnostics import mean_and_variance
 from pyro_vae.evaluation.reference.nuts import log_joint_at
@@ -198,11 +199,11 @@ def guide_error(
             counted = counted.cpu()
         _check_same(reference, joint, args, draws)
         guide_draws = GuideDraws(joint, model, guide, args, plate)
-        step = max(1, ROWS // rows.size)
+        step = max(1, current_sizes().rows // rows.size)
         drawn = [guide_draws.draw(args, min(step, num_samples - k)) for k in range(0, num_samples, step)]
         u = torch.cat([part for part, _ in drawn]).double().cpu()
         no_kl = guide_draws.why_no_density(args)
-        unresolved = (guide_draws.pair.roundings(args)[0] > MOST_ROUNDING) & trusted
+        unresolved = (guide_draws.pair.roundings(args, current_sizes().rows)[0] > MOST_ROUNDING) & trusted
         bridged: Bridge | None = None
         if no_kl is None:
             at_guide = torch.cat([terms.log_weight for _, terms in drawn]).double().cpu()

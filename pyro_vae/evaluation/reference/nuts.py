@@ -9,7 +9,8 @@ import torch
 from pyro.infer.mcmc import NUTS
 from torch import Tensor
 
-from pyro_vae.evaluation.over_data.rows import ROWS, Rows
+from pyro_vae.evaluation.over_data.rows import Rows
+from pyro_vae.evaluation.over_data.run_sizes import current_sizes
 from pyro_vae.graphs.capture import NotTraceable, capture
 from pyro_vae.programs.joint import Joint
 from pyro_vae.runtime.roundings import agree
@@ -23,8 +24,9 @@ STARTS = 20
 
 def log_joint_at(joint: Joint, args: tuple[Any, ...], u: Tensor) -> Tensor:
     """Return log p(x, u) at u ``(num_draws, N, dim)``, some rows at a time, ``(num_draws, N)``."""
+    step = max(1, current_sizes().rows // u.shape[1])
     with torch.no_grad():
-        return torch.cat([joint.terms(args, part).log_joint for part in u.split(max(1, ROWS // u.shape[1]))])
+        return torch.cat([joint.terms(args, part).log_joint for part in u.split(step)])
 
 
 class DatumDensity:

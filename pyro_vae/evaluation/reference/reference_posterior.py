@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae.evaluation.over_data.rows import ROWS, Rows
+from pyro_vae.evaluation.over_data.rows import Rows
+from pyro_vae.evaluation.over_data.run_sizes import current_sizes
 from pyro_vae.evaluation.reference.chain_diagnostics import ess, mean_and_variance, r_hat
 from pyro_vae.evaluation.reference.nuts import DatumDensity, log_joint_at, run_chain, starts_of
 from pyro_vae.evaluation.result import Result
@@ -236,6 +237,7 @@ def _at_draws(joint: Joint, args: tuple[Any, ...], draws: Tensor) -> tuple[dict[
     lead = draws.shape[:2]
     flat = draws.flatten(0, 1)
     with torch.no_grad():
-        parts = [joint.values(args, part) for part in flat.split(max(1, ROWS // flat.shape[1]))]
+        step = max(1, current_sizes().rows // flat.shape[1])
+        parts = [joint.values(args, part) for part in flat.split(step)]
     values = {name: torch.cat([part[name] for part in parts]).double().cpu().unflatten(0, lead) for name in parts[0]}
     return values, log_joint_at(joint, args, flat).double().cpu().unflatten(0, lead)

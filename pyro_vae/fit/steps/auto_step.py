@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import median
 from typing import Any
 
@@ -34,13 +34,15 @@ class AutoStep:
         optimizer: moves the parameters.
         clip_grad_norm: bound on the norm of the gradient of all parameters together.
         steps: how many the run takes; with None, unknown, all steps are traced.
+        clock: tells the seconds.
     """
 
     def __init__(
-        self, loss: BatchLoss, optimizer: Optimizer, clip_grad_norm: float | None = None, steps: int | None = None
-    ) -> None:
+        self, loss: BatchLoss, optimizer: Optimizer, clip_grad_norm: float | None = None, steps: int | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:  # fmt: skip
         self._parts = (loss, optimizer, clip_grad_norm)
-        self._steps = steps
+        self._steps, self._clock = steps, clock
         self._step = make_step("trace", *self._parts)
         self._taken = 0
         self._seconds: list[float] = []
@@ -56,10 +58,10 @@ class AutoStep:
         """Take a step on a batch and return the loss."""
         if self.pick is not None and self._traced_seconds is None:
             return self._step(batch, beta)
-        start = time.perf_counter()
+        start = self._clock()
         loss = self._step(batch, beta)
         loss.isfinite().item()  # a device that works on its own has not finished before
-        self._seconds.append(time.perf_counter() - start)
+        self._seconds.append(self._clock() - start)
         self._taken += 1
         # The first step of either kind records or compiles.
         if len(self._seconds) == TIMED + 1:

@@ -18,21 +18,23 @@ EVERY = 1000
 """Steps between two looks: one was measured at three to five traced steps, less than a hundredth of those between."""
 
 REMEDY = (
-    f"Steps since the last look, at most {EVERY}, followed the graph, not the pair. Keep what changes in a tensor that "
+    "Steps since the last look, at most {every}, followed the graph, not the pair. Keep what changes in a tensor that "
     "is written in place, change it between two calls of fit, or pass compile='off'."
 )
 
 
 class Watch:
-    """Compare the pair with the graph that runs in its place, every :data:`EVERY` steps and where it is asked to.
+    """Compare the pair with the graph that runs in its place, now and then and where it is asked to.
 
     Args:
         loss: the pair, its objective and its data.
         batch: any batch.
+        every: steps between two looks.
     """
 
-    def __init__(self, loss: BatchLoss, batch: Batch) -> None:
-        self._loss, self._batch = loss, batch
+    def __init__(self, loss: BatchLoss, batch: Batch, every: int = EVERY) -> None:
+        self._loss, self._batch, self._every = loss, batch, every
+        self._remedy = REMEDY.format(every=every)
         self._sites = self._structure()
         self._steps_since = 0
         self._last: tuple[Batch, Tensor] = (batch, torch.ones(()))
@@ -45,7 +47,7 @@ class Watch:
         """
         self._steps_since += 1
         self._last = (batch, beta)
-        if now or self._steps_since >= EVERY:
+        if now or self._steps_since >= self._every:
             self.look(step)
 
     def look(self, step: Step) -> None:
@@ -68,7 +70,7 @@ class Watch:
         changed = sorted({name for name, _ in sites.items() ^ self._sites.items()})
         if changed:
             was = [f"{name} was {self._sites.get(name, 'absent')}, is {sites.get(name, 'absent')}" for name in changed]
-            raise StaleGraphError(f"fit: the pair is not the one whose graph is run: {'; '.join(was)}. {REMEDY}")
+            raise StaleGraphError(f"fit: the pair is not the one whose graph is run: {'; '.join(was)}. {self._remedy}")
         with self._aside():
             by_pyro = self._loss.eager()(batch, beta)
         same = [agree(ours, now, roundings=1000) for ours, now in zip(by_graph, by_pyro, strict=True)]
@@ -77,7 +79,7 @@ class Watch:
             raise StaleGraphError(
                 f"fit: the loss of the pair is {by_pyro[0].item():.6g}, that of the graph in its place "
                 f"{by_graph[0].item():.6g}, with the same noise: a Python number of the pair has changed. "
-                f"{REMEDY}"
+                f"{self._remedy}"
             )
 
     def _structure(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from pyro_vae import log_likelihood, log_weights
 from pyro_vae.evaluation.evidence.adaptive import deciding_samples, samples_needed
-from pyro_vae.evaluation.over_data import rows, stream
+from pyro_vae.evaluation.over_data.run_sizes import run_sizes
 from pyro_vae.graphs import levels as term_draws
 from pyro_vae.parts import make_pair
 from pyro_vae.programs.layouts import OneByOne
@@ -187,10 +187,7 @@ def test_both_rounds_run_on_one_graph_and_give_what_pyro_gives(monkeypatch):
 
 
 @pytest.mark.parametrize("n", [1, 3, 50])
-def test_rows_that_do_not_fit_are_halved_and_every_datum_keeps_its_samples(linear_gaussian, monkeypatch, caplog, n):
-    monkeypatch.setattr(rows, "ROWS", 50)
-    monkeypatch.setattr(stream, "HEAD", 10)
-    monkeypatch.setattr(stream, "BLOCKS", 1)
+def test_rows_that_do_not_fit_are_halved_and_every_datum_keeps_its_samples(linear_gaussian, caplog, n):
     case = linear_gaussian
 
     def guide(x):
@@ -200,17 +197,23 @@ def test_rows_that_do_not_fit_are_halved_and_every_datum_keeps_its_samples(linea
         return z
 
     x = case.data(n)
-    found = log_likelihood(case.model, guide, x, 400, target_se=0.1, seed=0, compile="off")
+    with run_sizes(rows=50, head=10, blocks=1):
+        found = log_likelihood(case.model, guide, x, 400, target_se=0.1, seed=0, compile="off")
     assert [record.getMessage()[:30] for record in caplog.records] == ["log_likelihood: out of memory;"]
     assert_close(found.per_datum, case.evidence(x), **EXACT)
     assert_close(found.ess, torch.full((n,), 128.0).double(), **EXACT)
 
 
-def test_many_outputs_a_datum_leave_few_rows_a_call(linear_gaussian, monkeypatch):
-    monkeypatch.setattr(rows, "VALUES", 35)
-    case = linear_gaussian
+def test_many_outputs_a_datum_leave_few_rows_a_call(linear_gaussian):
+    case, rows = linear_gaussian, []
+
+    def guide(x):
+        rows.append(case.exact_guide(x)[..., 0].numel())
+
     x = case.data(20)
-    found = log_likelihood(case.model, case.exact_guide, x, 400, target_se=0.1, seed=0)
+    with run_sizes(values=35, head=2):
+        found = log_likelihood(case.model, guide, x, 400, target_se=0.1, seed=0)
+    assert max(rows) <= 35 // 5
     assert_close(found.per_datum, case.evidence(x), **EXACT)
     assert_close(found.ess, torch.full((20,), 128.0).double(), **EXACT)
 

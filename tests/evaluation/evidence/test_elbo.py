@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_weights
 from pyro_vae.errors import PairError
-from pyro_vae.evaluation.over_data import rows, stream
+from pyro_vae.evaluation.over_data.run_sizes import run_sizes
 from pyro_vae.programs.pair import Pair
 
 
@@ -81,14 +81,12 @@ def test_an_exact_guide_has_no_gap_and_no_variance(linear_gaussian):
     assert found.elbo.standard_errors.square().max() < 1e-10 / 7
 
 
-def test_numbers_equal_a_direct_computation(linear_gaussian, monkeypatch):
+def test_numbers_equal_a_direct_computation(linear_gaussian):
     """Two data a call, 30 samples; a ragged last block is filled up with the datum before it."""
-    monkeypatch.setattr(rows, "ROWS", 60)
-    monkeypatch.setattr(stream, "HEAD", 60)
-    monkeypatch.setattr(stream, "CALLS", 1)
     case = linear_gaussian
     x = case.data(5)
-    found = elbo_terms(case.model, case.inexact_guide, x, 30, seed=3).elbo
+    with run_sizes(rows=60, head=60, calls=1):
+        found = elbo_terms(case.model, case.inexact_guide, x, 30, seed=3).elbo
     torch.manual_seed(3)
     blocks = [x[0:2], x[2:4], x[3:5]]
     first, second, third = (log_weights(case.model, case.inexact_guide, block, 30) for block in blocks)

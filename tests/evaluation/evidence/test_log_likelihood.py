@@ -15,7 +15,7 @@ from torch.testing import assert_close
 
 from pyro_vae import log_likelihood, log_weights
 from pyro_vae.errors import NonFiniteError, OutOfMemoryError, PairError
-from pyro_vae.evaluation.over_data import rows, stream
+from pyro_vae.evaluation.over_data.run_sizes import run_sizes
 from pyro_vae.graphs import levels as term_draws
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import VAE
@@ -47,13 +47,13 @@ def test_the_evidence_within_its_own_errors(make_linear_gaussian):
 
 @pytest.mark.parametrize("n", [1, 2, 9])
 @pytest.mark.parametrize("num_samples", [1, 7, 60, 101])
-def test_an_exact_guide_gives_a_datum_the_same_value_in_any_company(linear_gaussian, monkeypatch, n, num_samples):
+@pytest.mark.parametrize("calls", [1, 64])
+def test_an_exact_guide_gives_a_datum_the_same_value_in_any_company(linear_gaussian, n, num_samples, calls):
     """Blocks of many shapes: several data a call, several calls a datum, a ragged last block and chunk."""
-    monkeypatch.setattr(rows, "ROWS", 20)
-    monkeypatch.setattr(stream, "HEAD", 20)
     case = linear_gaussian
     x = case.data(9)
-    found = log_likelihood(case.model, case.exact_guide, x[:n], num_samples)
+    with run_sizes(rows=20, head=20, calls=calls):
+        found = log_likelihood(case.model, case.exact_guide, x[:n], num_samples)
     assert found.per_datum.dtype == torch.float64
     assert_close(found.per_datum, case.evidence(x)[:n], **EXACT)
     assert_close(found.ess, torch.full((n,), float(num_samples)).double(), **EXACT)
@@ -62,10 +62,8 @@ def test_an_exact_guide_gives_a_datum_the_same_value_in_any_company(linear_gauss
 
 @pytest.mark.parametrize("subsample_size", [1, 4, 10, 11])
 @pytest.mark.parametrize("fixed_size", [True, False])
-def test_subsampled_plates_are_visited_in_order(linear_gaussian, monkeypatch, subsample_size, fixed_size):
+def test_subsampled_plates_are_visited_in_order(linear_gaussian, subsample_size, fixed_size):
     """Also where the plate's size is written into the program and reaches beyond the first block of rows."""
-    monkeypatch.setattr(rows, "ROWS", 5)
-    monkeypatch.setattr(stream, "HEAD", 5)
     case, p = linear_gaussian, linear_gaussian.model
     x = case.data(11)
 
@@ -78,7 +76,8 @@ def test_subsampled_plates_are_visited_in_order(linear_gaussian, monkeypatch, su
         with pyro.plate("data", 11 if fixed_size else len(x), subsample_size=subsample_size) as rows:
             pyro.sample("z", p.posterior(x[rows]))
 
-    found = log_likelihood(model, guide, x, num_samples=30)
+    with run_sizes(rows=5, head=5):
+        found = log_likelihood(model, guide, x, num_samples=30)
     assert_close(found.per_datum, case.evidence(x), **EXACT)
     assert_close(found.ess, torch.full((11,), 30.0).double(), **EXACT)
 
@@ -101,10 +100,8 @@ def test_a_subsample_may_be_as_large_as_anyone_would_choose(linear_gaussian, sub
 
 
 @pytest.mark.parametrize("n", [3, 11])
-def test_a_plate_that_stands_for_more_rows_than_it_is_given(linear_gaussian, monkeypatch, n):
+def test_a_plate_that_stands_for_more_rows_than_it_is_given(linear_gaussian, n):
     """plate("data", 11, subsample_size=len(x)) takes all rows it is given, also when those are all 11."""
-    monkeypatch.setattr(rows, "ROWS", 5)
-    monkeypatch.setattr(stream, "HEAD", 5)
     case, p = linear_gaussian, linear_gaussian.model
 
     def model(x):
@@ -117,7 +114,9 @@ def test_a_plate_that_stands_for_more_rows_than_it_is_given(linear_gaussian, mon
             pyro.sample("z", p.posterior(x))
 
     x = case.data(n)
-    assert_close(log_likelihood(model, guide, x, num_samples=3).per_datum, case.evidence(x), **EXACT)
+    with run_sizes(rows=5, head=5):
+        found = log_likelihood(model, guide, x, num_samples=3)
+    assert_close(found.per_datum, case.evidence(x), **EXACT)
 
 
 # ---------------------------------------------------------------- the Gaussian toy of twenty dims
@@ -198,14 +197,12 @@ def in_chunks(case, x, width, step, calls):
     return torch.cat(blocks, dim=1)
 
 
-def test_every_number_equals_a_direct_computation(linear_gaussian, monkeypatch):
+def test_every_number_equals_a_direct_computation(linear_gaussian):
     """250 samples of 12 data in 3 calls of 84, of which the last two samples are dropped."""
-    monkeypatch.setattr(rows, "ROWS", 100)
-    monkeypatch.setattr(stream, "HEAD", 100)
-    monkeypatch.setattr(stream, "CALLS", 1)
     case = linear_gaussian
     x = case.data(12)
-    found = log_likelihood(case.model, case.inexact_guide, x, 250, seed=11)
+    with run_sizes(rows=100, head=100, calls=1):
+        found = log_likelihood(case.model, case.inexact_guide, x, 250, seed=11)
     torch.manual_seed(11)
     weights = in_chunks(case, x, width=1, step=84, calls=3)[:250]
     w = (weights - weights.max()).exp()
@@ -360,12 +357,12 @@ def test_what_float32_cannot_resolve_is_flagged_and_said():
     assert "float32" not in str(remedied)
 
 
-def test_large_data_behind_the_first_are_summed_as_they_need(monkeypatch):
+def test_large_data_behind_the_first_are_summed_as_they_need():
     """The pair is made with two data of some nats; the third is of millions, and its own roundings are measured."""
-    monkeypatch.setattr(stream, "HEAD", 2)
     model, guide, x, evidence = large(torch.float32)
     small = torch.cat([x[:2] / 1e3, x[2:]])
-    found = log_likelihood(model, guide, small, 300, seed=0)
+    with run_sizes(head=2):
+        found = log_likelihood(model, guide, small, 300, seed=0)
     assert evidence[2] < -1e6
     assert_close(found.per_datum[2], evidence[2], rtol=0, atol=0.01)
     assert not found.unresolved.any()
@@ -494,20 +491,16 @@ def test_the_graph_equals_the_eager_path_under_the_same_seed(monkeypatch):
     captures = []
     real = term_draws.capture
     monkeypatch.setattr(term_draws, "capture", lambda *args: captures.append(None) or real(*args))
-    monkeypatch.setattr(rows, "ROWS", 20)
-    monkeypatch.setattr(stream, "HEAD", 20)
-    results = []
-    for calls_worth_a_graph in (10**9, 0):
-        monkeypatch.setattr(term_draws, "CALLS_WORTH_A_GRAPH", calls_worth_a_graph)
-        results.append(log_likelihood(model, guide, x, 70, seed=5))
+    with run_sizes(rows=4, head=20):
+        # 105 calls or more, which are worth a graph.
+        results = [log_likelihood(model, guide, x, 70, seed=5, compile=level) for level in ("off", "auto")]
     assert len(captures) == 1
     assert_close(results[1].per_datum, results[0].per_datum)
     assert_close(results[1].ess, results[0].ess, rtol=1e-4, atol=0)
 
 
-def test_what_cannot_be_captured_is_run_as_it_is(linear_gaussian, monkeypatch, caplog):
+def test_what_cannot_be_captured_is_run_as_it_is(linear_gaussian, caplog):
     case = linear_gaussian
-    monkeypatch.setattr(term_draws, "CALLS_WORTH_A_GRAPH", 0)
 
     def branching(x):
         if x.sum() > 1e9:
@@ -515,8 +508,8 @@ def test_what_cannot_be_captured_is_run_as_it_is(linear_gaussian, monkeypatch, c
         return case.exact_guide(x)
 
     x = case.data(4)
-    with caplog.at_level(logging.WARNING, logger="pyro_vae"):
-        found = log_likelihood(case.model, branching, x, 10)
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"), run_sizes(rows=4):
+        found = log_likelihood(case.model, branching, x, 100)
     (record,) = caplog.records
     assert record.getMessage().startswith("log_likelihood: runs without a graph, which is slower: ")
     assert "\n" not in record.getMessage()
@@ -539,12 +532,10 @@ def test_a_level_chosen_on_the_way_changes_nothing_but_rounding(monkeypatch):
     model, guide = VAE((1, 4, 4), 3, (8,)), MeanFieldGuide((1, 4, 4), 3, (8,))
     x = torch.rand(40, 1, 4, 4).round()
     exchanged = []
-    monkeypatch.setattr(rows, "ROWS", 20)
-    monkeypatch.setattr(stream, "HEAD", 20)
-    monkeypatch.setattr(stream, "CALLS", 2)
     monkeypatch.setattr(term_draws, "expected_seconds", lambda _: 0.0)
     monkeypatch.setattr(term_draws, "native_draws", lambda draws, *_: exchanged.append(draws) or draws)
-    found, expected = (log_likelihood(model, guide, x, 70, seed=5, compile=level) for level in ("auto", "trace"))
+    with run_sizes(rows=20, head=20, calls=2):
+        found, expected = (log_likelihood(model, guide, x, 70, seed=5, compile=level) for level in ("auto", "trace"))
     assert len(exchanged) == 1
     assert torch.equal(found.per_datum, expected.per_datum)
 
@@ -577,7 +568,7 @@ def test_modules_are_evaluated_in_evaluation_mode_and_come_back():
 # ---------------------------------------------------------------- memory
 
 
-def test_no_call_sees_more_rows_than_fit(linear_gaussian, monkeypatch):
+def test_no_call_sees_more_rows_than_fit(linear_gaussian):
     case = linear_gaussian
     num_rows = []
 
@@ -587,9 +578,9 @@ def test_no_call_sees_more_rows_than_fit(linear_gaussian, monkeypatch):
         return z
 
     # Two samples of the head of the data, to see whether samples vectorize, are the one exception.
-    monkeypatch.setattr(rows, "ROWS", 500)
     for n, num_samples in ((1, 4000), (10, 1300), (1200, 3)):
-        log_likelihood(case.model, guide, case.data(n), num_samples, seed=0)
+        with run_sizes(rows=500):
+            log_likelihood(case.model, guide, case.data(n), num_samples, seed=0)
     assert max(num_rows) <= 2 * 500
     assert sorted(num_rows)[-4] <= 500
 
@@ -635,29 +626,25 @@ def with_memory_for(case, most, seen):
 
 
 @pytest.mark.parametrize("level", ["off", "trace"])
-@pytest.mark.parametrize(("n", "num_samples"), [(1, 700), (9, 60), (100, 3)])
+@pytest.mark.parametrize(("n", "num_samples"), [(1, 1400), (9, 120), (100, 11)])
 def test_rows_that_do_not_fit_are_halved_once_and_every_datum_keeps_its_samples(
-    linear_gaussian, monkeypatch, caplog, n, num_samples, level
+    linear_gaussian, caplog, n, num_samples, level
 ):
     """An exact guide gives every weight the same value: the ESS is the number of samples that were counted."""
-    monkeypatch.setattr(rows, "ROWS", 50)
-    monkeypatch.setattr(stream, "HEAD", 10)
-    monkeypatch.setattr(term_draws, "CALLS_WORTH_A_GRAPH", 0)
     case, seen = linear_gaussian, []
     x = case.data(n)
-    with caplog.at_level(logging.WARNING, logger="pyro_vae"):
-        found = log_likelihood(case.model, with_memory_for(case, 25, seen), x, num_samples, seed=0, compile=level)
-    expected = "log_likelihood: out of memory; continues with 25 rows a call, half of before"
+    # Of 10 rows there are 100 calls or more, which are worth a graph.
+    with caplog.at_level(logging.WARNING, logger="pyro_vae"), run_sizes(rows=10, head=2):
+        found = log_likelihood(case.model, with_memory_for(case, 5, seen), x, num_samples, seed=0, compile=level)
+    expected = "log_likelihood: out of memory; continues with 5 rows a call, half of before"
     assert [record.getMessage() for record in caplog.records] == [expected]
-    assert max(seen) > 25
+    assert max(seen) > 5
     assert_close(found.per_datum, case.evidence(x), **EXACT)
     assert_close(found.ess, torch.full((n,), float(num_samples)).double(), **EXACT)
 
 
-def test_memory_that_runs_out_on_the_way(make_linear_gaussian, monkeypatch):
+def test_memory_that_runs_out_on_the_way(make_linear_gaussian):
     """After half of the draws: the chunk that failed is drawn again, and the evidence is within 4 standard errors."""
-    monkeypatch.setattr(rows, "ROWS", 100)
-    monkeypatch.setattr(stream, "HEAD", 100)
     case, calls = make_linear_gaussian(orthogonal=True), []
 
     def failing_later(x):
@@ -669,16 +656,15 @@ def test_memory_that_runs_out_on_the_way(make_linear_gaussian, monkeypatch):
         return z
 
     x = case.data(40)
-    found = log_likelihood(case.model, failing_later, x, 250, seed=0, compile="off")
+    with run_sizes(rows=100, head=100):
+        found = log_likelihood(case.model, failing_later, x, 250, seed=0, compile="off")
     assert {rows > 50 for rows in calls[8:61]} == {True}
     assert max(calls[62:]) <= 50
     assert abs(found.mean - case.evidence(x).mean().item()) < 4 * found.standard_error
 
 
 @pytest.mark.parametrize("subsample_size", [None, 4])
-def test_memory_that_does_not_do_for_half_the_rows_either(linear_gaussian, monkeypatch, subsample_size):
-    monkeypatch.setattr(rows, "ROWS", 50)
-    monkeypatch.setattr(stream, "HEAD", 6)
+def test_memory_that_does_not_do_for_half_the_rows_either(linear_gaussian, subsample_size):
     case, p = linear_gaussian, linear_gaussian.model
 
     def model(x):
@@ -692,21 +678,21 @@ def test_memory_that_does_not_do_for_half_the_rows_either(linear_gaussian, monke
         with pyro.plate("data", len(x), subsample_size=subsample_size) as rows:
             pyro.sample("z", p.posterior(x[rows]))
 
-    with pytest.raises(OutOfMemoryError, match=r"with 25 rows .*5 outputs.*Alloc"):
+    message = r"with 25 rows .*5 outputs.*Alloc"
+    with pytest.raises(OutOfMemoryError, match=message), run_sizes(rows=50, head=6):
         log_likelihood(model, guide, case.data(12), 60)
 
 
-def test_memory_that_does_not_do_for_the_first_look(linear_gaussian, monkeypatch, caplog):
+def test_memory_that_does_not_do_for_the_first_look(linear_gaussian, caplog):
     """The pair is first run on 10 data, then on 5."""
-    monkeypatch.setattr(stream, "HEAD", 10)
-    monkeypatch.setattr(rows, "ROWS", 10)
     case, seen = linear_gaussian, []
     x = case.data(20)
-    found = log_likelihood(case.model, with_memory_for(case, 10, seen), x, 3)
+    with run_sizes(rows=10, head=10):
+        found = log_likelihood(case.model, with_memory_for(case, 10, seen), x, 3)
+        with pytest.raises(OutOfMemoryError, match=r"with 5 rows .* half of before"):
+            log_likelihood(case.model, with_memory_for(case, 4, []), x, 3)
     assert max(seen) == 20
     assert_close(found.per_datum, case.evidence(x), **EXACT)
-    with pytest.raises(OutOfMemoryError, match=r"with 5 rows .* half of before"):
-        log_likelihood(case.model, with_memory_for(case, 4, []), x, 3)
 
 
 # ---------------------------------------------------------------- bad input
@@ -751,9 +737,7 @@ def test_a_plate_that_draws_a_subsample_has_no_target(linear_gaussian):
         log_likelihood(model, guide, linear_gaussian.data(11), 500, target_se=0.1)
 
 
-def test_a_nan_weight_in_a_later_block_is_found(linear_gaussian, monkeypatch):
-    monkeypatch.setattr(rows, "ROWS", 4)
-    monkeypatch.setattr(stream, "HEAD", 4)
+def test_a_nan_weight_in_a_later_block_is_found(linear_gaussian):
     case = linear_gaussian
 
     def guide(x):
@@ -764,7 +748,7 @@ def test_a_nan_weight_in_a_later_block_is_found(linear_gaussian, monkeypatch):
 
     x = case.data(9)
     x[7, 0] = 123.0
-    with pytest.raises(NonFiniteError, match=r"\+inf for 1 of .* site 'z'"):
+    with pytest.raises(NonFiniteError, match=r"\+inf for 1 of .* site 'z'"), run_sizes(rows=4, head=4):
         log_likelihood(case.model, guide, x, 1)
 
 
@@ -780,8 +764,8 @@ def test_many_outputs_a_datum_take_fewer_rows_and_give_the_same_number(monkeypat
     wide = log_likelihood(model, guide, x, 2000, seed=0)
     assert max(calls) > 100
     calls.clear()
-    monkeypatch.setattr(rows, "VALUES", 200)
-    narrow = log_likelihood(model, guide, x, 2000, seed=1)
+    with run_sizes(values=200):
+        narrow = log_likelihood(model, guide, x, 2000, seed=1)
     assert max(calls) <= 2 * 5  # the pair's own probe: two samples of all data
     errors = (wide.standard_errors.square() + narrow.standard_errors.square()).sqrt()
     assert ((wide.per_datum - narrow.per_datum).abs() < 5 * errors).all()

@@ -10,8 +10,7 @@ from pyro import poutine
 from refusals import LAYOUTS, leave
 from torch.testing import assert_close
 
-from pyro_vae.evaluation.latents import aggregate_posterior
-from pyro_vae.evaluation.latents.aggregate_posterior import ForeignDensityError, log_aggregate
+from pyro_vae.evaluation.latents.aggregate_posterior import ForeignDensityError, MixtureBlocks, log_aggregate
 from pyro_vae.evaluation.over_data.latent_draws import LatentDraws, by_datum
 from pyro_vae.guides import AuxiliaryGuide, InverseAutoregressiveGuide, PlanarGuide
 from pyro_vae.models import VAE
@@ -24,12 +23,7 @@ def by_hand(posteriors, z, members):
     return log_q[:, members].logsumexp(1).sub(math.log(members.sum())).unflatten(0, z.shape[:2])
 
 
-@pytest.fixture
-def small_blocks(monkeypatch):
-    monkeypatch.setattr(aggregate_posterior, "COMPONENTS", 4)
-    monkeypatch.setattr(aggregate_posterior, "LATENTS", 60)
-    monkeypatch.setattr(aggregate_posterior, "PAIRS", 20)
-    monkeypatch.setattr(aggregate_posterior, "ROWS", 20)
+SMALL = MixtureBlocks(components=4, latents=60, pairs=20, rows=20)
 
 
 def draws_of(model, guide, x):
@@ -37,13 +31,13 @@ def draws_of(model, guide, x):
 
 
 @pytest.mark.parametrize("kind", ["diagonal", "full_rank"])
-def test_gaussian_posteriors(linear_gaussian, small_blocks, kind):
+def test_gaussian_posteriors(linear_gaussian, kind):
     case = linear_gaussian
     x, z = case.data(11), torch.randn(3, 11, 3, dtype=torch.float64)
     members = torch.arange(11) != 6
     guide = case.exact_guide if kind == "full_rank" else case.inexact_guide
     law = case.model.posterior(x) if kind == "full_rank" else case.diagonal(x)
-    found = log_aggregate(draws_of(case.model, guide, x), {"z": z}, members)
+    found = log_aggregate(draws_of(case.model, guide, x), {"z": z}, members, blocks=SMALL)
     assert_close(found, by_hand(law, z, members), rtol=1e-10, atol=1e-10)
 
 
@@ -91,18 +85,18 @@ class TwoSites:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_several_sites_are_scored_by_running_the_guide_again(small_blocks, layout):
+def test_several_sites_are_scored_by_running_the_guide_again(layout):
     pair, x = TwoSites(layout), torch.randn(9, 1, dtype=torch.float64)
     members = torch.arange(9) != 2
     draws = draws_of(pair.model, pair.guide, x)
     assert type(draws.pair.layout) is layout
     z = torch.randn(3, 9, 2, dtype=torch.float64)
-    found = log_aggregate(draws, {"z1": z[..., :1], "z2": z[..., 1:]}, members)
+    found = log_aggregate(draws, {"z1": z[..., :1], "z2": z[..., 1:]}, members, blocks=SMALL)
     assert_close(found, by_hand(pair.together(x), z, members), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("dim", [-2, -3])
-def test_an_inner_plate_is_summed_over(small_blocks, dim):
+def test_an_inner_plate_is_summed_over(dim):
     """At dim -3 the site has a batch dim of nobody between its plates; `w` is in no inner plate at all."""
 
     def model(x):
@@ -128,7 +122,7 @@ def test_an_inner_plate_is_summed_over(small_blocks, dim):
     (drawn,) = draws
     sites = {name: drawn.run.guide_trace.nodes[name] for name in ("z", "w")}
     assert [by_datum(drawn.run, site, site["value"]).shape[2:] for site in sites.values()] == [(2,), ()]
-    found = log_aggregate(draws, {"z": z[..., :2], "w": z[..., 2]}, members)
+    found = log_aggregate(draws, {"z": z[..., :2], "w": z[..., 2]}, members, blocks=SMALL)
     assert_close(found, by_hand(law, z, members), rtol=1e-10, atol=1e-10)
 
 

@@ -1,6 +1,5 @@
 """The density that chains move on, its gradient, and the chains' bookkeeping."""
 
-import math
 from functools import partial
 
 import pyro
@@ -10,6 +9,7 @@ from pyro import distributions as dist
 from torch.testing import assert_close
 
 from pyro_vae.evaluation.over_data.rows import Rows
+from pyro_vae.evaluation.over_data.run_sizes import run_sizes
 from pyro_vae.evaluation.reference import nuts
 from pyro_vae.evaluation.reference.nuts import DatumDensity, log_joint_at, run_chain, starts_of
 from pyro_vae.graphs.capture import NotTraceable
@@ -88,12 +88,15 @@ def test_starts_are_where_the_density_is_finite():
 
 
 def test_many_draws_are_scored_some_at_a_time(linear_gaussian):
-    x = linear_gaussian.data(2)
+    x, rows = linear_gaussian.data(2), []
+    linear_gaussian.model.register_forward_hook(lambda _, __, z: rows.append(z[..., 0].numel()))
     joint = Joint("test", linear_gaussian.model, x)
-    u = torch.randn(1500, 2, 3).double()
+    u = torch.randn(75, 2, 3).double()
     expected = linear_gaussian.evidence(x) + linear_gaussian.model.posterior(x).log_prob(u)
-    assert_close(log_joint_at(joint, (x,), u), expected)
-    assert math.prod(u.shape[:2]) > 2 * nuts.ROWS
+    rows.clear()
+    with run_sizes(rows=64):
+        assert_close(log_joint_at(joint, (x,), u), expected)
+    assert rows == [64, 64, 22]
 
 
 def fixed_plate(x):

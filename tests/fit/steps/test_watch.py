@@ -1,21 +1,23 @@
 """A pair that changes while its graph is run is found out, and one that does not is left in peace."""
 
 import re
+from contextlib import nullcontext
 from functools import partial
 
 import pyro
 import pytest
 import torch
-from fit_programs import REPARAMETERIZED, PairAndData, mean_field
+from fit_programs import REPARAMETERIZED, PairAndData, loss_of, mean_field, state
 from pyro import distributions as dist
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
-from torch.optim import SGD, Adam
+from torch.optim import Adam
 
 from pyro_vae import fit
 from pyro_vae.errors import StaleGraphError
-from pyro_vae.fit.steps import watch
+from pyro_vae.fit.steps.auto_step import make_step
+from pyro_vae.fit.steps.watch import Watch
 
 
 class Changing:
@@ -30,6 +32,7 @@ class Changing:
     def __getitem__(self, index: int) -> Tensor:
         if index >= self.batches:
             raise IndexError(index)
+        self.last = index
         if index == self.at:
             self.change()
         return self.x
@@ -56,13 +59,44 @@ class Scaled:
             pyro.sample("extra", dist.Normal(0.0, 1.0), obs=torch.zeros(()))
 
 
-@pytest.fixture
-def often(monkeypatch) -> None:
-    monkeypatch.setattr(watch, "EVERY", 4)
+class Watched:
+    """A pair that is trained a step at a time, and looked at now and then."""
+
+    def __init__(self, pair: PairAndData, every: int) -> None:
+        loss, self.beta = loss_of(pair), torch.ones(())
+        self.step = make_step("trace", loss, Adam(loss.parameters, lr=1e-2))
+        self.watch = Watch(loss, torch.arange(13), every)
+        self.losses: list[float] = []
+
+    def take(self, rows: Tensor) -> None:
+        self.losses.append(self.step(rows, self.beta).item())
+        self.watch.after(self.step, rows, self.beta)
+
+
+def test_a_change_is_found_at_the_next_look():
+    vae, guide, x = mean_field()
+    pair = Scaled(vae, guide)
+    training = Watched(PairAndData(pair.model, pair.guide, x), every=4)
+    for _ in range(5):
+        training.take(torch.arange(13))
+    pair.weight = 0.9
+    training.take(torch.arange(13))
+    training.take(torch.arange(13))
+    with pytest.raises(StaleGraphError, match="the last look, at most 4,"):
+        training.take(torch.arange(13))
+
+
+def test_fit_looks_every_thousand_steps():
+    vae, guide, x = mean_field()
+    pair = Scaled(vae, guide)
+    data = loader(x, partial(setattr, pair, "weight", 0.9), at=5, batches=1100)
+    with pytest.raises(StaleGraphError, match="at most 1000"):
+        fit(pair.model, pair.guide, data, epochs=1)
+    assert data.dataset.last == 999
 
 
 @pytest.mark.parametrize("level", ["trace", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_a_python_number_that_changes_is_found(level, often):
+def test_a_python_number_that_changes_is_found(level):
     vae, guide, x = mean_field()
     pair = Scaled(vae, guide)
     data = loader(x, partial(setattr, pair, "weight", 0.9), at=5)
@@ -74,7 +108,7 @@ def test_a_python_number_that_changes_is_found(level, often):
     assert now / frozen == pytest.approx(0.9, rel=1e-4)
 
 
-def test_a_site_that_comes_up_is_named(often):
+def test_a_site_that_comes_up_is_named():
     vae, guide, x = mean_field()
     pair = Scaled(vae, guide)
     data = loader(x, partial(setattr, pair, "grown", True), at=5)
@@ -89,7 +123,7 @@ def test_a_short_run_is_looked_at_when_it_ends():
         fit(pair.model, pair.guide, loader(x, partial(setattr, pair, "weight", 0.9), at=5), epochs=1)
 
 
-def test_eager_steps_may_follow_a_program_that_changes(often):
+def test_eager_steps_may_follow_a_program_that_changes():
     vae, guide, x = mean_field()
     pair = Scaled(vae, guide)
     data = loader(x, partial(setattr, pair, "weight", 0.9), at=5)
@@ -127,35 +161,39 @@ def test_an_objective_that_froze_its_schedule_is_found_at_the_next_epoch():
 
 
 @pytest.mark.parametrize("program", REPARAMETERIZED)
-def test_looking_changes_nothing(program, monkeypatch):
+def test_looking_changes_nothing(program):
     ends = []
     for every in (1, 10**6):
-        monkeypatch.setattr(watch, "EVERY", every)
         pyro.clear_param_store()
         torch.manual_seed(0)
         pair: PairAndData = REPARAMETERIZED[program]()
-        run = fit(*pair, epochs=2, batch_size=13, optimizer=partial(Adam, lr=1e-2))
-        assert run.compiled == "trace"
-        ends.append([row["train_bound_nats"] for row in run.history])
-    assert ends[0] == ends[1]
+        training = Watched(pair, every)
+        for start in (0, 13, 26) * 2:
+            training.take(torch.arange(start, start + 13))
+        assert training.step.level == "trace"
+        ends.append((training.losses, state(pair)))
+    (looked, with_looks), (alone, without) = ends
+    assert looked == alone
+    assert all(torch.equal(a, b) for a, b in zip(with_looks, without, strict=True))
 
 
-def test_a_loss_near_zero_is_no_cause_for_alarm(monkeypatch):
-    """A bound of 0 has no relative precision: here it crosses zero again and again, looked at each time."""
-    monkeypatch.setattr(watch, "EVERY", 1)
-    torch.manual_seed(0)
-    x = 0.2420 * torch.randn(64, 6)
+class Rounded:
+    """A step whose graph gives a loss, or gradients, that are off by a hundredth."""
 
-    def model(rows: Tensor) -> None:
-        loc = pyro.param("loc", lambda: torch.zeros(6))
-        with pyro.plate("data", len(rows)):
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(loc, 0.2420).to_event(1), obs=rows)
+    def __init__(self, step, loss: bool, gradients: bool) -> None:
+        self.step, self.loss, self.gradients = step, 1 + 0.01 * loss, 1 + 0.01 * gradients
 
-    def guide(rows: Tensor) -> None:
-        with pyro.plate("data", len(rows)):
-            pyro.sample("z", dist.Normal(pyro.param("m", torch.tensor(0.0)), 1.0))
+    def replay(self, batch: Tensor, beta: Tensor) -> list[Tensor]:
+        loss, *gradients = self.step.replay(batch, beta)
+        return [self.loss * loss, *(self.gradients * gradient for gradient in gradients)]
 
-    run = fit(model, guide, x, epochs=40, batch_size=16, optimizer=partial(SGD, lr=1e-4))
-    assert run.compiled == "trace"
-    assert abs(run.history[-1]["train_bound_nats"]) < 1.0
+
+@pytest.mark.parametrize("loss", [False, True])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_a_loss_or_gradients_that_cancel_are_no_cause_for_alarm(loss, gradients):
+    """A loss near 0, or such a gradient, has roundings of any relative size; a pair that changed shows in both."""
+    training, rows = Watched(mean_field(), every=1000), torch.arange(13)
+    training.take(rows)
+    alarm = pytest.raises(StaleGraphError, match="the loss of the pair is") if loss and gradients else nullcontext()
+    with alarm:
+        training.watch.after(Rounded(training.step, loss, gradients), rows, training.beta, now=True)
