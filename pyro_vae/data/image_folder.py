@@ -80,7 +80,7 @@ class FolderOfImages(Source):
                     f"load_data: {self.path} has more than one folder of {split} images: {', '.join(names)}. Put their "
                     f"images into one"
                 )
-        in_words = ", ".join(name for names in folders.values() for name in names)
+        in_words = ", ".join(itertools.chain(*folders.values()))
         empty = [
             child.name
             for child in self.path.iterdir()
