@@ -19,7 +19,8 @@ from pyro_vae.runtime.files import write_bytes
 from pyro_vae.runtime.reading import Fields, read_yaml, require_inside
 from pyro_vae.runtime.trust import names_from
 from pyro_vae.runtime.wording import rounded_error
-from pyro_vae.statistics.ranking import PairedDifference, Ranking, compare_all, paired_difference
+from pyro_vae.statistics.paired_difference import PairedDifference, paired_difference
+from pyro_vae.statistics.ranking import Ranking, compare_all
 
 if TYPE_CHECKING:
     import pandas as pd
