@@ -210,6 +210,11 @@ class Cell:
         return plan
 
     @property
+    def data_settings(self) -> tuple[Any, ...]:
+        """The settings that say which data are loaded, and how."""
+        return self.data, self.labels, self.binarization, self.data_seed, self.valid_size
+
+    @property
     def own_code(self) -> dict[str, str]:
         """The hash of the file of each class or function of your own, by the part or the evaluation's name."""
         own = {kind: parse_part(kind, getattr(self, kind))[0] for kind in PARTS}

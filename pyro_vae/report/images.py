@@ -66,7 +66,7 @@ def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | Non
     drawn = []
     for result in results:
         cell = result.cell
-        key = cell.data, cell.labels, cell.binarization, cell.data_seed, cell.valid_size
+        key = cell.data_settings
         try:
             if key not in loaded:
                 loaded[key] = load_data_of_run(result.path, cell, moved)
