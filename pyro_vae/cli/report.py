@@ -59,7 +59,5 @@ def write_reports(
 
 
 def failures(comparison: Comparison) -> dict[str, str]:
-    """Return in a line why each failed cell has no results, by the cell's label."""
-    return {
-        result.cell.label(comparison.varying): (result.error or "").partition("\n")[0] for result in comparison.failed
-    }
+    """Return the first line of each failed cell's error, by the cell's label."""
+    return {result.cell.label(comparison.varying): result.error_line for result in comparison.failed}
