@@ -98,11 +98,7 @@ def _results(out: Path) -> list[Path]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run's files, and the folder if it holds nothing else.
-
-    Raises:
-        FolderBusyError: another process works there.
-    """
+    """Remove a run's files, and the folder if it holds nothing else, unless another process works there."""
     with alone_in(folder):
         for name in WRITTEN:
             path = folder / name

@@ -63,9 +63,9 @@ def _of_seeds(comparison: Comparison, configurations: Sequence[Configuration]) -
     fewest = min(numbers_of_seeds)
     if fewest == 1:
         alone = numbers_of_seeds.count(1)
-        some = alone < len(configurations)
-        which = f"{alone} of {len(configurations)} configurations" if some else "Each configuration"
-        why = ", as rankings pair only seeds that each configuration has" if some else ""
+        only_some = alone < len(configurations)
+        which = f"{alone} of {len(configurations)} configurations" if only_some else "Each configuration"
+        why = ", as rankings pair only seeds that each configuration has" if only_some else ""
         yield (
             f"{which} has one finished seed. What another seed would change is not known: intervals and p-values hold "
             f"for these fitted networks only{why}."

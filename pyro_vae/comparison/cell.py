@@ -134,8 +134,8 @@ class Cell:
             object.__setattr__(self, kind, _canonical(kind, getattr(self, kind)))
         object.__setattr__(self, "data", _data(self.data))
         object.__setattr__(self, "measure", tuple(_canonical("measure", text) for text in self.measure))
-        asked = [find_evaluation(parse_part("measure", text)[0]).name for text in self.measure]
-        if twice := [name for name in asked if asked.count(name) > 1]:
+        names_of_evaluations = [find_evaluation(parse_part("measure", text)[0]).name for text in self.measure]
+        if twice := [name for name in names_of_evaluations if names_of_evaluations.count(name) > 1]:
             raise ValueError(
                 f"{argument('measure')}: two evaluations are called {twice[0]!r}: leave out or rename one."
             )
@@ -217,8 +217,8 @@ class Cell:
     @property
     def own_code(self) -> dict[str, str]:
         """The hash of the file of each class or function of your own, by the kind of part or the evaluation's name."""
-        own = {kind: parse_part(kind, getattr(self, kind))[0] for kind in PARTS}
-        hashes = {kind: _file_hash(find_part(kind, name)) for kind, name in own.items() if ":" in name}
+        part_names = {kind: parse_part(kind, getattr(self, kind))[0] for kind in PARTS}
+        hashes = {kind: _file_hash(find_part(kind, name)) for kind, name in part_names.items() if ":" in name}
         for text in self.measure:
             name = parse_part("measure", text)[0]
             if ":" in name:
@@ -348,10 +348,9 @@ IN_WORDS: dict[Any, str] = {
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
-    """Return a setting's value in its type: a whole number or a text as a float, a list as a tuple.
+    """Return a setting's value in its type, and raise a ValueError if it is of another type.
 
-    Raises:
-        ValueError: the value is of another type.
+    Numbers and texts are converted to float, lists to tuples.
     """
     kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     for kind in kinds:

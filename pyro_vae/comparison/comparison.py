@@ -257,13 +257,12 @@ class Comparison:
 
 def _row(result: CellResult) -> dict[str, Any]:
     cell, evaluation = result.cell, result.evaluation
-    settings = cell.settings()
-    values = {name: settings[name] for name in SETTINGS}
+    settings = {name: getattr(cell, name) for name in SETTINGS}
     costs = ("fit_seconds", "evaluation_seconds", "model_parameters", "guide_parameters")
     row = {
         "cell": cell.hash,
         "fitted_model": cell.fitted_model and cell.fitted_model.hash,
-        **{name: "-".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()},
+        **{name: "-".join(map(str, value)) if isinstance(value, tuple) else value for name, value in settings.items()},
         "status": "finished" if result.finished else "unfinished" if result.error == UNFINISHED else "failed",
         "error": result.error_line or None,
         "epochs_run": evaluation.get("epochs", math.nan),

@@ -41,9 +41,9 @@ class Configuration:
         for result in self.results:
             values = result.values_of(quantity)
             if values is None:
-                there = [name for name in result.quantities if result.values_of(name) is not None]
+                measured = [name for name in result.quantities if result.values_of(name) is not None]
                 raise ValueError(
-                    f"{self.name}: {quantity} was not measured; there are {', '.join(there)}"
+                    f"{self.name}: {quantity} was not measured; there are {', '.join(measured)}"
                     f"{'' if result.cell.num_gaps else ' (gaps: set num_gaps)'}."
                 )
             rows.append(values.double().numpy())

@@ -167,7 +167,7 @@ def find_evaluation(name: str) -> Evaluation:
 
 
 def _own(function: Any, where: str) -> Evaluation:
-    """Return an evaluation of the user's own.
+    """Return a user's function as an evaluation.
 
     Raises:
         ValueError: the function is no evaluation, or has the name of one of the package's.

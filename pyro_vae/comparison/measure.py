@@ -136,11 +136,7 @@ def _less(asked: Any, little: Any) -> Any:
 
 
 def _labelled(name: str, data: ImageData, test: Inputs, num_data: int) -> dict[str, Any]:
-    """Return training and test data with their labels.
-
-    Raises:
-        ValueError: the data have none.
-    """
+    """Return training and test data with their labels; raise a ValueError if the data have none."""
     if data.train_labels is None or data.test_labels is None:
         raise ValueError(f"{name}: the data have no labels; {data.name} would have to bring them.")
     return {

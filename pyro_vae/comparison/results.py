@@ -75,8 +75,8 @@ class CellResult:
     @cached_property
     def quantities(self) -> dict[str, Quantity]:
         """The quantities that are columns of tables, by name."""
-        own = [find_evaluation(name) for name in self.cell.evaluations if ":" in name]
-        return quantities_of(self.measured, {evaluation.name: evaluation.result for evaluation in own})
+        users_evaluations = [find_evaluation(name) for name in self.cell.evaluations if ":" in name]
+        return quantities_of(self.measured, {evaluation.name: evaluation.result for evaluation in users_evaluations})
 
     def summary_of(self, quantity: str) -> Any:
         """Return a quantity's mean with its errors, as :meth:`Estimate.summary` does, or its number; else None."""
@@ -185,8 +185,8 @@ def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -
     except RunError:
         raise
     except ValueError as error:
-        own = ":" in str(recipe.get("measure", ""))
-        remedy = " Put back what it names; pyro_vae.load_run reads the pair without it." if own else ""
+        names_own_code = ":" in str(recipe.get("measure", ""))
+        remedy = " Put back what it names; pyro_vae.load_run reads the pair without it." if names_own_code else ""
         raise RunError(f"{path / CONFIG}: {error}{remedy}") from error
     for name in TOLD_TWICE:
         recorded, setting = config.get(name), getattr(cell, name)
@@ -238,13 +238,14 @@ def _differing(content: Mapping[str, Any], cell: Cell, hash: str) -> str:
     if "settings" not in content:
         return f"other settings ({shown(content.get('cell'))} is their hash, not {hash!r})"
     settings = listed(list(differences(content["settings"], cell.settings())))
-    own = [f"{argument(part)} {getattr(cell, part)}" if part in PARTS else part for part in cell.own_code]
-    if own and not settings:
-        return f"other code: the file of {' or '.join(own)} has changed since"
+    own_code = [f"{argument(part)} {getattr(cell, part)}" if part in PARTS else part for part in cell.own_code]
+    if own_code and not settings:
+        return f"other code: the file of {' or '.join(own_code)} has changed since"
     return f"other settings; {settings or 'its `cell` is not their hash'}"
 
 
 def _read_per_datum(path: Path) -> dict[str, Tensor]:
+    """Return the numbers of each test image, after checking their shapes and dtypes."""
     file = path / PER_DATUM
     again = f"Remove {path}: it is computed again."
     try:
@@ -253,8 +254,8 @@ def _read_per_datum(path: Path) -> dict[str, Tensor]:
         raise RunError(f"{error} {again}") from error
     if ELBO not in tensors:
         raise RunError(f"{file}: `{ELBO}` is missing. {again}")
+    most = len(tensors[ELBO]) if tensors[ELBO].ndim else 0
     for name, values in tensors.items():
-        most = len(tensors[ELBO]) if tensors[ELBO].ndim else 0
         if values.ndim != 1 or not values.is_floating_point() or not 0 < len(values) <= most:
             raise RunError(
                 f"{file}: `{name}` must be a number of each test image, or of the first; got shape "

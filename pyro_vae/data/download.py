@@ -55,11 +55,7 @@ def download_with_torchvision(torchvision_name: str, files: tuple[KnownFile, ...
 
 
 def _require_an_answer(urls: list[str], seconds: float = ANSWER_SECONDS) -> None:
-    """Return as soon as one host answers anything at all.
-
-    Raises:
-        ConnectionError: all failed, or none answered in time.
-    """
+    """Return as soon as one host answers; raise a ConnectionError if all fail, or none answers in time."""
     answers: queue.Queue[str | None] = queue.Queue()
 
     def ask(url: str) -> None:

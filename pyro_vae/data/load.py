@@ -188,11 +188,7 @@ def _data_root(root: str | os.PathLike[str] | None, source: Source | None = None
 
 
 def _with_labels(images: dict[str, Tensor], splits: Splits, name: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the images of each split with their labels.
-
-    Raises:
-        ValueError: a split has none.
-    """
+    """Return the images of each split with their labels; raise a ValueError if a split has no labels."""
     labels = {name: split.labels for name, split in splits.by_name.items() if split.labels is not None}
     missing = [name for name in images if name not in labels]
     if missing:

@@ -43,11 +43,7 @@ class TorchvisionMNIST(Source):
         return Splits(train, valid, Split(test_images.unsqueeze(1), test_labels), source=str(paths[0].parent))
 
     def _fetch(self, request: Request) -> None:
-        """Download the files.
-
-        Raises:
-            DataNotFoundError: the download is not allowed, or fails.
-        """
+        """Download the files; raise a DataNotFoundError if the download is not allowed, or fails."""
         reason, cause = "download=False forbids to fetch it", None
         if request.download:
             try:

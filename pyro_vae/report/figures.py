@@ -158,8 +158,8 @@ def gap_against(series: Sequence[Series], cost: str) -> "Figure":
         _number(axes, entry, x, gap.mean)
     axes.margins(0.12)
     _few_ticks(axes)
-    named = {"guide_parameters": "parameters of the guide", "fit_seconds": "seconds to fit"}
-    axes.set(xlabel=named[cost], ylabel="gap (nats per image)")
+    axis_labels = {"guide_parameters": "parameters of the guide", "fit_seconds": "seconds to fit"}
+    axes.set(xlabel=axis_labels[cost], ylabel="gap (nats per image)")
     return figure
 
 
@@ -192,8 +192,8 @@ def khat_shares(entry: Series) -> np.ndarray:
     values = np.concatenate(
         [result.per_datum["log_likelihood.pareto_k"].double().numpy() for result in entry.configuration.results]
     )
-    known = np.clip(values[~np.isnan(values)], BINS[0], BINS[-1])
-    return np.histogram(known, BINS)[0] / max(len(values), 1)
+    finite = np.clip(values[~np.isnan(values)], BINS[0], BINS[-1])
+    return np.histogram(finite, BINS)[0] / max(len(values), 1)
 
 
 def _single(size: tuple[float, float]) -> "tuple[Figure, Axes]":

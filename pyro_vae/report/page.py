@@ -86,7 +86,7 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
             khats.append((entry, _svg(figure, f"k-hats of {entry.name}", f"khat-{entry.number}")))
     first = [entry.configuration.results[0] for entry in series[:max_drawn]]
     finished = itertools.chain(*(configuration.results for configuration in configurations))
-    each = [Configuration(result.cell.label(comparison.varying), [result]) for result in finished]
+    single_cells = [Configuration(result.cell.label(comparison.varying), [result]) for result in finished]
     again, fits = commands(comparison)
     varying, common = settings_of(comparison)
     return environment.get_template("report.html.j2").render(
@@ -96,7 +96,7 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
         best=best_of(comparison, rankings),
         cautions=cautions(comparison),
         table=main_table(comparison, rankings, configurations),
-        cells=main_table(comparison, {}, each),
+        cells=main_table(comparison, {}, single_cells),
         better={
             name: "more" if quantity.better == "higher" else "less"
             for name, quantity in comparison.quantities.items()

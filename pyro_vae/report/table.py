@@ -187,8 +187,8 @@ def short(name: str) -> str:
 
 def errors_of(mean: MeanOverSeeds) -> dict[str, str]:
     """Return the errors of a mean by name: the known ones, and always the Monte Carlo error."""
-    named = {"MC": mean.monte_carlo, "data": mean.data, "seeds": mean.spread}
-    return {name: rounded_error(error) for name, error in named.items() if name == "MC" or not math.isnan(error)}
+    errors = {"MC": mean.monte_carlo, "data": mean.data, "seeds": mean.spread}
+    return {name: rounded_error(error) for name, error in errors.items() if name == "MC" or not math.isnan(error)}
 
 
 def in_words(errors: Mapping[str, str]) -> str:

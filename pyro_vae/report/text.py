@@ -34,9 +34,9 @@ def headline(comparison: Comparison) -> str:
     """Return a sentence with the numbers of finished cells, configurations, seeds and test images."""
     done = comparison.finished
     seeds = sorted({result.cell.seed for result in comparison.results})
-    named = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    seeds_in_words = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
     configurations = count(len(comparison.configurations), "configuration")
-    text = f"{len(done)} of {count(len(comparison.results), 'cell')} finished: {configurations}, {named}"
+    text = f"{len(done)} of {count(len(comparison.results), 'cell')} finished: {configurations}, {seeds_in_words}"
     images = sorted({(len(r.per_datum[ELBO]), r.evaluation["data"]["name"]) for r in done})
     measured = " and ".join(f"{count(number, 'test image')} of {Path(data).name}" for number, data in images)
     return f"{text}; measured on {measured}." if images else f"{text}."
