@@ -67,15 +67,15 @@ def _rows(kind: str) -> list[str]:
     if kind == "data":
         parts = {name: (type(source), f'load_data("{name}")') for name, source in DATASETS.items()}
     elif kind == "evaluation":
-        functions = {name: evaluation.function for name, evaluation in evaluations().items()}
-        parts = {name: (function, f"evaluation.{name}") for name, function in functions.items()}
+        functions = [evaluation.function for evaluation in evaluations().values()]
+        ours = [function for function in functions if function.__module__.startswith("pyro_vae.")]
+        parts = {function.__name__: (function, f"evaluation.{function.__name__}") for function in ours}
     else:
         package = KINDS[kind].package.removeprefix("pyro_vae.")
         parts = {name: (cls, f"{package}.{cls.__name__}") for name, cls in own_parts(kind).items()}
     rows = []
     for name, (part, python) in parts.items():
-        if part.__module__.startswith("pyro_vae."):
-            reference = citation(part)
-            what = summary(part).removesuffix(".") + (f" ({reference})" if reference else "")
-            rows.append(f"| {kind} `{name}` | `{python}` | {what.replace('|', chr(92) + '|')} |")
+        reference = citation(part)
+        what = summary(part).removesuffix(".") + (f" ({reference})" if reference else "")
+        rows.append(f"| {kind} `{name}` | `{python}` | {what.replace('|', chr(92) + '|')} |")
     return rows

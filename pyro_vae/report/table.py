@@ -101,7 +101,8 @@ def _of_fewer(comparison: Comparison, quantity: str) -> str:
 
     It is "" also for a quantity without a value for each image.
     """
-    sizes, fewer = set(), False
+    sizes: set[int] = set()
+    fewer = False
     for result in comparison.finished:
         values = result.values_of(quantity)
         if values is not None:

@@ -197,7 +197,8 @@ def compare_all(
     spread = seed_spread(nats.mean(2)) if num_seeds > 1 else SeedSpread(np.full(len(values), np.nan), 0.0, 0.0)
     seed_variance = dict(zip(values, spread.variances.tolist(), strict=True))
     pairs = list(itertools.combinations(names, 2))
-    crossed, by_image = [], []
+    crossed: list[CrossedEffects] = []
+    by_image: list[np.ndarray] = []
     for first, second in pairs:
         difference = nats_of[first] - nats_of[second]
         seed_square = num_images * (seed_variance[first] + seed_variance[second])
