@@ -22,7 +22,10 @@ COMMANDS = {
     "figures": ("figures", "draw a run: learning curves, reconstructions, samples, traversals"),
     "list": ("list_parts", "name the parts and the data sets that there are"),
 }
-"""By name: the module with its ``run``, and what it does. A module is imported when its command is run."""
+"""By name: the module whose ``run`` is the command, and what the command does.
+
+A module is imported when its command is run.
+"""
 
 SWITCHES = {
     "--quiet": "no bars and notes, only results",
@@ -45,8 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: words after the program's name; those of the process unless given.
 
     Returns:
-        The exit code: 0; 1 where cells of a comparison failed, or for an error that is not the user's; 2 for one that
-        is; 130 after Ctrl-C.
+        The exit code: 0 after success; 1 if cells of a comparison failed, or after a bug; 2 after an error that the
+        user can mend; 130 after Ctrl-C.
     """
     typed = list(sys.argv[1:] if argv is None else argv)
     with standard_output() if argv is None else contextlib.nullcontext(sys.stdout) as stream:
@@ -113,11 +116,11 @@ def _help() -> str:
 
 
 def message_of(error: Exception, *, with_places: bool = True) -> str | None:
-    """Return what an error says to the user; None where the user cannot mend it.
+    """Return an error's message for the user; None if the user cannot mend the error.
 
     Args:
-        error: that ended the work.
-        with_places: say where in the user's code it arose. A script of this project is not the user's code.
+        error: the exception that ended the work.
+        with_places: add where in the user's code it arose. A script of this project is not the user's code.
     """
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{error.filename}: {error.strerror}."
@@ -133,7 +136,7 @@ def message_of(error: Exception, *, with_places: bool = True) -> str | None:
 
 
 def _say(message: str) -> None:
-    """Print one line on standard error, whatever lines a message came in."""
+    """Print a message in one line on standard error."""
     with contextlib.suppress(BrokenPipeError):
         print("pyro-vae:", *message.split(), file=sys.stderr, flush=True)  # noqa: T201
 

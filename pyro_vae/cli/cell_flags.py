@@ -1,4 +1,4 @@
-"""A cell from flags, from the configuration of a run, or from both."""
+"""Make a cell from flags, from the configuration of a run, or from both."""
 
 import argparse
 from collections.abc import Collection, Mapping
@@ -20,8 +20,8 @@ from pyro_vae.runtime.trust import names_from
 DEFAULTS: dict[str, Any] = {field.name: field.default for field in fields(Cell)}
 
 FITTED_MODEL = (
-    "run folder whose fitted model is taken as it is, with its settings, so that only the guide is fitted (default: "
-    "both are)"
+    "run folder whose fitted model is taken unchanged, with its settings, so that only the guide is fitted (default: "
+    "model and guide are fitted)"
 )
 
 
@@ -39,15 +39,15 @@ def add_cell_flags(parser: Parser) -> None:
 
 
 def read_settings(path: Path, trust: bool = False, named: Collection[str] = ()) -> dict[str, Any]:
-    """Return the settings of a cell in a YAML file, in that of a run, or in a run folder.
+    """Return the settings of a cell from a YAML file, from the configuration file of a run, or from a run folder.
 
     Args:
         path: of the file or the folder.
-        trust: it may name classes that are not the package's, whose files are then imported.
-        named: such classes that the user has named as well.
+        trust: whether it may name classes that are not the package's; their files are then imported.
+        named: classes that it may name without ``trust``, as the user has named them as well.
 
     Raises:
-        RunError: it has none, or wrong ones, cannot be read, or names a class that is not trusted.
+        RunError: it cannot be read, has no settings or wrong ones, or names a class that is not trusted.
     """
     file = path / CONFIG if path.is_dir() else path
     content = read_yaml(file, path if path.is_dir() else None)
@@ -68,19 +68,19 @@ def read_settings(path: Path, trust: bool = False, named: Collection[str] = ()) 
 
 
 def named_classes(known: argparse.Namespace) -> set[str]:
-    """Return the classes of the user's own that flags name, by their names in a cell."""
+    """Return the names, as in a cell, of the user's own classes that flags name."""
     names = [parse_part(kind, getattr(known, kind))[0] for kind in PARTS if getattr(known, kind, None)]
     names += [parse_part("measure", text)[0] for text in getattr(known, "measure", ())]
     return {canonical_name(name) for name in names if ":" in name}
 
 
 def part_texts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, str]:
-    """Return the part of each kind that flags, else a base, else the defaults choose, as it was written."""
+    """Return the text of the part of each kind: that of a flag, else of the base, else the default."""
     return {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in PARTS}
 
 
 def cell_of(args: argparse.Namespace, base: Mapping[str, Any], parts: Mapping[str, Part]) -> Cell:
-    """Return the cell of flags, and of a base for the settings that no flag gives."""
+    """Return the cell of the flags; settings without a flag are those of the base."""
     flags = {name: value for name, value in vars(args).items() if name in DEFAULTS and name != "fitted_model"}
     for kind, part in parts.items():
         options = options_given(args, kind)

@@ -1,4 +1,4 @@
-"""`pyro-vae compare`: a grid of cells, computed as far as it is not there yet."""
+"""`pyro-vae compare`: compute those cells of a grid that are not computed yet."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def run(argv: Sequence[str], output: Output) -> int:
         "GRID.yaml --out DIR [flags]",
         "Fit and measure all cells of a grid, and compare them on the same test images, in nats an image. What is in "
         "DIR already is not computed again, so that the same command goes on where it was stopped. The exit code is 1 "
-        "where cells failed.",
+        "if cells failed.",
     )
     parser.add_argument("grid", type=a_path, metavar="GRID.yaml", help="the cells: `grid`, from a setting to the list "
         "of its values, all combinations; or `cells`, a list; and `common`, settings of all")  # fmt: skip

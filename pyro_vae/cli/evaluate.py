@@ -32,7 +32,7 @@ MEASURED = (*MEASUREMENT, "seed", "device")
 """Settings of a cell that a second measurement may change."""
 
 EVALUATIONS = "evaluation "
-"""Before an evaluation's name in the namespace of flags, where it may be called like a flag of ours."""
+"""Prefix of an evaluation's name in the namespace of flags, where the bare name may be that of another flag."""
 
 LONGEST_NAME = 120
 """Characters of a file's name before its hash; most file systems allow 255 bytes."""
@@ -45,15 +45,15 @@ def run(argv: Sequence[str], output: Output) -> int:
     cell = read_cell(path, trust=args.trust)
     require_fitted(path, cell)
     wanted = replace(cell, **{name: value for name, value in vars(args).items() if name in MEASURED})
-    asked = _asked(args)
-    if asked:
-        others = [text for text in wanted.measure if parse_part("measure", text)[0] not in asked]
-        wanted = replace(wanted, measure=(*others, *asked.values()))
+    requested = _requested_evaluations(args)
+    if requested:
+        others = [text for text in wanted.measure if parse_part("measure", text)[0] not in requested]
+        wanted = replace(wanted, measure=(*others, *requested.values()))
     if wanted == cell and (out is None or is_finished(path, cell)):
-        content = _own(path, cell, args, output)
+        content = _results_of_run(path, cell, args, output)
     else:
+        # Checked before the work, so that the results are not lost.
         if out is None and not os.access(path, os.W_OK):
-            # Said before the work, and not after it.
             raise RunError(f"{path} cannot be written: name a file for the results with --out.")
         content = _measured(args, wanted, output)
         out = out or path / _file_name(cell, wanted)
@@ -66,19 +66,19 @@ def run(argv: Sequence[str], output: Output) -> int:
     return 0
 
 
-def _asked(args: Any) -> dict[str, str]:
-    """Return the evaluations that flags ask for by name, each with its options, as a cell has it."""
-    asked = {}
+def _requested_evaluations(args: Any) -> dict[str, str]:
+    """Return the evaluations that have a flag, by name, each in the form ``NAME(option=value)`` of a cell."""
+    requested = {}
     for name in evaluations():
         options = getattr(args, f"{EVALUATIONS}{name}", None)
         if options is not None:
-            asked[name] = f"{name}({options})" if options else name
+            requested[name] = f"{name}({options})" if options else name
             try:
-                Cell(measure=(asked[name],))
+                Cell(measure=(requested[name],))
             except ValueError as error:
                 message = re.sub(rf"^{argument('measure')}: (evaluation {name}:? )?", "", str(error))
                 raise ValueError(f"{_flag(name)}: {message}") from error
-    return asked
+    return requested
 
 
 def _flag(name: str) -> str:
@@ -91,7 +91,7 @@ def _flag(name: str) -> str:
 
 
 def _file_name(cell: Cell, wanted: Cell) -> str:
-    """Return the name of the file for other settings than a run's own; a long one ends in a hash.
+    """Return the name of the file for settings that differ from those of the run; a long name ends in a hash.
 
     >>> _file_name(Cell(), Cell(measure=["ais(num_test=2)"], seed=3))
     'evaluation,measure=ais(num_test=2),seed=3.json'
@@ -109,8 +109,8 @@ def _parser() -> Parser:
         "evaluate",
         "RUN [flags]",
         "Measure a run again on the test images: the ELBO and the importance-weighted log-likelihood, in nats a datum. "
-        f"What other settings than the run's own find is written beside RUN/{EVALUATION}, into a file that is named "
-        "after them.",
+        f"Results with other settings than the run's own are written beside RUN/{EVALUATION}, into a file that is "
+        "named after these settings.",
     )
     group = parser.add_argument_group("settings")
     for name, option in options_of(Cell).items():
@@ -119,17 +119,17 @@ def _parser() -> Parser:
             replace(option, help=what).add(group, default="default: the run's own")
     add_run(parser, group, "FILE", "file to write to, in place of one in RUN")
     what = "each for all test images, or with options: --ais 'num_test=20, num_chains=4'"
-    asked = parser.add_argument_group("evaluations", what)
+    group = parser.add_argument_group("evaluations", what)
     for name, evaluation in evaluations().items():
-        # What a flag of ours or another evaluation's hides is asked for by --measure.
+        # An evaluation whose flag is taken can be requested by --measure.
         if not parser.has_flag(_flag(name)):
             words = evaluation.help.replace("%", "%%")
-            asked.add_argument(_flag(name), dest=EVALUATIONS + name, nargs="?", const="", metavar="OPTIONS", help=words)
+            group.add_argument(_flag(name), dest=EVALUATIONS + name, nargs="?", const="", metavar="OPTIONS", help=words)
     return parser
 
 
-def _own(path: Path, cell: Cell, args: Any, output: Output) -> dict[str, Any]:
-    """Return the results of a run's own settings, and measure the run first if that was not done yet."""
+def _results_of_run(path: Path, cell: Cell, args: Any, output: Output) -> dict[str, Any]:
+    """Return the results with the run's own settings, and measure the run first if that was not done yet."""
     if is_finished(path, cell):
         if args.data is not None:
             require_same_data(read_config(path)["data"], load_data_of_run(path, cell, args.data), path)
@@ -150,7 +150,7 @@ def _measured(args: Any, wanted: Cell, output: Output) -> dict[str, Any]:
     cell, data, run = open_run(args)
     output.note(f"{run}")
     if wanted.measure != cell.measure:
-        # What an evaluation refuses is said before anything is measured.
+        # An evaluation that refuses the pair shall do so before anything is measured.
         measure_cell(wanted, run.model, run.guide, data, False, rehearsal=True)
     for module in owners_of(run.model, run.guide).values():
         module.to(as_device(wanted.device))

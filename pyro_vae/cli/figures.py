@@ -1,4 +1,4 @@
-"""`pyro-vae figures`: what a run looks like."""
+"""`pyro-vae figures`: draw a run."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 FIGURES = "figures"
 
 IMAGES = 30
-"""Reconstructed."""
+"""Number of test images that are reconstructed."""
 
 ROWS = 10
-"""Latent units that are traversed, the most active ones."""
+"""Number of latent units that are traversed, the most active ones."""
 
 
 def run(argv: Sequence[str], output: Output) -> int:
@@ -38,9 +38,9 @@ def run(argv: Sequence[str], output: Output) -> int:
     parser = Parser(
         "figures",
         "RUN [flags]",
-        f"Draw a run into RUN/{FIGURES}: its learning curves in nats a datum; and where its data are images, "
-        "reconstructions, samples from the prior, a traversal of the most active latent units, and for a VAE with two "
-        "of them under a standard normal prior the manifold.",
+        f"Draw a run into RUN/{FIGURES}: its learning curves in nats a datum. If its data are images, also "
+        "reconstructions, samples from the prior, and a traversal of the most active latent units; and for a VAE with "
+        "two latent units and a standard normal prior, the manifold.",
     )
     add_run(parser, parser, "DIR", f"folder to draw into (default: RUN/{FIGURES})")
     args = parser.read(argv)
@@ -60,12 +60,10 @@ def run(argv: Sequence[str], output: Output) -> int:
 
 
 def _figures(cell: Cell, data: ImageData, run: Run, output: Output) -> Iterator[tuple[str, "Figure"]]:
-    """Draw what a run's data and model allow; what cannot be drawn is said."""
+    """Yield each figure that the data and the model of a run allow, and print why others cannot be drawn."""
     objective = find_part("objective", parse_part("objective", cell.objective)[0])
-    yield (
-        "learning_curves",
-        plots.learning_curves(run.history, "ELBO" if objective is Trace_ELBO else objective.__name__),
-    )
+    bound = "ELBO" if objective is Trace_ELBO else objective.__name__
+    yield "learning_curves", plots.learning_curves(run.history, bound)
     if len(data.x_shape) != 3 or data.x_shape[0] not in (1, 3):
         output.note(f"Data of shape {data.x_shape} are no images in grey or colour: none are drawn.")
         return
@@ -86,11 +84,11 @@ def _figures(cell: Cell, data: ImageData, run: Run, output: Output) -> Iterator[
     if isinstance(model, VAE) and cell.latent_dim == 2 and isinstance(model.prior, StandardNormalPrior):
         likelihood, like = cast(Likelihood, model.likelihood), next(model.parameters())
         drawers["manifold"] = lambda: plots.manifold(likelihood, like)
-    # Its own noise: the caller's is left as it was.
+    # The noise comes from the cell's seed; the caller's generator is not moved.
     with torch.no_grad(), seeded(cell.seed):
         for name, draw in drawers.items():
             try:
                 yield name, draw()
             except Exception as reason:
-                # A pair of the user's own may have a law without a mean: the rest is drawn.
+                # A user's own pair may have a distribution without a mean; the other figures are still drawn.
                 output.note(f"{name} cannot be drawn: {in_one_line(reason)}")

@@ -29,7 +29,7 @@ from pyro_vae.runtime.wording import count
 RUNS = Path("runs")
 
 HASH_DIGITS = 8
-"""Digits of a cell's hash in its folder's name: enough to tell a user's runs apart."""
+"""Number of digits of a cell's hash in its folder's name, enough to tell a user's runs apart."""
 
 
 def run(argv: Sequence[str], output: Output) -> int:
@@ -41,7 +41,7 @@ def run(argv: Sequence[str], output: Output) -> int:
     show_part_help(known, texts)
     parts = {kind: Part.of(kind, text) for kind, text in texts.items()}
     for kind, part in parts.items():
-        # A help text is long enough without the options of what nobody chose.
+        # The help lists the options of chosen parts only, as it is long enough without those of the defaults.
         if kind in known or kind in base or not wants_help(argv):
             part.add_flags(parser)
     args = parser.read(argv, lambda flag: _explained(flag, parts), _flags_of)
@@ -61,7 +61,7 @@ def run(argv: Sequence[str], output: Output) -> int:
     if is_new:
         data = load_data_of(cell, moved)
         try:
-            # Before anything is written, the pair is made, and a little of it is measured.
+            # Before anything is written, the pair is made, and measured on a few images.
             rehearse(cell, data, fitted_model)
         except (PairError, SupportError) as error:
             if "no_evaluate" not in args:
@@ -70,7 +70,7 @@ def run(argv: Sequence[str], output: Output) -> int:
     elif moved is not None or not is_finished(out, cell):
         data = load_data_of_run(out, cell, moved)
     output.note(f"Run folder: {out}")
-    output.after_interrupt = lambda: _goes_on(out)
+    output.after_interrupt = lambda: _how_to_resume(out)
     with _folder(out):
         if "no_evaluate" in args:
             fitted = fit_cell(cell, out, data=data, fitted_model=fitted_model, progress=output.progress)
@@ -86,7 +86,7 @@ def run(argv: Sequence[str], output: Output) -> int:
 
 
 def _flags_of(word: str) -> list[str]:
-    """Return the flags that take a word which was typed without a flag.
+    """Return the flags that a word may belong to which was typed without a flag.
 
     >>> _flags_of("mnist-5k"), _flags_of("flow"), _flags_of("mixture"), _flags_of("extra")
     (['--data'], ['--prior'], ['--guide', '--prior'], [])
@@ -115,13 +115,12 @@ def _parser() -> Parser:
     )
     group = parser.add_argument_group("the run")
     add = group.add_argument
-    add(
-        "--out", type=a_path, metavar="RUN", help="run folder (default: runs/GUIDE-HASH, with the hash of all settings)"
-    )
+    what = "run folder (default: runs/GUIDE-HASH, with the hash of all settings)"
+    add("--out", type=a_path, metavar="RUN", help=what)
     add("--resume", action="store_true", help="go on with the run in --out, whose settings need not be given again")
     add("--no_evaluate", action="store_true", help="only fit; `pyro-vae evaluate RUN` measures later")
-    add("--config", type=a_path, metavar="FILE", help="settings: RUN/config.yaml, or what --print_config printed; "
-        "flags have the last word")  # fmt: skip
+    what = "settings: RUN/config.yaml, or what --print_config printed; flags override them"
+    add("--config", type=a_path, metavar="FILE", help=what)
     add_trust(group, "the run or the file")
     add("--print_config", action="store_true", help="print the settings as YAML, and do nothing else")
     add_cell_flags(parser)
@@ -130,7 +129,7 @@ def _parser() -> Parser:
 
 
 def _base(known: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings of ``--config`` or of the run to resume, which flags change."""
+    """Return the settings of ``--config`` or of the run to resume, which flags override."""
     if "config" in known:
         return read_settings(known.config, known.trust, named_classes(known))
     if "resume" in known and "out" in known:
@@ -141,7 +140,7 @@ def _base(known: argparse.Namespace) -> dict[str, Any]:
 
 
 def _moved_data(args: argparse.Namespace, base: dict[str, Any]) -> str | None:
-    """Return where the data of a resumed run are now, and remove that from the flags; None if they have not moved."""
+    """Return the place to which the data of a resumed run have moved, and remove it from the flags; else None."""
     if "resume" not in args or "data" not in args or "config" in args or args.data == base.get("data", args.data):
         return None
     moved: str = args.data
@@ -156,7 +155,7 @@ def _explained(flag: str, parts: Mapping[str, Part]) -> str | None:
 
 
 def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
-    """Refuse a folder that holds another run, or this one where it shall not be gone on with."""
+    """Refuse a folder that holds another run, and one that holds this run unless it is to be resumed."""
     if not (out / CONFIG).is_file():
         if (out / GRID).is_file():
             raise RunError(f"{out} is the folder of a comparison: choose another --out for the run.")
@@ -166,17 +165,16 @@ def _check_folder(out: Path, cell: Cell, resume: bool) -> None:
                 f"one."
             )
         return
-    held = read_cell(out, named=classes_of(cell))
-    if held != cell:
+    found_cell = read_cell(out, named=classes_of(cell))
+    if found_cell != cell:
         done = epochs_done(out)
         trained = f", which has trained {count(done, 'epoch')} already" if cell.epochs < done else ""
-        raise RunError(
-            f"{out} holds a run with other settings{trained}; {differing(held, cell)}. Choose another --out."
-        )
+        reason = f"{out} holds a run with other settings{trained}; {differing(found_cell, cell)}"
+        raise RunError(f"{reason}. Choose another --out.")
     if not resume:
         raise RunError(
-            f"{out} holds this run already: --resume goes on with it, or shows its results where it is finished; "
-            f"another --out starts again."
+            f"{out} holds this run already: --resume goes on with it, or shows its results if it is finished; another "
+            f"--out starts again."
         )
 
 
@@ -191,7 +189,7 @@ def _folder(out: Path) -> Iterator[None]:
             raise
 
 
-def _goes_on(out: Path) -> str:
+def _how_to_resume(out: Path) -> str:
     """Return how to resume a run that was interrupted."""
     if (out / CONFIG).is_file():
         return f"`pyro-vae fit --resume --out {out}` goes on where the last checkpoint left it."

@@ -1,4 +1,4 @@
-"""`pyro-vae list`: the parts and the data sets that there are."""
+"""`pyro-vae list`: name the available parts and data sets."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def run(argv: Sequence[str], output: Output) -> int:
     parser = Parser(
         "list",
         f"[{'|'.join(LISTS)}]",
-        "Name the parts and the data sets that there are, one a line. `pyro-vae fit --guide.help NAME` lists the "
+        "Name the available parts and data sets, one a line. `pyro-vae fit --guide.help NAME` lists the "
         "options of a guide, and so for the other parts.",
     )
     parser.add_argument("what", nargs="?", metavar="WHAT", help=f"one of {', '.join(LISTS)}; all unless given")
@@ -47,7 +47,7 @@ def run(argv: Sequence[str], output: Output) -> int:
 
 
 def _list(kind: str) -> dict[str, str]:
-    """Return what there is of a kind: name and first sentence, or why a part of an installed package cannot be used."""
+    """Return the parts of a kind by name, each with its first sentence, or with why an installed one cannot be used."""
     if kind == "evaluation":
         return {name: known.help for name, known in evaluations().items()} | unusable()
     if kind == "data":
@@ -63,18 +63,19 @@ def _list(kind: str) -> dict[str, str]:
 
 def _rows(kind: str) -> list[str]:
     """Return a row of a Markdown table for each of the package's own parts of a kind, with its first reference."""
-    things: dict[str, tuple[Any, str]]
+    parts: dict[str, tuple[Any, str]]
     if kind == "data":
-        things = {name: (type(source), f'load_data("{name}")') for name, source in DATASETS.items()}
+        parts = {name: (type(source), f'load_data("{name}")') for name, source in DATASETS.items()}
     elif kind == "evaluation":
-        own = (known.function for known in evaluations().values() if known.function.__module__.startswith("pyro_vae."))
-        things = {function.__name__: (function, f"evaluation.{function.__name__}") for function in own}
+        functions = [evaluation.function for evaluation in evaluations().values()]
+        ours = [function for function in functions if function.__module__.startswith("pyro_vae.")]
+        parts = {function.__name__: (function, f"evaluation.{function.__name__}") for function in ours}
     else:
         package = KINDS[kind].package.removeprefix("pyro_vae.")
-        things = {name: (cls, f"{package}.{cls.__name__}") for name, cls in own_parts(kind).items()}
+        parts = {name: (cls, f"{package}.{cls.__name__}") for name, cls in own_parts(kind).items()}
     rows = []
-    for name, (thing, python) in things.items():
-        cited = citation(thing)
-        what = summary(thing).removesuffix(".") + (f" ({cited})" if cited else "")
+    for name, (part, python) in parts.items():
+        reference = citation(part)
+        what = summary(part).removesuffix(".") + (f" ({reference})" if reference else "")
         rows.append(f"| {kind} `{name}` | `{python}` | {what.replace('|', chr(92) + '|')} |")
     return rows

@@ -1,4 +1,4 @@
-"""Where results, notes and help go."""
+"""Print results and help on standard output, and all else on standard error."""
 
 import contextlib
 import json
@@ -13,7 +13,7 @@ from pyro_vae.errors import CheckpointError
 
 
 class HelpWanted(Exception):  # noqa: N818 (no error)
-    """Ends a command with a help text, which the exception carries."""
+    """Ends a command; its message is the help text to print."""
 
 
 class Output:
@@ -24,14 +24,14 @@ class Output:
     Args:
         stream: standard output.
         quiet: leave out notes and bars.
-        json: results are one JSON text, and their words go where notes go.
+        json: print results as one JSON text on standard output, and their lines for people on standard error.
     """
 
     def __init__(self, stream: TextIO, *, quiet: bool = False, json: bool = False) -> None:
         self._stream, self._quiet, self._json = stream, quiet, json
         self._closed = False
         self.after_interrupt: Callable[[], str] = str
-        """What to tell whoever pressed Ctrl-C."""
+        """Returns the message after Ctrl-C."""
 
     @property
     def progress(self) -> bool | None:
@@ -46,7 +46,7 @@ class Output:
             self.text(line)
 
     def give(self, content: Mapping[str, Any]) -> None:
-        """Print the result, for programs, where it was asked for."""
+        """Print the result as JSON, for programs, if ``--json`` was given."""
         if self._json:
             self.text(json.dumps(finite(content), indent=2))
 
@@ -56,7 +56,7 @@ class Output:
             print(line, file=sys.stderr, flush=True)  # noqa: T201
 
     def complain(self, line: str) -> None:
-        """Print what went wrong, with ``--quiet`` as well."""
+        """Print what went wrong on standard error, with ``--quiet`` as well."""
         print(f"pyro-vae: {line}", file=sys.stderr, flush=True)  # noqa: T201
 
     def text(self, text: str) -> None:
@@ -67,15 +67,15 @@ class Output:
             print(text, file=self._stream, flush=True)
         except BrokenPipeError:
             self._closed = True
-            # What Python writes at its end goes nowhere, instead of into the closed pipe once more.
+            # Python flushes standard output once more at its end: into the null device, not the closed pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
 
 
 @contextlib.contextmanager
 def standard_output() -> Iterator[TextIO]:
-    """Reserve standard output for results, and lead whatever else is written to it to standard error.
+    """Reserve standard output for results, and redirect whatever else is written to it to standard error.
 
-    So results come alone, whatever a class of the user's own prints, here or in a worker process.
+    So standard output holds results only, even if a class of the user's own prints, here or in a worker process.
     """
     sys.stdout.flush()
     with os.fdopen(os.dup(1), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors) as stream:

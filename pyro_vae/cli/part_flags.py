@@ -1,4 +1,4 @@
-"""The flags of a chosen part: its constructor's own parameters, without those that the pair gives it."""
+"""The flags of a chosen part: the parameters of its constructor, without those that the pair sets."""
 
 import argparse
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from pyro_vae.parts import PARTS, check_options, find_part, kind_of, parse_part
 
 @dataclass(frozen=True)
 class Part:
-    """A part that was chosen, with the values that its text gives to options."""
+    """A chosen part, with the values of the options in its text."""
 
     kind: str
     name: str
@@ -65,13 +65,13 @@ class Part:
             option.add(group, f"{self.kind}.")
 
     def text_with(self, options: Mapping[str, Any]) -> str:
-        """Return the text with further options, which have the last word."""
+        """Return the text of the part with further options, which override those that it has."""
         settings = {**self.settings, **options}
         inside = ", ".join(f"{name}={value!r}" for name, value in settings.items())
         return f"{self.name}({inside})" if inside else self.name
 
     def help(self) -> str:
-        """Return its own help text."""
+        """Return the help text of the part."""
         parser = Parser("fit", f"--{self.kind} {self.name} [flags]", "")
         parser.usage = argparse.SUPPRESS
         name = "" if self.type.__name__ == self.name.rpartition(":")[2] else f" ({self.type.__name__})"
@@ -101,7 +101,7 @@ def show_part_help(known: argparse.Namespace, texts: Mapping[str, str]) -> None:
         texts: of the chosen parts, by kind.
 
     Raises:
-        HelpWanted: it was asked for.
+        HelpWanted: a flag asks for it.
     """
     for kind in PARTS:
         name = getattr(known, f"{kind}.help", None)
@@ -110,6 +110,6 @@ def show_part_help(known: argparse.Namespace, texts: Mapping[str, str]) -> None:
 
 
 def options_given(args: argparse.Namespace, kind: str) -> dict[str, Any]:
-    """Return the options of a kind of part that flags have set."""
+    """Return the options of a kind of part that flags set."""
     prefix = f"{kind}."
     return {name.removeprefix(prefix): value for name, value in vars(args).items() if name.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""`pyro-vae report`: what a comparison found, for people and for papers."""
+"""`pyro-vae report`: write the report of a comparison, and its tables for a paper."""
 
 import argparse
 import json
@@ -11,16 +11,12 @@ from pyro_vae.cli.usage import Parser, a_path
 from pyro_vae.comparison import Comparison
 
 TABLES = {"latex": "report.tex", "markdown": "report.md"}
-"""By flag: what :func:`pyro_vae.report.page.write_report` writes of the main table."""
+"""By flag: the file into which :func:`pyro_vae.report.page.write_report` writes the main table."""
 
 
 def run(argv: Sequence[str], output: Output) -> int:
     """Run the command."""
-    parser = Parser(
-        "report",
-        "DIR [flags]",
-        "Write the report of a comparison again, from what is computed so far.",
-    )
+    parser = Parser("report", "DIR [flags]", "Write the report of a comparison again, from what is computed so far.")
     parser.add_argument("comparison", type=a_path, metavar="DIR", help="folder that `compare` wrote")
     add_tables(parser)
     parser.add_argument("--out", type=a_path, metavar="OTHER", default=None, help="folder to write to (default: DIR)")
@@ -46,8 +42,8 @@ def add_tables(parser: Parser) -> None:
 def write_reports(
     comparison: Comparison, out: Path, args: argparse.Namespace, output: Output, data: str | None = None
 ) -> None:
-    """Write the report and the tables that were asked for into a folder; say what was found, and where it is."""
-    # Here, as it brings matplotlib, which no help text needs.
+    """Write the report and the requested tables into a folder, and print the results and where they are written."""
+    # Imported here, as it imports matplotlib, which no help text needs.
     from pyro_vae.report.page import write_report
 
     output.say(str(comparison))
@@ -56,14 +52,12 @@ def write_reports(
     written = tables | {"report": str(report)}
     for what, path in written.items():
         output.say(f"{what}: {path}")
-    # By way of JSON text, which has neither NumPy's numbers nor NaN.
+    # JSON text has neither NumPy's numbers nor NaN.
     table = json.loads(comparison.table.to_json(orient="records"))
     numbers = {"finished": len(comparison.finished), "failed": failures(comparison), "table": table}
     output.give({"path": str(comparison.path), **written, **numbers})
 
 
 def failures(comparison: Comparison) -> dict[str, str]:
-    """Return in a line why each failed cell has no results, by the cell's label."""
-    return {
-        result.cell.label(comparison.varying): (result.error or "").partition("\n")[0] for result in comparison.failed
-    }
+    """Return the first line of each failed cell's error, by the cell's label."""
+    return {result.cell.label(comparison.varying): result.error_line for result in comparison.failed}

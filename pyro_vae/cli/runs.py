@@ -1,4 +1,4 @@
-"""Flags and checks of commands that read a run folder."""
+"""The flags and checks of commands that read a run folder."""
 
 import argparse
 import contextlib
@@ -29,7 +29,7 @@ def add_run(parser: argparse.ArgumentParser, group: argparse._ActionsContainer, 
         what: its help.
     """
     parser.add_argument("run", type=a_path, metavar="RUN", help="run folder, as `fit` and `compare` write them")
-    help = "run whose model was taken over, where it is not beside this one"
+    help = "run whose model was taken over, if it is not beside this one"
     group.add_argument("--fitted_model", type=a_path, metavar="RUN", default=None, help=help)
     group.add_argument("--out", type=a_path, metavar=out, default=None, help=what)
     add_moved_data(group)
@@ -38,7 +38,7 @@ def add_run(parser: argparse.ArgumentParser, group: argparse._ActionsContainer, 
 
 def add_trust(parser: argparse._ActionsContainer, what: str = "RUN") -> None:
     """Add ``--trust``, which allows a folder or file to name classes that are not the package's."""
-    help = f"import the classes that {what} names, whosever they are: that runs their code"
+    help = f"import the classes that {what} names, also those of other packages and files: that runs their code"
     parser.add_argument("--trust", action="store_true", default=False, help=help)
 
 
@@ -49,37 +49,36 @@ def add_moved_data(parser: argparse._ActionsContainer) -> None:
 
 
 def lines_of(result: CellResult) -> list[str]:
-    """Return what was run, as :class:`pyro_vae.Run` says it, and a line for each evaluation."""
+    """Return a line for the run, in the words of :class:`pyro_vae.Run`, and a line for each evaluation."""
     history, data = result.history, result.evaluation["data"]
     run = f"run of {count(len(history), 'epoch')} on {data['name']} in {result.path}: {bounds(history[-1])}"
     return [run, *result.evaluation["in_words"]]
 
 
-def find_fitted_model(cell: Cell, given: Path | None, beside: Sequence[Path], trust: bool = False) -> Path | None:
-    """Return the run folder of the model that a cell takes over, None where it takes none.
+def find_fitted_model(cell: Cell, named: Path | None, beside: Sequence[Path], trust: bool = False) -> Path | None:
+    """Return the run folder of the model that a cell takes over; None if it takes over none.
 
     Args:
-        cell: whose model it is.
-        given: the folder, where the user has named it.
-        beside: folders in which else to look for one with the hash for a name, as comparisons have them.
-        trust: import the classes that it names, whosever they are.
+        cell: the cell that takes over a model.
+        named: the folder, if the user has named it.
+        beside: folders that are searched otherwise, for a run folder named by the hash, as comparisons have them.
+        trust: import the classes that the folder names, also those of other packages and files.
 
     Raises:
-        RunError: it is not there, or another run is there, or the cell takes none.
+        RunError: the run is missing or another one, or the user has named a folder for a cell that takes over none.
     """
     if cell.fitted_model is None:
-        if given is not None:
+        if named is not None:
             raise RunError("the run takes over no other run's model: leave out --fitted_model.")
         return None
-    places = [given] if given is not None else [folder / cell.fitted_model.hash for folder in beside]
+    places = [named] if named is not None else [folder / cell.fitted_model.hash for folder in beside]
     for place in places:
         if (place / CONFIG).is_file():
-            taken = read_cell(place, trust=trust, named=classes_of(cell))
-            if taken != cell.fitted_model:
-                raise RunError(
-                    f"{place} is not the run whose model is taken over; {differing(taken, cell.fitted_model)}."
-                )
-            require_fitted(place, taken)
+            found_cell = read_cell(place, trust=trust, named=classes_of(cell))
+            if found_cell != cell.fitted_model:
+                how = differing(found_cell, cell.fitted_model)
+                raise RunError(f"{place} is not the run whose model is taken over; {how}.")
+            require_fitted(place, found_cell)
             return place
     raise RunError(
         f"the run takes over the model of another one, which is not at {' or '.join(map(str, places))}: say where it "
@@ -88,27 +87,23 @@ def find_fitted_model(cell: Cell, given: Path | None, beside: Sequence[Path], tr
 
 
 def classes_of(cell: Cell) -> set[str]:
-    """Return the names of the classes that a cell, and the cell whose model it takes, are made of."""
+    """Return the names of the classes that a cell, and the cell whose model it takes over, are made of."""
     names = {parse_part(kind, getattr(cell, kind))[0] for kind in PARTS}
     names |= {parse_part("measure", text)[0] for text in cell.measure}
     return names if cell.fitted_model is None else names | classes_of(cell.fitted_model)
 
 
-def differing(held: Cell, wanted: Cell) -> str:
-    """Return by which settings a cell that a folder holds differs from the one that is wanted.
+def differing(found_cell: Cell, wanted: Cell) -> str:
+    """Return by which settings the cell of a folder differs from the one that is wanted.
 
     >>> differing(Cell(seed=2), Cell(seed=1))
     'seed: was 2, is 1'
     """
-    return listed(list(differences(held.settings(), wanted.settings())))
+    return listed(list(differences(found_cell.settings(), wanted.settings())))
 
 
 def require_fitted(path: Path, cell: Cell) -> None:
-    """Refuse a run that is not fitted to its last epoch, or whose results are damaged.
-
-    Raises:
-        RunError: it is not, or they are.
-    """
+    """Raise a RunError if a run is not fitted to its last epoch, or its results are damaged."""
     is_finished(path, cell)
     if not is_fitted(path, cell):
         done = f"{path} has {epochs_done(path)} of its {count(cell.epochs, 'epoch')}"
@@ -122,7 +117,7 @@ def open_run(args: argparse.Namespace) -> tuple[Cell, ImageData, Run]:
         args: the flags of :func:`add_run`.
 
     Raises:
-        RunError: it is missing, damaged, was stopped on its way or fitted to other data.
+        RunError: the run is missing, damaged, not fitted to its end, or fitted to other data.
     """
     path: Path = args.run
     cell = read_cell(path, trust=args.trust)

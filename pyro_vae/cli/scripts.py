@@ -1,4 +1,4 @@
-"""What a script shares with the command line: errors in one line, and a free folder for its results."""
+"""Give scripts errors in one line, as the command line has them, and a free folder for their results."""
 
 import argparse
 import itertools
@@ -18,7 +18,7 @@ from pyro_vae.runtime.files import alone_in
 RUNS, SMOKE = Path("runs"), Path("runs/smoke")
 
 TABLE = "table.json"
-"""The numbers of a script that keeps no run."""
+"""File with the numbers of a script that keeps no run."""
 
 WRITTEN = (CONFIG, METRICS, str(Path(CHECKPOINT).parent), "evaluation.json", "figures", TABLE)
 """Files and folders that ``--overwrite`` removes."""
@@ -47,9 +47,9 @@ def add_out(parser: argparse.ArgumentParser, name: str, what: str, *, resume: bo
 
     Args:
         parser: of the script.
-        name: of the folder, where the user names none.
-        what: the folder is for.
-        resume: whether a run can be gone on with.
+        name: of the folder, if the user names none.
+        what: what the folder is for.
+        resume: whether a run can be resumed.
     """
     default = f"default: {RUNS / name}, or {name}-2, ... where that is taken; with --smoke {SMOKE / name}"
     parser.add_argument("--out", type=a_path, default=argparse.SUPPRESS, help=f"folder for {what} ({default})")
@@ -59,10 +59,10 @@ def add_out(parser: argparse.ArgumentParser, name: str, what: str, *, resume: bo
 
 
 def choose_out(args: argparse.Namespace, name: str) -> Path:
-    """Return the folder of a script's results, free or to be gone on with.
+    """Return the folder of a script's results: a free one, or one with a run to resume.
 
     Raises:
-        RunError: it holds results, and neither ``--resume`` nor ``--overwrite`` was given; or both were.
+        RunError: the folder holds results and there is neither ``--resume`` nor ``--overwrite``, or there are both.
     """
     resume = getattr(args, "resume", False)
     if resume and args.overwrite:
@@ -88,7 +88,7 @@ def _numbered(name: str, last: bool) -> Path:
 
 
 def _results(out: Path) -> list[Path]:
-    """Return the folders of results: this one, or those right in it."""
+    """Return the folders of results: this one, or its direct sub-folders."""
     if not out.is_dir():
         return []
     if (out / CONFIG).is_file():
@@ -98,11 +98,7 @@ def _results(out: Path) -> list[Path]:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run's files, and the folder where it holds nothing else.
-
-    Raises:
-        FolderBusyError: another process works there.
-    """
+    """Remove a run's files, and the folder if it holds nothing else, unless another process works there."""
     with alone_in(folder):
         for name in WRITTEN:
             path = folder / name

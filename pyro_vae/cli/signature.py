@@ -1,17 +1,17 @@
-"""The parameters of a function or class, from its signature and docstring, as flags."""
+"""Turn the parameters of a function or class into flags, by its signature and docstring."""
 
 import argparse
 import contextlib
 import inspect
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from types import NoneType, UnionType
+from types import NoneType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 
 from pyro_vae.cli.values import read_value, words_as_list
-from pyro_vae.cli.wording import in_text, in_words, is_list, plain
+from pyro_vae.cli.wording import in_text, in_words, is_list, is_union, plain
 
 REQUIRED = inspect.Parameter.empty
 
@@ -26,7 +26,7 @@ class Option:
     kind: Any
     """Its type."""
     default: Any
-    """:data:`REQUIRED` where it has none."""
+    """:data:`REQUIRED` if it has none."""
     help: str
     metavar: str | None = None
 
@@ -36,7 +36,7 @@ class Option:
         Args:
             group: of the parser.
             prefix: of the flag's name.
-            default: what to call its default, where that is not the parameter's own.
+            default: words for its default, if that is not the parameter's own.
         """
         if default is None and self.default is REQUIRED:
             default = "required"
@@ -57,12 +57,10 @@ class Option:
             )  # fmt: skip
 
     def read(self, words: str | list[str], flag: str = "") -> Any:
-        """Return the value that words on a command line stand for.
-
-        Lists come as tuples, as most defaults are.
+        """Return the value that words on a command line stand for; a list as a tuple, as most defaults are.
 
         Raises:
-            ValueError: they stand for none of its type.
+            ValueError: the words stand for no value of the type.
         """
         text = words if isinstance(words, str) else words_as_list(words)
         try:
@@ -74,13 +72,13 @@ class Option:
 
     @property
     def _is_switch(self) -> bool:
-        return _members(self.kind) == [bool]
+        return _main_type(self.kind) is bool
 
     def _metavar(self) -> str:
-        members = _members(self.kind)
-        if len(members) == 1 and is_list(members[0]):
-            members = _members(next(iter(get_args(members[0])), Any))
-        return METAVARS.get(members[0], "VALUE") if len(members) == 1 else "VALUE"
+        kind = _main_type(self.kind)
+        if is_list(kind):
+            kind = _main_type(next(iter(get_args(kind)), Any))
+        return METAVARS.get(kind, "VALUE")
 
 
 class _Read(argparse.Action):
@@ -98,7 +96,7 @@ class _Read(argparse.Action):
 def options_of(function: Callable[..., Any], skip: Collection[str] = ()) -> dict[str, Option]:
     """Return the parameters of a function or class that a command line can give.
 
-    Left out are those whose values only Python has: modules, tensors, functions.
+    Parameters whose values only Python has are left out: modules, tensors, functions.
 
     >>> from pyro_vae.guides import LowRankGuide
     >>> option = options_of(LowRankGuide, skip=("x_shape",))["rank"]
@@ -119,7 +117,7 @@ def options_of(function: Callable[..., Any], skip: Collection[str] = ()) -> dict
 
 
 def _kinds(function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the types of parameters, as they are written where one cannot be looked up."""
+    """Return the types of parameters; if one cannot be resolved, all annotations as they are written."""
     called: Any = function.__init__ if inspect.isclass(function) else function
     try:
         return get_type_hints(called)
@@ -142,14 +140,14 @@ def _words(function: Callable[..., Any]) -> dict[str, str | None]:
 def _is_plain(kind: Any) -> bool:
     """Whether text can stand for a value of a type."""
     origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
+    if is_union(kind):
         return any(_is_plain(arg) for arg in args if arg is not NoneType)
     if origin is Literal or kind in (int, float, str, bool, Any):
         return True
     return (is_list(kind) or origin is dict) and all(_is_plain(arg) for arg in args if arg is not Ellipsis)
 
 
-def _members(kind: Any) -> list[Any]:
-    """Return the types that a type is a union of, without those that say nothing."""
-    members = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
-    return [member for member in members if member not in (NoneType, Any)]
+def _main_type(kind: Any) -> Any:
+    """Return a type without None and Any, as ``int`` for ``int | None``; None if that leaves several or no types."""
+    members = [member for member in (get_args(kind) if is_union(kind) else (kind,)) if member not in (NoneType, Any)]
+    return members[0] if len(members) == 1 else None

@@ -1,4 +1,4 @@
-"""The parser of one command: flags with - or _, and errors of one plain line."""
+"""Parse the words of one command: flags with - or _, and errors in one line."""
 
 import argparse
 import re
@@ -12,7 +12,7 @@ from pyro_vae.runtime.checks import check_path
 from pyro_vae.runtime.wording import did_you_mean
 
 NEGATIVE = re.compile(r"-(\d|\.\d|\.?inf$)")
-"""A number that starts like a flag."""
+"""A negative number, which starts like a flag."""
 
 COLUMNS = 100
 """Width of a help text."""
@@ -27,7 +27,7 @@ def a_path(text: str) -> Path:
     """Return the path that a word stands for.
 
     Raises:
-        argparse.ArgumentTypeError: no file can have it.
+        argparse.ArgumentTypeError: no file can have that path.
     """
     try:
         check_path("", "it", text)
@@ -78,10 +78,10 @@ class Parser(argparse.ArgumentParser):
         Args:
             argv: words after the command.
             explain: returns the message for an unknown flag; None for the usual one.
-            flags_of: returns the flags that take a word which was typed without a flag.
+            flags_of: returns the flags that a word may belong to which was typed without a flag.
 
         Raises:
-            HelpWanted: ``--help`` was.
+            HelpWanted: ``--help`` was typed.
             ValueError: a word is unknown or missing.
         """
         group = self.add_argument_group("flags of all commands")
@@ -103,7 +103,7 @@ class Parser(argparse.ArgumentParser):
         return namespace
 
     def error(self, message: str) -> NoReturn:
-        """Raise argparse's message in plain words."""
+        """Raise a ValueError with argparse's message in plain words."""
         missing = re.fullmatch(r"the following arguments are required: (.*)", message)
         wrong = re.fullmatch(r"argument (\S+): (must .*)", message)
         lacking = re.fullmatch(r"argument (\S+): expected (?:at least )?one argument", message)

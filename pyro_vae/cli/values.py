@@ -2,21 +2,20 @@
 
 import contextlib
 import re
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
-from pyro_vae.cli.wording import is_list
+from pyro_vae.cli.wording import is_list, is_union
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
-"""A number as Python writes it; YAML takes 1e-3, without a point, for text."""
+"""A number as Python writes it. YAML reads 1e-3, without a point, as text."""
 
 
 def read_value(text: str, kind: Any) -> Any:
     """Return the value of a type that a text stands for. Lists and mappings are in YAML.
 
-    A whole number stays one where any number will do, so that it is written like one in ``NAME(option=value)``.
+    A whole number for a float stays an int, so that ``NAME(option=value)`` writes it without a point.
 
     Raises:
         ValueError: the text stands for no value of the type.
@@ -32,8 +31,8 @@ def read_value(text: str, kind: Any) -> Any:
 def _as_type(content: Any, kind: Any) -> Any:
     """Return the value of a type that a text, or a list or mapping of texts, stands for."""
     origin, args = get_origin(kind) or kind, get_args(kind)
-    if origin in (Union, UnionType):
-        # Any text is a str.
+    if is_union(kind):
+        # Any text is a str: this type comes last.
         for member in sorted(args, key=lambda member: member is str or member is Any):
             with contextlib.suppress(ValueError):
                 return _as_type(content, member)

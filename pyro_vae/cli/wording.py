@@ -1,4 +1,4 @@
-"""Docstrings and types in plain words, for help and errors."""
+"""Write docstrings and types in plain words, for help and errors."""
 
 import inspect
 import re
@@ -24,19 +24,19 @@ def plain(text: str) -> str:
 
 
 def summary(thing: Any) -> str:
-    """Return the first sentence of a docstring in plain words; nothing where only a class's parents have one.
+    """Return the first sentence of a docstring in plain words; "" if only a class's parents have a docstring.
 
     >>> from pyro_vae.models.priors import StandardNormalPrior
     >>> summary(StandardNormalPrior)
     'p(z) = N(0, I).'
     """
     first = plain(_docstring(thing).partition("\n\n")[0])
-    # A sentence goes on after "e.g." and in "1.0"; the next one starts with a capital letter.
+    # "e.g." and "1.0" end no sentence: the next one starts with a capital letter.
     return re.split(r"(?<=[^.A-Z][.]) (?=[A-Z])", first, maxsplit=1)[0]
 
 
 def citation(thing: Any) -> str:
-    """Return the first reference of a class's or function's docstring as authors and year; nothing where there is none.
+    """Return the first reference of a class's or function's docstring as authors and year; "" if it has none.
 
     >>> from pyro_vae.guides import MeanFieldGuide, SylvesterGuide
     >>> citation(MeanFieldGuide), citation(SylvesterGuide)
@@ -54,19 +54,18 @@ def citation(thing: Any) -> str:
 
 def _docstring(thing: Any) -> str:
     """Return the docstring of a class, not that of its parents, or of a function."""
-    return inspect.cleandoc(
-        (vars(thing) if inspect.isclass(thing) else {"__doc__": thing.__doc__}).get("__doc__") or ""
-    )
+    docstring = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
+    return inspect.cleandoc(docstring or "")
 
 
 def in_words(kind: Any) -> str:
-    """Return what a value must be.
+    """Return the name of a type in words.
 
     >>> in_words(int | None), in_words(tuple[int, ...]), in_words(float | str)
     ('a whole number or null', 'a list of whole numbers', 'a number or text')
     """
     origin, args = get_origin(kind), get_args(kind)
-    if origin in (Union, UnionType):
+    if is_union(kind):
         return " or ".join(in_words(arg) for arg in args)
     if origin is Literal:
         return f"one of {', '.join(map(str, args))}"
@@ -76,18 +75,23 @@ def in_words(kind: Any) -> str:
     return SCALARS.get(kind, f"of type {getattr(kind, '__name__', kind)}")
 
 
+def is_union(kind: Any) -> bool:
+    """Whether a type is a union, as ``int | None``."""
+    return get_origin(kind) in (Union, UnionType)
+
+
 def is_list(kind: Any) -> bool:
-    """Whether a type is that of a list, or of one that may be missing."""
-    if get_origin(kind) in (Union, UnionType):
+    """Whether a type is that of a list, or the union of such a type with None."""
+    if is_union(kind):
         return all(is_list(arg) for arg in get_args(kind) if arg is not NoneType)
     container = get_origin(kind) or kind
-    return (
-        inspect.isclass(container) and issubclass(container, Iterable) and not issubclass(container, str | bytes | dict)
-    )
+    if not inspect.isclass(container) or issubclass(container, str | bytes | dict):
+        return False
+    return issubclass(container, Iterable)
 
 
 def in_text(value: Any) -> str:
-    """Return a value as it is typed.
+    """Return a value as it is typed on a command line.
 
     >>> in_text((200, 200)), in_text(True), in_text(None), in_text(1e-8)
     ('200 200', 'true', 'null', '1e-08')

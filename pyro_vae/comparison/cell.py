@@ -26,7 +26,7 @@ from pyro_vae.runtime.reading import shown
 from pyro_vae.runtime.wording import did_you_mean
 
 FORMAT = 3
-"""Of a cell's settings and results. Cells of another format have other hashes, so that nothing old is taken for new."""
+"""Format of a cell's settings and results. It is part of a cell's hash: an old result is never taken for a new one."""
 
 SCHEDULES = ("cosine", "iwae", "constant")
 
@@ -34,12 +34,12 @@ MODEL_SETTINGS = (
     "model", "prior", "likelihood", "decoder", "latent_dim", "hidden_dims", "activation", "init_bias",
     "data", "labels", "binarization", "valid_size", "data_seed",
 )  # fmt: skip
-"""Settings that a cell shares with the one whose model it takes over."""
+"""Settings that a cell shares with the cell whose model it takes over."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Everything that one run is made of, in YAML's terms; its hash names its folder.
+    """All settings of one run, as plain values for YAML; the hash of a cell names its folder.
 
     Parts are written ``NAME`` or ``NAME(option=value, ...)``; a class of your own is ``path/to/file.py:ClassName`` or
     ``package.module:ClassName``.
@@ -47,22 +47,22 @@ class Cell:
     Args:
         model: p(x, z).
         guide: q(z | x).
-        prior: p(z), where the model takes one.
-        likelihood: p(x | z), where the model takes one.
-        objective: what is maximised.
-        encoder: network of the guide, where it takes one.
-        decoder: network of the likelihood, or of a model without one, where it takes one.
+        prior: p(z), if the model takes one.
+        likelihood: p(x | z), if the model takes one.
+        objective: the bound to maximise.
+        encoder: network of the guide, if it takes one.
+        decoder: network of the likelihood, or of a model without a likelihood, if it takes one.
         latent_dim: dimension of z.
         hidden_dims: hidden layers of the decoder, nearest to z first; the encoder has them in reverse. A network's own
-            options have the last word on layers and activation.
-        encoder_dims: hidden layers of the encoder, nearest to x first, where they are others.
-        activation: of both networks; each part's own where none is given.
-        init_bias: start the output bias where the mean image asks for.
+            options override layers and activation.
+        encoder_dims: hidden layers of the encoder, nearest to x first, if they differ from those of the decoder.
+        activation: of both networks; by default that of each part.
+        init_bias: start the output bias so that the decoder outputs the mean image.
         data: name of a data set, or a path.
-        labels: give model and guide the images' labels as well, which come second.
-        binarization: stochastic, static, threshold or none; the data set's own where none is given.
-        valid_size: images held out of training; the data set's own number where none is given.
-        data_seed: of draws made when data are loaded. Cells that shall be compared need the same.
+        labels: whether model and guide get the images' labels as well, as the second argument.
+        binarization: stochastic, static, threshold or none; by default that of the data set.
+        valid_size: images held out of training; by default the number of the data set.
+        data_seed: of draws made when data are loaded. Cells can be compared only with the same.
         seed: of initial parameters, data order and noise.
         epochs: passes over the training images.
         batch_size: images a step.
@@ -70,18 +70,18 @@ class Cell:
         adam_eps: Adam's epsilon.
         schedule: of the learning rate: cosine, iwae or constant.
         kl_warmup: epochs over which the KL term's weight rises to 1.
-        clip_grad_norm: bound on the norm of the gradient; none where none is given.
-        patience: stop after this many epochs without a better validation bound; never where none is given.
-        compile: how steps and weights are computed: off, trace, inductor. (auto picks by the clock, so that a cell
-            that is run again may differ by rounding.)
+        clip_grad_norm: bound on the norm of the gradient; by default there is none.
+        patience: stop after this many epochs without a better validation bound; by default never.
+        compile: how steps and weights are computed: off, trace, inductor. (auto chooses by measured times, so that a
+            second run of a cell may differ by rounding.)
         device: cpu, cuda, mps.
-        num_test: test images to measure; all where none is given.
+        num_test: test images to measure; by default all.
         num_samples: K, importance samples an image for the log-likelihood.
         elbo_samples: samples an image for the ELBO.
         num_gaps: test images, from the first on, whose inference gap is split.
         measure: further evaluations, each ``NAME`` or ``NAME(option=value, ...)``, as ``ais(num_test=100)``, whose
             ``num_test`` says how many test images, from the first on, it measures.
-        fitted_model: the cell whose fitted model is taken as it is: only the guide is fitted. None fits both.
+        fitted_model: the cell whose fitted model is taken unchanged, so that only the guide is fitted. None fits both.
 
     Raises:
         ValueError: a part or setting is unknown or out of range; the message says which and suggests the nearest.
@@ -134,8 +134,8 @@ class Cell:
             object.__setattr__(self, kind, _canonical(kind, getattr(self, kind)))
         object.__setattr__(self, "data", _data(self.data))
         object.__setattr__(self, "measure", tuple(_canonical("measure", text) for text in self.measure))
-        asked = [find_evaluation(parse_part("measure", text)[0]).name for text in self.measure]
-        if twice := [name for name in asked if asked.count(name) > 1]:
+        names_of_evaluations = [find_evaluation(parse_part("measure", text)[0]).name for text in self.measure]
+        if twice := [name for name in names_of_evaluations if names_of_evaluations.count(name) > 1]:
             raise ValueError(
                 f"{argument('measure')}: two evaluations are called {twice[0]!r}: leave out or rename one."
             )
@@ -153,7 +153,7 @@ class Cell:
         for name in ("seed", "data_seed"):
             if getattr(self, name) >= 2**64:
                 raise ValueError(f"{argument(name)} must be below 2**64; got {getattr(self, name)}.")
-        # Files of the user's own are read now, before somebody can change what was imported.
+        # The user's own files are read now, before they can be changed after the import.
         _ = self.own_code
         if self.fitted_model is not None:
             differing = [name for name in MODEL_SETTINGS if getattr(self, name) != getattr(self.fitted_model, name)]
@@ -165,10 +165,10 @@ class Cell:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Cell":
-        """Return the cell of these settings, as YAML gives them.
+        """Return the cell of these settings, as read from YAML.
 
         Raises:
-            ValueError: there is no setting of a name (the nearest is suggested), or a value is wrong.
+            ValueError: a setting is unknown (the nearest is suggested), or a value is wrong.
 
         >>> Cell.of({"guide": "iaf", "hidden_dims": [400]}).hidden_dims
         (400,)
@@ -184,13 +184,13 @@ class Cell:
         return cls(**settings)
 
     def settings(self) -> dict[str, Any]:
-        """Return all settings in YAML's terms; :meth:`of` undoes it."""
+        """Return all settings as plain values for YAML, from which :meth:`of` makes the cell again."""
         settings = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
         return settings | {"fitted_model": self.fitted_model and self.fitted_model.settings()}
 
     @property
     def evaluations(self) -> dict[str, dict[str, Any]]:
-        """The evaluations that measure it, in their order, each with its options; one that another needs is before it.
+        """The evaluations that measure it, in their order, each with its options; each is after those that it needs.
 
         >>> Cell(measure=["guide_error(num_test=3)"]).evaluations["reference_posterior"]
         {'num_test': 3}
@@ -210,10 +210,15 @@ class Cell:
         return plan
 
     @property
+    def data_settings(self) -> tuple[Any, ...]:
+        """The settings that say which data are loaded, and how."""
+        return self.data, self.labels, self.binarization, self.data_seed, self.valid_size
+
+    @property
     def own_code(self) -> dict[str, str]:
-        """The hash of the file of each class or function of your own, by the part or the evaluation's name."""
-        own = {kind: parse_part(kind, getattr(self, kind))[0] for kind in PARTS}
-        hashes = {kind: _file_hash(find_part(kind, name)) for kind, name in own.items() if ":" in name}
+        """The hash of the file of each class or function of your own, by the kind of part or the evaluation's name."""
+        part_names = {kind: parse_part(kind, getattr(self, kind))[0] for kind in PARTS}
+        hashes = {kind: _file_hash(find_part(kind, name)) for kind, name in part_names.items() if ":" in name}
         for text in self.measure:
             name = parse_part("measure", text)[0]
             if ":" in name:
@@ -222,10 +227,11 @@ class Cell:
 
     @property
     def hash(self) -> str:
-        """Sixteen hex digits that cells share only if they compute the same numbers.
+        """Sixteen hex digits, equal for two cells only if they compute the same numbers.
 
-        They cover the format, all settings, the hash of the cell whose model is taken over, and the files of classes
-        and functions of your own. The content of data is not covered: it is compared when a run is resumed.
+        The hash covers the format, all settings, the hash of the cell whose model is taken over, and the files of
+        classes and functions of your own. It does not cover the content of data, which is compared when a run is
+        resumed.
         """
         content = {
             "format": FORMAT,
@@ -236,11 +242,11 @@ class Cell:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def with_seed(self, seed: int) -> "Cell":
-        """Return the same but for its seed: what cells of one group differ by."""
+        """Return the same cell with another seed."""
         return replace(self, seed=seed)
 
     def label(self, names: Sequence[str]) -> str:
-        """Return what tells it from other cells: the values of the settings by which they differ.
+        """Return a name that tells it from other cells: the values of the settings by which they differ.
 
         >>> Cell(guide="iaf", seed=3).label(["guide", "seed"])
         'iaf, seed 3'
@@ -249,35 +255,35 @@ class Cell:
         for name in names:
             value = getattr(self, name)
             text = "-".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            # The value of a guide or a prior tells which setting it is; a network may be encoder or decoder.
+            # A guide or a prior needs no name of its setting; a network may be encoder or decoder.
             words.append(text if name in KINDS else f"{name} {text}")
         return ", ".join(words) or self.guide
 
 
 MEASUREMENT = ("num_test", "num_samples", "elbo_samples", "num_gaps", "measure")
-"""Settings that say how a cell is measured, not how it is fitted."""
+"""Settings of the measurement of a cell, which do not change how it is fitted."""
 
 LEAST = {
     "latent_dim": 1, "epochs": 1, "batch_size": 1, "lr": 0.0, "adam_eps": 0.0, "kl_warmup": 0, "patience": 1,
     "seed": 0, "data_seed": 0, "valid_size": 0, "num_test": 2, "num_samples": 1, "elbo_samples": 2, "num_gaps": 0,
 }  # fmt: skip
-"""The least that a setting may be."""
+"""The smallest value of each setting."""
 
 
 @contextlib.contextmanager
 def naming_data() -> Iterator[None]:
-    """Let errors of data name the setting that says which they are, and not the function that loads them."""
+    """Let errors of data name the setting ``data``, and not the function that loads them."""
     try:
         yield
     except (DataNotFoundError, ValueError) as error:
-        said = re.sub(r"^load_data(\([^)]*\))?:", f"{argument('data')}:", str(error))
-        if said == str(error):
+        message = re.sub(r"^load_data(\([^)]*\))?:", f"{argument('data')}:", str(error))
+        if message == str(error):
             raise
-        raise type(error)(said) from error
+        raise type(error)(message) from error
 
 
 def _data(name: str) -> str:
-    """Return a data set's name, or the absolute path of data of the user's own, which need not be there.
+    """Return a data set's name, or the absolute path of the user's own data, which need not exist.
 
     Raises:
         ValueError: there is no data set of that name.
@@ -301,7 +307,7 @@ def _canonical(kind: str, text: str) -> str:
         text: ``NAME`` or ``NAME(option=value, ...)``.
 
     Raises:
-        ValueError: there is none of that name, or it has no such option.
+        ValueError: there is no part or evaluation of that name, or it has no such option.
     """
     name, options = parse_part(kind, text)
     if kind != "measure":
@@ -315,12 +321,12 @@ def _canonical(kind: str, text: str) -> str:
         except ValueError as error:
             raise ValueError(who + str(error).removeprefix(who)) from error
     name = canonical_name(name)
-    given = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
-    return f"{name}({given})" if given else name
+    in_text = ", ".join(f"{option}={value!r}" for option, value in sorted(options.items()))
+    return f"{name}({in_text})" if in_text else name
 
 
 def canonical_name(name: str) -> str:
-    """Return a part's name; one in a file has the file's absolute path, which a worker in another folder needs."""
+    """Return a part's name, with the absolute path of its file, which a worker in another folder needs."""
     where, _, class_name = name.rpartition(":")
     return f"{Path(where).resolve()}:{class_name}" if where.endswith(".py") else name
 
@@ -329,7 +335,7 @@ def canonical_name(name: str) -> str:
 def _file_hash(own: Any) -> str:
     """Return the hash of the file that defines a class or a function, as the file was at the first call.
 
-    A cell calls it right after the import: what changes in the file later does not run in this process.
+    A cell calls it right after the import: later changes of the file do not run in this process.
     """
     return hashlib.sha256(Path(inspect.getfile(own)).read_bytes()).hexdigest()
 
@@ -338,14 +344,13 @@ IN_WORDS: dict[Any, str] = {
     int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "nothing (null)",
     tuple[int, ...]: "a list of positive whole numbers", tuple[str, ...]: "a list of texts",
 }  # fmt: skip
-"""What a setting of a type must be; the one type besides is :class:`Cell`."""
+"""The types of settings in words; the only other type is :class:`Cell`."""
 
 
 def _checked(name: str, value: Any, hint: Any) -> Any:
-    """Return a setting's value as its type has it: a float of a whole number or a text, a tuple of a list.
+    """Return a setting's value in its type, and raise a ValueError if it is of another type.
 
-    Raises:
-        ValueError: it is of another type.
+    Numbers and texts are converted to float, lists to tuples.
     """
     kinds = get_args(hint) if get_origin(hint) is UnionType else (hint,)
     for kind in kinds:

@@ -1,4 +1,4 @@
-"""Cells on the machines of a cluster, by Dask or by Ray."""
+"""Run cells on the machines of a cluster, by Dask or by Ray."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from pyro_vae.comparison.task import Outcome, Task, Worker
 from pyro_vae.errors import ClusterError
 
 RAY_RETRIES = 3
-"""How often Ray begins a cell again whose worker died. Dask's scheduler has a number of its own, 3 by default."""
+"""How often Ray restarts a cell whose worker died. Dask's scheduler has its own number, 3 by default."""
 
 
 def on_dask(
@@ -43,8 +43,8 @@ def on_dask(
                 else:
                     num_left -= 1
                     yield task, outcome
-            # Dask counts a worker's death against every cell that was sent to it. Run alone, a cell shows whether it
-            # was the cause.
+            # Dask counts a worker's death for every cell that was sent to it. Each suspect is run alone, to find out
+            # whether it was the cause.
             for suspect in suspects:
                 for task, outcome, deaths in _as_they_end(client, worker, [suspect]):
                     num_left -= 1
@@ -57,7 +57,7 @@ def on_dask(
 
 
 def _as_they_end(client: Any, worker: Worker, tasks: Sequence[Task]) -> Iterator[tuple[Task, str | None, int]]:
-    """Yield each task as it ends, with its error, and with the number of workers that died of it if Dask gave it up."""
+    """Yield each task as it ends, its error, and how many workers died of it if Dask gave it up, else 0."""
     from distributed import KilledWorker, as_completed
 
     futures = {client.submit(worker, task, pure=False): task for task in tasks}
@@ -68,7 +68,7 @@ def _as_they_end(client: Any, worker: Worker, tasks: Sequence[Task]) -> Iterator
                 error = future.result()
             except KilledWorker as killed:
                 deaths = killed.allowed_failures + 1
-            # Dask would compute a kept result again when the worker that holds it dies.
+            # Otherwise Dask would compute a result again when the worker that holds it dies.
             future.release()
             yield task, error, deaths
     finally:
@@ -78,7 +78,7 @@ def _as_they_end(client: Any, worker: Worker, tasks: Sequence[Task]) -> Iterator
 
 def _check_workers(client: Any, scheduler: str | None, connect_seconds: float) -> None:
     try:
-        # An adaptive cluster starts workers only where there is something to do.
+        # An adaptive cluster starts workers only when it has a task.
         client.submit(int, pure=False).result(timeout=connect_seconds)
     except TimeoutError as error:
         raise ClusterError(
@@ -86,19 +86,19 @@ def _check_workers(client: Any, scheduler: str | None, connect_seconds: float) -
             f"worker --nthreads 1 {scheduler}`."
         ) from error
     workers = client.scheduler_info(n_workers=-1)["workers"]
-    several = [address for address, worker in workers.items() if worker["nthreads"] > 1]
-    if several:
+    threaded = [address for address, worker in workers.items() if worker["nthreads"] > 1]
+    if threaded:
         raise ClusterError(
-            f"workers of {scheduler} run several tasks in one process ({several[0]} and {len(several) - 1} more), "
-            f"and Pyro's state belongs to a process: start them with `dask worker --nthreads 1`, as many as there "
-            f"are tasks to run at once."
+            f"workers of {scheduler} run several tasks in one process ({threaded[0]} and {len(threaded) - 1} more), "
+            f"and Pyro's state belongs to a process: start one worker for each task to run at once, with `dask worker "
+            f"--nthreads 1`."
         )
 
 
 def on_ray(tasks: Sequence[Task], worker: Worker, address: str | None) -> Iterator[Outcome]:
     """Run tasks on a Ray cluster, or on one that is started on this machine, and yield each as it ends.
 
-    Where Ray runs in this process already, it is used as it is, and goes on.
+    If this process is connected to Ray already, this connection is used and left open.
 
     Raises:
         ClusterError: there is no Ray, or no cluster answers.
@@ -131,7 +131,7 @@ def on_ray(tasks: Sequence[Task], worker: Worker, address: str | None) -> Iterat
 
 
 def _give_up(task: Task, how_often: str) -> str:
-    """Record that a cell ends its workers, and return what is recorded."""
+    """Record that a cell's workers died, and return the recorded error."""
     error = f"its worker died {how_often}: out of memory, or a crash"
     write_error(task.path, error)
     return error

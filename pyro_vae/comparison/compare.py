@@ -1,4 +1,4 @@
-"""`compare`: compute what is not there yet of a grid, and return the comparison."""
+"""`compare`: compute those cells of a grid that are not computed yet, and return the comparison."""
 
 import contextlib
 import logging
@@ -29,10 +29,10 @@ from pyro_vae.runtime.reading import read_yaml, require_inside
 from pyro_vae.runtime.wording import count
 
 LOOK_FOR = 2.0
-"""Seconds within which a process that holds a comparison's folder writes its grid there."""
+"""Seconds to wait for the grid of another process that has locked the folder."""
 
 REMEDY = "Put the old data back, or choose another folder for the results."
-"""Where data have changed since cells were fitted to them."""
+"""What to do if data have changed since cells were fitted to them."""
 
 logger = logging.getLogger("pyro_vae")
 
@@ -48,32 +48,32 @@ def compare(
     progress: bool | None = None,
     trust: bool = False,
 ) -> Comparison:
-    """Fit and measure all cells of a grid, and return what they say together.
+    """Fit and measure all cells of a grid, and return their results as one comparison.
 
-    Each cell has a run folder in ``out``, named by the hash of its settings. A cell that is finished is never computed
-    again; one that was killed goes on where its last checkpoint left it, and ends with the numbers that it would have
-    had (on the same kind of machine, with as many threads); one that failed is recorded with its error, the others go
-    on, and a further call tries it again. A grid with one or two seeds logs, before anything is fitted, what it will be
-    able to conclude.
+    Each cell has a run folder in ``out``, named by the hash of its settings. A finished cell is never computed again. A
+    cell that was killed resumes from its last checkpoint, and ends with the same numbers as without the interruption
+    (on the same kind of machine, with as many threads). If a cell fails, its error is recorded, the other cells are
+    still run, and a further call tries it again. With one or two seeds, a message is logged before anything is fitted
+    on which differences the comparison will show.
 
     Args:
         grid: a :class:`Grid`, its description, or a YAML file of it.
-        out: folder of the comparison; with a cluster one that all its workers see.
+        out: folder of the comparison; with a cluster, a folder that all its workers see.
         jobs: processes on this machine, each with one cell at a time; 1 runs all cells in this process.
-        threads: of each process; those of this one (a core each, or ``OMP_NUM_THREADS``) divided among the jobs unless
-            given.
+        threads: of each process; by default those of this process (one for each core, or ``OMP_NUM_THREADS``) divided
+            by the number of jobs.
         backend: "loky" for processes of this machine, "serial", "dask" or "ray" for a cluster.
-        scheduler: the cluster's address, as ``tcp://10.0.0.1:8786``; of Ray, None starts one on this machine.
-        progress: show how far it is: True draws bars on a terminal, and elsewhere prints a line as each cell ends;
-            None draws on a terminal only.
-        trust: a grid from a YAML file may name classes that are not the package's; their files are then imported. A
-            grid that is written in Python may in any case.
+        scheduler: the cluster's address, as ``tcp://10.0.0.1:8786``; None with Ray starts a cluster on this machine.
+        progress: True draws bars on a terminal, and elsewhere prints a line as each cell ends; None draws bars on a
+            terminal only.
+        trust: whether a grid from a YAML file may name classes that are not the package's, whose files are then
+            imported. A grid that is written in Python may always name them.
 
     Returns:
         :class:`Comparison`; its tables are in ``out`` as well.
 
     Raises:
-        ValueError: the grid makes no sense; the message says in which line.
+        ValueError: the grid is wrong; the message names the line.
         RunError: ``out`` holds something else, or results of another version, or another process computes another
             grid there.
         ClusterError: the scheduler does not answer.
@@ -105,39 +105,40 @@ def compare(
     labels = {task: task.cell.label(grid.varying) for task in cells}
     labels |= {task: f"model for {task.cell.label(())}" for task in fits}
     options: dict[str, Any] = {"jobs": jobs, "threads": threads, "backend": backend, "scheduler": scheduler}
-    with _described(grid, out), shown(tasks, labels, progress) as end:
+    with _grid_in(grid, out), shown(tasks, labels, progress) as end:
         failed: dict[Cell | None, str] = {}
-        for task, error in run_tasks(fits, **options) if fits else ():
-            if error is not None:
-                failed[task.cell] = error
-            end(task, error)
-        # A cell that takes over a model is run once that is fitted, and not where that failed.
-        ready = [task for task in cells if task.cell.fitted_model not in failed]
-        for task, error in run_tasks(ready, **options) if ready else ():
-            end(task, error)
-        for task in cells:
-            if task.cell.fitted_model in failed:
-                error = f"the model that it takes over could not be fitted: {failed[task.cell.fitted_model]}"
-                write_error(task.path, error)
-                end(task, error)
+        # A cell that takes over a model is run after this model was fitted, and not if that failed.
+        for stage in (fits, cells):
+            ready = []
+            for task in stage:
+                if task.cell.fitted_model in failed:
+                    error = f"the model that it takes over could not be fitted: {failed[task.cell.fitted_model]}"
+                    write_error(task.path, error)
+                    end(task, error)
+                else:
+                    ready.append(task)
+            for task, outcome in run_tasks(ready, **options) if ready else ():
+                if outcome is not None:
+                    failed[task.cell] = outcome
+                end(task, outcome)
     comparison = Comparison.of(grid, out)
     try:
         comparison.write_tables()
     except CheckpointError:
-        # Of a finished comparison on a disk that is only read, there is nothing to write.
+        # A finished comparison may be read from a disk that cannot be written.
         if tasks:
             raise
     return comparison
 
 
 @contextlib.contextmanager
-def _described(grid: Grid, out: Path) -> Iterator[None]:
-    """Write a grid into its folder, and let no process write another one while it is computed.
+def _grid_in(grid: Grid, out: Path) -> Iterator[None]:
+    """Write a grid into its folder, and let no process write another grid there inside the block.
 
     Processes with the same grid share the folder.
 
     Raises:
-        RunError: another process computes another grid there, or the folder has a grid of the user's.
+        RunError: another process computes another grid there, or the folder holds a grid file of the user's own.
     """
     file = out / GRID
     content = yaml.safe_dump(grid.description(), sort_keys=False, allow_unicode=True).encode()
@@ -169,11 +170,7 @@ def _described(grid: Grid, out: Path) -> Iterator[None]:
 
 
 def _require_data(cells: Sequence[Cell], number: int) -> None:
-    """Refuse cells whose data are at no place, before what an earlier call has written is written over.
-
-    Raises:
-        ValueError: there are some.
-    """
+    """Raise a ValueError if data of cells are missing, before files of an earlier call are overwritten."""
     missing = [cell for cell in cells if cell.data not in DATASETS and not is_available(cell.data)]
     if missing:
         raise ValueError(
@@ -183,31 +180,19 @@ def _require_data(cells: Sequence[Cell], number: int) -> None:
 
 
 def _require_same_data(done: Sequence[Cell], to_do: Sequence[Cell], out: Path) -> None:
-    """Refuse to go on where data have changed since other cells were fitted to them.
-
-    Raises:
-        RunError: they have.
-    """
-
-    def settings_of_data(cell: Cell) -> tuple[Any, ...]:
-        return cell.data, cell.labels, cell.binarization, cell.data_seed, cell.valid_size
-
+    """Raise a RunError if data of cells have changed since other cells were fitted to them."""
+    needed = {cell.data_settings for cell in to_do}
+    fitted = [cell for cell in done if cell.data_settings in needed and (folder_of(out, cell) / CONFIG).is_file()]
     loaded: dict[tuple[Any, ...], ImageData] = {}
-    needed = {settings_of_data(cell) for cell in to_do}
-    for cell in done:
-        key, path = settings_of_data(cell), folder_of(out, cell)
-        if key in needed and (path / CONFIG).is_file():
-            if key not in loaded:
-                loaded[key] = load_data_of(cell)
-            require_same_data(read_config(path)["data"], loaded[key], path, REMEDY)
+    for cell in fitted:
+        path, key = folder_of(out, cell), cell.data_settings
+        if key not in loaded:
+            loaded[key] = load_data_of(cell)
+        require_same_data(read_config(path)["data"], loaded[key], path, REMEDY)
 
 
 def _require_own(file: Path) -> None:
-    """Refuse to write over a grid that this package has not written.
-
-    Raises:
-        RunError: one is there.
-    """
+    """Raise a RunError if a file is there that this package has not written, and that would be overwritten."""
     if file.is_file():
         content = None
         with contextlib.suppress(RunError):

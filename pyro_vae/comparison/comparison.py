@@ -1,5 +1,6 @@
 """A comparison: the results of a grid's cells as one table, and their differences on the same test images."""
 
+import contextlib
 import math
 import re
 from collections.abc import Sequence
@@ -19,7 +20,8 @@ from pyro_vae.runtime.files import write_bytes
 from pyro_vae.runtime.reading import Fields, read_yaml, require_inside
 from pyro_vae.runtime.trust import names_from
 from pyro_vae.runtime.wording import rounded_error
-from pyro_vae.statistics.ranking import PairedDifference, Ranking, compare_all, paired_difference
+from pyro_vae.statistics.paired_difference import PairedDifference, paired_difference
+from pyro_vae.statistics.ranking import ComparedPair, Ranking, compare_all
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,30 +29,30 @@ if TYPE_CHECKING:
 GRID, CSV, PARQUET = "grid.yaml", "results.csv", "results.parquet"
 
 HASH = re.compile(r"[0-9a-f]{16}")
-"""A cell's, which names its folder."""
+"""The hash of a cell, which names its folder."""
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What :func:`pyro_vae.compare` returns; ``print`` it for the table and the ranking."""
+    """The results of a grid, as :func:`pyro_vae.compare` returns them; ``print`` it for the table and the rankings."""
 
     path: Path
     results: Sequence[CellResult] = field(repr=False)
-    """A result a cell, in the grid's order; those that failed have an ``error``."""
+    """A result for each cell, in the grid's order; those that failed have an ``error``."""
     varying: tuple[str, ...]
     """Settings by which the cells differ."""
 
     @classmethod
     def read(cls, path: str | Path, *, trust: bool = False) -> "Comparison":
-        """Return the comparison in a folder, as far as it is computed.
+        """Return the comparison in a folder, which may be unfinished.
 
         Args:
             path: the folder.
-            trust: import the classes that it names, whosever they are.
+            trust: import the classes that it names, also those of other packages and files.
 
         Raises:
-            RunError: the folder has no comparison, or one that is damaged or of another version, or that names a class
-                that is not trusted.
+            RunError: the folder has no comparison, or one that is damaged, of another version, or names a class that is
+                not trusted.
         """
         path = Path(path).resolve()
         file = path / GRID
@@ -78,8 +80,8 @@ class Comparison:
         Args:
             grid: the cells.
             path: the folder.
-            folders: the hash of each cell when it was run, which names its folder; unless given, the hash now, which
-                is another one where a file of the user's own has changed since.
+            folders: the hash of each cell when it was run, which names its folder. By default the hash now, which
+                differs if a file of the user's own has changed since.
 
         Raises:
             RunError: a cell's folder is damaged or of another version.
@@ -100,7 +102,7 @@ class Comparison:
 
     @cached_property
     def configurations(self) -> dict[str, Configuration]:
-        """Cells that differ by their seed alone, together, by what tells them from the others."""
+        """The configurations, each of cells that differ by their seed alone, by name."""
         settings = [name for name in self.varying if name != "seed"]
         groups: dict[Cell, list[CellResult]] = {}
         for result in self.results:
@@ -122,8 +124,8 @@ class Comparison:
         """Return the mean of a - b over test images and seeds, with its errors, for configurations ``a`` and ``b``.
 
         Values are paired by test image and by seed. The variance over seeds is the one that :meth:`ranking` estimates
-        from all configurations. Where there is no ranking, as when a third configuration has other images, it is
-        estimated from ``a`` and ``b`` alone.
+        from all configurations. If there is no ranking, as when a third configuration has other images, it is estimated
+        from ``a`` and ``b`` alone.
 
         Args:
             a: name of a configuration.
@@ -137,14 +139,13 @@ class Comparison:
             if name not in self.configurations:
                 raise ValueError(f"there is no configuration {name!r}; there are {', '.join(self.configurations)}.")
         values = paired_values([self.configurations[name] for name in (a, b)], quantity)
-        try:
-            pairs = {(pair.first, pair.second): pair.difference for pair in self.ranking(quantity).comparisons}
-        except ValueError:
-            pairs = {}
-        if (a, b) in pairs:
-            difference = pairs[a, b]
-        elif (b, a) in pairs:
-            difference = pairs[b, a].reversed()
+        pairs: Sequence[ComparedPair] = ()
+        with contextlib.suppress(ValueError):
+            pairs = self.ranking(quantity).comparisons
+        for pair in pairs:
+            if {pair.first, pair.second} == {a, b}:
+                difference = pair.difference if pair.first == a else pair.difference.reversed()
+                break
         else:
             difference = paired_difference(*values)
         return replace(difference, unit=self._unit(quantity))
@@ -153,14 +154,14 @@ class Comparison:
         """Return the configurations by their mean of a quantity; those that cannot be told apart share a rank.
 
         Each pair is compared as by :meth:`difference`, and corrected for the number of pairs. Only configurations with
-        a finished cell are ranked, and only seeds count that all of them have. A ranking is computed once and kept.
+        a finished cell are ranked, by the seeds that all of them have. A ranking is computed once and kept.
 
         Args:
             quantity: one of :attr:`ranked`.
 
         Raises:
             ValueError: fewer than two configurations have finished cells, they have no test images or no seed in
-                common, or of the quantity neither more nor less is better.
+                common, or neither high nor low values of the quantity are better.
         """
         if quantity not in self._rankings:
             configurations = self._with_results
@@ -184,10 +185,9 @@ class Comparison:
 
     @property
     def unpaired_seeds(self) -> list[int]:
-        """Seeds of finished cells that rankings leave out, as some configuration has finished without them."""
+        """Seeds of finished cells that rankings leave out, as other configurations have not finished with them."""
         seeds = [configuration.seeds for configuration in self._with_results]
-        shared = set.intersection(*seeds) if seeds else set()
-        return sorted({seed for own in seeds for seed in own} - shared)
+        return sorted(seeds[0].union(*seeds) - seeds[0].intersection(*seeds)) if seeds else []
 
     @cached_property
     def quantities(self) -> dict[str, Quantity]:
@@ -196,7 +196,7 @@ class Comparison:
 
     @property
     def ranked(self) -> list[str]:
-        """The quantities that configurations are compared by: each finished cell has them, and one value is better."""
+        """The quantities that configurations are ranked by: each finished cell has measured them."""
         return [
             name
             for name, quantity in self.quantities.items()
@@ -205,11 +205,11 @@ class Comparison:
 
     @cached_property
     def table(self) -> "pd.DataFrame":
-        """A row a cell, failed ones too: its settings, its numbers with their errors, what it cost.
+        """A row for each cell, also for failed ones: its settings, its numbers with their errors, and its costs.
 
         Numbers are in the units of :attr:`quantities`, most of them nats per image.
         """
-        # Half a second of imports, which only those who ask for a table should wait for.
+        # Imported here, as it takes half a second, and only tables need it.
         import pandas as pd
 
         return pd.DataFrame([_row(result) for result in self.results])
@@ -223,7 +223,7 @@ class Comparison:
     def __str__(self) -> str:
         lines = [f"{len(self.finished)} of {len(self.results)} cells finished in {self.path}"]
         for result in self.failed:
-            lines.append(f"  {result.cell.label(self.varying)}: {_first_line(result.error)}")
+            lines.append(f"  {result.cell.label(self.varying)}: {result.error_line}")
         if len(self._with_results) == 1:
             return "\n".join([*lines, "", self._means(*self._with_results)])
         for quantity in self.ranked:
@@ -255,22 +255,16 @@ class Comparison:
         return self.quantities[quantity].unit if quantity in self.quantities else ""
 
 
-def _first_line(error: str | None) -> str:
-    """Return the first line of what a cell failed with; "" where it did not."""
-    return (error or "").partition("\n")[0]
-
-
 def _row(result: CellResult) -> dict[str, Any]:
     cell, evaluation = result.cell, result.evaluation
-    settings = cell.settings()
-    values = {name: settings[name] for name in SETTINGS}
+    settings = {name: getattr(cell, name) for name in SETTINGS}
     costs = ("fit_seconds", "evaluation_seconds", "model_parameters", "guide_parameters")
     row = {
         "cell": cell.hash,
         "fitted_model": cell.fitted_model and cell.fitted_model.hash,
-        **{name: "-".join(map(str, value)) if isinstance(value, list) else value for name, value in values.items()},
+        **{name: "-".join(map(str, value)) if isinstance(value, tuple) else value for name, value in settings.items()},
         "status": "finished" if result.finished else "unfinished" if result.error == UNFINISHED else "failed",
-        "error": _first_line(result.error) or None,
+        "error": result.error_line or None,
         "epochs_run": evaluation.get("epochs", math.nan),
         **{name: evaluation.get(name, math.nan) for name in costs},
         "compiled": evaluation.get("compiled"),

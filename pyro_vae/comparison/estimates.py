@@ -1,4 +1,4 @@
-"""Configurations: the cells that differ by their seed alone, and their means over seeds and test images."""
+"""Configurations, each of cells that differ by their seed alone, and their means over seeds and test images."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from pyro_vae.comparison.results import ELBO, CellResult
 from pyro_vae.evaluation.estimate import decimals
 
 BOUND_GAP = "bound_gap"
-"""Of each image: log p^(x) - ELBO."""
+"""Name of the quantity log p^(x) - ELBO of each image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class Configuration:
 
     name: str
     results: Sequence[CellResult] = field(repr=False)
-    """Those that finished, by seed."""
+    """Its finished cells, ordered by seed."""
 
     @property
     def seeds(self) -> set[int]:
@@ -41,9 +41,9 @@ class Configuration:
         for result in self.results:
             values = result.values_of(quantity)
             if values is None:
-                there = [name for name in result.quantities if result.values_of(name) is not None]
+                measured = [name for name in result.quantities if result.values_of(name) is not None]
                 raise ValueError(
-                    f"{self.name}: {quantity} was not measured; there are {', '.join(there)}"
+                    f"{self.name}: {quantity} was not measured; there are {', '.join(measured)}"
                     f"{'' if result.cell.num_gaps else ' (gaps: set num_gaps)'}."
                 )
             rows.append(values.double().numpy())
@@ -54,7 +54,7 @@ class Configuration:
 def paired_values(configurations: Sequence[Configuration], quantity: str) -> list[np.ndarray]:
     """Return a quantity of configurations that were measured on the same test images, each ``(seeds, images)``.
 
-    Row by row they have the same seeds: those that all configurations have.
+    The rows of all arrays have the same seeds: those that all configurations have.
 
     Raises:
         ValueError: the quantity was not measured, or they have no test images or no seed in common.
@@ -73,16 +73,15 @@ def paired_values(configurations: Sequence[Configuration], quantity: str) -> lis
 
 def _require_same_images(results: Sequence[CellResult]) -> None:
     """Refuse to pair values of different test images."""
-    images = {result.evaluation["test_images"]: result for result in results}
+    images = {}
+    for result in results:
+        data, number = result.evaluation["data"], len(result.per_datum[ELBO])
+        in_words = f"{number} of {data['name']} ({data['binarization']}, seed {data['seed']})"
+        images[result.evaluation["test_images"]] = in_words
     if len(images) > 1:
-        a, b = (
-            f"{len(result.per_datum[ELBO])} of {data['name']} ({data['binarization']}, seed {data['seed']})"
-            for result in list(images.values())[:2]
-            if (data := result.evaluation["data"])
-        )
         raise ValueError(
-            f"results of different test images cannot be paired: {a} and {b}. Compare cells with the same data, "
-            f"binarization, data_seed and num_test."
+            f"results of different test images cannot be paired: {' and '.join(list(images.values())[:2])}. Compare "
+            f"cells with the same data, binarization, data_seed and num_test."
         )
 
 
@@ -92,25 +91,25 @@ class MeanOverSeeds:
 
     mean: float
     monte_carlo: float
-    """Standard error of the mean that other draws of the samples would change; NaN where it was not recorded."""
+    """Monte Carlo standard error of the mean; NaN if it was not recorded."""
     data: float
-    """Standard error of the mean over test images, the seeds as they are; NaN where seeds saw other images."""
+    """Standard error of the mean over test images, for the seeds at hand; NaN if seeds have different images."""
     spread: float
     """Standard deviation of the seeds' means; NaN with one seed."""
     num_seeds: int
     num_images: int
     num_left_out: int
-    """Images that are not finite for a seed, and not in any of the numbers."""
+    """Number of images that are not finite for some seed and are in none of the numbers."""
 
     @property
     def standard_error(self) -> float:
-        """Over images and over seeds together; a little too large, as the seeds' means differ by images, too."""
+        """Standard error over images and seeds; a little too large, as the means of seeds differ by images as well."""
         over_seeds = 0.0 if math.isnan(self.spread) else self.spread / math.sqrt(self.num_seeds)
         return math.hypot(0.0 if math.isnan(self.data) else self.data, over_seeds)
 
     @property
     def decimals(self) -> int:
-        """How many of the mean its largest error asks for."""
+        """How many decimals of the mean its largest error asks for."""
         return decimals(max((error for error in (self.monte_carlo, self.data, self.spread) if error > 0), default=0.0))
 
     def times(self, factor: float) -> "MeanOverSeeds":
@@ -123,12 +122,12 @@ class MeanOverSeeds:
 
 
 def estimate(configuration: Configuration, quantity: str) -> MeanOverSeeds | None:
-    """Return the mean of a quantity and its errors; None where it was not measured, or no image is finite.
+    """Return the mean of a quantity and its errors; None if it was not measured, or no image is finite.
 
     The Monte Carlo errors of cells are independent, as each draws from its own seed.
 
     Args:
-        configuration: whose cells are taken together.
+        configuration: the cells to average over.
         quantity: one of :attr:`CellResult.quantities`, or ``"bound_gap"``.
     """
     if not is_measured(configuration, quantity):
@@ -161,14 +160,14 @@ def estimate(configuration: Configuration, quantity: str) -> MeanOverSeeds | Non
 
 
 def is_measured(configuration: Configuration, quantity: str) -> bool:
-    """Whether cells have finished, and all of them have measured a quantity by the image."""
+    """Whether there are finished cells, and all of them have measured a quantity of each image."""
     names = ("log_likelihood", "elbo") if quantity == BOUND_GAP else (quantity,)
     results = configuration.results
     return len(results) > 0 and all(result.values_of(name) is not None for result in results for name in names)
 
 
 def numbers(configuration: Configuration, name: str) -> list[float]:
-    """Return a number of each cell that has it: of ``evaluation.json``, or a fact that an evaluation found."""
+    """Return a number of each cell that has it: a fact of an evaluation, or else a field of ``evaluation.json``."""
     values = [result.summary_of(name) for result in configuration.results]
     if all(value is None for value in values):
         values = [result.evaluation.get(name) for result in configuration.results]
@@ -176,7 +175,7 @@ def numbers(configuration: Configuration, name: str) -> list[float]:
 
 
 def _values(result: CellResult, quantity: str) -> np.ndarray:
-    """Return a quantity that was measured, of each image, float64 ``(N,)``."""
+    """Return a measured quantity of each image, float64 ``(N,)``."""
     if quantity == BOUND_GAP:
         return _values(result, "log_likelihood") - _values(result, "elbo")
     values = result.values_of(quantity)
@@ -185,7 +184,7 @@ def _values(result: CellResult, quantity: str) -> np.ndarray:
 
 
 def _monte_carlo(result: CellResult, quantity: str) -> float:
-    """Return the Monte Carlo standard error of a cell's mean; NaN where it is not known."""
+    """Return the Monte Carlo standard error of a cell's mean; NaN if it is unknown."""
     if quantity == BOUND_GAP:
         return math.hypot(_monte_carlo(result, "log_likelihood"), _monte_carlo(result, "elbo"))
     error = result.summary_of(quantity)["standard_error"]

@@ -1,4 +1,4 @@
-"""What ``evaluation.json`` holds: each field with its kind, checked whole whenever it is read."""
+"""The format of ``evaluation.json``: each field with its type. All fields are checked whenever the file is read."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -10,16 +10,16 @@ from pyro_vae.evaluation import Estimate
 from pyro_vae.runtime.reading import Fields
 
 Check = Callable[[Fields, str], object]
-"""Refuses the field of a name, if it is missing or of another kind."""
+"""Raises a RunError if the field of a name is missing or of another type."""
 
 
 def _or_null(check: Check) -> Check:
-    """Return a check that allows null, but not that the field is missing."""
+    """Return a check that allows null, but not a missing field."""
     return lambda fields, name: check(fields, name) if fields.has(name) or name not in fields.values else None
 
 
 def _size(fields: Fields, name: str) -> None:
-    """Check a number that is not below 0, as errors and times are; it may be NaN."""
+    """Check a number of at least 0, as errors and times are; it may be NaN."""
     if fields.number(name) < 0:
         raise fields.error(name, "a number from 0")
 
@@ -30,7 +30,7 @@ def _truth(fields: Fields, name: str) -> None:
 
 
 def _units(fields: Fields, name: str) -> None:
-    """Check the order of the latent units, or of those of each site."""
+    """Check a list of latent units, or a list for each site."""
     value = fields.values[name]
     for units in value.values() if isinstance(value, Mapping) else [value]:
         if not isinstance(units, list) or not all(type(unit) is int and unit >= 0 for unit in units):
@@ -46,23 +46,23 @@ ESTIMATE: dict[str, Check] = {
     "mean": _or_null(Fields.number), "standard_error": _or_null(_size), "data_standard_error": _or_null(_size),
     "num_data": Fields.whole, "num_left_out": Fields.whole, "unit": Fields.text,
 }  # fmt: skip
-"""Of each estimate."""
+"""Fields of each estimate."""
 
 REQUIRED = {"log_likelihood": ("log_likelihood", "khat_above")}
-"""Estimates that an evaluation always has, and that are no fields of its result."""
+"""Estimates that an evaluation always has, besides the fields of its result."""
 
 TOP: dict[str, Check] = {
     "epochs": Fields.whole, "compiled": Fields.text, "test_images": Fields.text, "fit_seconds": _size,
     "evaluation_seconds": _size, "model_parameters": Fields.whole, "guide_parameters": Fields.whole,
     "in_words": Fields.texts,
 }  # fmt: skip
-"""Fields that are in no group."""
+"""Fields at the top level."""
 
 DATA: dict[str, Check] = {
     "name": Fields.text, "binarization": Fields.text, "content_hash": Fields.text,
     "seed": lambda fields, name: fields.whole(name, least=-(2**63)),
 }  # fmt: skip
-"""Of the data."""
+"""Fields of the data."""
 
 FACTS: dict[str, Check] = {
     "bound": _truth, "larger_family": _truth, "family": Fields.text, "evidence_source": Fields.text,
@@ -71,18 +71,18 @@ FACTS: dict[str, Check] = {
     "threshold": Fields.number, "acceptance": Fields.number, "converged": _truth, "calibrated": _truth,
     "num_dims": _or_null(Fields.whole),
 }  # fmt: skip
-"""Facts that tables, figures and cautions read. Those that begin with ``num_`` are whole numbers."""
+"""Facts that tables, figures and cautions read. All others that begin with ``num_`` are whole numbers."""
 
 
 def check_evaluation(content: Mapping[str, Any], where: str) -> None:
-    """Refuse results with a field that is missing, or of another kind than is written.
+    """Refuse results with a field that is missing or of the wrong type.
 
     Args:
         content: of ``evaluation.json``.
         where: the file, for the message.
 
     Raises:
-        RunError: names the file and the field.
+        RunError: a field is missing or wrong; the message names the file and the field.
     """
     fields = Fields.of(content, where)
     try:
@@ -100,7 +100,7 @@ def check_evaluation(content: Mapping[str, Any], where: str) -> None:
 
 
 def _check_summary(summary: Fields, evaluation: str) -> None:
-    """Check the estimates of an evaluation, and its facts, unless it is one of the user's own."""
+    """Check the estimates of an evaluation, and also its facts if it is not of the user's own."""
     result = result_class(evaluation)
     required = [] if result is None else [field.name for field in dataclasses.fields(result) if field.type is Estimate]
     for name in (*required, *REQUIRED.get(evaluation, ())):

@@ -1,4 +1,4 @@
-"""Evaluations by name: the functions of `pyro_vae.evaluation` that take a pair, or half of it, and return estimates."""
+"""Evaluations by name: the functions of `pyro_vae.evaluation` that take a model or a guide and return estimates."""
 
 import inspect
 import warnings
@@ -19,13 +19,13 @@ from pyro_vae.runtime.user_code import told
 from pyro_vae.runtime.wording import did_you_mean
 
 PAIR = ("model", "guide", "x")
-"""Parameters that a fitted pair and its test data are passed to."""
+"""Parameters for a fitted pair and its test data."""
 
 LABELLED = ("train_x", "train_labels", "test_x", "test_labels")
-"""Parameters that data with labels are passed to."""
+"""Parameters for data with labels."""
 
 OF_THE_CELL = ("seed", "progress", "compile")
-"""Parameters that say how a cell computes, and are no options of a single evaluation."""
+"""Parameters that are the same for all evaluations of a cell, and are no options of a single one."""
 
 CORE = ("elbo_terms", "log_likelihood", "active_units")
 """Evaluations that every run has, on all of its test images."""
@@ -34,7 +34,7 @@ NUM_TEST = "num_test"
 """An option that every evaluation has in text: how many test images it measures, from the first on."""
 
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-"""Kinds of parameters that are given nothing."""
+"""Kinds of parameters that get no argument."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class Evaluation:
     """A function that measures a fitted pair."""
 
     name: str
-    """The function's."""
+    """Name of the function."""
     function: Callable[..., Any]
     result: type
-    """What it returns: a subclass of :class:`Result`, or an :class:`Estimate`."""
+    """Class of its result: a subclass of :class:`Result`, or :class:`Estimate`."""
     needs: Mapping[str, str]
-    """Required parameters that take the result of another evaluation, with that one's name."""
+    """Required parameters that take the result of another evaluation, each with the name of that evaluation."""
     takes: Mapping[str, str]
-    """Such parameters that need not be given."""
+    """The same for parameters with a default."""
     options: tuple[str, ...]
     """Parameters that text can set, as in ``ais(num_chains=4)``."""
 
@@ -60,7 +60,7 @@ class Evaluation:
 
     @property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """Those of its function, by name."""
+        """The parameters of its function, by name."""
         return inspect.signature(self.function).parameters
 
     @property
@@ -71,30 +71,30 @@ class Evaluation:
     def measure(
         self, inputs: Mapping[str, Any], options: Mapping[str, Any], *, seed: int, progress: bool | None, compile: str
     ) -> Any:
-        """Return its result.
+        """Call the function, and return its result.
 
         Args:
-            inputs: what its parameters of these names are given: the pair, data, other evaluations' results. One that
-                has a default is given only where an option says True, as ``ais(guide=True)``.
+            inputs: arguments by name: the pair, data, and results of other evaluations. A parameter with a default gets
+                its argument only if the option of this name is True, as in ``ais(guide=True)``.
             options: of the function.
             seed: of all noise.
             progress: show a bar; None shows it on a terminal only.
             compile: how log-weights are computed.
 
         Raises:
-            ValueError: it returns something else than its annotation says.
+            ValueError: the result is not of the annotated class.
         """
         of_the_cell = {"seed": seed, "progress": progress, "compile": compile}
         arguments: dict[str, Any] = {}
         for name, parameter in self.parameters.items():
-            asked = parameter.default is parameter.empty or options.get(name) is True or name in self.takes
+            wanted = parameter.default is parameter.empty or options.get(name) is True or name in self.takes
             if name in of_the_cell:
                 arguments[name] = of_the_cell[name]
-            elif name in inputs and asked:
+            elif name in inputs and wanted:
                 arguments[name] = inputs[name]
             elif name in options:
                 arguments[name] = options[name]
-        # What has no seed of its own draws from the global generator.
+        # Functions without a seed draw from the global generator.
         with seeded(seed):
             result = self.function(**arguments)
         if not isinstance(result, self.result):
@@ -121,15 +121,15 @@ def unusable() -> dict[str, str]:
 @cache
 def _packaged() -> dict[str, Evaluation]:
     """Return the package's own evaluations, in the order of their package's ``__all__``."""
-    functions = [getattr(evaluation, name) for name in evaluation.__all__]
-    results = {function: result for function in functions if (result := _result_of(function)) is not None}
-    by_result = {result: function.__name__ for function, result in results.items()}
-    return {function.__name__: _described(function, result, by_result) for function, result in results.items()}
+    results = {name: _result_of(getattr(evaluation, name)) for name in evaluation.__all__}
+    results_of_pairs = {name: result for name, result in results.items() if result is not None}
+    by_result = {result: name for name, result in results_of_pairs.items()}
+    return {name: _described(getattr(evaluation, name), kind, by_result) for name, kind in results_of_pairs.items()}
 
 
 @cache
 def _declared(points: tuple[EntryPoint, ...]) -> tuple[dict[str, Evaluation], dict[str, str]]:
-    """Import what entry points declare: the evaluations by name, and why the others cannot be used."""
+    """Import the evaluations of entry points; return them by name, and why others cannot be used."""
     known: dict[str, Evaluation] = {}
     refused = {}
     for point in points:
@@ -149,8 +149,8 @@ def find_evaluation(name: str) -> Evaluation:
     """Return an evaluation by its name, or a function of your own: ``path/to/file.py:function``.
 
     Raises:
-        ValueError: there is none of that name, and the nearest is suggested; or the function is no evaluation.
-        RunError: the name is a file's that the user has not said to trust, and the function none of the package's.
+        ValueError: there is no evaluation of that name, and the nearest is suggested; or the function is none.
+        RunError: a file names a function that is not the package's, and the user does not trust the file.
     """
     if ":" in name:
         require_trusted(name)
@@ -167,10 +167,10 @@ def find_evaluation(name: str) -> Evaluation:
 
 
 def _own(function: Any, where: str) -> Evaluation:
-    """Return an evaluation of the user's own.
+    """Return a user's function as an evaluation.
 
     Raises:
-        ValueError: it is none, or has the name of one of the package's.
+        ValueError: the function is no evaluation, or has the name of one of the package's.
     """
     try:
         result = _result_of(function)
@@ -195,7 +195,7 @@ def _own(function: Any, where: str) -> Evaluation:
 
 
 def _result_of(function: Any) -> type | None:
-    """Return the class of result that an evaluation is annotated to return; None of what is no evaluation."""
+    """Return the annotated class of an evaluation's result; None if the function is no evaluation."""
     if not inspect.isfunction(function):
         return None
     result = get_type_hints(function).get("return")
@@ -208,17 +208,13 @@ def _is_result(kind: Any) -> bool:
 
 
 def result_class(name: str) -> type[Result] | None:
-    """Return what an evaluation returns; None of a plain estimate, or of an evaluation that is not installed here."""
+    """Return the class of an evaluation's result; None for a plain estimate, or if it is not installed here."""
     known = _packaged().get(name) or evaluations().get(name)
     return known.result if known is not None and issubclass(known.result, Result) else None
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that an evaluation does not have, and miss none that it needs.
-
-    Raises:
-        ValueError: names them, and suggests the nearest.
-    """
+    """Raise a ValueError for an option that an evaluation does not have, or for a missing one that it requires."""
     evaluation = find_evaluation(name)
     known = [*evaluation.options, NUM_TEST]
     for option, value in options.items():
@@ -239,12 +235,12 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def _described(function: Callable[..., Any], result: type, by_result: Mapping[type, str]) -> Evaluation:
-    """Return what a function's signature says of it as an evaluation.
+    """Return the evaluation that the signature of a function describes.
 
     Args:
         function: the evaluation.
-        result: what it returns.
-        by_result: names of the package's evaluations, by what they return.
+        result: class of its result.
+        by_result: names of the package's evaluations, by the classes of their results.
     """
     hints = get_type_hints(function)
     needs: dict[str, str] = {}
@@ -254,11 +250,10 @@ def _described(function: Callable[..., Any], result: type, by_result: Mapping[ty
         required = parameter.default is parameter.empty
         results = [kind for kind in get_args(hints.get(name)) or (hints.get(name),) if _is_result(kind)]
         known = [by_result[kind] for kind in results if kind in by_result]
+        is_input = name in (*OF_THE_CELL, *LABELLED) or (name in PAIR and required)
         if known:
             (needs if required else takes)[name] = known[0]
-            continue
-        given = name in (*OF_THE_CELL, *LABELLED) or (name in PAIR and required)
-        # Text can neither say another result, as `evidence` is, nor where files go.
-        if not (given or results or name == "out" or parameter.kind in VARIADIC):
+        # Text can set neither another result, as `evidence`, nor where files go.
+        elif not (is_input or results or name == "out" or parameter.kind in VARIADIC):
             options.append(name)
     return Evaluation(function.__name__, function, result, needs, takes, tuple(options))

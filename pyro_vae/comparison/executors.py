@@ -1,9 +1,9 @@
-"""Where cells are run: in this process, in processes of this machine through joblib, or by a cluster."""
+"""Run cells in this process, in processes of this machine through joblib, or by a cluster."""
 
+import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from functools import partial
 
 import torch
@@ -14,9 +14,11 @@ from pyro_vae.comparison.task import Outcome, Task, Worker, work
 from pyro_vae.runtime.arguments import argument
 
 LOCAL = ("serial", "loky")
-"""Backends that run on this machine and see what it sees."""
+"""Backends that run on this machine and see its files."""
 
-CLUSTERS = {"dask": on_dask, "ray": on_ray}
+CLUSTERS: dict[str, Callable[[Sequence[Task], Worker, str | None], Iterator[Outcome]]] = {
+    "dask": on_dask, "ray": on_ray,
+}  # fmt: skip
 
 KILLED = "its process was killed: out of memory, or a crash"
 
@@ -30,12 +32,12 @@ def run_tasks(
     Args:
         tasks: in the order in which they are started.
         jobs: processes on this machine; 1 runs all in this process.
-        threads: of each process; those of this one divided among the jobs unless given.
+        threads: of each process; by default those of this process divided by the number of jobs.
         backend: "serial", "loky", "dask" or "ray".
         scheduler: address of the cluster.
 
     Raises:
-        ClusterError: the scheduler cannot be reached or goes away, or its workers are not as they must be.
+        ClusterError: the scheduler cannot be reached or goes away, or its workers run several tasks at once.
     """
     if backend in CLUSTERS:
         yield from CLUSTERS[backend](tasks, partial(work, threads=threads), scheduler)
@@ -50,11 +52,7 @@ def run_tasks(
 
 
 def check_options(jobs: int, backend: str, scheduler: str | None) -> None:
-    """Refuse a backend that there is not, and options that it does not take.
-
-    Raises:
-        ValueError: says which.
-    """
+    """Raise a ValueError for an unknown backend, and for options that the backend does not take."""
     if backend not in (*LOCAL, *CLUSTERS):
         known = ", ".join([*LOCAL, *CLUSTERS])
         raise ValueError(f"compare: {argument('backend')} must be one of {known}; got {backend!r}.")
@@ -72,17 +70,14 @@ def check_options(jobs: int, backend: str, scheduler: str | None) -> None:
 
 
 def _in_processes(tasks: Sequence[Task], worker: Worker, jobs: int) -> Iterator[Outcome]:
-    """Yield tasks as they end; where a process was killed, go on with those left one at a time."""
-    left = list(tasks)
-    try:
+    """Yield tasks as they end; if a process was killed, go on with the remaining tasks one at a time."""
+    remaining = list(tasks)
+    with contextlib.suppress(BrokenProcessPool):
         # In a pool of one, joblib would run the task in this process.
         for task, error in _parallel(tasks, worker, max(2, min(jobs, len(tasks)))):
-            left.remove(task)
+            remaining.remove(task)
             yield task, error
-        return
-    except BrokenProcessPool:
-        pass
-    for task in left:
+    for task in remaining:
         try:
             yield from _parallel([task], worker, 2)
         except BrokenProcessPool:
@@ -96,7 +91,7 @@ def _parallel(tasks: Sequence[Task], worker: Worker, num_processes: int) -> Iter
     pool = Parallel(
         batch_size=1, pre_dispatch="all", return_as="generator_unordered", backend="loky", n_jobs=num_processes
     )
-    with closing(pool(delayed(_outcome)(worker, task) for task in tasks)) as outcomes:
+    with contextlib.closing(pool(delayed(_outcome)(worker, task) for task in tasks)) as outcomes:
         yield from outcomes
 
 

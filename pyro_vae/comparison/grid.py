@@ -17,11 +17,12 @@ DESIGNS = ("joint", "frozen")
 KEYS = ("design", "common", "grid", "cells", "fitted_model")
 
 FOLDERS = "folders"
-"""A key that only a grid has which :func:`pyro_vae.compare` has written: its cells' folders, in their order."""
+"""Key of the list of the cells' folders, in their order, in a grid that :func:`pyro_vae.compare` wrote."""
+
 SETTINGS = tuple(field.name for field in fields(Cell) if field.name != "fitted_model")
 
 MOST_CELLS = 100_000
-"""Of one grid."""
+"""Largest number of cells of one grid."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ class Grid:
     """The cells of a comparison, in their order.
 
     Args:
-        cells: at least one, no two alike.
+        cells: at least one, no two of them equal.
 
     Raises:
-        ValueError: there is none, or one twice.
+        ValueError: there are no cells, or two are equal.
 
     >>> grid = Grid.of({"grid": {"guide": ["mean_field", "iaf"], "seed": [0, 1]}, "common": {"epochs": 5}})
     >>> len(grid.cells), grid.varying
@@ -60,14 +61,14 @@ class Grid:
         Args:
             description: ``grid``, from a setting to the list of its values, of which all combinations are taken;
                 ``cells``, a list of settings; ``common``, settings of all cells; ``design``, "joint" (each cell fits
-                its own model) or "frozen" (the guides of cells with one model are fitted to it after it was fitted
-                once, with the settings of ``fitted_model``).
-            lines: where each value stands in its file, for messages.
+                its own model) or "frozen" (each model is fitted once, with the settings of ``fitted_model``, and then
+                the guides of all its cells are fitted to it).
+            lines: the line of each value in its file, for messages.
             name: of the file, for messages.
 
         Raises:
             ValueError: a key or setting is unknown (the nearest is suggested), a value is wrong, the grid is empty, or
-                has a cell twice.
+                two cells are equal.
         """
         reader = _Reader(name, lines or {})
         reader.check_keys({key: description[key] for key in description if key != FOLDERS}, KEYS, (), "key")
@@ -87,17 +88,17 @@ class Grid:
         if number > MOST_CELLS:
             raise reader.error(("grid",), f"a grid has at most {MOST_CELLS:,} cells; this one has {number:,}.")
         combinations = itertools.product(*axes.values()) if axes else []
-        every = [dict(zip(axes, values, strict=True)) for values in combinations]
-        for number, settings in enumerate(listed):
-            every.append(reader.settings(settings, ("cells", number), (*SETTINGS, "fitted_model")))
-        if not every:
+        descriptions = [dict(zip(axes, values, strict=True)) for values in combinations]
+        for index, settings in enumerate(listed):
+            descriptions.append(reader.settings(settings, ("cells", index), (*SETTINGS, "fitted_model")))
+        if not descriptions:
             raise reader.error((), "the grid is empty: give lists of settings under `grid`, or settings under `cells`.")
         cells = []
-        for settings in every:
+        for settings in descriptions:
             settings = {**common, **settings}
             if design == "frozen":
-                # What makes the model is the cell's own. All else is common to the grid's cells, but for guide and
-                # seed, which are the default ones, and for what is measured, as nothing is.
+                # The model's settings are those of the cell, all others those that the grid's cells have in common.
+                # But guide and seed are the default ones, and settings of the measurement are left out.
                 shared = {key: value for key, value in settings.items() if key in MODEL_SETTINGS}
                 others = {key: common[key] for key in common if key not in ("guide", "seed", *MEASUREMENT)}
                 settings["fitted_model"] = {**others, **shared, **fitted_model}
@@ -113,11 +114,11 @@ class Grid:
 
         Args:
             path: the file.
-            trust: it may name classes that are not the package's, whose files are then imported.
+            trust: whether it may name classes that are not the package's, whose files are then imported.
 
         Raises:
-            ValueError: the file is missing, is no YAML, names a class that is not trusted, or says what :meth:`of`
-                refuses; with the line.
+            ValueError: the file is missing, is no YAML, names a class that is not trusted, or is refused by :meth:`of`;
+                the message names the line.
         """
         path = Path(path)
         description, lines = read_yaml_with_lines(path)
@@ -137,25 +138,25 @@ class Grid:
         return tuple(dict.fromkeys(cell.fitted_model for cell in self.cells if cell.fitted_model is not None))
 
     def description(self) -> dict[str, Any]:
-        """Return it in YAML's terms, cell by cell, and their folders; :meth:`of` undoes it."""
+        """Return the cells and their folders as plain values for YAML, from which :meth:`of` makes the grid again."""
         return {"cells": [cell.settings() for cell in self.cells], FOLDERS: [cell.hash for cell in self.cells]}
 
 
 class _Reader:
-    """Checks what a description says, and knows in which line it says it."""
+    """Checks the values of a description, and names their lines in messages."""
 
     def __init__(self, name: str, lines: Mapping[Place, int]) -> None:
         self._name, self._lines = name, lines
 
     def error(self, place: Place, message: str) -> ValueError:
-        """Return an error that names the line of a place, or of what is around it."""
+        """Return an error that names the line of a place, or of the value around it."""
         while place and place not in self._lines:
             place = place[:-1]
         where = f"{self._name}, line {self._lines[place]}" if place in self._lines and place else self._name
         return ValueError(f"{where}: {message}")
 
     def check_keys(self, value: Any, known: Sequence[str], place: Place, what: str) -> None:
-        """Refuse what is no mapping, and a key that is not known; the nearest is suggested."""
+        """Raise an error for a value that is no mapping, and for an unknown key; the nearest key is suggested."""
         if not isinstance(value, Mapping):
             raise self.error(place, f"expected `key: value` lines, with {', '.join(known)}; got {shown(value)}.")
         for key in value:
@@ -164,17 +165,17 @@ class _Reader:
                 raise self.error((*place, key), f"there is no {what} {key!r}.{hint} There are {', '.join(known)}.")
 
     def settings(self, settings: Any, place: Place, known: Sequence[str] = SETTINGS) -> dict[str, Any]:
-        """Return settings whose names and values, each for itself, are right."""
+        """Return settings, after checking each name and each value separately."""
         settings = {} if settings is None else settings
         self.check_keys(settings, known, place, "setting")
         for name, value in settings.items():
-            # Whether a model goes with a cell, all of its settings say together.
+            # A fitted model is checked with all settings of its cell.
             if name != "fitted_model":
                 self.cell({name: value}, (*place, name))
         return dict(settings)
 
     def axes(self, axes: Any) -> dict[str, list[Any]]:
-        """Return lists of settings' values, each of which is right."""
+        """Return the list of values of each setting, after checking each value."""
         axes = {} if axes is None else axes
         self.check_keys(axes, SETTINGS, ("grid",), "setting")
         for name, values in axes.items():
@@ -185,7 +186,7 @@ class _Reader:
         return {name: list(values) for name, values in axes.items()}
 
     def cell(self, settings: Mapping[str, Any], place: Place) -> Cell:
-        """Return the cell of settings that stand in a place, all others being the default ones."""
+        """Return the cell of the settings at a place, with the default for all others."""
         try:
             return Cell.of(settings)
         except RunError:

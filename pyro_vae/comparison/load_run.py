@@ -1,4 +1,4 @@
-"""`load_run`: a run folder in, its fitted pair out, by whichever description of it is complete."""
+"""`load_run`: read a run folder, and return its fitted pair."""
 
 from pathlib import Path
 
@@ -25,19 +25,19 @@ def load_run(
 ) -> Run:
     """Return the model, guide, data description and history of a run, in evaluation mode.
 
-    A folder is data: nothing in it is executed. The pair is built from the classes and arguments in ``config.yaml``,
-    as far as they are the package's, Pyro's or torch's parts; others are imported only if ``trust`` is set. Where they
-    do not say all of it, as of a class of your own that does not keep its constructor arguments, a run of the command
-    line is made again from its names and options, and its data are loaded for that. Any other pair is passed in, and
-    so is one of which a part was replaced by hand: the message says which.
+    A folder is data: nothing in it is executed. The pair is built from the classes and arguments in ``config.yaml``, if
+    the classes are parts of the package, of Pyro or of torch; others are imported only if ``trust`` is set. If this
+    description is incomplete, as for a class of your own that does not keep its constructor arguments, the pair of a
+    run of the command line is built from its names and options, for which its data are loaded. Any other pair must be
+    passed as ``model`` and ``guide``, also one of which a part was replaced by hand: the message says which.
 
     Args:
         path: the run folder.
-        model: the model to fill, built as it was for ``fit``; needed only where the message says so.
+        model: the model to fill, built as it was for ``fit``; needed only if the message says so.
         guide: the same for the guide.
-        data: the data that the run was fitted to, or their name or path: compared with those of the folder before
-            anything is built. None looks where the run found them, if they are needed.
-        trust: import and call the classes that the folder names, whosever they are.
+        data: the data that the run was fitted to, or their name or path. They are compared with those of the folder
+            before anything is built. If None, and if they are needed, they are loaded from where the run found them.
+        trust: import and call the classes that the folder names, also those of other packages and files.
 
     Raises:
         RunError: the folder is missing, of another version or damaged, names a class that is not trusted, was fitted to
@@ -46,15 +46,15 @@ def load_run(
     path = Path(path)
     config = read_config(path)
     if config.get("recipe"):
-        # Other folders' results are the caller's, in a form of their own.
+        # In a folder without a recipe, results are the caller's, in any form.
         check_results(path)
     if isinstance(data, str | Path):
-        kept = {name: config["data"].get(name) for name in ("binarization", "seed", "valid_size")}
-        if kept["binarization"] is None:
-            raise RunError(f"{path} was fitted to {config['data']['name']}, which has no name to load: pass it itself.")
+        recorded = config["data"]
+        if recorded.get("binarization") is None:
+            raise RunError(f"{path} was fitted to {recorded['name']}, which has no name to load: pass the data.")
         data = load_data(
-            data, binarization=kept["binarization"], seed=kept["seed"] or 0, valid_size=kept["valid_size"],
-            labels="tensors" in config["data"],
+            data, binarization=recorded["binarization"], seed=recorded.get("seed") or 0,
+            valid_size=recorded.get("valid_size"), labels="tensors" in recorded,
         )  # fmt: skip
     if data is not None:
         require_same_data(config["data"], data, path)

@@ -20,34 +20,34 @@ LITTLE = {
     "num_samples": 4, "evidence_samples": 2, "max_steps": 2, "num_temperatures": 2, "num_chains": 2, "num_leapfrog": 1,
     "burn_in": 0, "warmup": 1, "num_data": 2, "num_draws": 1, "ks": (1, 2),
 }  # fmt: skip
-"""Options with which an evaluation is rehearsed."""
+"""Values of options with which an evaluation is rehearsed."""
 
 FEW = 8
-"""Test images that an evaluation is rehearsed on; two where it is slow."""
+"""Number of test images on which a required evaluation is rehearsed; the others, which are slow, take two."""
 
 
 @dataclass
 class Measured:
-    """What :func:`measure_cell` returns."""
+    """The results of all evaluations of a cell, as :func:`measure_cell` returns them."""
 
     summaries: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The numbers of each evaluation, by its name."""
     in_words: list[str] = field(default_factory=list)
-    """A line of each."""
+    """A line for each evaluation."""
     per_datum: dict[str, Tensor] = field(default_factory=dict)
     """Numbers of each datum, each ``(N,)``, by ``EVALUATION.NAME``, with ``EVALUATION.NAME.standard_errors``."""
 
     def add(self, name: str, result: Any, num_data: int | None = None) -> None:
-        """Take in the result of an evaluation.
+        """Add the result of an evaluation.
 
         Args:
             name: of the evaluation.
             result: an :class:`Estimate` or a :class:`Result`.
-            num_data: images that were measured, of which a result has as many numbers at most.
+            num_data: number of images that were measured; the result has as many numbers at most.
 
         Raises:
-            ValueError: it has more numbers than images.
-            TypeError: its facts are not what JSON can hold.
+            ValueError: the result has more numbers than images.
+            TypeError: JSON cannot hold its facts.
         """
         is_result = isinstance(result, Result)
         values: dict[str, Tensor] = {}
@@ -71,22 +71,22 @@ def measure_cell(
 ) -> Measured:
     """Measure a pair by each evaluation of a cell, in the cell's order.
 
-    An error of ELBO, log-likelihood or active units ends the measurement. Where another evaluation raises one, as one
+    An error of ELBO, log-likelihood or active units ends the measurement. If another evaluation raises an error, as one
     without a trusted reference does, a line says that it measured nothing and why, and the others go on.
 
     Args:
-        cell: which says how it is measured.
+        cell: the cell, with the settings of the measurement.
         model: p(x, z).
         guide: q(z | x).
         data: of the cell.
         progress: show bars; None shows them on a terminal only.
-        rehearsal: measure a few images with as few samples as there can be, and let every evaluation refuse. Those that
-            need another one's result are left out.
+        rehearsal: measure a few images with the fewest samples, and pass on the errors of all evaluations. Evaluations
+            that need the result of another one are left out.
 
     Raises:
         ValueError: as for the evaluations.
-        Exception: an evaluation of the user's own may raise any, which a rehearsal passes on. Memory that runs out is
-            passed on always.
+        Exception: a rehearsal passes on any error of an evaluation of the user's own. An error of a full memory is
+            always passed on.
     """
     measured, results = Measured(), dict[str, tuple[Any, int]]()
     compute: dict[str, Any] = {
@@ -128,16 +128,15 @@ def measure_cell(
 
 
 def _less(asked: Any, little: Any) -> Any:
-    """Return what is asked for where it is less already, or no number: an evaluation refuses what is wrong."""
+    """Return the smaller of an option's value and the value of a rehearsal.
+
+    A value that is no number is returned unchanged, as the evaluation refuses it.
+    """
     return little if asked is None or (isinstance(asked, int) and asked > little) else asked
 
 
 def _labelled(name: str, data: ImageData, test: Inputs, num_data: int) -> dict[str, Any]:
-    """Return training and test data with their labels.
-
-    Raises:
-        ValueError: the data have none.
-    """
+    """Return training and test data with their labels; raise a ValueError if the data have none."""
     if data.train_labels is None or data.test_labels is None:
         raise ValueError(f"{name}: the data have no labels; {data.name} would have to bring them.")
     return {

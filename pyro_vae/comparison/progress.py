@@ -1,4 +1,4 @@
-"""How far a comparison is: a line for each cell at work, and one for all with the time that is left."""
+"""Show the progress of a comparison: a bar for each cell at work, and one for all cells with the time that is left."""
 
 import sys
 import threading
@@ -26,19 +26,19 @@ class Bars:
         self._left = {task: epochs_done(task.path) for task in tasks}
         self._ended = 0
         total = sum(task.cell.epochs for task in tasks)
-        # Cells differ in length. So the time left follows the mean pace since the start, which smoothing=0 asks for.
+        # Cells differ in length, so the time left is estimated from the mean pace since the start (smoothing=0).
         self._all = progress_bar(
             total, " epochs", "all epochs", shown=True, initial=sum(self._left.values()), smoothing=0
         )
         self._shown: dict[Task, tqdm[Any]] = {}
-        # Held while bars change: a bar that is drawn after it was closed would stay on the screen.
+        # Locks the bars while they change: a bar that is drawn after it was closed would stay on the screen.
         self._change = threading.Lock()
         self._over = threading.Event()
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
 
     def end(self, task: Task, error: str | None) -> None:
-        """Take a cell's bar away, and leave a line where it failed."""
+        """Remove a cell's bar, and print a line if the cell failed."""
         with self._change:
             self._left.pop(task, None)
             self._ended += task.cell.epochs
@@ -56,12 +56,12 @@ class Bars:
             bar.close()
 
     def _look(self) -> None:
-        """Follow the cells' metrics files, until it is over."""
+        """Follow the cells' metrics files until :meth:`close`."""
         start = dict(self._left)
         while not self._over.wait(LOOK_EVERY):
             done = {task: epochs_done(task.path) for task in list(self._left)}
             with self._change:
-                # Some have ended meanwhile.
+                # Some cells have ended meanwhile.
                 done = {task: epochs for task, epochs in done.items() if task in self._left}
                 for task, epochs in done.items():
                     if epochs > start[task] and task not in self._shown:
@@ -77,19 +77,20 @@ class Bars:
 
 
 End = Callable[[Task, str | None], None]
-"""Shows that a task has ended, and what it failed with."""
+"""Shows that a task has ended, with its error if it failed."""
 
 
 @contextmanager
 def shown(tasks: Sequence[Task], labels: Mapping[Task, str], progress: bool | None) -> Iterator[End]:
-    """Show how far tasks are, on the standard error stream; yield what is to be called as each ends.
+    """Show the progress of tasks on standard error, and yield a function to call as each task ends.
 
-    Within, what is printed on a terminal stands above the bars.
+    Text that is printed inside the block on a terminal stands above the bars.
 
     Args:
         tasks: all of them.
-        labels: what to call each.
-        progress: True draws bars on a terminal and prints a line a cell elsewhere; None only draws; False is silent.
+        labels: the name of each task.
+        progress: True draws bars on a terminal and prints a line for each cell elsewhere; None draws bars on a terminal
+            only; False is silent.
     """
     is_terminal = sys.stderr.isatty()
     if progress is False or not tasks or (progress is None and not is_terminal):

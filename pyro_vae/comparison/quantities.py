@@ -1,4 +1,4 @@
-"""What the evaluations of a cell have measured, by the names that tables, rankings and reports have for it."""
+"""The quantities that the evaluations of a cell measure, under their names in tables, rankings and reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ ABBREVIATIONS = {
     "khat": "k-hat",
     "num": "number",
 }
-"""How words of a quantity's name are written in a title, where not as they are."""
+"""Words of a quantity's name that are written differently in a title."""
 
 EVALUATIONS_IN_TITLES = {"ais": "AIS", "bdmc": "BDMC", "sbc": "SBC"}
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """An estimate or a number in an evaluation's summary, which tables have a column of."""
+    """An estimate or a number in an evaluation's summary that is a column of tables."""
 
     name: str
     """Its key, or ``EVALUATION.KEY``, as :func:`name_of` says."""
@@ -31,17 +31,17 @@ class Quantity:
     key: str
     """Its name in the evaluation's summary."""
     better: str = ""
-    """Which of its values is better: "higher", "lower", or "" where neither is."""
+    """Which of its values are better: "higher", "lower", or "" if neither are."""
     unit: str = ""
-    """Of an estimate, as "nats"; "" of a number."""
+    """Unit of an estimate, as "nats"; "" for a number."""
 
     @property
     def place(self) -> str:
-        """Under which name its values of each datum are kept."""
+        """The name under which its values of each datum are stored."""
         return f"{self.evaluation}.{self.key}"
 
     def title(self, bound: bool = True) -> str:
-        """Return what a table calls it, without its unit.
+        """Return its title in a table, without its unit.
 
         Args:
             bound: whether log-likelihoods are lower bounds.
@@ -62,7 +62,7 @@ class Quantity:
         return f"{EVALUATIONS_IN_TITLES.get(self.evaluation, self.evaluation.replace('_', ' '))}: {text}"
 
     def head(self, bound: bool = True) -> str:
-        """Return its title with its unit, unless that is nats, which tables have where they name none.
+        """Return its title with its unit; nats, the default unit of tables, are left out.
 
         >>> Quantity("khat_above", "log_likelihood", "khat_above", unit="share").head()
         'k-hat above, %'
@@ -73,14 +73,15 @@ class Quantity:
 
 
 def quantities_of(measured: Mapping[str, Mapping[str, Any]], own: Mapping[str, type]) -> dict[str, Quantity]:
-    """Return the columns of what a cell has measured, by name.
+    """Return the quantities of a cell that are columns of tables, by name.
 
-    They are the estimates and numbers that a result class names in ``columns``. Without such names they are all
-    estimates of an evaluation of the user's own; of the package's, those that no other evaluation has.
+    These are the estimates and numbers that a result class names in ``columns``. If it names none, they are all
+    estimates of an evaluation of the user's own; and of one of the package's, the estimates that no other evaluation
+    has.
 
     Args:
         measured: the summary of each evaluation, by the evaluation's name, in the order of measurement.
-        own: what evaluations of the user's own return, by name.
+        own: classes of the results of evaluations of the user's own, by the evaluation's name.
     """
     quantities: dict[str, Quantity] = {}
     for evaluation, summary in measured.items():
@@ -97,15 +98,15 @@ def quantities_of(measured: Mapping[str, Mapping[str, Any]], own: Mapping[str, t
 
 
 def name_of(evaluation: str, key: str) -> str:
-    """Return what a quantity is called in every table, whatever else was measured beside it.
+    """Return the name of a quantity in all tables, which does not depend on what else was measured.
 
-    It is called by its key where the key is a column of the package's and no evaluation before has one of that name,
-    or where the key is the evaluation's name; else ``EVALUATION.KEY``.
+    It is the key, if the key is a column of one of the package's evaluations and of none before that, or if the key is
+    the evaluation's name; else it is ``EVALUATION.KEY``.
 
     >>> name_of("log_likelihood", "log_likelihood"), name_of("ais", "log_likelihood"), name_of("mine", "mine")
     ('log_likelihood', 'ais.log_likelihood', 'mine')
     """
-    packaged = list(dict.fromkeys([*CORE, *evaluations()]))
+    packaged = dict.fromkeys([*CORE, *evaluations()])
     for other in packaged:
         if key in (getattr(result_class(other), "columns", None) or ()):
             return key if other == evaluation else f"{evaluation}.{key}"

@@ -1,4 +1,4 @@
-"""What a cell leaves in its folder, and what is read back."""
+"""Write the results of a cell into its folder, and read them back."""
 
 import json
 import math
@@ -25,37 +25,37 @@ from pyro_vae.runtime.reading import Fields, read_json, read_tensors, read_text,
 from pyro_vae.runtime.trust import names_from
 
 TOLD_TWICE = ("batch_size", "seed", "compile", "kl_warmup", "clip_grad_norm", "patience")
-"""Settings that the configuration of a cell's run has beside its recipe."""
+"""Settings that the configuration of a cell's run has outside of its recipe as well."""
 
 ELBO = "elbo_terms.elbo"
-"""What every cell has measured on all of its test images."""
+"""Name of the values that every cell has measured on all of its test images."""
 
 EVALUATION, PER_DATUM, ERROR, FITTED = "evaluation.json", "per_datum.safetensors", "error.txt", "fitted.json"
 
 ROUNDING = 1e-5
-"""By which a mean may differ where it was added up in another order or precision."""
+"""By how much a mean may differ if it was added up in another order or precision."""
 
 UNFINISHED = "it was not run to its end"
-"""What is said of a cell that left neither results nor an error: it waits, is at work, or was killed."""
+"""The error of a cell that left neither results nor an error: it waits, is at work, or was killed."""
 
 
 @dataclass(frozen=True, eq=False)
 class CellResult:
-    """A cell that ended, well or with an error."""
+    """The results of a cell, or the error with which it failed."""
 
     cell: Cell
     path: Path
     """Its run folder."""
     evaluation: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """The numbers of ``evaluation.json``; empty where it failed."""
+    """The numbers of ``evaluation.json``; empty if the cell failed."""
     per_datum: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     """Numbers of each test image, float64 ``(N,)``, by ``EVALUATION.NAME``, as ``elbo_terms.elbo`` and
-    ``log_likelihood.pareto_k``, with Monte Carlo errors as ``elbo_terms.elbo.standard_errors``; NaN where an image is
-    left out. An evaluation of fewer images has those of the first ones."""
+    ``log_likelihood.pareto_k``, with Monte Carlo errors as ``elbo_terms.elbo.standard_errors``; NaN for an image that
+    is left out. If an evaluation measures fewer images, its numbers are those of the first images."""
     history: list[Row] = field(default_factory=list, repr=False)
-    """A row an epoch, as :class:`pyro_vae.Run` has it."""
+    """A row for each epoch, as in :class:`pyro_vae.Run`."""
     error: str | None = None
-    """What it failed with; None where it finished."""
+    """The error with which the cell failed; None if it finished."""
 
     @property
     def finished(self) -> bool:
@@ -63,25 +63,30 @@ class CellResult:
         return self.error is None
 
     @property
+    def error_line(self) -> str:
+        """The first line of its error; "" if it finished."""
+        return (self.error or "").partition("\n")[0]
+
+    @property
     def measured(self) -> Mapping[str, Mapping[str, Any]]:
-        """The summary of each evaluation, by its name; empty where the cell failed."""
+        """The summary of each evaluation, by its name; empty if the cell failed."""
         return self.evaluation.get("measured", {})
 
     @cached_property
     def quantities(self) -> dict[str, Quantity]:
-        """What tables have columns of, by name."""
-        own = [find_evaluation(name) for name in self.cell.evaluations if ":" in name]
-        return quantities_of(self.measured, {evaluation.name: evaluation.result for evaluation in own})
+        """The quantities that are columns of tables, by name."""
+        users_evaluations = [find_evaluation(name) for name in self.cell.evaluations if ":" in name]
+        return quantities_of(self.measured, {evaluation.name: evaluation.result for evaluation in users_evaluations})
 
     def summary_of(self, quantity: str) -> Any:
-        """Return a quantity's mean with its errors, as :meth:`Estimate.summary` has them, or a number; None if none."""
-        known = self.quantities.get(quantity)
-        return None if known is None else self.measured[known.evaluation][known.key]
+        """Return a quantity's mean with its errors, as :meth:`Estimate.summary` does, or its number; else None."""
+        column = self.quantities.get(quantity)
+        return None if column is None else self.measured[column.evaluation][column.key]
 
     def values_of(self, quantity: str) -> Tensor | None:
-        """Return a quantity of each test image, float64 ``(N,)``; None where it was not measured by the image."""
-        known = self.quantities.get(quantity)
-        return self.per_datum.get(quantity if known is None else known.place)
+        """Return a quantity of each test image, float64 ``(N,)``; None if it was not measured for each image."""
+        column = self.quantities.get(quantity)
+        return self.per_datum.get(quantity if column is None else column.place)
 
 
 def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datum: Mapping[str, Tensor]) -> None:
@@ -90,7 +95,7 @@ def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datu
     Raises:
         CheckpointError: the disk refuses.
     """
-    # Copies: two names of one tensor cannot be written.
+    # Copies, as safetensors writes no tensor under two names.
     tensors = {name: value.contiguous().clone() for name, value in per_datum.items()}
     write_bytes(path / PER_DATUM, save(tensors, {"format": str(FORMAT)}))
     _write(path / EVALUATION, cell, evaluation)
@@ -98,12 +103,12 @@ def write_result(path: Path, cell: Cell, evaluation: Mapping[str, Any], per_datu
 
 
 def write_fitted(path: Path, cell: Cell, epochs: int) -> None:
-    """Write that a cell's pair was fitted to its end, which metrics and checkpoint do not tell."""
+    """Record that a cell's pair was fitted to its end, which metrics and checkpoint do not show."""
     _write(path / FITTED, cell, {"epochs": epochs})
 
 
 def _write(file: Path, cell: Cell, content: Mapping[str, Any]) -> None:
-    """Write a JSON file that says of which cell it is."""
+    """Write a JSON file with the hash and settings of its cell."""
     content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), **content}
     write_bytes(file, (json.dumps(content, indent=2) + "\n").encode())
 
@@ -112,7 +117,7 @@ def is_fitted(path: Path, cell: Cell) -> bool:
     """Whether a folder holds the pair of a cell, fitted to its end.
 
     Raises:
-        RunError: it holds that of another cell, or of another version.
+        RunError: it holds the pair of another cell, or of another version.
     """
     return (path / FITTED).is_file() and bool(_read(path / FITTED, cell, cell.hash))
 
@@ -121,29 +126,25 @@ def is_finished(path: Path, cell: Cell) -> bool:
     """Whether a folder holds the results of a cell.
 
     Raises:
-        RunError: it holds those of another one, or of another version.
+        RunError: it holds the results of another cell, or of another version.
     """
     return (path / EVALUATION).is_file() and bool(_read(path / EVALUATION, cell, cell.hash))
 
 
 def check_results(path: Path) -> None:
-    """Refuse a run folder whose results, where it has any, are damaged.
-
-    Raises:
-        RunError: names the file and the field.
-    """
+    """Raise a RunError that names the file and the field if a run folder has damaged results."""
     file = path / EVALUATION
     if file.is_file():
         check_evaluation(read_json(file, path), str(file))
 
 
 def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
-    """Return what a cell left in its folder; an error where it left none.
+    """Return the results of a cell from its folder; if there are none, the result has an error.
 
     Args:
         path: the folder.
-        cell: whose it is.
-        hash: the cell's when it was run; its hash now unless given. They differ where a file of the user's own has
+        cell: the cell that was run there.
+        hash: the cell's hash when it was run. By default its hash now, which differs if a file of the user's own has
             changed since.
 
     Raises:
@@ -151,9 +152,9 @@ def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
     """
     if not (path / EVALUATION).is_file():
         file = path / ERROR
+        text = read_text(file, path) if file.is_file() else UNFINISHED
         # Without the characters that steer a terminal.
-        text = "".join(c for c in read_text(file, path) if c.isprintable() or c in "\n\t") if file.is_file() else None
-        return CellResult(cell, path, error=UNFINISHED if text is None else text)
+        return CellResult(cell, path, error="".join(c for c in text if c.isprintable() or c in "\n\t"))
     evaluation, per_datum = _read(path / EVALUATION, cell, hash or cell.hash), _read_per_datum(path)
     _require_means(evaluation, per_datum, path)
     return CellResult(cell, path, evaluation, per_datum, read_history(path, evaluation["epochs"]))
@@ -164,12 +165,12 @@ def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -
 
     Args:
         path: the run folder.
-        trust: import the classes that it names, whosever they are.
-        named: classes of the user's own that the user has named as well.
+        trust: import the classes that it names, also those of other packages and files.
+        named: classes that it may name without ``trust``, as the user has named them as well.
 
     Raises:
-        RunError: it is no run folder, of another version, was made by ``pyro_vae.fit`` without one, or names a class
-            that is not trusted.
+        RunError: the folder is no run, of another version, was made by ``pyro_vae.fit`` without a cell, or names a
+            class that is not trusted.
     """
     config = read_config(path)
     recipe = config.get("recipe")
@@ -184,8 +185,8 @@ def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -
     except RunError:
         raise
     except ValueError as error:
-        own = ":" in str(recipe.get("measure", ""))
-        remedy = " Put back what it names; pyro_vae.load_run reads the pair without it." if own else ""
+        names_own_code = ":" in str(recipe.get("measure", ""))
+        remedy = " Put back what it names; pyro_vae.load_run reads the pair without it." if names_own_code else ""
         raise RunError(f"{path / CONFIG}: {error}{remedy}") from error
     for name in TOLD_TWICE:
         recorded, setting = config.get(name), getattr(cell, name)
@@ -195,13 +196,13 @@ def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -
 
 
 def write_error(path: Path, error: str) -> None:
-    """Record what a cell failed with."""
+    """Record the error with which a cell failed."""
     path.mkdir(parents=True, exist_ok=True)
     write_bytes(path / ERROR, error.encode())
 
 
 def epochs_done(path: Path) -> int:
-    """Return how many epochs a folder's ``metrics.csv`` has, 0 where there is none."""
+    """Return how many epochs a folder's ``metrics.csv`` has; 0 without this file."""
     try:
         with (path / METRICS).open("rb") as file:
             return max(0, sum(1 for _ in file) - 1)
@@ -213,13 +214,13 @@ def _read(file: Path, cell: Cell, hash: str) -> dict[str, Any]:
     """Return the content of a file that :func:`_write` has written for a cell of this hash.
 
     Raises:
-        RunError: it is damaged, of another version or of another cell.
+        RunError: the file is damaged, of another version or of another cell.
     """
     remedy = f"Choose another folder, or remove {file.parent}: it is computed again."
     try:
         content = read_json(file, file.parent)
     except RunError as error:
-        raise RunError(f"{error} Remove {file.parent}: it is computed again.") from error
+        raise RunError(f"{error} {remedy}") from error
     format = content.get("format") if isinstance(content, dict) else None
     if format != FORMAT:
         raise RunError(f"{file} holds results of format {shown(format)}; this version reads {FORMAT}. {remedy}")
@@ -233,17 +234,18 @@ def _read(file: Path, cell: Cell, hash: str) -> dict[str, Any]:
 
 
 def _differing(content: Mapping[str, Any], cell: Cell, hash: str) -> str:
-    """Return in words what tells the cell that a file was written for from the one that is looked for."""
+    """Return in words how the cell that a file was written for differs from the cell that is wanted."""
     if "settings" not in content:
         return f"other settings ({shown(content.get('cell'))} is their hash, not {hash!r})"
     settings = listed(list(differences(content["settings"], cell.settings())))
-    own = [f"{argument(part)} {getattr(cell, part)}" if part in PARTS else part for part in cell.own_code]
-    if own and not settings:
-        return f"other code: the file of {' or '.join(own)} has changed since"
+    own_code = [f"{argument(part)} {getattr(cell, part)}" if part in PARTS else part for part in cell.own_code]
+    if own_code and not settings:
+        return f"other code: the file of {' or '.join(own_code)} has changed since"
     return f"other settings; {settings or 'its `cell` is not their hash'}"
 
 
 def _read_per_datum(path: Path) -> dict[str, Tensor]:
+    """Return the numbers of each test image, after checking their shapes and dtypes."""
     file = path / PER_DATUM
     again = f"Remove {path}: it is computed again."
     try:
@@ -252,8 +254,8 @@ def _read_per_datum(path: Path) -> dict[str, Tensor]:
         raise RunError(f"{error} {again}") from error
     if ELBO not in tensors:
         raise RunError(f"{file}: `{ELBO}` is missing. {again}")
+    most = len(tensors[ELBO]) if tensors[ELBO].ndim else 0
     for name, values in tensors.items():
-        most = len(tensors[ELBO]) if tensors[ELBO].ndim else 0
         if values.ndim != 1 or not values.is_floating_point() or not 0 < len(values) <= most:
             raise RunError(
                 f"{file}: `{name}` must be a number of each test image, or of the first; got shape "
@@ -263,11 +265,7 @@ def _read_per_datum(path: Path) -> dict[str, Tensor]:
 
 
 def _require_means(evaluation: Mapping[str, Any], per_datum: Mapping[str, Tensor], path: Path) -> None:
-    """Refuse means that are not those of the images, as where one of two files is another run's.
-
-    Raises:
-        RunError: names the first of them.
-    """
+    """Raise a RunError if a mean is not that of the images, as when one of two files is another run's."""
     for name, values in per_datum.items():
         evaluation_name, _, key = name.partition(".")
         summary = evaluation["measured"].get(evaluation_name, {}).get(key)

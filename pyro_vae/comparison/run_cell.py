@@ -1,4 +1,4 @@
-"""Run one cell: make its pair, fit it and measure it, as far as that is not done yet."""
+"""Run one cell: make its pair, fit it and measure it, as far as this is not done yet."""
 
 import contextlib
 import hashlib
@@ -46,8 +46,8 @@ def load_data_of(cell: Cell, moved: str | Path | None = None) -> ImageData:
     """Return the data of a cell.
 
     Args:
-        cell: whose they are.
-        moved: where they are now, if not at the place that the cell names.
+        cell: with the settings of the data.
+        moved: where the data are now, if not at the place that the cell names.
 
     Raises:
         As for :func:`pyro_vae.load_data`.
@@ -64,11 +64,11 @@ def load_data_of_run(path: Path, cell: Cell, moved: str | Path | None = None) ->
 
     Args:
         path: the run folder, for the message.
-        cell: whose they are.
-        moved: where they are now, if not at the place that the cell names.
+        cell: with the settings of the data.
+        moved: where the data are now, if not at the place that the cell names.
 
     Raises:
-        RunError: they are no longer at that place.
+        RunError: the data are no longer at that place.
         As for :func:`pyro_vae.load_data`.
     """
     try:
@@ -83,13 +83,12 @@ def load_data_of_run(path: Path, cell: Cell, moved: str | Path | None = None) ->
 
 
 def make_pair_of(cell: Cell, data: ImageData, fitted_model: Path | None = None) -> tuple[Any, Any]:
-    """Return model and guide of a cell as they are before they are fitted.
+    """Return the model and guide of a cell before they are fitted.
 
     Args:
-        cell: whose parts are made, under its seed. The caller's random state is left as it was.
+        cell: names the parts, which are made under its seed. The caller's random state does not change.
         data: of the cell.
-        fitted_model: the run folder that the model is taken from, where the cell takes one over; the model then
-            requires no gradient.
+        fitted_model: the run folder of the model that the cell takes over, if it does; this model requires no gradient.
     """
     inputs = partial(data.observe, data.train_images)
     with seeded(cell.seed):
@@ -120,7 +119,7 @@ def load_pair(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None
     Args: as for :func:`make_pair_of`; ``path`` is the run folder.
 
     Raises:
-        RunError: it is missing, damaged, does not fit, or was fitted to other data.
+        RunError: the run is missing, damaged, does not fit the cell, or was fitted to other data.
     """
     require_same_data(read_config(path)["data"], data, path)
     run = load_run(path, make=partial(pair_to_fill, path, cell, data, fitted_model), always_make=True)
@@ -128,7 +127,7 @@ def load_pair(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None
 
 
 def pair_to_fill(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None) -> tuple[Any, Any]:
-    """Return what :func:`make_pair_of` does, its numbers still to be filled in from the folder's checkpoint.
+    """Return the pair of :func:`make_pair_of`, into which the folder's checkpoint can be loaded.
 
     Raises:
         RunError: the checkpoint is damaged, or too small for the pair that the cell describes.
@@ -138,38 +137,37 @@ def pair_to_fill(path: Path, cell: Cell, data: ImageData, fitted_model: Path | N
     size = sum(tensor.numel() for tensor in values)
     names, options = zip(*(parse_part(kind, getattr(cell, kind)) for kind in PARTS), strict=True)
     require_sizes([cell.latent_dim, cell.hidden_dims, cell.encoder_dims or (), options], size, str(path))
-    # A class of the user's own, which the user trusts, may do what it likes.
+    # There is no limit for a class of the user's own, which the user trusts.
     trusted = any(":" in name and not is_declared(name.rpartition(":")[0]) for name in names)
     try:
         with contextlib.nullcontext() if trusted else Bounded(values, str(path), others=data.train_images.numel()):
-            # The bias is the checkpoint's; to look for one may take thousands of steps.
+            # The bias is in the checkpoint; to compute an initial one may take thousands of steps.
             model, guide = make_pair_of(
                 cell if cell.fitted_model else replace(cell, init_bias=False), data, fitted_model
             )
         if any(name.startswith(STORE) for name in parts["values"]):
-            # Parameters of `pyro.param` statements must be there to be filled.
+            # Parameters of `pyro.param` statements must exist before they are loaded.
             with seeded(cell.seed), torch.no_grad(), poutine.block(), local_params(model, guide):
                 x = as_args(data.observe(first_of(data.train, 2)))
                 guide(*x)
                 model(*x)
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-        raise RunError(
-            f"{path}: its pair cannot be made again: {type(error).__name__}: {' '.join(str(error).split())}."
-        ) from error
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise RunError(f"{path}: its pair cannot be made again: {reason}.") from error
     return model, guide
 
 
 def load_cell(
     path: str | Path, *, data: ImageData | str | Path | None = None, trust: bool = False
 ) -> tuple[Any, Any, ImageData]:
-    """Return the fitted model, the fitted guide and the data of a run folder that a cell was run in.
+    """Return the fitted model, the fitted guide and the data of the run folder of a cell.
 
-    A model that was taken over from another cell is looked for in the folder beside, as a comparison lays them out.
+    A model that was taken over from another cell is loaded from the run folder beside this one, as in a comparison.
 
     Args:
         path: the run folder.
         data: its data, or where they are now, if not at the place that the folder names.
-        trust: import the classes that the folder names, whosever they are.
+        trust: import the classes that the folder names, also those of other packages and files.
 
     Raises:
         RunError: the folder is missing or damaged, was made by :func:`pyro_vae.fit` from objects or fitted to other
@@ -183,7 +181,7 @@ def load_cell(
 
 
 def _require_fitting_checkpoint(path: Path, cell: Cell, data: ImageData, fitted_model: Path | None) -> None:
-    """Refuse to go on in a folder whose checkpoint is too small for the pair that its recipe describes."""
+    """Raise a RunError if a folder has a checkpoint that is too small for the pair that its recipe describes."""
     if (path / CHECKPOINT).is_file():
         pair_to_fill(path, cell, data, fitted_model)
 
@@ -192,7 +190,7 @@ def fit_cell(
     cell: Cell, path: Path, *, data: ImageData | None = None, fitted_model: Path | None = None,
     progress: bool | None = None,
 ) -> Run:  # fmt: skip
-    """Fit a cell's pair in a run folder, or go on where the folder's last checkpoint left it.
+    """Fit a cell's pair in a run folder, or resume from the folder's last checkpoint.
 
     Raises:
         As for :func:`pyro_vae.fit`.
@@ -218,11 +216,11 @@ def fit_cell(
 def rehearse(cell: Cell, data: ImageData, fitted_model: Path | None = None) -> None:
     """Measure a cell's pair before it is fitted, on a few images and with a few samples.
 
-    So what cannot be measured is found before hours of training, not after. A number that is not finite is no error
-    here: it may be finite once the pair is fitted.
+    So a pair that cannot be measured is found before hours of training. A number that is not finite is no error here:
+    it may be finite after the pair is fitted.
 
     Raises:
-        ValueError: as for the evaluations, of which one refuses the pair.
+        ValueError: an evaluation refuses the pair.
     """
     with _silent(), pyro.get_param_store().scope(), contextlib.suppress(NonFiniteError):
         model, guide = make_pair_of(cell, data, fitted_model)
@@ -234,7 +232,7 @@ def rehearse(cell: Cell, data: ImageData, fitted_model: Path | None = None) -> N
 
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
-    """Log nothing: the same is logged when the pair is really fitted and measured."""
+    """Disable the package's log, as the fit and the measurement log the same again."""
     logger = logging.getLogger("pyro_vae")
     before, logger.disabled = logger.disabled, True
     try:
@@ -247,20 +245,21 @@ def run_cell(
     cell: Cell, path: Path, *, data: ImageData | None = None, fitted_model: Path | None = None,
     progress: bool | None = False, rehearsed: bool = False,
 ) -> CellResult:  # fmt: skip
-    """Fit and measure a cell in its run folder, as far as that is not done yet.
+    """Fit and measure a cell in its run folder, as far as this is not done yet.
 
-    Only one process at a time may work in the folder: :func:`pyro_vae.runtime.files.alone_in` sees to that.
+    Only one process at a time may work in the folder: the caller locks it by
+    :func:`pyro_vae.runtime.files.alone_in`.
 
     Args:
-        cell: what to run.
-        path: its run folder; its parent is made where it is missing.
-        data: of the cell; loaded unless given, or where there is nothing left to do.
-        fitted_model: the run folder of the model that it takes over, where it takes one.
+        cell: to run.
+        path: its run folder; missing parent folders are made.
+        data: of the cell; loaded by default, unless there is nothing left to do.
+        fitted_model: the run folder of the model that the cell takes over, if it does.
         progress: show bars; None shows them on a terminal only.
-        rehearsed: the caller has done :func:`rehearse`.
+        rehearsed: whether the caller has called :func:`rehearse`.
 
     Raises:
-        RunError: the folder holds another run, or one of other data.
+        RunError: the folder holds another run, or a run with other data.
         As for :func:`pyro_vae.load_data` and :func:`pyro_vae.fit`.
     """
     finished = is_finished(path, cell)
@@ -284,8 +283,8 @@ def run_cell(
         "compiled": run.compiled,
         "fit_seconds": sum(row["seconds"] for row in run.history),
         "evaluation_seconds": time.perf_counter() - start,
-        "model_parameters": _numbers_in(run.model, besides=run.guide),
-        "guide_parameters": _numbers_in(run.guide),
+        "model_parameters": _num_parameters(run.model, without=run.guide),
+        "guide_parameters": _num_parameters(run.guide),
         "data": run.data,
         "test_images": images_hash(data.test_images[: cell.num_test]),
         "environment": run.config["environment"],
@@ -295,15 +294,12 @@ def run_cell(
 
 
 def images_hash(images: Tensor) -> str:
-    """Return what tells sets of test images apart, binarized as they are."""
+    """Return a hash of a set of binarized test images."""
     content = images.contiguous().numpy()
     return hashlib.sha256(f"{content.dtype} {content.shape}".encode() + content.tobytes()).hexdigest()[:16]
 
 
-def _numbers_in(program: Any, besides: Any = None) -> int:
-    """Return how many numbers a module's parameters hold, without parameters that ``besides`` has too."""
-    own, others = (
-        {id(p): p.numel() for p in module.parameters()} if hasattr(module, "parameters") else {}
-        for module in (program, besides)
-    )
-    return sum(number for key, number in own.items() if key not in others)
+def _num_parameters(program: Any, without: Any = None) -> int:
+    """Return how many numbers the parameters of a module hold, without parameters that are in ``without`` too."""
+    shared = set(getattr(without, "parameters", list)())
+    return sum(p.numel() for p in set(getattr(program, "parameters", list)()) - shared)

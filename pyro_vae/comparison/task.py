@@ -1,4 +1,4 @@
-"""What a worker does with one cell, on this machine or another: it runs the cell, and records errors."""
+"""The task of a worker, on this machine or another: run one cell, and record errors."""
 
 import json
 import os
@@ -35,9 +35,9 @@ class Task:
 
     cell: Cell
     out: Path
-    """Folder of the comparison, absolute, seen by all workers."""
+    """Folder of the comparison: an absolute path that all workers see."""
     only_fit: bool = False
-    """Whether others take over its model, and nothing is measured."""
+    """Whether the cell is only fitted, as others take over its model, and not measured."""
 
     @property
     def path(self) -> Path:
@@ -46,24 +46,24 @@ class Task:
 
 
 Outcome = tuple[Task, str | None]
-"""A task that ended, and what it failed with."""
+"""A task that ended, and its error if it failed."""
 
 Worker = Callable[[Task], str | None]
-"""Runs a task, and returns what it failed with."""
+"""Runs a task, and returns its error if it failed."""
 
 
 def work(task: Task, threads: int | None = None, parent: int | None = None) -> str | None:
-    """Run a cell; an error is recorded in its folder and returned, so that it does not end the others.
+    """Run a cell; an error is recorded in its folder and returned, so that it does not end the other cells.
 
     Args:
         task: the cell.
-        threads: of torch; None leaves them as they are.
-        parent: the process that a worker on the same machine shall not outlive.
+        threads: number of torch's threads; None does not change it.
+        parent: process id; if that process ends, this one ends as well.
     """
     if parent is not None and parent != os.getpid():
         threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     try:
-        # The next cell must not find what this one's `pyro.param` statements leave.
+        # The next cell must not see the `pyro.param` values of this one.
         with _threads(threads), pyro.get_param_store().scope(), named_as("settings"):
             _run(task)
         return None
@@ -90,10 +90,10 @@ def _run(task: Task) -> None:
 
 
 def _log(task: Task, event: str, **more: object) -> None:
-    """Append a line to the comparison's log: what happened to which cell, when, where."""
+    """Append a line to the comparison's log: the time, the event, the cell and the process."""
     line = {"time": round(time.time(), 2), "event": event, "cell": task.cell.hash, "host": socket.gethostname(),
             "pid": os.getpid(), **more}  # fmt: skip
-    # One write in append mode: lines of several processes do not mix.
+    # With one write in append mode, lines of several processes do not mix.
     with (task.out / LOG).open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
 
@@ -110,7 +110,7 @@ def _threads(count: int | None) -> Iterator[None]:
 
 
 def _leave_with(parent: int) -> None:
-    """End this process soon after its parent: left behind, it would work on in a folder that is being resumed."""
+    """End this process soon after its parent: it would go on working in a folder that may be resumed meanwhile."""
     while os.getppid() == parent:
         time.sleep(0.2)
     os._exit(1)

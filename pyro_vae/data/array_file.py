@@ -13,19 +13,25 @@ from pyro_vae.data.pixels import as_pixels
 from pyro_vae.data.source import GREY_BY_DEFAULT, Request, Source, Split, Splits, given_splits, split_randomly
 from pyro_vae.runtime.user_code import told
 
+SPLITS = ("train", "valid", "test")
+"""Names of the arrays of splits."""
+
 ZIP = (b"PK\x03\x04", b"PK\x05\x06")
-"""First bytes of a zip archive, which a ``.npz`` is; the second of one without members."""
+"""First bytes of a zip archive, as a ``.npz`` is: of one with members, and of one without."""
 
 BOMB_BYTES, BOMB_RATIO = 2**30, 200
-"""An archive that grows to more than both is not read: images of a GiB do not shrink to a 200th."""
+"""An archive whose content is larger than both limits, in bytes and relative to the file, is not read.
+
+A GiB of images does not shrink to a 200th.
+"""
 
 
 @dataclass(frozen=True)
 class ArrayFile(Source):
     """One array in a ``.npy`` or ``.npz``, split 80/10/10 by a fixed permutation; or the splits themselves.
 
-    A ``.npz`` with arrays named ``train`` and ``test`` is taken as it is; without ``valid``, a tenth of
-    ``train`` becomes it. Integer labels may lie beside them as ``train_labels``, ``valid_labels`` and
+    A ``.npz`` with arrays named ``train`` and ``test`` is taken as it is. Without ``valid``, a tenth of
+    ``train`` is the validation split. Integer labels may lie beside them as ``train_labels``, ``valid_labels`` and
     ``test_labels``. For the shapes and values that an array may have see `as_pixels`.
 
     Attributes:
@@ -50,16 +56,14 @@ class ArrayFile(Source):
         return split_randomly(Split(as_pixels(array, str(self.path))), request.valid_size, self.path)
 
     def _given_splits(self, arrays: dict[str, np.ndarray], valid_size: int | None) -> Splits:
-        known = {f"{split}{what}" for split in ("train", "valid", "test") for what in ("", "_labels")}
+        known = {*SPLITS, *(f"{name}_labels" for name in SPLITS)}
         if not arrays.keys() <= known:
             raise ValueError(
                 f"load_data: {self.path} has arrays named train and test, beside which it may hold "
                 f"{', '.join(sorted(known - {'train', 'test'}))}; it also holds "
                 f"{', '.join(sorted(arrays.keys() - known))}."
             )
-        splits: dict[str, Split] = {
-            name: self._split(arrays, name) for name in ("train", "valid", "test") if name in arrays
-        }
+        splits = {name: self._split(arrays, name) for name in SPLITS if name in arrays}
         return given_splits(splits, valid_size, self.path)
 
     def _split(self, arrays: dict[str, np.ndarray], name: str) -> Split:

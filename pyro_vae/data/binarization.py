@@ -60,7 +60,8 @@ class Binarization:
     Attributes:
         load: from the stored pixels of a split, and its generator, to float32 model input.
         observe: from rows of `ImageData.train` to float32 model input.
-        resamples: whether `ImageData.train` has the stored pixels, which `observe` draws from; else what `load` made.
+        resamples: whether `ImageData.train` holds the stored pixels, from which `observe` draws; if not, it holds what
+            `load` returns.
     """
 
     load: Callable[[Tensor, torch.Generator], Tensor]

@@ -14,17 +14,17 @@ from pyro_vae.data.errors import DataCorruptError
 from pyro_vae.data.known_file import KnownFile
 
 ANSWER_SECONDS = 10.0
-"""After which a host has failed. Of one that drops packets urllib would wait minutes for every address."""
+"""Time after which a host counts as failed. If it drops packets, urllib would wait minutes for each address."""
 
 STALL_SECONDS = 30.0
-"""Without a byte, after which a download has failed."""
+"""Time without a byte after which a download counts as failed."""
 
 
 def download_with_torchvision(torchvision_name: str, files: tuple[KnownFile, ...], root: Path) -> None:
     """Let a class of `torchvision.datasets` fetch its files, and move them under ``root`` once verified.
 
-    The download happens in a folder beside its goal that is deleted in the end, so whatever interrupts it,
-    no half file can be taken for a whole one. torchvision shows a progress bar on stderr.
+    The download happens in a temporary folder beside its goal, so that an interrupted download leaves no
+    half file that could be taken for a whole one. torchvision shows a progress bar on stderr.
 
     Args:
         torchvision_name: the class, e.g. "MNIST".
@@ -55,11 +55,7 @@ def download_with_torchvision(torchvision_name: str, files: tuple[KnownFile, ...
 
 
 def _require_an_answer(urls: list[str], seconds: float = ANSWER_SECONDS) -> None:
-    """Return as soon as one host answers anything at all.
-
-    Raises:
-        ConnectionError: all failed, or none answered in time.
-    """
+    """Return as soon as one host answers; raise a ConnectionError if all fail, or none answers in time."""
     answers: queue.Queue[str | None] = queue.Queue()
 
     def ask(url: str) -> None:

@@ -1,8 +1,8 @@
-"""The two ways in which data on disk can fail: it is not there, or it is not what it should be."""
+"""Errors of data on disk: files that are missing, and files that are damaged."""
 
 
 class DataNotFoundError(FileNotFoundError):
-    """A data set is not where it was looked for, and could not be fetched; the message names the ways out."""
+    """A data set was not found and could not be downloaded; the message says what the user can do."""
 
 
 class DataCorruptError(ValueError):

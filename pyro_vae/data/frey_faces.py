@@ -12,15 +12,15 @@ from pyro_vae.runtime.user_code import told
 
 _FILE = "FreyFaces/frey_rawface.mat"
 _MATRIX = (560, 1965)
-# Of the pixels, not of the file: the same pixels go round in .mat files written by different programs.
+# The sum of the pixels, not of the file: different programs wrote .mat files with the same pixels.
 _SHA256 = "2438ba4f0d2a6bd8bac43de756141eaa33c8d248dd613d464bdb1210d9b7af78"
 
 
 class FreyFaces(Source):
     """1965 grey images, 28 x 20, of Brendan Frey's face from one film; 1565/200/200 unless told otherwise.
 
-    Neighbouring frames resemble each other, so the split is a fixed permutation, as usual for this data
-    set; which one differs between papers. No labels.
+    Neighbouring frames resemble each other, so the images are permuted before they are split, as usual for this data
+    set. The permutation differs between papers. The images have no labels.
 
     References:
         Sam Roweis's page of data sets (``frey_rawface.mat``); Kingma and Welling 2014, arXiv:1312.6114,

@@ -9,28 +9,28 @@ from torch import Tensor
 from pyro_vae.data.binarization import BINARIZATIONS, to_grey
 
 Inputs = Tensor | tuple[Tensor, ...]
-"""What model and guide are called with: images, or a tuple of images and labels."""
+"""What a model and a guide are called with: images, or a tuple of images and labels."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImageData:
     """A data set, held in memory; `pyro_vae.load_data` makes one.
 
-    A datum is an image; or, where labels were asked for, a tuple of an image and its label. `train`, `valid` and
-    `test` can be passed on as they are to `pyro_vae.fit` and to every evaluation, and `first` takes some of the test
-    data. `train_images`, `valid_images` and `test_images` are the images alone, `train_labels` etc. the labels.
+    A datum is an image; or, if labels were asked for, a tuple of an image and its label. `train`, `valid` and `test`
+    can be passed unchanged to `pyro_vae.fit` and to every evaluation, and `first` returns some of the test data.
+    `train_images`, `valid_images` and `test_images` are the images alone, `train_labels` etc. the labels.
 
     Attributes:
-        name: what `load_data` was given (for a file or folder its absolute path).
+        name: the argument of `load_data` (for a file or folder its absolute path).
         train: what a training step indexes, ``(N, *x_shape)``: the stored pixels (uint8, or float32
             in [0, 1]) when `binarization` is "stochastic", else float32. Pass its rows through `observe`.
-        valid: float32 model input, ``(N_valid, *x_shape)``; may hold no image.
+        valid: float32 model input, ``(N_valid, *x_shape)``; N_valid may be 0.
         test: float32 model input, ``(N_test, *x_shape)``.
         binarization: a key of `BINARIZATIONS`.
         seed: fixes every draw that is not made afresh in the step.
         content_hash: sha256 over the stored, not binarized pixels and shapes of the three splits, and over the labels
-            where a datum has one.
-        source: where the pixels came from; a note for the reader, never needed to load them again.
+            if a datum has one.
+        source: where the pixels came from; a note for the reader, not needed to load them again.
         train_labels: int64 ``(N,)``, or None where the data set has no labels.
         valid_labels: int64 ``(N_valid,)`` or None.
         test_labels: int64 ``(N_test,)`` or None.
@@ -74,21 +74,20 @@ class ImageData:
         return tuple(self.train_images.shape[1:])
 
     def first(self, number: int | None) -> Inputs:
-        """Return the first test data, labels included where a datum has one; all of them for None."""
+        """Return the first test data, with labels if a datum has one; all of them for None."""
         return first_of(self.test, number)
 
     def observe(self, rows: Any) -> Any:
-        """Return what the model sees of some training rows, with new noise each time if `binarization` is "stochastic".
+        """Return the model input of some training rows, with new noise each time if `binarization` is "stochastic".
 
-        Only torch operations without branches on values, so a traced training step can contain it. The
+        It uses only torch operations without branches on values, so that a traced training step can contain it. The
         noise comes from torch's global generator of the rows' device.
 
         Args:
-            rows: rows of `train`, ``(batch, *x_shape)``, on any device; a tuple of images and labels where `train` is
-                one, whose labels stay as they are.
+            rows: rows of `train`, ``(batch, *x_shape)``, on any device; a tuple of images and labels if `train` is one.
 
         Returns:
-            float32 ``(batch, *x_shape)``, with the labels where they were given.
+            float32 ``(batch, *x_shape)``; or a tuple of it and the unchanged labels, if rows have labels.
         """
         observe = BINARIZATIONS[self.binarization].observe
         return (observe(rows[0]), *rows[1:]) if isinstance(rows, tuple) else observe(rows)
@@ -100,7 +99,7 @@ class ImageData:
         """
         images = self.train_images
         total = torch.zeros(self.x_shape, dtype=torch.float64, device=images.device)
-        # Some 6 MB of float64 at a time for images of 28 x 28.
+        # 1024 images of 28 x 28 take 6 MB in float64.
         for rows in images.split(1024):
             total += to_grey(rows).sum(0, dtype=torch.float64)
         return (total / len(images)).to(torch.float32)
@@ -109,10 +108,10 @@ class ImageData:
         """Return what a run folder records, in plain Python types.
 
         ``load_data(d["name"], binarization=d["binarization"], seed=d["seed"], valid_size=d["valid_size"],
-        labels="tensors" in d)`` gives the same data again, which equal ``content_hash`` confirms.
+        labels="tensors" in d)`` returns the same data again. They are the same if their ``content_hash`` is equal.
         """
         splits = {"train": self.train_images, "valid": self.valid_images, "test": self.test_images}
-        described = {
+        description = {
             "name": self.name,
             "binarization": self.binarization,
             "seed": self.seed,
@@ -124,8 +123,8 @@ class ImageData:
         }
         if isinstance(self.train, tuple):
             images, labels = self.train
-            described["tensors"] = {"images": list(images.shape), "labels": list(labels.shape)}
-        return described
+            description["tensors"] = {"images": list(images.shape), "labels": list(labels.shape)}
+        return description
 
     def __repr__(self) -> str:
         sizes = "/".join(str(len(split)) for split in (self.train_images, self.valid_images, self.test_images))
@@ -134,7 +133,7 @@ class ImageData:
 
 
 def first_of(inputs: Inputs, number: int | None) -> Inputs:
-    """Return the first data of all tensors; all of them for None."""
+    """Return the first rows of inputs; all of them for None."""
     return tuple(column[:number] for column in inputs) if isinstance(inputs, tuple) else inputs[:number]
 
 

@@ -1,4 +1,4 @@
-"""Read one image file as bytes, or say why its pixels cannot be had as they are."""
+"""Read one image file as bytes, or raise an error that says why its pixels cannot be read unchanged."""
 
 import re
 import warnings
@@ -16,13 +16,13 @@ SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".bmp", ".dib", ".tif",
     ".tiff", ".webp", ".gif", ".avif", ".heic", ".heif", ".jp2", ".j2k", ".jxl", ".tga", ".ico", ".psd", ".exr", ".dds",
 )  # fmt: skip
-"""Of files that are images, also of those that are refused; of other files the first bytes are read."""
+"""Suffixes of image files, those of refused formats included. Other files are recognised by their first bytes."""
 
 STARTS = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"II*\x00", b"MM\x00*")
-"""First bytes of PNG, JPEG, GIF and TIFF files, by which one without its suffix is known."""
+"""First bytes of PNG, JPEG, GIF and TIFF files, by which a file without a suffix is recognised."""
 
 FORMATS = ("PNG", "JPEG", "MPO", "PPM", "BMP", "DIB", "TIFF", "WEBP", "GIF")
-"""Pillow's names of the formats that are read; of others it was not checked what Pillow makes of their pixels."""
+"""Pillow's names of the formats that are read. For other formats it was not checked how Pillow converts pixels."""
 
 TARGETS = {"1": "L", "L": "L", "LA": "L", "P": "RGB", "PA": "RGB", "RGB": "RGB", "RGBA": "RGB"}
 """Pillow's modes (https://pillow.readthedocs.io, "Modes") of at most a byte a channel, and what they become."""
@@ -31,7 +31,7 @@ DEEP_MODES = ("I", "F")
 """First letters of the modes with more than a byte a channel."""
 
 DEEP = re.compile(r";(12|16|32)")
-"""In Pillow's name of how a file holds pixels: bits a channel, of which Pillow may keep only 8."""
+"""The bits a channel in Pillow's name of how a file stores pixels. Pillow may keep only 8 of them."""
 
 
 def is_image(path: Path) -> bool:
@@ -45,14 +45,14 @@ def is_image(path: Path) -> bool:
 
 
 def read_image(path: Path) -> Tensor:
-    """Return an image file as uint8 ``(channels, height, width)``, the way up that its camera says.
+    """Return an image file as uint8 ``(channels, height, width)``, turned as its EXIF orientation says.
 
     Black-and-white and grey files give one channel, colour and palettes three. An opaque alpha channel is left out.
 
     Raises:
         DataCorruptError: the file is damaged, or declares more pixels than any image has.
-        ValueError: it holds more than a byte a channel, transparent pixels, several frames, or colours that are no
-            red, green and blue.
+        ValueError: it holds more than a byte a channel, transparent pixels, several frames, or colours other than red,
+            green and blue.
     """
     from PIL import Image, ImageOps
 
@@ -82,14 +82,14 @@ def read_image(path: Path) -> Tensor:
 
 
 class _RefusedError(Exception):
-    """An image is whole, and cannot be taken; the message says why."""
+    """Says why an undamaged image cannot be used."""
 
 
 def _refuse_others(image: Any) -> None:
     """Refuse an opened image whose pixels are not 8 bits a channel of black-and-white, grey or red, green and blue."""
     if image.format not in FORMATS:
         raise _RefusedError(f"is a {image.format} file: convert it to PNG")
-    # The second picture of a camera's MPO file is a preview or another eye's.
+    # The second picture of a camera's MPO file is a preview, or the view of the other eye.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise _RefusedError(f"holds {image.n_frames} frames: write each into a file of its own")
     depth = _deep(image)
@@ -100,7 +100,7 @@ def _refuse_others(image: Any) -> None:
 
 
 def _deep(image: Any) -> str | None:
-    """Return how pixels of more than a byte are held, None where none is."""
+    """Return how the file stores pixels of more than a byte a channel; None if it has none."""
     if image.mode.startswith(DEEP_MODES):
         return str(image.mode)
     # In a bitmap "BGR;16" is 16 bits a pixel.

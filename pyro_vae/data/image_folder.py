@@ -1,9 +1,10 @@
 """A user's folder of image files."""
 
+import itertools
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?:set|data|images|imgs
 """A word for a split in a longer name in lower case, as in ``train_images``, ``testset`` or ``val2017``."""
 
 HIDDEN = ("__MACOSX", "@eaDir")
-"""Folders that programs leave behind, passed over as those whose name starts with a dot."""
+"""Folders that programs leave behind. They are passed over, as folders are whose name starts with a dot."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class FolderOfImages(Source):
         files = list(_images(self.path))
         groups = _grouped(files, self.path)
         if any(name.lower() in SPLITS for name in groups):
-            return self._given(groups, request.valid_size)
+            return self._read_splits(groups, request.valid_size)
         loose = groups.pop("", [])
         if not groups:
             raise DataNotFoundError(
@@ -63,81 +64,99 @@ class FolderOfImages(Source):
                 + (f"; {len(loose)} images lie in none, as {loose[0].name}." if loose else ".")
             )
         _refuse_splits(self.path, groups)
-        return split_randomly(_read_split(files, self.path)[0], request.valid_size, self.path)
+        images, _ = _read_split(files, self.path)
+        return split_randomly(images, request.valid_size, self.path)
 
-    def _given(self, groups: dict[str, list[Path]], valid_size: int | None) -> Splits:
+    def _read_splits(self, groups: dict[str, list[Path]], valid_size: int | None) -> Splits:
         """Read the splits that are there, and cut those that are missing off the training images."""
-        named: dict[str, list[str]] = defaultdict(list)
+        loose = [file.name for file in groups.pop("", [])]
+        folders: dict[str, list[str]] = {"train": [], "valid": [], "test": [], "none": []}
         for name in groups:
-            named[SPLITS.get(name.lower(), "")].append(name)
-        besides = named.pop("", [])
-        for split, names in named.items():
+            folders[SPLITS.get(name.lower(), "none")].append(name)
+        outside = folders.pop("none") + loose
+        for split, names in folders.items():
             if len(names) > 1:
                 raise ValueError(
                     f"load_data: {self.path} has more than one folder of {split} images: {', '.join(names)}. Put their "
                     f"images into one."
                 )
-        folders = {split: named[split][0] for split in ("train", "valid", "test") if split in named}
-        in_words = ", ".join(folders.values())
-        empty = [child.name for child in self.path.iterdir() if child.is_dir() and child.name.lower() in SPLITS]
-        empty = [name for name in empty if name not in groups]
+        in_words = ", ".join(itertools.chain(*folders.values()))
+        empty = [
+            child.name
+            for child in self.path.iterdir()
+            if child.is_dir() and child.name.lower() in SPLITS and child.name not in groups
+        ]
         if empty:
             raise ValueError(f"load_data: {self.path}: {', '.join(empty)} holds no images: fill or remove the folder.")
-        if "train" not in folders:
+        if not folders["train"]:
             raise ValueError(
                 f"load_data: {self.path} has a folder {in_words}, but none of training images: name it train, or give "
                 f"the folders other names where they are classes."
             )
-        if besides:
-            names = [name for name in besides if name] + [file.name for file in groups.get("", [])]
+        if outside:
             raise ValueError(
-                f"load_data: {self.path} has images outside of its splits {in_words}: {_some(names)}. Put them into a "
-                f"split, or elsewhere."
+                f"load_data: {self.path} has images outside of its splits {in_words}: {_some(outside)}. Put them into "
+                f"a split, or elsewhere."
             )
-        read = {split: _read_split(groups[name], self.path / name) for split, name in folders.items()}
-        classes = {split: names for split, (_, names) in read.items() if names}
-        if len(set(classes.values())) > 1:
+        splits: dict[str, Split] = {}
+        classes: dict[str, list[str]] = {}
+        for split, names in folders.items():
+            for name in names:
+                splits[split], classes[split] = _read_split(groups[name], self.path / name)
+        classes = {split: names for split, names in classes.items() if names}
+        if len(set(map(tuple, classes.values()))) > 1:
             raise ValueError(
                 f"load_data: {self.path}: the splits must have the same classes, or labels would not agree; got "
-                f"{ {split: list(names) for split, names in classes.items()} }."
+                f"{classes}."
             )
-        return given_splits({split: images for split, (images, _) in read.items()}, valid_size, self.path)
+        return given_splits(splits, valid_size, self.path)
 
 
 def _images(path: Path) -> Iterator[Path]:
     """Yield all images below a folder, folder by folder.
 
     Raises:
+        OSError: a folder cannot be read; its message names the folder.
         ValueError: a folder further down is named as a split, or holds itself, or some are splits under longer names.
     """
-    # The order of torchvision's ImageFolder, on which the fixed permutation rests.
-    for root, folders, files in sorted(_walk(path)):
-        if Path(root) != path:
+    # The order of torchvision's ImageFolder, which the fixed permutation needs: by the texts of paths.
+    for name, folders, files in sorted(_walk(path)):
+        root = Path(name)
+        if root != path:
             for folder in folders:
                 if folder.lower() in SPLITS:
                     raise ValueError(
-                        f"load_data: {Path(root) / folder} is named as a split and would be mixed with the others: "
-                        f"load {root} where it holds the splits, or give the folder another name."
+                        f"load_data: {root / folder} is named as a split and would be mixed with the others: load "
+                        f"{root} where it holds the splits, or give the folder another name."
                     )
-            _refuse_splits(Path(root), folders)
-        for name in sorted(files):
-            if not name.startswith(".") and is_image(Path(root) / name):
-                yield Path(root) / name
+            _refuse_splits(root, folders)
+        for file in sorted(files):
+            if not file.startswith(".") and is_image(root / file):
+                yield root / file
 
 
 def _walk(path: Path) -> Iterator[tuple[str, list[str], list[str]]]:
-    """Yield what :func:`os.walk` does, links followed, without hidden folders."""
-    for root, folders, files in os.walk(path, followlinks=True):
-        real = os.path.realpath(root)
+    """Yield what :func:`os.walk` does, links followed, without hidden folders.
+
+    Raises:
+        OSError: a folder cannot be read; its message names the folder.
+        ValueError: a folder is a link to a folder that holds it.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    # Without `onerror`, os.walk would leave out what it cannot read.
+    for name, folders, files in os.walk(path, onerror=fail, followlinks=True):
+        root = Path(name)
         folders[:] = [folder for folder in folders if not folder.startswith(".") and folder not in HIDDEN]
         for folder in folders:
-            below = os.path.realpath(Path(root) / folder)
-            if os.path.commonpath([real, below]) == below:
-                raise ValueError(f"load_data: {Path(root) / folder} is a link to a folder that holds it: remove it.")
-        yield root, list(folders), files
+            if root.resolve().is_relative_to((root / folder).resolve()):
+                raise ValueError(f"load_data: {root / folder} is a link to a folder that holds it: remove it.")
+        yield name, list(folders), files
 
 
-def _grouped(files: Sequence[Path], path: Path) -> dict[str, list[Path]]:
+def _grouped(files: Iterable[Path], path: Path) -> dict[str, list[Path]]:
     """Return files by the sub-folder of a folder that they are in, in the order of names; "" is the folder itself."""
     groups: dict[str, list[Path]] = defaultdict(list)
     for file in files:
@@ -147,10 +166,9 @@ def _grouped(files: Sequence[Path], path: Path) -> dict[str, list[Path]]:
 
 
 def _refuse_splits(path: Path, names: Iterable[str]) -> None:
-    """Refuse folders beside one another that are splits under longer names; one alone, as ``bullet train``, is a class.
+    """Raise a ValueError where sub-folders are different splits under longer names.
 
-    Raises:
-        ValueError: they are.
+    A single one is a class, as ``bullet train``.
     """
     splits = {name: SPLITS[word] for name in sorted(names) if (word := _split_word(name)) is not None}
     if len(set(splits.values())) > 1:
@@ -170,7 +188,7 @@ def _split_word(name: str) -> str | None:
     return None if word is None else word[1]
 
 
-def _read_split(files: list[Path], path: Path) -> tuple[Split, tuple[str, ...]]:
+def _read_split(files: list[Path], path: Path) -> tuple[Split, list[str]]:
     """Read images, with labels where they are in sub-folders, and return the names of these classes as well.
 
     Raises:
@@ -184,10 +202,9 @@ def _read_split(files: list[Path], path: Path) -> tuple[Split, tuple[str, ...]]:
             f"folder, or elsewhere."
         )
     if not groups:
-        return Split(_read(files, path)), ()
-    labels = [label for label, members in enumerate(groups.values()) for _ in members]
-    images = _read([file for members in groups.values() for file in members], path)
-    return Split(images, torch.tensor(labels)), tuple(groups)
+        return Split(_read(files, path)), []
+    labels = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(members) for members in groups.values()]))
+    return Split(_read(list(itertools.chain(*groups.values())), path), labels), list(groups)
 
 
 def _read(files: list[Path], path: Path) -> Tensor:

@@ -38,7 +38,7 @@ class KnownFile:
         """
         path = root / self.path
         with path.open("rb") as file:
-            # md5 is here to find damage, not malice; saying so keeps it usable on systems that forbid it for security.
+            # md5 is used to find damage, not attacks: systems that forbid it for security allow it under this argument.
             digest = hashlib.file_digest(file, lambda: hashlib.new(self.algorithm, usedforsecurity=False)).hexdigest()
         size = path.stat().st_size
         if (size, digest) != (self.size, self.digest):
@@ -66,7 +66,7 @@ def not_found(name: str, reason: str, expected: str, root: Path, instead: str) -
         name: of the data set.
         reason: why it was not fetched.
         expected: the missing files, and how to recognise them.
-        root: the folder that was looked in.
+        root: the folder that was searched.
         instead: what to do without the files.
     """
     return DataNotFoundError(
@@ -79,7 +79,7 @@ def require_content(array: np.ndarray, sha256: str, where: object, remedy: str) 
     """Refuse an array whose bytes, in C order, have another sha256 sum than expected.
 
     Raises:
-        DataCorruptError: they have; it names the file ``where`` and says the ``remedy``.
+        DataCorruptError: the sums differ; the message names the file ``where`` and ends with the ``remedy``.
     """
     digest = hashlib.sha256(array.tobytes()).hexdigest()
     if digest != sha256:

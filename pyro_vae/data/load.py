@@ -90,12 +90,12 @@ def load_data(
     splits = source.load(Request(_data_root(root, source), valid_size, download))
     if label not in DATASETS:
         _warn_of_copies(splits, label)
-    # Pixels of zeros and ones are their own binarization: "none" hands them over as they are.
+    # Pixels of zeros and ones are binarized already: "none" leaves them as they are.
     way = BINARIZATIONS["none" if source.already_binary else binarization]
-    images = {
-        name: split.images if way.resamples and name == "train" else way.load(split.images, split_generator(seed, name))
-        for name, split in splits.by_name.items()
-    }
+    images = {}
+    for split, stored in splits.by_name.items():
+        drawn_later = way.resamples and split == "train"
+        images[split] = stored.images if drawn_later else way.load(stored.images, split_generator(seed, split))
     return ImageData(
         name=label,
         **(_with_labels(images, splits, label) if labels else images),
@@ -182,27 +182,23 @@ def _data_root(root: str | os.PathLike[str] | None, source: Source | None = None
         return Path(chosen or platformdirs.user_cache_dir("pyro-vae")).expanduser().absolute()
     except RuntimeError as error:
         raise DataNotFoundError(
-            "load_data: there is no home folder to look for data in. Say where they are by the argument root or the "
+            "load_data: there is no home folder to look for data in. Give their folder by the argument root or the "
             "environment variable PYRO_VAE_DATA."
         ) from error
 
 
 def _with_labels(images: dict[str, Tensor], splits: Splits, name: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the images of each split with their labels.
-
-    Raises:
-        ValueError: a split has none.
-    """
-    labels = {split: content.labels for split, content in splits.by_name.items()}
-    missing = [split for split, column in labels.items() if column is None]
+    """Return the images of each split with their labels; raise a ValueError if a split has no labels."""
+    labels = {name: split.labels for name, split in splits.by_name.items() if split.labels is not None}
+    missing = [name for name in images if name not in labels]
     if missing:
-        whose = "the data" if len(missing) == len(labels) else " and ".join(missing)
+        whose = "the data" if not labels else " and ".join(missing)
         raise ValueError(
             f"load_data({name!r}): {argument('labels', True)} asks for a label of each image, and {whose} have no "
             f"labels. Leave it out; or take data with labels: mnist, fashion-mnist, mnist-5k, a folder with a folder "
             f"for each class, or a .npz with train_labels, valid_labels and test_labels."
         )
-    return {split: (images[split], column) for split, column in labels.items() if column is not None}
+    return {name: (images[name], column) for name, column in labels.items()}
 
 
 def _content_hash(splits: Splits, labels: bool = False) -> str:
@@ -223,13 +219,15 @@ def _content_hash(splits: Splits, labels: bool = False) -> str:
 def _warn_of_copies(splits: Splits, label: str) -> None:
     """Warn of held-out images that are training images as well, with their number."""
     train = set(_digests(splits.train))
-    held_out = {"test": splits.test, "validation": splits.valid}
-    counts = {name: sum(digest in train for digest in _digests(split)) for name, split in held_out.items()}
-    copies = [f"{counts[name]} of {len(split)} {name} images" for name, split in held_out.items() if counts[name]]
+    copies = []
+    for name, split in {"test": splits.test, "validation": splits.valid}.items():
+        number = sum(digest in train for digest in _digests(split))
+        if number:
+            copies.append(f"{number} of {len(split)} {name} images")
     if copies:
         warnings.warn(
             f"load_data: {label}: {' and '.join(copies)} are training images as well, pixel by pixel: what is measured "
-            f"on them says nothing of new images.",
+            f"on them says nothing about new images.",
             stacklevel=3,
         )
 
@@ -239,5 +237,5 @@ def _digests(split: Split) -> list[bytes]:
 
 
 def _spelled(name: str) -> str:
-    """Return a name as those of data sets are spelled."""
+    """Return a name in lower case and with "-", as the names of data sets are spelled."""
     return name.lower().replace("_", "-")

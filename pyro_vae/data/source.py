@@ -1,4 +1,4 @@
-"""What every data set provides: its pixels in three splits, and whether its files are there."""
+"""The interface of data sets: each loads its pixels in three splits, and says whether its files are there."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _SPLIT_SEED = 20140401
 
 
 GREY_BY_DEFAULT = ("none", *(name for name in BINARIZATIONS if name != "none"))
-"""The ways to binarize images of which most are not near black and white."""
+"""The ways to binarize images whose pixels are mostly far from black and white, the default first."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set before binarization, and a word on where it came from."""
+    """A data set before binarization, with a note on where it came from."""
 
     train: Split
     valid: Split
@@ -71,9 +71,9 @@ class Source(ABC):
 
     Attributes:
         binarizations: the ways it may be binarized, a subset of `BINARIZATIONS`; the first is its default.
-        already_binary: True where the pixels are zeros and ones as they are stored.
-        needs_root: False where its files are not in the folder of the data sets.
-        files: those in that folder, with their known content.
+        already_binary: whether the stored pixels are zeros and ones.
+        needs_root: whether its files are in the folder of the data sets.
+        files: its files in that folder, with their known content.
     """
 
     binarizations: tuple[str, ...] = tuple(BINARIZATIONS)
@@ -105,7 +105,7 @@ def hold_out(images: Split, order: Tensor, valid_size: int, name: str) -> tuple[
     """Put the images into an order, then cut the last ``valid_size`` off as validation.
 
     Args:
-        images: what there is.
+        images: to be split.
         order: the rows that are for training or validation, int64 ``(number,)``.
         valid_size: number of validation images.
         name: of the data set, for the error.
@@ -139,7 +139,7 @@ def split_randomly(images: Split, valid_size: int | None, path: Path) -> Splits:
     """Split images 80/10/10 by the fixed permutation, or with ``valid_size`` validation images.
 
     Raises:
-        ValueError: a tenth of the images is not even one.
+        ValueError: there are fewer than 10 images.
     """
     tenth = len(images) // 10
     if tenth == 0:
@@ -155,7 +155,7 @@ def given_splits(splits: dict[str, Split], valid_size: int | None, path: Path) -
 
     Args:
         splits: "train", and perhaps "valid" and "test".
-        valid_size: number of validation images; None for those that are there, else for a tenth.
+        valid_size: number of validation images; None means all of "valid", or without "valid" a tenth of "train".
         path: of the data, for errors.
 
     Raises:

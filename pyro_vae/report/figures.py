@@ -1,8 +1,8 @@
 """Figures of a comparison: budgets, gaps, learning curves, the rate-distortion plane, gap against cost, k-hats.
 
-Every function returns a matplotlib ``Figure`` that is bound to no window, of :class:`Series` (one at least), which have
-the same number and colour in all figures. The page draws them under :data:`pyro_vae.report.svg.STYLE`, and
-:func:`pyro_vae.report.svg.to_svg` puts them into it. matplotlib is imported when something is drawn.
+Every function draws one or more :class:`Series`, which have the same number and colour in all figures, and returns a
+matplotlib ``Figure`` without a window. The page draws them under :data:`pyro_vae.report.svg.STYLE`, and inserts them by
+:func:`pyro_vae.report.svg.to_svg`. matplotlib is imported when something is drawn.
 """
 
 import math
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WIDTH = 4.8
-"""Inches: on a telephone, letters are then still large enough to read."""
+"""Width of a figure in inches: letters are large enough to read on a telephone."""
 
 BINS = np.linspace(-0.5, 1.5, 41)
-"""Of k-hats; what lies outside is counted in the outermost ones."""
+"""Ends of the bins of k-hats; values outside are counted in the outermost bins."""
 
 CUT_AFTER = 20
 """Number of epochs above which the first values of a learning curve may lie outside of the figure."""
@@ -36,12 +36,11 @@ def budgets(series: Sequence[Series]) -> "Figure":
     """
     figure, axes = _bars(series)
     for row, entry in enumerate(series):
-        cost, rate = (_mean(entry, name) for name in ("reconstruction", "rate"))
-        axes.barh(row, -cost, color=COLOURS[0], label="reconstruction cost" if row == 0 else None)
-        axes.barh(row, rate, left=-cost, color=COLOURS[1], label="rate" if row == 0 else None)
-        evidence = -_mean(entry, "log_likelihood")
-        axes.plot([evidence] * 2, [row - 0.48, row + 0.48], color=FOREGROUND, label="−log p(x)" if row == 0 else None)
-    _legend(figure)
+        cost, rate, evidence = -_mean(entry, "reconstruction"), _mean(entry, "rate"), -_mean(entry, "log_likelihood")
+        axes.barh(row, cost, color=COLOURS[0], label="reconstruction cost")
+        axes.barh(row, rate, left=cost, color=COLOURS[1], label="rate")
+        axes.plot([evidence] * 2, [row - 0.48, row + 0.48], color=FOREGROUND, label="−log p(x)")
+    _legend(figure, axes)
     return figure
 
 
@@ -51,25 +50,18 @@ def gaps(series: Sequence[Series]) -> "Figure":
     Whiskers are one standard error of the sum, over images and seeds.
     """
     figure, axes = _bars(series)
-    named: set[str] = set()
-
-    def bar(row: int, left: float, width: float, name: str, colour: str) -> None:
-        axes.barh(row, width, left=left, color=colour, label=None if name in named else name)
-        named.add(name)
-
     for row, entry in enumerate(series):
-        names = ("approximation_gap", "amortization_gap", "inference_gap")
-        parts = [estimate(entry.configuration, name) for name in names]
-        if parts[0] is None or parts[1] is None or parts[2] is None:
+        whole = estimate(entry.configuration, "inference_gap")
+        if whole is None:
             whole = estimate(entry.configuration, BOUND_GAP)
-            bar(row, 0, math.nan if whole is None else whole.mean, "not split", OTHERS)
+            axes.barh(row, math.nan if whole is None else whole.mean, color=OTHERS, label="not split")
         else:
-            whole = parts[2]
-            bar(row, 0, parts[0].mean, "approximation gap", COLOURS[3])
-            bar(row, parts[0].mean, parts[1].mean, "amortization gap", COLOURS[2])
+            approximation, amortization = _mean(entry, "approximation_gap"), _mean(entry, "amortization_gap")
+            axes.barh(row, approximation, color=COLOURS[3], label="approximation gap")
+            axes.barh(row, amortization, left=approximation, color=COLOURS[2], label="amortization gap")
         if whole is not None:
             axes.errorbar(whole.mean, row, xerr=whole.standard_error, color=FOREGROUND, capsize=3, linewidth=1)
-    _legend(figure)
+    _legend(figure, axes)
     return figure
 
 
@@ -85,7 +77,7 @@ def learning_curves(series: Sequence[Series], curve: str) -> "Figure":
     figure, axes = _single((WIDTH, 3.2))
     ends: list[tuple[float, Series]] = []
     highest, last, longest = [], [], 1
-    for entry in reversed(series):  # The first ones above the others.
+    for entry in reversed(series):  # so that the first lie above the others
         for result in entry.configuration.results:
             values = np.array([row[f"{curve}_bound_nats"] for row in result.history])
             epochs = [row["epoch"] for row in result.history]
@@ -166,8 +158,8 @@ def gap_against(series: Sequence[Series], cost: str) -> "Figure":
         _number(axes, entry, x, gap.mean)
     axes.margins(0.12)
     _few_ticks(axes)
-    named = {"guide_parameters": "parameters of the guide", "fit_seconds": "seconds to fit"}
-    axes.set(xlabel=named[cost], ylabel="gap (nats per image)")
+    axis_labels = {"guide_parameters": "parameters of the guide", "fit_seconds": "seconds to fit"}
+    axes.set(xlabel=axis_labels[cost], ylabel="gap (nats per image)")
     return figure
 
 
@@ -196,12 +188,12 @@ def khats(series: Sequence[Series], top: float) -> "Figure":
 
 
 def khat_shares(entry: Series) -> np.ndarray:
-    """Return the share of images and seeds in each of :data:`BINS`; one without a k-hat is in none of them."""
+    """Return the share of images and seeds in each of :data:`BINS`; images without a k-hat are in no bin."""
     values = np.concatenate(
         [result.per_datum["log_likelihood.pareto_k"].double().numpy() for result in entry.configuration.results]
     )
-    known = np.clip(values[~np.isnan(values)], BINS[0], BINS[-1])
-    return np.histogram(known, BINS)[0] / max(len(values), 1)
+    finite = np.clip(values[~np.isnan(values)], BINS[0], BINS[-1])
+    return np.histogram(finite, BINS)[0] / max(len(values), 1)
 
 
 def _single(size: tuple[float, float]) -> "tuple[Figure, Axes]":
@@ -212,7 +204,7 @@ def _single(size: tuple[float, float]) -> "tuple[Figure, Axes]":
 
 
 def _bars(series: Sequence[Series]) -> "tuple[Figure, Axes]":
-    """Return a figure with a row a configuration, the first at the top."""
+    """Return a figure with a row for each configuration, the first at the top."""
     lines = sum(1 + 0.45 * (entry.label.count("\n")) for entry in series)
     figure, axes = _single((WIDTH, 1.0 + 0.3 * lines))
     axes.set_yticks(range(len(series)), [entry.label for entry in series])
@@ -222,13 +214,16 @@ def _bars(series: Sequence[Series]) -> "tuple[Figure, Axes]":
     return figure, axes
 
 
-def _legend(figure: "Figure") -> None:
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, handlelength=1)
+def _legend(figure: "Figure", axes: "Axes") -> None:
+    """Add a legend above the axes, with each label once."""
+    handles, labels = axes.get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))
+    figure.legend(entries.values(), entries, loc="outside upper center", ncols=3, frameon=False, handlelength=1)
 
 
 def _mean(entry: Series, quantity: str) -> float:
-    known = estimate(entry.configuration, quantity)
-    return math.nan if known is None else known.mean
+    mean = estimate(entry.configuration, quantity)
+    return math.nan if mean is None else mean.mean
 
 
 def _number(axes: "Axes", entry: Series, x: float, y: float) -> None:
@@ -238,7 +233,7 @@ def _number(axes: "Axes", entry: Series, x: float, y: float) -> None:
 
 
 def _number_ends(axes: "Axes", ends: Sequence[tuple[float, Series]], x: float, step: float) -> None:
-    """Write each curve's number to the right of its end, and move numbers apart that would overlap."""
+    """Write each curve's number to the right of its end, and move overlapping numbers apart."""
     ordered = sorted((end for end in ends if math.isfinite(end[0])), key=lambda end: -end[0])
     heights: list[float] = []
     for y, _ in ordered:
@@ -258,7 +253,7 @@ def _lines_of_equal_elbo(axes: "Axes") -> None:
 
 
 def _few_ticks(axes: "Axes") -> None:
-    """Put ticks at round values on a logarithmic axis that spans less than two decades, which may have none else."""
+    """Put ticks at round values on a logarithmic axis of less than two decades, which may have no ticks otherwise."""
     low, high = axes.get_xlim()
     if axes.get_xscale() == "log" and high < 100 * low:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SAMPLES, COLUMNS, ROWS = 64, 10, 3
-"""Images drawn from the prior; columns and rows of test images, each with its reconstruction below it."""
+"""Number of samples from the prior; columns and rows of test images, each with its reconstruction below it."""
 
 UNITS = 8
-"""Latent units that are traversed, at most."""
+"""Largest number of latent units that are traversed."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image as a page shows it."""
+    """An image on a page."""
 
     title: str
     uri: str = field(repr=False)
-    """The PNG itself, as a ``data:`` URI."""
+    """The content of the PNG file, as a ``data:`` URI."""
     width: int
     height: int
     caption: str
@@ -49,30 +49,29 @@ class CellPictures:
     result: CellResult
     pictures: Sequence[Picture]
     failures: Sequence[str]
-    """What could not be drawn, and why."""
+    """A line for each picture that could not be drawn, with the reason."""
 
 
 def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | None = None) -> list[CellPictures]:
     """Draw pictures of finished cells from their run folders.
 
-    A cell that cannot be read or drawn has the reason in its ``failures``; the others are drawn.
+    If a cell cannot be read or drawn, the reason is in its ``failures``; the others are drawn.
 
     Args:
         results: of the cells to draw.
         out: folder of the comparison.
-        moved: where the data are now, if they no longer lie where the cells read them.
+        moved: where the data are now, if they are no longer where the cells read them.
     """
     loaded: dict[tuple[Any, ...], ImageData] = {}
     drawn = []
     for result in results:
-        cell = result.cell
-        key = cell.data, cell.labels, cell.binarization, cell.data_seed, cell.valid_size
+        key = result.cell.data_settings
         try:
             if key not in loaded:
-                loaded[key] = load_data_of_run(result.path, cell, moved)
+                loaded[key] = load_data_of_run(result.path, result.cell, moved)
             drawn.append(_draw_cell(result, out, loaded[key]))
         except Exception as error:
-            # A user's own class may raise anything, and the report of the other cells is still wanted.
+            # A user's own class may raise any error, and the other cells are still drawn.
             drawn.append(CellPictures(result, [], [f"nothing can be drawn: {in_one_line(error)}"]))
     return drawn
 
@@ -100,7 +99,7 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
             try:
                 pictures.append(_picture(title, *draw()))
             except Exception as error:
-                # As above: a guide of the training images alone cannot reconstruct, but its model has samples.
+                # As above: a guide of the training images alone cannot reconstruct, but its model still has samples.
                 failures.append(f"{title}: {in_one_line(error)}")
     return CellPictures(result, pictures, failures)
 

@@ -1,5 +1,6 @@
 """The report of a comparison: one page that needs no network, and its main table for a paper."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,25 +26,25 @@ __all__ = ["to_html", "to_latex", "to_markdown", "write_report"]
 HTML, LATEX, MARKDOWN = "report.html", "report.tex", "report.md"
 
 MAX_DRAWN = 6
-"""Configurations whose images are shown unless more are asked for: some 60 kB each, for images of 28 x 28."""
+"""Number of configurations whose images are shown by default: some 60 kB each, for images of 28 x 28."""
 
 
 def write_report(
     comparison: Comparison, *, latex: bool = False, markdown: bool = False, max_drawn: int = MAX_DRAWN,
     out: Path | None = None, data: str | Path | None = None,
 ) -> Path:  # fmt: skip
-    """Write ``report.html`` into a comparison's folder: all there is to see, in one file that needs no network.
+    """Write ``report.html`` into a comparison's folder: tables, figures and images in one file that needs no network.
 
-    Cells that failed are listed with their error, and what cannot be drawn with the reason.
+    Failed cells are listed with their errors, and missing pictures with the reason.
 
     Args:
         comparison: finished or not.
         latex: write the main table to ``report.tex`` as well.
         markdown: write it to ``report.md`` as well.
-        max_drawn: of how many configurations to show samples, reconstructions and traversals, the best
+        max_drawn: number of configurations whose samples, reconstructions and traversals are shown, the best
             log-likelihoods first.
-        out: folder to write to, that of the comparison unless given.
-        data: where the data are now, if not where the cells found them.
+        out: folder to write to; by default that of the comparison.
+        data: where the data are now, if they are no longer where the cells read them.
 
     Returns:
         The path of ``report.html``.
@@ -63,7 +64,7 @@ def write_report(
 
 
 def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path | None = None) -> str:
-    """Return the page of :func:`write_report`, whose args and errors it has."""
+    """Return the page of :func:`write_report`; arguments and errors are the same."""
     import matplotlib
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -76,19 +77,16 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
     environment.filters |= {"minus": lambda text: text.replace("-", "−"), "short": short}
     rankings, configurations = rankings_of(comparison), in_order(comparison)
     series = series_of(configurations)
+    khats = []
     with matplotlib.rc_context(STYLE):
         figures = _figures(series) if series else []
         top = max((khat_shares(entry).max() for entry in series), default=0.0)
-        khats = [
-            (entry, _svg(report_figures.khats([entry], top), f"k-hats of {entry.name}", f"khat-{entry.number}"))
-            for entry in series
-        ]
+        for entry in series:
+            figure = report_figures.khats([entry], top)
+            khats.append((entry, _svg(figure, f"k-hats of {entry.name}", f"khat-{entry.number}")))
     first = [entry.configuration.results[0] for entry in series[:max_drawn]]
-    each = [
-        Configuration(result.cell.label(comparison.varying), [result])
-        for configuration in configurations
-        for result in configuration.results
-    ]
+    finished = itertools.chain(*(configuration.results for configuration in configurations))
+    single_cells = [Configuration(result.cell.label(comparison.varying), [result]) for result in finished]
     again, fits = commands(comparison)
     varying, common = settings_of(comparison)
     return environment.get_template("report.html.j2").render(
@@ -98,7 +96,7 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
         best=best_of(comparison, rankings),
         cautions=cautions(comparison),
         table=main_table(comparison, rankings, configurations),
-        cells=main_table(comparison, {}, each),
+        cells=main_table(comparison, {}, single_cells),
         better={
             name: "more" if quantity.better == "higher" else "less"
             for name, quantity in comparison.quantities.items()
@@ -119,32 +117,30 @@ def to_html(comparison: Comparison, max_drawn: int = MAX_DRAWN, data: str | Path
 
 
 def _figures(series: Sequence[Series]) -> list[dict[str, Any]]:
-    """Return the figures with what the page says of each: whether configurations need a legend, and a caption."""
+    """Return the figures, each with its title, its caption, and whether it needs a legend of configurations."""
     several = any(len(entry.configuration.results) > 1 for entry in series)
     curve, split = which_curve(series), which_gap(series) == "inference_gap"
-    gap = (
-        f"Low and left is better. The gap is {'that of the' if split else 'log p(x) − ELBO, of all'} test images"
-        f"{' whose gap was split' if split else ''}; whiskers are a standard error over images and seeds."
-    )
+    images = "that of the test images whose gap was split" if split else "log p(x) − ELBO, of all test images"
+    gap = f"Low and left is better. The gap is {images}; whiskers are a standard error over images and seeds."
     drawn = [
         ("budget", "Evidence budget", report_figures.budgets(series), False,
-         "−ELBO is the reconstruction cost plus the rate, the nats that z carries. The line across each bar is "
-         "−log p(x), at most: what the bar has beyond it is the inference gap. Means over seeds and all test images."),
+         "−ELBO is the reconstruction cost plus the rate, the nats that z carries. The line across each bar is an "
+         "upper bound on −log p(x): the part of the bar beyond it is the inference gap. Means over seeds and all test "
+         "images."),
         ("gaps", "What the bound lacks", report_figures.gaps(series), False,
-         "log p(x) − ELBO. The approximation gap is what the family of the guide costs, the amortization gap what it "
-         "costs that an encoder has to find its member. Whiskers are a standard error of the sum, over images and "
-         "seeds."),
+         "log p(x) − ELBO. The approximation gap is the cost of the guide's family, the amortization gap the cost of "
+         "choosing its member by an encoder. Whiskers are a standard error of the sum, over images and seeds."),
         ("curves", "Learning curves", report_figures.learning_curves(series, curve), True,
          f"The bound on {'validation' if curve == 'valid' else 'training'} images, "
-         f"{'each seed a line' if several else 'one seed each'}. A curve that still rises at its end asks for more "
-         f"epochs{'; one that falls has begun to fit its training images only' if curve == 'valid' else ''}."),
+         f"{'a line for each seed' if several else 'one seed each'}. A curve that still rises at its end needs more "
+         f"epochs{'; a curve that falls shows overfitting to the training images' if curve == 'valid' else ''}."),
         ("plane", "Rate and distortion", report_figures.rate_distortion(series), True,
-         "Down and left is better; along a dashed line the ELBO is the same. A small rate at a large cost says that "
-         "little is encoded. Arms are standard deviations over seeds, dots the seeds; with one seed, arms are standard "
-         "errors over test images, which configurations share: rankings know differences better."),
+         "Down and left is better; along a dashed line the ELBO is the same. A small rate at a large cost means that "
+         "little is encoded. Arms are standard deviations over seeds, dots the seeds. With one seed, arms are standard "
+         "errors over test images, which configurations share: the rankings give more exact differences."),
         ("parameters", "Gap and size of the guide", report_figures.gap_against(series, "guide_parameters"), True, gap),
         ("seconds", "Gap and time to fit", report_figures.gap_against(series, "fit_seconds"), True,
-         f"{gap} Seconds depend on the machine, its threads and what else it did."),
+         f"{gap} Seconds depend on the machine, its threads and its other work."),
     ]  # fmt: skip
     return [
         {"name": name, "title": title, "svg": _svg(figure, f"{title}. {caption}", name), "legend": legend,
@@ -154,7 +150,7 @@ def _figures(series: Sequence[Series]) -> list[dict[str, Any]]:
 
 
 def _svg(figure: "Figure", label: str, prefix: str) -> "Markup":
-    """Return :func:`to_svg` marked as no text to escape, as its text is escaped already."""
+    """Return the result of :func:`to_svg`, marked as escaped already."""
     from markupsafe import Markup
 
     return Markup(to_svg(figure, label, prefix))

@@ -1,4 +1,4 @@
-"""Configurations as the figures of a report show them: numbered, the first ones each in a colour."""
+"""Give the configurations in the figures of a report their numbers and colours."""
 
 import textwrap
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ OTHERS = "#808080"
 
 @dataclass(frozen=True)
 class Series:
-    """A configuration as figures show it."""
+    """A configuration with its number and colour in figures."""
 
     number: int
     """From 1, in the order of the report."""
@@ -35,7 +35,7 @@ class Series:
 
     @property
     def highlighted(self) -> bool:
-        """Whether it has a colour of its own."""
+        """Whether no other configuration has its colour."""
         return self.colour != OTHERS
 
 

@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG inside a page: without URLs and background, in the colour of the page's text."""
+"""Convert a matplotlib figure to SVG for a page: without URLs and background, in the colour of the page's text."""
 
 import io
 import re
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FOREGROUND = "#010203"
-"""Lines and text in this colour take the colour of the page's text, light or dark. Nothing else is drawn in it."""
+"""Lines and text of this colour get the colour of the page's text. Nothing else is drawn in this colour."""
 
 STYLE = {
     "svg.fonttype": "none",  # Text stays text, in the page's font.

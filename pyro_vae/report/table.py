@@ -2,17 +2,19 @@
 
 import math
 import re
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pyro_vae.comparison.comparison import Comparison
 from pyro_vae.comparison.estimates import Configuration, MeanOverSeeds, estimate, is_measured, numbers
+from pyro_vae.comparison.results import ELBO
 from pyro_vae.runtime.wording import rounded_error
 from pyro_vae.statistics.ranking import Ranking
 
 Rankings = Mapping[str, Ranking | str]
-"""By quantity: its ranking, or why there is none."""
+"""By quantity: its ranking, or the reason why there is none."""
 
 CELLS = "seeds"
 """The column with the number of seeds of a row."""
@@ -23,7 +25,7 @@ COSTS = {
     "fit_seconds": "fit, s",
     "evaluation_seconds": "evaluation, s",
 }
-"""The last columns: what a cell cost."""
+"""The last columns: the costs of a cell."""
 
 LEADING = ("elbo", "log_likelihood", "bits_per_dim")
 """Quantities whose columns come first."""
@@ -48,31 +50,31 @@ class Entry:
     """A number of the table."""
 
     value: float = math.nan
-    """To sort by; NaN where there is none."""
+    """The number, by which rows are sorted; NaN if there is none."""
     text: str = "–"
     errors: Mapping[str, str] = field(default_factory=dict)
-    """By the names that :data:`NOTE` explains; one that is not known is missing, or "unknown"."""
+    """By the names that :data:`NOTE` explains; an unknown error is missing, or "unknown"."""
     best: bool = False
-    """Whether no configuration is told apart as better."""
+    """Whether no other configuration is significantly better."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A row a configuration."""
+    """A table with a row for each configuration."""
 
     heads: Mapping[str, str]
     """The title of each column, by its quantity."""
     rows: Mapping[str, Sequence[Entry]] = field(repr=False)
-    """By the configuration's name, an entry a column."""
+    """By the configuration's name, an entry for each column."""
 
 
 def main_table(comparison: Comparison, rankings: Rankings, configurations: Sequence[Configuration]) -> Table:
     """Return the table of some configurations, without empty columns.
 
     Args:
-        comparison: that they are of.
-        rankings: in which to look up who is not told apart from the best.
-        configurations: a row each, in this order: the comparison's, or cells as if each were one.
+        comparison: the comparison of these configurations.
+        rankings: the rankings, which say whose entries are ``best``.
+        configurations: the rows, in this order: configurations of the comparison, or one for each cell.
     """
     heads = _heads(comparison)
     columns = {key: _column(comparison, key, rankings.get(key), configurations) for key in heads}
@@ -83,7 +85,7 @@ def main_table(comparison: Comparison, rankings: Rankings, configurations: Seque
 
 
 def _heads(comparison: Comparison) -> dict[str, str]:
-    """Return the title of each column that there may be, by its quantity, in the table's order."""
+    """Return the title of each possible column, by its quantity, in the table's order."""
     quantities = comparison.quantities
     ordered = [*(name for name in LEADING if name in quantities), *(name for name in quantities if name not in LEADING)]
     heads = {CELLS: CELLS}
@@ -95,28 +97,27 @@ def _heads(comparison: Comparison) -> dict[str, str]:
 
 
 def _of_fewer(comparison: Comparison, quantity: str) -> str:
-    """Return over how many images means of a quantity are, with a comma, where a cell has more test images than that.
+    """Return ", N = " and the number of images of a quantity's means, if a cell has more test images; else "".
 
-    Numbers that have no value for each image have none.
+    It is "" also for a quantity without a value for each image.
     """
-    pairs = [(result.values_of(quantity), result.values_of("elbo")) for result in comparison.finished]
-    sizes = {(len(values), len(every)) for values, every in pairs if values is not None and every is not None}
-    if all(size == all_of_them for size, all_of_them in sizes):
-        return ""
-    numbers_of_images = sorted({size for size, _ in sizes})
-    return f", N = {' or '.join(map(str, numbers_of_images))}"
+    sizes: set[int] = set()
+    fewer = False
+    for result in comparison.finished:
+        values = result.values_of(quantity)
+        if values is not None:
+            sizes.add(len(values))
+            fewer |= len(values) < len(result.per_datum[ELBO])
+    return f", N = {' or '.join(map(str, sorted(sizes)))}" if fewer else ""
 
 
 def to_markdown(comparison: Comparison) -> str:
     """Return the main table of a comparison as Markdown.
 
-    Where a quantity is ranked, those are bold that no other configuration is told apart from as better.
+    In the column of a ranked quantity, means are bold unless another configuration is significantly better.
     """
     table = ranked_table(comparison)
-    lines = [
-        f"| configuration | {' | '.join(table.heads.values())} |",
-        f"|---|{'---:|' * len(table.heads)}",
-    ]
+    lines = [f"| configuration | {' | '.join(table.heads.values())} |", f"|---|{'---:|' * len(table.heads)}"]
     for name, entries in table.rows.items():
         texts = [f"**{entry.text}**" if entry.best else entry.text for entry in entries]
         errors = [f" ({in_words(entry.errors)})" if entry.errors else "" for entry in entries]
@@ -127,7 +128,7 @@ def to_markdown(comparison: Comparison) -> str:
 def to_latex(comparison: Comparison) -> str:
     """Return the main table of a comparison for LaTeX with the package ``booktabs``.
 
-    Where a quantity is ranked, those are bold that no other configuration is told apart from as better.
+    In the column of a ranked quantity, means are bold unless another configuration is significantly better.
     """
     table = ranked_table(comparison)
     lines = [
@@ -155,7 +156,7 @@ def ranked_table(comparison: Comparison) -> Table:
 
 
 def rankings_of(comparison: Comparison) -> dict[str, Ranking | str]:
-    """Return the ranking of each quantity that a finished cell has, or why there is none."""
+    """Return the ranking of each quantity that a finished cell has measured, or the reason why there is none."""
     rankings: dict[str, Ranking | str] = {}
     for name, quantity in comparison.quantities.items():
         if quantity.better and any(result.values_of(name) is not None for result in comparison.finished):
@@ -177,7 +178,7 @@ def in_order(comparison: Comparison) -> list[Configuration]:
 
 
 def short(name: str) -> str:
-    """Return a name without the folders of classes of the user's own.
+    """Return a name without the folders of the user's own classes.
 
     >>> short("../parts/mine.py:Guide(scale=2), latent_dim 5")
     'mine.py:Guide(scale=2), latent_dim 5'
@@ -186,13 +187,13 @@ def short(name: str) -> str:
 
 
 def errors_of(mean: MeanOverSeeds) -> dict[str, str]:
-    """Return the errors of a mean by name: those that are known, and the Monte Carlo error in any case."""
-    named = {"MC": mean.monte_carlo, "data": mean.data, "seeds": mean.spread}
-    return {name: rounded_error(error) for name, error in named.items() if name == "MC" or not math.isnan(error)}
+    """Return the errors of a mean by name: the known ones, and always the Monte Carlo error."""
+    errors = {"MC": mean.monte_carlo, "data": mean.data, "seeds": mean.spread}
+    return {name: rounded_error(error) for name, error in errors.items() if name == "MC" or not math.isnan(error)}
 
 
 def in_words(errors: Mapping[str, str]) -> str:
-    """Return errors as they stand behind a number.
+    """Return errors as they are written behind a number.
 
     >>> in_words({"MC": "0.01", "data": "0.24"})
     'MC 0.01, data 0.24'
@@ -203,7 +204,7 @@ def in_words(errors: Mapping[str, str]) -> str:
 def _column(
     comparison: Comparison, key: str, ranking: Ranking | str | None, configurations: Sequence[Configuration]
 ) -> dict[str, Entry]:
-    """Return the entries of a column by configuration, without those that were not measured."""
+    """Return the entries of a column by configuration; quantities that were not measured have none."""
     if key == CELLS:
         settings = [name for name in comparison.varying if name != "seed"]
         cells = Counter(result.cell.label(settings) for result in comparison.results)
@@ -215,7 +216,7 @@ def _column(
     unit = comparison.quantities[key].unit if key in comparison.quantities else ""
     if not unit:
         values = {c.name: numbers(c, key) for c in configurations}
-        return {name: _of_numbers(known) for name, known in values.items() if known}
+        return {name: _of_numbers(of_cells) for name, of_cells in values.items() if of_cells}
     estimates = {c.name: estimate(c, key) for c in configurations}
     means = {name: mean.times(100) if unit == "share" else mean for name, mean in estimates.items() if mean is not None}
     # All means of a column have as many decimals.
@@ -231,17 +232,17 @@ def _column(
 
 
 def _of_numbers(values: Sequence[float]) -> Entry:
-    """Return the mean of numbers that have no error but their spread over seeds."""
+    """Return the entry of numbers whose only error is their spread over seeds."""
     mean = sum(values) / len(values)
     text = f"{mean:,.0f}" if mean >= 100 or all(value.is_integer() for value in (*values, mean)) else f"{mean:.3g}"
     if len(set(values)) == 1:
         return Entry(mean, text)
-    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    spread = statistics.stdev(values)
     return Entry(mean, text, {"seeds": f"{spread:.2g}" if spread < 100 else f"{spread:,.0f}"})
 
 
 def _code(text: str) -> str:
-    """Return text as a piece of code in a cell of a Markdown table."""
+    """Return text as code in a cell of a Markdown table."""
     text = " ".join(text.split()).replace("|", r"\|")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
@@ -252,7 +253,7 @@ def _latex(text: str) -> str:
 
 
 def _latex_title(title: str) -> str:
-    """Return the head of a column, a line a word but for formulas."""
+    """Return the head of a column with a line for each word, or in one line if it has a formula."""
     if "log p(x)" in title:
         return _latex(title).replace("log p(x)", r"$\log p(x)$")
     return rf"\shortstack[r]{{{_latex(title).replace(' ', chr(92) * 2)}}}"

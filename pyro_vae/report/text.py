@@ -1,6 +1,5 @@
-"""The words and small tables of a report: what was compared, which is best, how to repeat it."""
+"""The sentences and small tables of a report: what was compared, what is best, and how to repeat it."""
 
-import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -22,29 +21,29 @@ AGAIN = "again"
 """The folder that the commands of the report write to."""
 
 LEAST_P = 1e-4
-"""Smaller p-values are said to be smaller."""
+"""Smaller p-values are written as "< 0.0001"."""
 
 
 def subject(comparison: Comparison) -> str:
-    """Return the settings by which cells differ, in words; "" for a single cell."""
+    """Return the names of the settings by which cells differ, as a list in words; "" for a single cell."""
     names = [name.replace("_", " ") for name in comparison.varying if name != "seed"] or list(comparison.varying)
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def headline(comparison: Comparison) -> str:
-    """Return a sentence: how many cells have finished, the configurations and seeds, and the test images."""
+    """Return a sentence with the numbers of finished cells, configurations, seeds and test images."""
     done = comparison.finished
     seeds = sorted({result.cell.seed for result in comparison.results})
-    named = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
+    seeds_in_words = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds ({', '.join(map(str, seeds))})"
     configurations = count(len(comparison.configurations), "configuration")
-    text = f"{len(done)} of {count(len(comparison.results), 'cell')} finished: {configurations}, {named}"
+    text = f"{len(done)} of {count(len(comparison.results), 'cell')} finished: {configurations}, {seeds_in_words}"
     images = sorted({(len(r.per_datum[ELBO]), r.evaluation["data"]["name"]) for r in done})
     measured = " and ".join(f"{count(number, 'test image')} of {Path(data).name}" for number, data in images)
     return f"{text}; measured on {measured}." if images else f"{text}."
 
 
 def best_of(comparison: Comparison, rankings: Rankings) -> list[dict[str, Any]]:
-    """Return the best configuration by each of the two bounds that has a ranking: its mean, and who ties with it."""
+    """Return, for each of the two bounds with a ranking, the best configuration, its mean, and those tied with it."""
     best = []
     for quantity in ("log_likelihood", "elbo"):
         ranking = rankings.get(quantity)
@@ -59,7 +58,7 @@ def best_of(comparison: Comparison, rankings: Rankings) -> list[dict[str, Any]]:
 
 
 def shown_ranking(comparison: Comparison, quantity: str, ranking: Ranking | str) -> dict[str, Any]:
-    """Return a ranking in words, or why there is none.
+    """Return the texts of a ranking, or the reason why there is none.
 
     Each row has the places of its interval's ends, of its difference to the best, and of 0, in a drawing of width 100.
     """
@@ -93,18 +92,16 @@ def shown_ranking(comparison: Comparison, quantity: str, ranking: Ranking | str)
 def settings_of(comparison: Comparison) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Return the settings by which cells differ, with their values, and those that all cells share.
 
-    The shared ones are without those that have no value, and with the runs that models are taken from.
+    Shared settings without a value are left out; the runs from which models are taken are added.
     """
     common = _values(comparison, [name for name in SETTINGS if name not in comparison.varying])
-    fitted_models = dict.fromkeys(
-        result.cell.fitted_model for result in comparison.results if result.cell.fitted_model is not None
-    )
-    sources = [fitted_model.label(["guide", "objective", "epochs", "seed"]) for fitted_model in fitted_models]
+    fitted_models = dict.fromkeys(result.cell.fitted_model for result in comparison.results)
+    sources = [cell.label(["guide", "objective", "epochs", "seed"]) for cell in fitted_models if cell is not None]
     return _values(comparison, comparison.varying), common | ({"model taken over from": sources} if sources else {})
 
 
 def distinct(descriptions: Iterable[Mapping[str, Any]]) -> list[tuple[dict[str, str], int]]:
-    """Return the different descriptions, each with the number of times that it is there."""
+    """Return the distinct descriptions, each with how often it occurs."""
     counts = Counter(tuple(_flat(description).items()) for description in descriptions)
     return [(dict(items), number) for items, number in counts.items()]
 
@@ -114,9 +111,8 @@ def commands(comparison: Comparison) -> tuple[str, dict[str, str]]:
     fits = {}
     for result in comparison.results:
         name = result.cell.hash
-        words = ["pyro-vae", "fit", "--config", f"{CELLS}/{name}/{CONFIG}", "--out", f"{AGAIN}/{name}"]
-        fits[name] = shlex.join(words)
-    return shlex.join(["pyro-vae", "compare", GRID_FILE, "--out", AGAIN]), fits
+        fits[name] = f"pyro-vae fit --config {CELLS}/{name}/{CONFIG} --out {AGAIN}/{name}"
+    return f"pyro-vae compare {GRID_FILE} --out {AGAIN}", fits
 
 
 def _title(comparison: Comparison, quantity: str) -> str:
@@ -124,7 +120,7 @@ def _title(comparison: Comparison, quantity: str) -> str:
 
 
 def _values(comparison: Comparison, names: Iterable[str]) -> dict[str, list[str]]:
-    """Return the different values of settings in words, by name; a setting without a value in all cells is left out."""
+    """Return the distinct values of settings in words, by name, without settings that have no value in any cell."""
     in_words = {}
     for name in names:
         values = list(dict.fromkeys(getattr(result.cell, name) for result in comparison.results))

@@ -1,1 +1,1 @@
-"""What any program needs of its machine and its user: random state, memory, files, checks, messages."""
+"""Parts that any program needs: random state, memory, files, checks of arguments, messages."""

@@ -1,4 +1,4 @@
-"""Name in messages what their reader gives: an argument of a call, a flag of the command line, a setting of a file."""
+"""Name arguments in messages as their reader writes them: in a call, as a flag, or as a setting in a file."""
 
 import re
 from collections.abc import Collection, Iterator
@@ -13,11 +13,11 @@ _reader: ContextVar[Reader] = ContextVar("reader", default="python")
 
 @contextmanager
 def named_as(whom: Reader) -> Iterator[None]:
-    """Name arguments, inside the block, as their reader does.
+    """Name arguments, inside the block, as their reader writes them.
 
     Args:
-        whom: "python" for who calls functions, "flags" for who types a command, "script" for who runs a script, whose
-            parts have no flags for their options, "settings" for who writes a file.
+        whom: "python" if the reader calls functions, "flags" for the command line, "script" for a script, whose parts
+            have no flags for their options, "settings" for a file.
     """
     token = _reader.set(whom)
     try:
@@ -27,12 +27,12 @@ def named_as(whom: Reader) -> Iterator[None]:
 
 
 def reader() -> Reader:
-    """Return who reads the messages."""
+    """Return the kind of reader of messages."""
     return _reader.get()
 
 
 def are_flags() -> bool:
-    """Whether the reader has typed a command, ours or a script's."""
+    """Whether the reader has typed a command, of the command line or of a script."""
     return reader() in ("flags", "script")
 
 
@@ -41,7 +41,8 @@ def argument(name: str, value: object = "") -> str:
 
     Args:
         name: of the argument, and of the flag.
-        value: to give it; nothing names it alone. True is the presence of a flag, "..." any value.
+        value: of the argument; "" returns its name alone. True is written as a flag without a value, and "..." stands
+            for any value.
 
     >>> argument("out"), argument("resume", True), argument("out", "...")
     ('out', 'resume=True', 'out=...')
@@ -62,14 +63,14 @@ def argument(name: str, value: object = "") -> str:
 
 
 def with_flags(message: str, names: Collection[str], prefix: str = "") -> str:
-    """Return a message with flags for the arguments that it names, where its reader has typed a command.
+    """Return a message with flags for the arguments that it names, if its reader has typed a command.
 
     Args:
-        message: of an error in Python's words.
-        names: of arguments that are flags.
+        message: of an error, with the names of arguments in Python.
+        names: names of arguments that are flags.
         prefix: of these flags, as ``guide.``.
 
-    A name that is a word of the language is one of an argument where "must" or "=" follows it.
+    A name without an underscore may be a word of English: it is an argument only if "must" or "=" follows it.
 
     >>> with named_as("flags"):
     ...     with_flags("LowRankGuide: rank must be from 1 to latent_dim = 2; got 9.", ["rank", "latent_dim"], "guide.")

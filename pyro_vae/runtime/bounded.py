@@ -11,17 +11,17 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from pyro_vae.errors import RunError
 
 LEAST_SIZE = 1_000_000
-"""Numbers that any part may have."""
+"""How many numbers a part may always have."""
 
 ALLOWANCE = 20
-"""How many times the numbers of the checkpoint and the data may be made on the way to a pair."""
+"""A pair may compute this many times as many numbers as its checkpoint and data have."""
 
 LEAST_CALLS, CALLS_A_TENSOR = 2_000, 100
-"""Of torch, that any part may make, and for each tensor of its checkpoint."""
+"""Number of calls of torch that a part may always make, and that it may make for each tensor of its checkpoint."""
 
 
 def require_sizes(value: Any, size: int, where: str) -> None:
-    """Refuse a whole number above the count of numbers in a checkpoint, as no layer, loop or table is that long.
+    """Refuse a whole number larger than the number of elements in a checkpoint: no layer, loop or table is that long.
 
     Args:
         value: settings or constructor arguments, lists and mappings of them.
@@ -39,17 +39,17 @@ def require_sizes(value: Any, size: int, where: str) -> None:
 
 
 class Bounded(TorchDispatchMode):
-    """Limit, inside the block, the memory and the number of calls by what a checkpoint can account for.
+    """Limit, inside the block, the memory and the number of calls of torch, by the size of a checkpoint.
 
-    The sizes of what a call makes are computed beforehand on the meta device.
+    The sizes of a call's results are computed before the call, on the meta device.
 
     Args:
         tensors: of the checkpoint.
         where: what is being built, for the message.
-        others: numbers that are there already, as data.
+        others: number of elements of other tensors that exist already, as data.
 
     Raises:
-        RunError: the parts ask for more memory, which is refused before it is taken, or for more calls of torch.
+        RunError: the parts ask for more calls, or for more memory, which is refused before it is allocated.
     """
 
     def __init__(self, tensors: Sequence[Tensor], where: str, others: int = 0) -> None:
@@ -72,7 +72,7 @@ class Bounded(TorchDispatchMode):
 
     @staticmethod
     def _size(func: Any, args: Any, kwargs: Any) -> int:
-        """Return how many numbers a call makes beside its arguments; 0 if that depends on values."""
+        """Return the number of new elements in a call's results; 0 if it depends on values."""
         largest = max((leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)), default=0)
         # A generator belongs to one device, and nothing is drawn on the meta device.
         on_meta = {name: None if name == "generator" else value for name, value in kwargs.items()}

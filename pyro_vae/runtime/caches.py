@@ -1,4 +1,4 @@
-"""A cache folder for libraries, also where the user has no home folder, as in a container."""
+"""Provide a cache folder for libraries, also if the user has no home folder, as in a container."""
 
 import atexit
 import os

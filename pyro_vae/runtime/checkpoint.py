@@ -1,4 +1,4 @@
-"""One checkpoint file: safetensors with a content hash, written to the side and renamed into place."""
+"""Write and read a checkpoint: one safetensors file with a content hash, renamed into place when it is complete."""
 
 import hashlib
 import json
@@ -37,7 +37,7 @@ def read_checkpoint(path: Path, inside: Path | None = None) -> tuple[dict[str, T
         inside: the run folder, which it must not lead out of.
 
     Raises:
-        RunError: there is none, it is damaged, or it is of another version.
+        RunError: the file is missing, damaged, or of another version.
     """
     if inside is not None:
         require_inside(path, inside)

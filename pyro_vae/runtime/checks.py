@@ -1,7 +1,7 @@
-"""Checks of arguments: whole numbers, finite numbers, paths, dense tensors.
+"""Check arguments: whole numbers, finite numbers, paths, dense tensors.
 
 Each check raises a ValueError that names the caller ``who`` and its argument ``name``, and says what the argument must
-be and what was given.
+be and what it is.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def check_count(who: str, name: str, count: Any, least: int = 1, why: str = "", most: int | None = None) -> None:
-    """Refuse what is no whole number from ``least`` to ``most``; the message says ``why`` behind these limits."""
+    """Refuse a value that is no whole number from ``least`` to ``most``; ``why`` follows the limits in the message."""
     check_whole(who, name, count)
     if count < least or (most is not None and count > most):
         limits = f"at least {least}" if most is None else f"from {least} to {most}"
@@ -22,7 +22,7 @@ def check_count(who: str, name: str, count: Any, least: int = 1, why: str = "", 
 
 
 def check_whole(who: str, name: str, count: Any) -> None:
-    """Refuse what is no whole number.
+    """Refuse a value that is no whole number.
 
     >>> check_whole("log_likelihood", "num_samples", 1e3)
     Traceback (most recent call last):
@@ -36,7 +36,7 @@ def check_whole(who: str, name: str, count: Any) -> None:
 
 
 def check_seed(who: str, seed: Any) -> None:
-    """Refuse what torch does not take as a seed.
+    """Refuse a value that torch does not take as a seed.
 
     >>> check_seed("fit", 2**64)
     Traceback (most recent call last):
@@ -49,7 +49,7 @@ def check_seed(who: str, seed: Any) -> None:
 
 
 def check_number(who: str, name: str, number: Any) -> None:
-    """Refuse what is no number, NaN and infinity.
+    """Refuse a value that is no finite number.
 
     >>> check_number("RenyiBound", "alpha", math.inf)
     Traceback (most recent call last):
@@ -61,7 +61,7 @@ def check_number(who: str, name: str, number: Any) -> None:
 
 
 def check_path(who: str, name: str, path: Any) -> None:
-    """Refuse what cannot be the path of a file or folder.
+    """Refuse a value that cannot be the path of a file or folder.
 
     >>> check_path("fit", "out", "")
     Traceback (most recent call last):
@@ -94,7 +94,7 @@ def is_positive(number: Any) -> bool:
 
 
 def in_short(value: Any) -> str:
-    """Return a value as it is written, or its type where that takes more than a few words.
+    """Return a value as it is written in Python; if that is long, the name of its type.
 
     >>> in_short("iwae"), in_short(int), in_short([0] * 100)
     ("'iwae'", 'the class int', 'an object of class list')

@@ -14,10 +14,10 @@ from pyro_vae.errors import CheckpointError, FolderBusyError, RunError
 from pyro_vae.runtime.arguments import argument, reader
 
 PARTIAL = ".partial"
-"""Ends the name of a file that is being written."""
+"""Suffix of a file that is being written."""
 
 LOCK = ".lock"
-"""Name of the lock in a run folder. It is a lock of the system, so that it is released when its process ends."""
+"""Name of the lock file in a run folder. The operating system releases the lock when its process ends."""
 
 REMEDIES = {
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "Free space",
@@ -25,14 +25,14 @@ REMEDIES = {
     (errno.ENOENT, errno.ENOTDIR, errno.ESTALE): "Put the folder {path.parent} back",
     (errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY): "Remove what lies at {path}",
 }
-"""What the user can do, by the numbers of the errors."""
+"""What the user can do, by error numbers."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file as a whole: a reader, or a run that resumes, sees either all of it or the file before it.
+    """Write a file atomically: a reader sees either the whole new file or the old one.
 
-    Each writer has its own temporary file beside the target, so that several may write at once; the last one to finish
-    wins. The next writer removes temporary files that a killed writer left.
+    Each writer has its own temporary file beside the target, so that several may write at once; the file of the last
+    one to finish remains. The next writer removes temporary files that a killed writer left.
 
     Raises:
         CheckpointError: the disk refuses.
@@ -64,19 +64,19 @@ def remedy(error: OSError, path: Path) -> str:
 
 @contextlib.contextmanager
 def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
-    """Make a run folder, and be the only process that works in it.
+    """Make a run folder, and lock it for this process inside the block.
 
-    The thread that holds the folder may enter again.
+    The thread that holds the lock may enter again.
 
     Args:
         folder: the run folder.
-        wait: until another process that works there has ended.
+        wait: whether to wait until another process that works there has ended.
 
     Raises:
         FolderBusyError: another process works there and ``wait`` is off.
         RunError: the folder cannot be made or written to.
     """
-    # One lock object a folder and process, which counts how often its thread has entered.
+    # There is one lock object for each folder in a process, which counts how often its thread has entered.
     lock = FileLock(folder.resolve() / LOCK, is_singleton=True)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,11 +96,11 @@ def alone_in(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _write(path: Path, content: bytes) -> bool:
-    """Write to the side and rename; return False if another process has removed the temporary file meanwhile."""
+    """Write a temporary file and rename it; return False if another process has removed it meanwhile."""
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{PARTIAL}")
     with beside.open("xb") as file:
         try:
-            # The lock is held until the file has its name: a partial file without a lock is a killed writer's.
+            # The lock is held until the file has its final name: a partial file without a lock is a killed writer's.
             with contextlib.suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             if not beside.exists():  # it was taken for a leftover before it was locked
@@ -122,10 +122,10 @@ def _write(path: Path, content: bytes) -> bool:
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove the partial files of a file whose writers were killed; those at work hold a lock."""
+    """Remove the partial files that killed writers of a file left; writers at work hold a lock."""
     for file in path.parent.iterdir():
         if file.name.startswith(f"{path.name}.") and file.name.endswith(PARTIAL):
-            # It may be renamed or removed by now; a file system without locks keeps it, which does no harm.
+            # It may be renamed or removed by now. On a file system without locks it stays, which does no harm.
             with contextlib.suppress(OSError), file.open("r+b") as opened:
                 fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 file.unlink()

@@ -1,11 +1,11 @@
-"""Parts that installed packages declare as entry points: found by name, and imported when they are asked for."""
+"""Find the parts that installed packages declare as entry points, without importing them."""
 
 import sys
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 
 PREFIX = "pyro_vae."
-"""Of the groups, as ``pyro_vae.guides``."""
+"""Prefix of the names of groups, as in ``pyro_vae.guides``."""
 
 
 def installed(group: str) -> tuple[EntryPoint, ...]:

@@ -3,14 +3,14 @@
 import torch
 
 MESSAGES = ("DefaultCPUAllocator", "MPS backend out of memory")
-"""Of torch, where memory is used up."""
+"""Texts in torch's errors of a full memory."""
 
 KEPT = 30_000_000
-"""Bytes; glibc adapts to pieces of up to 32 MiB."""
+"""Size in bytes of the tensor that raises glibc's threshold, which follows pieces of up to 32 MiB."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory is used up; on the CPU torch has no class of its own for it.
+    """Whether an error says that memory is full; on the CPU, torch has no class of its own for this error.
 
     >>> is_out_of_memory(MemoryError()), is_out_of_memory(RuntimeError("shapes differ"))
     (True, False)

@@ -29,14 +29,14 @@ class RecordedNoise(TorchDispatchMode):
 
 
 class ReplayedNoise(TorchDispatchMode):
-    """Gives the random operations inside it the noise that one sample had in a run with several.
+    """Replaces the noise of random operations inside it by the recorded noise of one sample among several.
 
     Args:
-        draws: what :class:`RecordedNoise` recorded, the samples in the leftmost dim.
-        k: which sample.
+        draws: the draws of :class:`RecordedNoise`, with the samples in the leftmost dim.
+        k: index of the sample.
 
     Raises:
-        ValueError: (by an operation) the noise it asks for is not that of one sample.
+        ValueError: an operation draws other noise than one sample did.
     """
 
     def __init__(self, draws: list[Tensor], k: int) -> None:

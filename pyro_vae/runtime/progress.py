@@ -11,11 +11,11 @@ def progress_bar(
     """Return a progress bar as wide as the terminal.
 
     Args:
-        total: units at its end; None where that is not known.
-        unit: what is counted, with the space that stands before it.
-        who: at its left.
-        shown: whether there is one; None shows it on a terminal only.
-        initial: units that are done.
+        total: number of units at its end; None if it is not known.
+        unit: name of the unit, with a space before it.
+        who: the text at its left.
+        shown: whether it is shown; None shows it on a terminal only.
+        initial: number of units that are done.
         options: of :class:`tqdm.tqdm`.
     """
     return tqdm(

@@ -1,7 +1,7 @@
 """Read files that others may have written: within bounds, into plain values whose fields are checked.
 
-A folder that was sent is data: reading it runs nothing, follows no link out of it, and takes bounded memory and time.
-A file that is damaged or unusual raises a :class:`pyro_vae.errors.RunError` of one line, with the file and the field.
+A folder from another person is data: reading it runs no code, follows no link out of it, and takes bounded memory and
+time. A damaged or unusual file raises a :class:`pyro_vae.errors.RunError` in one line, with the file and the field.
 """
 
 import csv
@@ -23,31 +23,30 @@ from torch import Tensor
 from pyro_vae.errors import RunError
 
 TEXT_BYTES = 16 * 2**20
-"""Of a text file: a grid of ten thousand cells has 10 MB."""
+"""Largest size of a text file: a grid of ten thousand cells has 10 MB."""
 
 DEPTH = 40
-"""Levels, one within another; a configuration has ten."""
+"""Largest number of nested levels; a configuration has ten."""
 
 TOO_DEEP = f"it has more than {DEPTH} levels, one within another"
 
 VALUES = 2_000_000
-"""Values of a YAML text, its aliases written out."""
+"""Largest number of values in a YAML text with its aliases written out."""
 
 WHOLE_BITS = 64
-"""Of a whole number."""
+"""Largest size of a whole number."""
 
 TOO_LARGE = f"{{!s:.20}}... is no whole number of {WHOLE_BITS} bits"
 
+DAMAGE = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""Errors that a library may raise for a damaged file."""
+
 Place = tuple[str | int, ...]
-"""Keys and positions on the way from the top of a YAML file to a value."""
+"""Keys and positions that lead from the top of a YAML file to a value."""
 
 
 def require_inside(file: Path, folder: Path) -> None:
-    """Refuse a path that leads out of a folder, by ``..`` or by a link.
-
-    Raises:
-        RunError: it does.
-    """
+    """Raise a RunError if a path leads out of a folder, by ``..`` or by a link."""
     try:
         inside = file.resolve().is_relative_to(folder.resolve())
     except RuntimeError as error:  # before Python 3.13, of a link that leads back to itself
@@ -75,7 +74,7 @@ def read_bytes(file: Path, inside: Path | None = None, limit: int = TEXT_BYTES) 
             status = os.fstat(opened.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise RunError(f"{file} cannot be read: it is no regular file.")
-            # To ask for more than there is would take memory for it.
+            # To ask for more bytes than there are would allocate memory for them.
             content = b"" if status.st_size > limit else opened.read(status.st_size + 1)
     except OSError as error:
         raise RunError(f"{file} cannot be read: {error.strerror or error}.") from error
@@ -104,7 +103,7 @@ def read_json(file: Path, inside: Path | None = None) -> Any:
 def parse_json(text: str, where: str) -> Any:
     """Return what a JSON text holds; ``where`` says in messages where it is from."""
     try:
-        # What is left of a longer number is too large as well, and quickly read.
+        # Longer numbers are cut, as they take long to read: 99 digits are too large as well.
         content = json.loads(text, parse_int=lambda digits: int(digits[:99]), object_pairs_hook=_unique)
         _check(content)
     except RecursionError:
@@ -152,12 +151,12 @@ def read_table(file: Path, columns: Sequence[str], rows: int, inside: Path | Non
 
     Args:
         file: with a header.
-        columns: that it must have; others may stand beside them.
-        rows: how many.
+        columns: that it must have; it may have others.
+        rows: how many to read.
         inside: a folder that it must not lead out of.
 
     Raises:
-        RunError: as for :func:`read_bytes`; a column is missing or there twice, or an entry is no number.
+        RunError: as for :func:`read_bytes`; a column is missing or occurs twice, or an entry is no number.
     """
     reader = csv.reader(read_text(file, inside).splitlines())
     try:
@@ -170,10 +169,9 @@ def read_table(file: Path, columns: Sequence[str], rows: int, inside: Path | Non
     except (csv.Error, ValueError) as error:
         raise RunError(f"{file} cannot be read: {error}.") from error
     for column in columns:
-        if header.count(column) != 1:
-            raise RunError(
-                f"{file}: its columns must be {', '.join(columns)}; {column!r} is there {header.count(column)} times."
-            )
+        times = header.count(column)
+        if times != 1:
+            raise RunError(f"{file}: its columns must be {', '.join(columns)}; {column!r} is there {times} times.")
     return table
 
 
@@ -183,26 +181,18 @@ def read_tensors(file: Path, inside: Path | None = None) -> tuple[dict[str, Tens
     Raises:
         RunError: it leads out of the folder, is larger than a quarter of the machine's memory, or is damaged.
     """
-    # One reading: safetensors' own reader opens a file twice, and another process may replace it in between.
+    # The file is read once: safetensors' own reader opens it twice, and another process may replace it in between.
     content = read_bytes(file, inside, _a_quarter_of_the_memory())
     try:
         tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except (
-        SafetensorError,
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except (SafetensorError, *DAMAGE) as error:
         raise RunError(f"{file} cannot be read: {' '.join(str(error).split())}.") from error
     return dict(sorted(tensors.items())), header.get("__metadata__", {})
 
 
 def _a_quarter_of_the_memory() -> int:
-    """Return a limit in bytes: a file's content, its tensors and what is filled with them are in memory together."""
+    """Return a limit in bytes: a file's content, its tensors and their copies in a module are in memory together."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
     except (AttributeError, OSError, ValueError):
@@ -211,7 +201,7 @@ def _a_quarter_of_the_memory() -> int:
 
 @dataclass(frozen=True)
 class Fields:
-    """A mapping that a file holds, whose fields are checked when they are read.
+    """A mapping from a file, whose fields are checked when they are read.
 
     Args:
         values: the mapping.
@@ -228,17 +218,13 @@ class Fields:
 
     @classmethod
     def of(cls, value: Any, where: str) -> "Fields":
-        """Return the fields of a value.
-
-        Raises:
-            RunError: it is no mapping.
-        """
+        """Return the fields of a value; raise a RunError if it is no mapping."""
         if not isinstance(value, Mapping):
             raise RunError(f"{where} must hold fields with names; it holds {shown(value)}.")
         return cls(value, where)
 
     def text(self, name: str, choices: Sequence[str] = ()) -> str:
-        """Return a text, one of ``choices`` where there are any."""
+        """Return a text, which must be one of ``choices`` if there are any."""
         wanted = f"one of {', '.join(choices)}" if choices else "a text"
         return self._value(name, str, wanted, lambda text: not choices or text in choices)
 
@@ -255,11 +241,11 @@ class Fields:
         return float(self._value(name, (int, float), "a number"))
 
     def fields(self, name: str) -> "Fields":
-        """Return fields within a field."""
+        """Return the fields of a field that is a mapping."""
         return Fields(self._value(name, Mapping, "fields with names"), f"{self.where}: {name}")
 
     def has(self, name: str) -> bool:
-        """Whether a field is there, and not null."""
+        """Whether a field exists and is not null."""
         return self.values.get(name) is not None
 
     def error(self, name: str, wanted: str) -> RunError:
@@ -278,15 +264,15 @@ class Fields:
 
 
 def shown(value: Any) -> str:
-    """Return a value as a message shows it: in one line, and not all of a long one."""
+    """Return a value in one line for a message; a long one is cut."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads a date as a text, and no more levels than there may be."""
+    """Reads dates as texts, and refuses too many nested levels."""
 
-    # Without dates among what a value may look like.
+    # All patterns of values but those of dates.
     yaml_implicit_resolvers = {  # noqa: RUF012 (PyYAML's protocol)
         first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
         for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -304,19 +290,20 @@ class _Loader(yaml.SafeLoader):
 
 
 def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], sizes: dict[int, int]) -> int:
-    """Note the line of each key, item and value, and return how many values there are, aliases written out.
+    """Record the line of each key, item and value, and return the number of values with aliases written out.
 
-    What an alias stands for is noted where it is written. This comes before any value is made, since YAML keeps the
-    last of two equal keys, merges mappings into others as often as told, and is slow to add up digits to the base 60.
+    The lines of an aliased value are those where it is first written. All nodes are checked before any value is made,
+    as YAML keeps the last of two equal keys, merges mappings without a limit, and is slow to read numbers to the base
+    60.
 
     Args:
         node: of a YAML text, in which an alias is the node that it stands for.
-        place: where it stands.
-        lines: by place; this is filled.
-        sizes: what was returned for other nodes, by their ids.
+        place: of the node.
+        lines: the line of each place; entries are added.
+        sizes: the results for nodes that were counted before, by their ids; entries are added.
 
     Raises:
-        yaml.MarkedYAMLError: there are too many values, a key is no text or there twice, or a number is too long.
+        yaml.MarkedYAMLError: there are too many values, a key is no text or occurs twice, or a number is too long.
     """
 
     def refused(node: yaml.Node, problem: str) -> yaml.MarkedYAMLError:
@@ -324,7 +311,8 @@ def _note_lines(node: yaml.Node, place: Place, lines: dict[Place, int], sizes: d
 
     lines.setdefault(place, node.start_mark.line + 1)
     if id(node) not in sizes:
-        size, sizes[id(node)] = 1, VALUES + 1  # until it is known, since a value that contains itself has no end
+        # Too many until the size is known: a value that contains itself has no end.
+        size, sizes[id(node)] = 1, VALUES + 1
         if isinstance(node, yaml.MappingNode):
             for key, child in node.value:
                 if not isinstance(key, yaml.ScalarNode):
@@ -348,8 +336,8 @@ def _check(value: Any, level: int = 1) -> None:
     """Refuse a value that no file of this package holds.
 
     Raises:
-        ValueError: it has too many levels, or is no plain value; a whole number is too large; or a text has half a
-            character, or one that steers a terminal.
+        ValueError: it has too many levels, or is no plain value; a whole number is too large; or a text has a control
+            character or half of a surrogate pair.
     """
     if level > DEPTH:
         raise ValueError(TOO_DEEP)
@@ -367,9 +355,10 @@ def _check(value: Any, level: int = 1) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a mapping of a JSON text; a key that is there twice is refused."""
-    mapping = dict(pairs)
-    if len(mapping) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands in one place twice")
+    """Return a mapping of a JSON text; raise a ValueError if a key occurs twice."""
+    mapping: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in mapping:
+            raise ValueError(f"{name!r} stands in one place twice")
+        mapping[name] = value
     return mapping

@@ -1,4 +1,4 @@
-"""Which classes a file may name: declared parts, and any others only if the user trusts the file."""
+"""Check which classes a file may name: declared parts, and others only if the user trusts the file."""
 
 import importlib
 import inspect
@@ -19,13 +19,13 @@ NAMESPACES = (
     "pyro_vae.guides", "pyro_vae.models", "pyro_vae.nn", "pyro_vae.objectives",
     "pyro.distributions.transforms", "pyro.infer", "pyro.nn", "torch.nn.modules",
 )  # fmt: skip
-"""Packages whose modules do nothing when they are imported, and whose networks and objectives only compute."""
+"""Packages whose import has no side effects, and whose networks and objectives only compute."""
 
 _PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
 
 _refuse: ContextVar[Callable[[str], None] | None] = ContextVar("refuse", default=None)
-"""Raises where the file that is read names a class that the user has not named; None where any class may be named."""
+"""Raises an error for a class that a file may not name; None if any class may be named."""
 
 
 @contextmanager
@@ -34,8 +34,8 @@ def names_from(where: object, *, trust: bool, named: Collection[str] = ()) -> It
 
     Args:
         where: the file, for messages.
-        trust: the user has said that it may name any class.
-        named: classes that the user has named as well.
+        trust: whether it may name any class.
+        named: classes that it may name without ``trust``, as the user has named them as well.
     """
     how = _how_to_trust()
 
@@ -54,8 +54,8 @@ def names_from(where: object, *, trust: bool, named: Collection[str] = ()) -> It
 def require_trusted(name: str) -> None:
     """Refuse to import a class that only a file names, unless it is a declared part.
 
-    Declared are the parts of this package, of Pyro and of torch, and those that an installed package has among its
-    entry points: who installed it has chosen to run its code.
+    Declared parts are those of this package, of Pyro and of torch, and those among the entry points of an installed
+    package: the user has chosen to run its code by installing it.
 
     Args:
         name: ``path/to/file.py:ClassName`` or ``package.module:ClassName``.
@@ -69,7 +69,7 @@ def require_trusted(name: str) -> None:
 
 
 def _how_to_trust() -> str:
-    """Return what the reader of messages does to trust a file."""
+    """Return how the reader of a message can trust a file."""
     return f"{'add' if are_flags() else 'pass'} {argument('trust', True)}"
 
 
@@ -82,7 +82,7 @@ def _refusal(where: str, name: str, how: str) -> RunError:
 
 
 def is_declared(module: str) -> bool:
-    """Whether a module is one of those that only define parts.
+    """Whether a module belongs to packages that only define parts.
 
     >>> is_declared("pyro_vae.guides.iaf"), is_declared("os"), is_declared("torch.nn.modules.activation")
     (True, False, True)
@@ -100,7 +100,7 @@ def trusted_class(path: str, where: str, trust: bool) -> type:
     """Return the class that a file names as ``package.module:ClassName``, after checking that it is a part.
 
     Raises:
-        RunError: the class is no part, or is from a package that the user has not trusted.
+        RunError: the class is no part, or is from a package that the user does not trust.
         ImportError: there is no such module.
         AttributeError: there is no such class in it.
     """

@@ -1,4 +1,4 @@
-"""Put an exception into one line, with the line of the user's code that it arose in."""
+"""Write an exception in one line, with the line of the user's code in which it arose."""
 
 import os
 import re
@@ -13,14 +13,14 @@ LIBRARIES = tuple(
     {str(Path(folder).resolve()) for name, folder in sysconfig.get_paths().items() if name.endswith(("lib", "stdlib"))}
     | {str(folder.resolve()) for folder in (PACKAGE, PACKAGE / "models", PACKAGE / "guides")}
 )
-"""Folders of Python, of installed packages and of this one: what lies elsewhere is the user's."""
+"""Folders of Python, of installed packages and of this package: code elsewhere is the user's."""
 
 LONGEST = 300
-"""Characters of an exception's message."""
+"""Largest number of characters of an exception's message."""
 
 
 def place_of(error: BaseException) -> str:
-    """Return the file and line of the user's code that an exception arose in; "" if it arose elsewhere.
+    """Return the file and line of the user's code in which an exception arose; "" if it arose elsewhere.
 
     That is the innermost line of its traceback outside of Python, of installed packages and of this package.
 
@@ -44,7 +44,7 @@ def plainly(error: BaseException) -> str:
 
 
 def with_place(text: str, error: BaseException) -> str:
-    """Return a text, followed by the line of the user's code that an exception arose in, if there is one."""
+    """Return a text, followed by the line of the user's code in which an exception arose, if there is one."""
     place = place_of(error)
     return f"{text} ({place})" if place else text
 

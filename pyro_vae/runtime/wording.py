@@ -1,4 +1,4 @@
-"""Numbers, units and errors in words, for results and messages."""
+"""Write numbers, units and errors in words, for results and messages."""
 
 import difflib
 import math

@@ -1,1 +1,1 @@
-"""Comparisons of configurations and tests of uniformity: numbers in, numbers out."""
+"""Compare configurations and test uniformity, from arrays of numbers."""

@@ -49,7 +49,7 @@ class CrossedEffects:
 
     @property
     def standard_error(self) -> float:
-        """Of the mean, over new seeds and new images; with one seed over new images."""
+        """The standard error of the mean over new seeds and new images; with one seed over new images."""
         seed_sd, image_sd, residual_sd = self.components
         if self.num_seeds == 1:
             return image_sd / math.sqrt(self.num_images)
@@ -58,7 +58,7 @@ class CrossedEffects:
 
     @property
     def image_standard_error(self) -> float:
-        """Of the mean, over new images, the seeds as they are."""
+        """The standard error of the mean over new images, for the seeds at hand."""
         return math.sqrt(self.image / (self.num_seeds * self.num_images))
 
     @property
@@ -66,7 +66,7 @@ class CrossedEffects:
         """Two sets of parts of the mean's error, each part with its degrees of freedom.
 
         The first has the parts of Banerjee's interval, over seeds and images. The second has the error over images
-        alone, with the seeds as they are. The interval is the wider one of the two.
+        alone, for the seeds at hand. The interval is the wider of the two.
         """
         if self.num_seeds == 1:
             return [[(self.standard_error, self.num_images - 1)]]
@@ -81,22 +81,22 @@ class CrossedEffects:
         return self.mean - h, self.mean + h
 
     def image_interval(self, alpha: float) -> tuple[float, float]:
-        """Return the ends of a t interval over new images, the seeds as they are."""
+        """Return the ends of a t interval over new images, for the seeds at hand."""
         h = _half_width([(self.image_standard_error, self.num_images - 1)], alpha)
         return self.mean - h, self.mean + h
 
     @property
     def p_value(self) -> float:
-        """The alpha at which the interval ends at 0."""
+        """The alpha for which one end of the interval is 0."""
         return max(_p_value(parts, abs(self.mean)) for parts in self._bounds)
 
 
 def _half_width(parts: list[tuple[float, float]], alpha: float) -> float:
     """Return Banerjee's h: with probability 1 - alpha or more, the mean's error is smaller.
 
-    With F the distribution function of a squared standard normal, w_k the shares of the mean's variance, and x_k the
-    squares of the parts over their expectations, that probability is E F(sum_k w_k t_k^2 x_k). F is concave: that is at
-    least sum_k w_k E F(t_k^2 x_k) = 1 - alpha.
+    Let F be the distribution function of a squared standard normal, w_k the shares of the mean's variance, and x_k the
+    squares of the parts divided by their expectations. Then that probability is E F(sum_k w_k t_k^2 x_k). As F is
+    concave, it is at least sum_k w_k E F(t_k^2 x_k) = 1 - alpha.
     """
     from scipy.special import stdtrit
 
@@ -110,7 +110,7 @@ def _p_value(parts: list[tuple[float, float]], distance: float) -> float:
     error = math.hypot(*(part for part, _ in parts))
     if error == 0:
         return float(distance == 0)
-    # The alphas if all parts had the degrees of freedom of one of them: the true alpha lies between these.
+    # The alphas if all parts had the degrees of freedom of one part: the true alpha lies between them.
     ends = [2 * float(stdtr(df, -distance / error)) for _, df in parts]
     low, high = min(ends), max(ends)
     if low == high or high < TINY:

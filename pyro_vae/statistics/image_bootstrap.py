@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 BLOCK = 2**20
-"""Images drawn at a time: some tens of megabytes."""
+"""Number of images that are drawn at a time; they take some tens of megabytes."""
 
 ROUNDING = 1e-9
 """Relative size below which a range of values, or a resample's standard deviation, counts as 0."""
@@ -15,9 +15,9 @@ def image_intervals(columns: np.ndarray, level: float, resamples: int, seed: int
     """Return the interval of the mean of each column of ``(N, C)``, from the same resampled images.
 
     Args:
-        columns: what was measured of each image.
+        columns: C quantities of each of N images.
         level: of the intervals.
-        resamples: of the bootstrap.
+        resamples: number of bootstrap resamples.
         seed: of the bootstrap.
     """
     squares = np.square(columns - columns.mean(0))
@@ -42,11 +42,11 @@ def _resampled_means(columns: np.ndarray, resamples: int, seed: int) -> np.ndarr
 def _studentized(
     values: np.ndarray, resampled: np.ndarray, resampled_squares: np.ndarray, level: float
 ) -> tuple[float, float]:
-    r"""Return the symmetric bootstrap-t interval of a mean; of equal values, both ends are the mean.
+    r"""Return the symmetric bootstrap-t interval of a mean; if all values are equal, both ends are the mean.
 
     .. math:: \bar x \pm q \, s / \sqrt N, \quad q \text{ the quantile of } |\bar x^* - \bar x| / (s^* / \sqrt N)
 
-    over resamples. q is at least Student's t quantile: Monte Carlo error or very few images could make it smaller. For
+    over resamples. q is raised to Student's t quantile if Monte Carlo error or very few images make it smaller. For
     skewed values the coverage is nearer to the nominal level than that of percentile intervals.
 
     Args:

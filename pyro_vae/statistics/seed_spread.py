@@ -1,4 +1,4 @@
-"""The variance over seeds of each configuration's mean, moderated by the variances of all (Smyth, 2004)."""
+"""The variance over seeds of each configuration's mean, moderated by those of all configurations (Smyth, 2004)."""
 
 import math
 from dataclasses import dataclass
@@ -6,22 +6,23 @@ from dataclasses import dataclass
 import numpy as np
 
 FLOOR = 1e-5
-"""Share of the mean variance that each variance is raised to, if smaller, so that it has a logarithm."""
+"""Share of the mean variance to which each smaller variance is raised, so that it has a logarithm."""
 
 STEPS = 50
-"""Most steps of Newton's method for the inverse of the trigamma function; ten give a relative error of 1e-8."""
+"""Largest number of Newton steps for the inverse of the trigamma function; ten give a relative error of 1e-8."""
 
 
 @dataclass(frozen=True)
 class SeedSpread:
-    """What :func:`seed_spread` returns."""
+    """Variances over seeds, as :func:`seed_spread` estimates them."""
 
     variances: np.ndarray
-    """Variance of one seed's mean for each configuration, ``(C,)``, without what seeds change in all configurations."""
+    """Variance of one seed's mean for each configuration, ``(C,)``, without the effects of seeds on all
+    configurations alike."""
     df: float
-    """Degrees of freedom of each."""
+    """Degrees of freedom of each variance."""
     prior_df: float
-    """d0: infinite where the configurations' variances differ by no more than chance, so that they are pooled."""
+    """d0: infinite if the configurations' variances differ by no more than chance, so that they are pooled."""
 
 
 def seed_spread(means: np.ndarray) -> SeedSpread:
@@ -29,9 +30,10 @@ def seed_spread(means: np.ndarray) -> SeedSpread:
 
     With r the interactions of configurations and seeds, :math:`u_c = \sum_s r_{cs}^2 / (S - 1) \cdot C / (C - 1)` has
     d = S - 1 degrees of freedom. The true variances are taken to be drawn from a scaled inverse chi-squared law with
-    parameters :math:`s_0^2, d_0`, which are found from the mean and the variance of :math:`\log u`. Each configuration
-    then has :math:`(d_0 s_0^2 + d u_c) / (d_0 + d)` with d0 + d degrees of freedom, (C - 1) d at most. Where log u
-    varies no more than equal variances explain, d0 is infinite: the mean of u with (C - 1) d degrees of freedom.
+    parameters :math:`s_0^2, d_0`, which are estimated from the mean and the variance of :math:`\log u`. The variance of
+    each configuration is then :math:`(d_0 s_0^2 + d u_c) / (d_0 + d)` with d0 + d degrees of freedom, (C - 1) d at
+    most. If log u varies no more than equal variances explain, d0 is infinite, and all have the mean of u with
+    (C - 1) d degrees of freedom.
 
     Args:
         means: of each configuration and seed, over the same images, ``(C, S)`` with C and S at least 2.
@@ -64,7 +66,7 @@ def seed_spread(means: np.ndarray) -> SeedSpread:
 
 
 def _inverse_trigamma(value: float) -> float:
-    """Return the y whose trigamma function is a positive value, by Newton's method on its reciprocal (Smyth, 2004)."""
+    """Return the y at which the trigamma function has a value, by Newton's method on its reciprocal (Smyth, 2004)."""
     from scipy.special import polygamma
 
     y = 0.5 + 1 / value

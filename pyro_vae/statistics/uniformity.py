@@ -1,14 +1,14 @@
-"""Whether ranks are uniform: an exact test on their cumulative counts, and the band that goes with it."""
+"""Test whether ranks are uniform: an exact test on their cumulative counts, and the band of the same test."""
 
 import math
 
 import numpy as np
 
 ROUNDING = 1e-9
-"""Relative; tail probabilities that differ by less are the same."""
+"""Relative difference below which two tail probabilities count as equal."""
 
 TINY = 1e-12
-"""Tails below this are lost in 1 - (1 - p): the p-value is then bounded by the sum over all points and both sides."""
+"""Smaller tails are lost by rounding in 1 - (1 - p): the p-value is then bounded by a sum over points and sides."""
 
 
 def uniformity_p_value(ranks: np.ndarray, num_ranks: int) -> float:
@@ -57,7 +57,7 @@ def uniformity_band(n: int, num_ranks: int, level: float = 0.95) -> tuple[np.nda
     Returns:
         The smallest and the largest count of ranks below 1, ..., ``num_ranks - 1``, integers ``(num_ranks - 1,)``.
     """
-    # The largest tail that still leaves enough inside.
+    # The largest tail with which the probability inside is still ``level``.
     low, high = math.log(1e-12), math.log(0.5)
     for _ in range(40):
         middle = (low + high) / 2
@@ -69,7 +69,7 @@ def uniformity_band(n: int, num_ranks: int, level: float = 0.95) -> tuple[np.nda
 
 
 def holm(p_values: np.ndarray) -> np.ndarray:
-    """Adjust p-values so that the chance of any false one below a level is at most that level.
+    """Adjust p-values, so that with any level the probability of a false rejection is at most that level.
 
     References:
         S. Holm (1979), *A simple sequentially rejective multiple test procedure*, Scandinavian J. of Statistics 6.
@@ -96,8 +96,8 @@ def _limits(n: int, num_ranks: int, tail: float) -> tuple[np.ndarray, np.ndarray
 def _probability_inside(n: int, num_ranks: int, tail: float) -> float:
     """Return the probability that all cumulative counts lie within their limits.
 
-    The counts of single ranks are those of independent Poisson variables, given that their sum is n: one is added
-    after another.
+    The counts of single ranks are distributed as independent Poisson variables, given that their sum is n. They are
+    added one after another.
     """
     from scipy.stats import poisson
 
@@ -107,7 +107,7 @@ def _probability_inside(n: int, num_ranks: int, tail: float) -> float:
     cell_counts = poisson.pmf(np.arange(n + 1), n / num_ranks)
     inside, start = np.ones(1), 0
     for low, high in zip([*lower, n], [*upper, n], strict=True):
-        # The sums from `start` on; what falls outside is lost.
+        # Probabilities of the sums from `start` on; sums outside of the limits are left out.
         sums = np.convolve(inside, cell_counts[: high - start + 1])
         inside, start = sums[low - start : high - start + 1], low
     return float(min(inside[0] / poisson.pmf(n, n), 1.0))

@@ -42,7 +42,7 @@ def test_numbers_without_the_seeds_that_some_have_not_finished_say_so(tmp_path):
     whole, lost = made_up_comparison(tmp_path, SIX_SEEDS), made_up_comparison(tmp_path, SIX_SEEDS, failed=[1, 9])
     assert "left out" not in str(whole)
     assert str(lost).endswith("\nleft out of rankings, as not every configuration has finished with it: seed 1, 3")
-    assert said(lost, "2 cells of 12 did not finish and are in no number below. 2 of them failed: what is left of a ")
+    assert said(lost, "2 cells of 12 did not finish and are in no number below. 2 of them failed: the seeds that ")
     mean = sum(r.summary_of("elbo")["mean"] for r in lost.results[6:] if r.cell.seed in (0, 2, 4, 5)) / 4
     assert f"{mean:.2f}" in str(lost)
     none = made_up_comparison(tmp_path, TWO_BY_TWO, failed=[0, 1])

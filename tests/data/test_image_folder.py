@@ -1,5 +1,9 @@
 """A user's folder of image files."""
 
+import errno
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -235,6 +239,21 @@ def test_a_folder_that_holds_itself_is_refused(images, tmp_path):
     write(tmp_path / "f/a", images[:20])
     (tmp_path / "f/a/again").symlink_to(tmp_path / "f", target_is_directory=True)
     with pytest.raises(ValueError, match="a/again is a link"):
+        load_data(tmp_path / "f")
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_that_names_it(images, tmp_path, monkeypatch):
+    write(tmp_path / "f/a", images[:20])
+    write(tmp_path / "f/b/locked", images[20:])
+    scandir = os.scandir
+
+    def refuse(folder):
+        if Path(folder).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(folder))
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*f/b/locked"):
         load_data(tmp_path / "f")
 
 

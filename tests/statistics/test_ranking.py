@@ -10,7 +10,8 @@ from scipy import stats
 
 from pyro_vae.statistics.crossed_effects import CrossedEffects
 from pyro_vae.statistics.image_bootstrap import image_intervals
-from pyro_vae.statistics.ranking import PairedDifference, compare_all, paired_difference
+from pyro_vae.statistics.paired_difference import PairedDifference, paired_difference
+from pyro_vae.statistics.ranking import compare_all
 from pyro_vae.statistics.seed_spread import seed_spread
 
 LEVEL = 0.95
