@@ -6,10 +6,11 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
@@ -112,7 +113,7 @@ def find_part(part: str, name: str) -> type:
 
     Raises:
         ValueError: there is no such part, file, module or class; an unknown name suggests the nearest. Or an installed
-            package declares it, and its class cannot be imported, or the name is taken.
+            package declares it, and its class cannot be imported, or another package declares one of that name.
         RunError: the name is a file's that the user has not said to trust, and the class none of the package's.
 
     >>> find_part("guide", "mean_field").__name__
@@ -123,18 +124,19 @@ def find_part(part: str, name: str) -> type:
     if ":" in name:
         require_trusted(name)
         cls, who, path = own_object(part, name), f"{who}:", name
+    elif name in known:
+        for point in points:
+            _leave_out(kind, point)
+        return known[name]
     elif points:
         package = f"the installed package {package_of(points[-1])}"
-        if name in known or len(points) > 1:
-            first = "pyro-vae itself" if name in known else f"the package {package_of(points[0])}"
+        if len(points) > 1:
             raise ValueError(
-                f"{who}: {package} declares a {kind} {name!r}, and so does {first}: rename the entry point, or "
-                f"uninstall the package."
+                f"{who}: {package} declares a {kind} {name!r}, and so does the package {package_of(points[0])}: rename "
+                f"the entry point, or uninstall the package."
             )
         who, path = f"{who} {name}, of {package}:", points[0].value
         cls = installed_object(points[0], who)
-    elif name in known:
-        return known[name]
     else:
         names = part_names(part)
         raise ValueError(
@@ -150,6 +152,16 @@ def find_part(part: str, name: str) -> type:
     if not inspect.isclass(cls) or not kind_of(part).has(cls):
         raise ValueError(f"{who} {path} is no {kind}: its class is {kind_of(part).owes}.")
     return cls
+
+
+@cache
+def _leave_out(kind: str, point: EntryPoint) -> None:
+    """Warn, once, of a part that an installed package declares under the name of one of the package's own."""
+    warnings.warn(
+        f"{kind} {point.name}, of the installed package {package_of(point)}: the name is taken by a {kind} of pyro-vae "
+        f"itself, which is used. Rename the entry point, or uninstall the package.",
+        stacklevel=2,
+    )
 
 
 def installed_object(point: EntryPoint, who: str) -> Any:
@@ -339,7 +351,7 @@ def make_pair(
         if kind not in taken and text != default:
             raise ValueError(f"model {model} takes no {kind}: leave out {argument(kind)} {text}.")
     owner = ("likelihood", likelihood) if "likelihood" in taken else ("model", model)
-    network = _network_for("decoder", decoder, *owner)
+    network = _network_for("decoder", decoder, *owner, activation)
 
     def guide_of(made_model: Any) -> Any:
         return make_guide(
@@ -384,7 +396,7 @@ def make_guide(
     Raises:
         ValueError: as for :func:`make_part`.
     """
-    network = _network_for("encoder", encoder, "guide", guide)
+    network = _network_for("encoder", encoder, "guide", guide, activation)
     return make_part(
         "guide", guide, **_shapes(x_shape, latent_dim), hidden_dims=tuple(encoder_dims), activation=activation,
         model=model, encoder=network, data=data,
@@ -396,8 +408,15 @@ def _shapes(x_shape: Sequence[int], latent_dim: int) -> dict[str, Any]:
     return {"x_shape": tuple(x_shape), "latent_dim": latent_dim, **flat}
 
 
-def _network_for(part: str, text: str, kind: str, owner: str) -> Callable[..., Any] | None:
+def _network_for(part: str, text: str, kind: str, owner: str, activation: str | None) -> Callable[..., Any] | None:
     """Return a function that makes a network of the sizes that its owner asks for; None for the owner's default.
+
+    Args:
+        part: ``"encoder"`` or ``"decoder"``.
+        text: the network's name with its options.
+        kind: of the part that owns the network.
+        owner: its name with its options.
+        activation: what the user chose for the pair's networks, if anything.
 
     Raises:
         ValueError: the owner takes no such network, or there is none of that name and options.
@@ -407,13 +426,19 @@ def _network_for(part: str, text: str, kind: str, owner: str) -> Callable[..., A
     if part not in _arguments(kind, owner):
         raise ValueError(f"{kind} {owner} takes no {part}: leave out {argument(part)} {text}.")
     check_options(part, text)
-    return partial(_make_for, reader(), part, text)
+    name = parse_part(part, text)[0]
+    own = inspect.signature(find_part(part, name)).parameters.get("activation")
+    # Where none is chosen, the owner's default must not take the place of another network's own.
+    chosen = {}
+    if activation is None and name != MLP and own is not None and own.default is not own.empty:
+        chosen["activation"] = own.default
+    return partial(_make_for, reader(), part, text, chosen)
 
 
-def _make_for(whom: Reader, part: str, text: str, **sizes: Any) -> Any:
+def _make_for(whom: Reader, part: str, text: str, chosen: Mapping[str, str], **sizes: Any) -> Any:
     """Make a network with messages for whoever chose it, whatever its owner's messages are written for."""
     with named_as(whom):
-        return make_part(part, text, **sizes)
+        return make_part(part, text, **sizes | chosen)
 
 
 def _arguments(kind: str, text: str) -> set[str]:

@@ -13,6 +13,7 @@ from small_folders import settings, write_images, write_run
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.comparison import Cell, Grid, compare, load_cell
+from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.parts import KINDS, find_part, make_objective, make_pair, part_names
 
 CODE = '''
@@ -174,10 +175,6 @@ def test_run_folders_and_grids_name_them_and_need_no_more_trust(package, data, t
     ("points", "message"),
     [
         (
-            "[pyro_vae.guides]\niaf = shy_parts:ShyGuide\n",
-            "the installed package shy-parts declares a guide 'iaf', and so does pyro-vae itself: rename the entry",
-        ),
-        (
             "[pyro_vae.guides]\nbroken = shy_parts.nothing:ShyGuide\n",
             "guide broken, of the installed package shy-parts: shy_parts.nothing:ShyGuide cannot be imported: Module",
         ),
@@ -191,6 +188,16 @@ def test_what_cannot_be_taken_is_told(points, message, site):
     install(site, points)
     name = points.split("\n")[1].split(" ")[0]
     assert message in said("fit", "--guide", name, "--print_config", code=2)
+
+
+def test_a_default_whose_name_a_package_takes_is_pyro_vaes_own(site, data):
+    """Every run and every grid names the defaults, whatever it chooses."""
+    install(site, "[pyro_vae.guides]\nmean_field = shy_parts:ShyGuide\n[pyro_vae.networks]\nmlp = shy_parts:Shy\n")
+    with pytest.warns(UserWarning, match="is taken by a guide of pyro-vae itself, which is used"):
+        assert find_part("guide", "mean_field") is MeanFieldGuide
+    with pytest.warns(UserWarning, match="is taken by a network of pyro-vae itself"):
+        grid = Grid.of({"common": settings(data), "grid": {"guide": ["iaf", "mean_field"]}})
+    assert [cell.guide for cell in grid.cells] == ["iaf", "mean_field"]
 
 
 def test_two_packages_with_one_name_are_told_where_it_is_asked_for(site):
@@ -218,7 +225,7 @@ def test_a_package_with_broken_parts_is_named_and_all_others_are_used(site):
     with pytest.warns(UserWarning, match="installed package shy-parts") as warned:
         listed = json.loads(said("list", "--json"))
     assert [str(w.message).partition(":")[0] for w in warned] == [
-        f"evaluation {name}, of the installed package shy-parts" for name in ("broken", "sbc")
+        f"{part}, of the installed package shy-parts" for part in ("guide iaf", "evaluation broken", "evaluation sbc")
     ]
     assert listed["evaluations"]["brightness"] == "Mean pixel of each image"
     assert "shy-parts: shy_parts.nothing:brightness cannot be imported" in listed["evaluations"]["broken"]
@@ -226,7 +233,7 @@ def test_a_package_with_broken_parts_is_named_and_all_others_are_used(site):
     assert "shy-parts: shy_parts.nothing:ShyGuide cannot be imported" in listed["guides"]["broken"]
     words = ["fit", "--print_config", "--json", "--guide"]
     assert json.loads(said(*words, "planar"))["guide"] == "planar"
-    assert "so does pyro-vae itself" in said(*words, "iaf", code=2)
+    assert json.loads(said(*words, "iaf"))["guide"] == "iaf"
     assert Cell(measure=("sbc", "brightness")).measure == ("sbc", "brightness")
     with pytest.raises(ValueError, match=r"broken, .*cannot be imported"):
         Cell(measure=("broken",))

@@ -204,6 +204,25 @@ def test_a_guide_for_a_model_that_is_there():
     assert guide(torch.zeros(4, 7)).shape == (4, 2)
 
 
+class Curved(torch.nn.Module):
+    """A network with an activation of its own."""
+
+    def __init__(self, in_features, hidden_dims, out_features, activation="elu"):
+        super().__init__()
+        self.activation, self.out_features = activation, out_features
+        self.layer = torch.nn.Linear(in_features, out_features)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize(("chosen", "activation"), [(None, "elu"), ("relu", "relu")])
+def test_a_network_keeps_its_own_activation_unless_one_is_chosen(chosen, activation):
+    curved = f"{__name__}:Curved"
+    model, guide = make_pair((7,), 2, (5,), activation=chosen, encoder=curved, decoder=curved)
+    assert (guide.encoder.activation, model.likelihood.decoder.activation) == (activation, activation)
+
+
 def test_networks_are_chosen_by_name_with_options():
     """Where they say nothing else, they have the pair's layers and activation."""
     model, guide = make_pair(
