@@ -209,7 +209,7 @@ class Curved(torch.nn.Module):
 
     def __init__(self, in_features, hidden_dims, out_features, activation="elu"):
         super().__init__()
-        self.activation, self.out_features = activation, out_features
+        self.hidden_dims, self.out_features, self.activation = hidden_dims, out_features, activation
         self.layer = torch.nn.Linear(in_features, out_features)
 
     def forward(self, x):
