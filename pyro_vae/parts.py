@@ -438,7 +438,7 @@ def _network_for(part: str, text: str, kind: str, owner: str, activation: str | 
 def _make_for(whom: Reader, part: str, text: str, chosen: Mapping[str, str], **sizes: Any) -> Any:
     """Make a network with messages for whoever chose it, whatever its owner's messages are written for."""
     with named_as(whom):
-        return make_part(part, text, **sizes | chosen)
+        return make_part(part, text, **{**sizes, **chosen})
 
 
 def _arguments(kind: str, text: str) -> set[str]:

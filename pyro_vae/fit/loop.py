@@ -352,7 +352,7 @@ def _say_what_is_no_bound(pair: Pair) -> None:
     if pair.unnormalised not in (None, SOFT_TARGETS):
         reasons.append(str(pair.unnormalised))
     if not torch.as_tensor(pair.scale).eq(1).all():
-        found = in_short(pair.scale)
-        reasons.append(f"they are multiplied by {found}, the scale of the data's site, which evaluations leave out")
+        scale = in_short(pair.scale)
+        reasons.append(f"they are multiplied by {scale}, the scale of the data's site, which evaluations leave out")
     if reasons:
         logger.warning("fit: trains as Pyro does, and its bounds are none on log p(x): %s", "; ".join(reasons))

@@ -27,9 +27,9 @@ def load_optimizer_state(optimizer: Optimizer, tensors: Mapping[str, Tensor], st
         index, key = name.split(".", 1)
         entries.setdefault(int(index), {})[key] = value.clone() if isinstance(value, Tensor) else value
     groups = [dict(group) for group in state["groups"]]
-    for group, own in zip(groups, optimizer.param_groups, strict=True):
+    for group, current in zip(groups, optimizer.param_groups, strict=True):
         # A learning rate that is a tensor is rounded like one.
-        group |= {key: value.new_tensor(group[key]) for key, value in own.items() if isinstance(value, Tensor)}
+        group |= {key: value.new_tensor(group[key]) for key, value in current.items() if isinstance(value, Tensor)}
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
 

@@ -119,8 +119,8 @@ def read_config(path: Path) -> dict[str, Any]:
         raise RunError(f"{path} is not a run folder: it has no {CONFIG}.")
     config = read_yaml(file, path, CONFIG_BYTES)
     if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else None
-        raise RunError(f"{path} is a run folder of format {shown(found)}; this version reads {FORMAT}.")
+        written = config.get("format") if isinstance(config, dict) else None
+        raise RunError(f"{path} is a run folder of format {shown(written)}; this version reads {FORMAT}.")
     fields = Fields.of(config, str(file))
     data = fields.fields("data")
     data.text("name")
@@ -243,8 +243,8 @@ def load_run(
     dtype = getattr(torch, config["dtype"])
     floating = {t.dtype for t in (*values.values(), *best.values()) if t.is_floating_point()}
     if floating and dtype not in floating:
-        found = ", ".join(sorted(str(each).removeprefix("torch.") for each in floating))
-        raise RunError(f"{path / CONFIG}: `dtype` is {config['dtype']}, and the checkpoint has {found}.")
+        dtypes = ", ".join(sorted(str(each).removeprefix("torch.") for each in floating))
+        raise RunError(f"{path / CONFIG}: `dtype` is {config['dtype']}, and the checkpoint has {dtypes}.")
     for module in owners.values():
         module.to(dtype).eval()
     store = {}

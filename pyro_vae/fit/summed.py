@@ -112,11 +112,11 @@ def _is_scaled(site: Any, scale: float) -> bool:
 def _warn_of_global_latents(latents: Sequence[str], plate: BatchPlate, num_data: int) -> None:
     """Log that the KL of global latents counts whole in each batch, as if the batch were all data."""
     if latents:
-        one = len(latents) == 1
+        single = len(latents) == 1
         logger.warning(
             "fit: %s to no datum and %s whole in each batch of %d of %d data, so that %s posterior would be one of %d "
             "data: let the plate stand for all of them, pyro.plate(%r, %d, subsample_size=...) with as many as a batch "
             "has, or take one batch of all.",
-            f"{', '.join(latents)} {'belongs' if one else 'belong'}", "counts" if one else "count", plate.size,
-            num_data, "its" if one else "their", plate.size, plate.name, num_data,
+            f"{', '.join(latents)} {'belongs' if single else 'belong'}", "counts" if single else "count", plate.size,
+            num_data, "its" if single else "their", plate.size, plate.name, num_data,
         )  # fmt: skip

@@ -167,8 +167,8 @@ class Training:
         more = " ..." if len(sick) > 6 else ""
         state = f"Not finite any more: {', '.join(sick[:6])}{more}." if sick else "All parameters are still finite."
         saved = self.folder is not None and (self.folder / CHECKPOINT).is_file()
-        kept = f"The last good checkpoint is in {self.folder}." if saved else "No checkpoint was kept."
+        checkpoint = f"The last good checkpoint is in {self.folder}." if saved else "No checkpoint was kept."
         return NonFiniteError(
-            f"fit: {what}.{site} {state} {kept} Usual fixes: a lower learning rate, "
+            f"fit: {what}.{site} {state} {checkpoint} Usual fixes: a lower learning rate, "
             f"{argument('clip_grad_norm', '...')}, data on the scale the likelihood expects."
         )

@@ -62,8 +62,8 @@ class FreeBits(ParticleBound):
             )
         charged = torch.zeros_like(sampled.terms.reconstruction[0])
         for site in sampled.runs[0].latents:
-            found = [self._kl_of_each_datum(run, site["name"]) for run in sampled.runs]
-            kl = torch.cat(found).mean(0)
+            kls = [self._kl_of_each_datum(run, site["name"]) for run in sampled.runs]
+            kl = torch.cat(kls).mean(0)
             there = _share_there(sampled.runs[0], site).to(kl)
             weight = (sampled.weight * there).unsqueeze(-1)
             rates = (weight * kl).sum(0) / weight.sum().clamp(min=torch.finfo(kl.dtype).tiny)

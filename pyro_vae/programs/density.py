@@ -40,7 +40,9 @@ def why_no_density(model_trace: Trace, guide_trace: Trace, plate: BatchPlate, ru
     latent = {site["name"]: site for site in latent_sites(model_trace)}
     drawn = {site["name"]: site for site in latent_sites(guide_trace)}
     factors = observed_sites(guide_trace)
-    own = {name: site for name, site in drawn.items() if name not in latent and not isinstance(core(site["fn"]), Delta)}
+    extra = {
+        name: site for name, site in drawn.items() if name not in latent and not isinstance(core(site["fn"]), Delta)
+    }
     points = {}
     for name, site in drawn.items():
         if name not in latent:
@@ -54,17 +56,17 @@ def why_no_density(model_trace: Trace, guide_trace: Trace, plate: BatchPlate, ru
             points[name] = site
     if points:
         try:
-            return _no_change_of_variables(points, own, factors, latent, drawn, plate, run)
+            return _no_change_of_variables(points, extra, factors, latent, drawn, plate, run)
         except (RuntimeError, ValueError, NotImplementedError) as error:
             # A guide that autograd cannot follow, or a support that no map leads onto.
             reason = f"site {_names(points)} is a point mass, and its Jacobian is not known ({in_one_line(error)})"
             return f"{reason}. {_NO_POINT}"
     if factors:
-        return _no_reverse_density(factors, own, drawn, run)
-    if own:
+        return _no_reverse_density(factors, extra, drawn, run)
+    if extra:
         return (
-            f"it draws {_names(own)} beside the model's latent sites and has no reverse density r({', '.join(own)} | "
-            f"z, x) to make up for it. Add it: pyro.factor('reverse', -r.log_prob(...), has_rsample=True)"
+            f"it draws {_names(extra)} beside the model's latent sites and has no reverse density r({', '.join(extra)} "
+            f"| z, x) to make up for it. Add it: pyro.factor('reverse', -r.log_prob(...), has_rsample=True)"
         )
     return None
 
@@ -105,7 +107,7 @@ def _mismatch(name: str, of_model: Site, of_guide: Site) -> str | None:
 
 def _no_change_of_variables(
     points: Mapping[str, Site],
-    own: Mapping[str, Site],
+    extra: Mapping[str, Site],
     factors: list[Site],
     latent: Mapping[str, Site],
     drawn: Mapping[str, Site],
@@ -117,13 +119,13 @@ def _no_change_of_variables(
     Pyro's AutoNormal, AutoContinuous and EasyGuide draw u and give z(u) as a Delta whose ``log_density`` is
     -log |det dz/du|; then log q(u) plus that is the density of z.
     """
-    if not own or not all(site["value"].is_floating_point() for site in own.values()):
+    if not extra or not all(site["value"].is_floating_point() for site in extra.values()):
         return f"site {_names(points)} is a point mass. {_NO_POINT}"
     if factors:
         return f"{_no_density(factors[0])}: a guide of point masses is a change of variables and has no other factor"
     # What else the guide draws stays where it is.
     values = {name: site["value"].detach() for name, site in drawn.items() if name not in points}
-    leaves = {name: values[name].clone().requires_grad_() for name in own}
+    leaves = {name: values[name].clone().requires_grad_() for name in extra}
     with torch.enable_grad():
         trace = run(FixedValues(values | leaves))
         scored, volumes, slopes = [], [], {}
@@ -135,7 +137,7 @@ def _no_change_of_variables(
             volume = transform.log_abs_det_jacobian(u, site["value"]).detach()
             volumes.append(_by_datum(volume, site, plate, event=volume.ndim - len(site["fn"].batch_shape)).sum(-1))
             flat = _by_datum(u, site, plate, event=site["fn"].event_dim)
-            slopes[name] = _slopes(flat, list(own.values()), list(leaves.values()), plate)
+            slopes[name] = _slopes(flat, list(extra.values()), list(leaves.values()), plate)
     fixed = {name: points[name] for name, slope in slopes.items() if not slope.any()}
     jacobian = torch.cat(list(slopes.values()), 1)
     if fixed or jacobian.shape[1] != jacobian.shape[2]:
@@ -145,25 +147,25 @@ def _no_change_of_variables(
     if (error <= TOLERANCE * (1 + expected.abs())).all():
         return None
     return (
-        f"site {_names(points)} is a function of {_names(own)}, and its Delta's log_density is not minus the log of "
+        f"site {_names(points)} is a function of {_names(extra)}, and its Delta's log_density is not minus the log of "
         f"the Jacobian's determinant (off by up to {error.max():.3g} nats). Give Delta that log_density"
     )
 
 
-def _slopes(flat: Tensor, own: list[Site], leaves: list[Tensor], plate: BatchPlate) -> Tensor:
+def _slopes(flat: Tensor, extra: list[Site], leaves: list[Tensor], plate: BatchPlate) -> Tensor:
     """Return the derivatives of ``flat`` ``(batch, dim)`` in the leaves of its own datum, ``(batch, dim, own dim)``."""
     rows = []
     for column in flat.sum(0):
         slopes: Sequence[Tensor] = [torch.zeros_like(leaf) for leaf in leaves]
         if column.requires_grad:
             slopes = torch.autograd.grad(column, leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
-        parts = [_by_datum(g, site, plate, site["fn"].event_dim) for g, site in zip(slopes, own, strict=True)]
+        parts = [_by_datum(g, site, plate, site["fn"].event_dim) for g, site in zip(slopes, extra, strict=True)]
         rows.append(torch.cat(parts, -1))
     return torch.stack(rows, 1)
 
 
 def _no_reverse_density(
-    factors: list[Site], own: Mapping[str, Site], drawn: Mapping[str, Site], run: Run
+    factors: list[Site], extra: Mapping[str, Site], drawn: Mapping[str, Site], run: Run
 ) -> str | None:
     """Return why factors are no reverse density of the guide's own variables.
 
@@ -173,10 +175,10 @@ def _no_reverse_density(
         f"{_no_density(factors[-1])} (a classification loss, a penalty?). Leave it out of the evaluation: "
         f"poutine.block(guide, hide=[{factors[-1]['name']!r}])"
     )
-    if not own or len(factors) > 1:
+    if not extra or len(factors) > 1:
         return reason
     # Drawn here, since a guide that is replayed would take the values that it has.
-    others = {name: site["fn"].sample() for name, site in own.items()}
+    others = {name: site["fn"].sample() for name, site in extra.items()}
     again = run(FixedValues({name: site["value"] for name, site in drawn.items()} | others))
     before, after = log_prob_of(factors[0]), log_prob_of(again.nodes[factors[0]["name"]])
     return reason if before.shape == after.shape and torch.equal(before, after) else None

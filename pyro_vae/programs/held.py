@@ -138,10 +138,10 @@ def _cycled(args: tuple[Any, ...], rows: int, count: int, *, backwards: bool = F
 def _lengths(guide: Program, model: Program | None) -> set[int]:
     """Return the sizes of parameters that the guide alone may have, as far as they may be numbers of data."""
     of_model = {id(p) for module in modules_of(model) for p in module.parameters()}
-    own = [p for module in modules_of(guide) for p in module.parameters() if id(p) not in of_model]
+    parameters = [p for module in modules_of(guide) for p in module.parameters() if id(p) not in of_model]
     # Pyro joins the names of a module and of its parameter by these signs.
     stored = [value for name, value in pyro.get_param_store().items() if "$$$" not in name]
-    return {size for value in (*own, *stored) for size in value.shape if 0 < size <= MOST}
+    return {size for value in (*parameters, *stored) for size in value.shape if 0 < size <= MOST}
 
 
 def _runs(guide: Program, model: Program | None, args: tuple[Any, ...], count: int) -> bool:

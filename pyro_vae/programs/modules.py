@@ -163,7 +163,7 @@ def modules_of(*programs: Program | None) -> list[nn.Module]:
     A program itself, the object whose method it is, what a function closes over or calls by a global name, what a
     partial (as of ``poutine.scale(model, 0.1)``) was given, and the attributes of a callable object.
     """
-    found: dict[int, nn.Module] = {}
+    modules: dict[int, nn.Module] = {}
     seen: dict[int, Any] = {}
     left: list[Any] = list(reversed(programs))
     while left:
@@ -172,7 +172,7 @@ def modules_of(*programs: Program | None) -> list[nn.Module]:
             continue
         seen[id(part)] = part
         if isinstance(part, nn.Module):
-            found[id(part)] = part
+            modules[id(part)] = part
         elif isinstance(part, functools.partial):
             left += [part.func, *part.args, *part.keywords.values()]
         elif isinstance(part, MethodType):
@@ -184,7 +184,7 @@ def modules_of(*programs: Program | None) -> list[nn.Module]:
             left += [cell.cell_contents for cell in part.__closure__ or () if cell != _EMPTY_CELL]
         elif callable(part) and not isinstance(part, type):
             left += [type(part).__call__, *getattr(part, "__dict__", {}).values()]
-    return list(found.values())
+    return list(modules.values())
 
 
 @contextmanager

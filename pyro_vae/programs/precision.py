@@ -76,12 +76,12 @@ def log_prob_in_float64(fn: Any, value: Tensor) -> Tensor:
     >>> round(log_prob_in_float64(p, x).item(), 6)
     -918938.533205
     """
-    own = type(fn).log_prob
-    if own is Independent.log_prob:
+    method = type(fn).log_prob
+    if method is Independent.log_prob:
         return _sum_rightmost(log_prob_in_float64(fn.base_dist, value), fn.reinterpreted_batch_ndims)
-    if own is MaskedDistribution.log_prob and isinstance(fn._mask, Tensor):
+    if method is MaskedDistribution.log_prob and isinstance(fn._mask, Tensor):
         return scale_and_mask(log_prob_in_float64(fn.base_dist, value), mask=fn._mask)
-    if own is ExpandedDistribution.log_prob:
+    if method is ExpandedDistribution.log_prob:
         log_prob = log_prob_in_float64(fn.base_dist, value)
         return log_prob.expand(torch.broadcast_shapes(fn.batch_shape, log_prob.shape))
     try:
@@ -155,9 +155,9 @@ def _cast(part: Any, other: Any = None, known: dict[int, Any] | None = None) -> 
     # Of probabilities that are 0 or 1, the logits depend on the dtype in which they are clipped.
     if "probs" in vars(part):
         getattr(part, "logits", None), getattr(other, "logits", None)
-    found = known[id(part)] = copy.copy(part)
+    converted = known[id(part)] = copy.copy(part)
     others = vars(other) if type(other) is type(part) else {}
     for name, value in vars(part).items():
         # What a law checks, it has checked in its own dtype.
-        vars(found)[name] = False if name == "_validate_args" else _cast(value, others.get(name), known)
-    return found
+        vars(converted)[name] = False if name == "_validate_args" else _cast(value, others.get(name), known)
+    return converted

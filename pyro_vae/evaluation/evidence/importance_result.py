@@ -97,8 +97,8 @@ class ImportanceResult(BoundResult):
     @property
     def cautions(self) -> list[str]:
         """What is wrong with the weights of some data, a sentence for each kind."""
-        found = [UNRESOLVED] if self.unresolved.any() else []
+        sentences = [UNRESOLVED] if self.unresolved.any() else []
         if self.without_mass.any():
             data = count(len(self.without_mass), self.datum)
-            found.append(f"{int(self.without_mass.sum())} of {data} have no weight above 0: log p^ is -inf")
-        return found
+            sentences.append(f"{int(self.without_mass.sum())} of {data} have no weight above 0: log p^ is -inf")
+        return sentences

@@ -63,8 +63,8 @@ def _adamw_numbers(group: Group, step: int) -> tuple[float, ...]:
 
 def _adamw(p: Tensor, g: Tensor, m: Tensor, v: Tensor, *numbers: Tensor) -> tuple[Tensor, ...]:
     """Loshchilov and Hutter (2019), arXiv 1711.05101, algorithm 2."""
-    *others, kept = numbers
-    return _adam(kept * p, g, m, v, *others)
+    *others, decay = numbers
+    return _adam(decay * p, g, m, v, *others)
 
 
 def _adamax_numbers(group: Group, step: int) -> tuple[float, ...]:
@@ -125,8 +125,8 @@ class Update:
         name = type(optimizer).__name__
         if type(optimizer) not in RULES:
             raise NotCompilable(f"{name} is none of {', '.join(known.__name__ for known in RULES)}")
-        own = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
-        if any((*own, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)):
+        hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+        if any((*hooks, _global_optimizer_pre_hooks, _global_optimizer_post_hooks)):
             raise NotCompilable(f"{name} has hooks around its step")
         self._optimizer, groups = optimizer, optimizer.param_groups
         places = {id(p): place for place, p in enumerate(parameters)}

@@ -89,13 +89,13 @@ class Watch:
             x = as_args(self._loss.observe(self._batch))
             of_guide = poutine.trace(guide).get_trace(*x)
             of_model = poutine.trace(poutine.replay(model, trace=of_guide)).get_trace(*x)
-        found = {}
+        laws = {}
         for where, trace in (("guide", of_guide), ("model", of_model)):
             for name, site in trace.nodes.items():
                 if site["type"] == "sample" and isinstance(site["value"], Tensor):
                     shape = tuple(site["value"].shape)
-                    found[f"{where} site {name!r}"] = f"{type(site['fn']).__name__} of shape {shape}"
-        return found
+                    laws[f"{where} site {name!r}"] = f"{type(site['fn']).__name__} of shape {shape}"
+        return laws
 
     @contextmanager
     def _aside(self) -> Iterator[None]:
