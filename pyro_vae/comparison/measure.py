@@ -132,10 +132,12 @@ def measure_cell(
             if required or is_out_of_memory(error):
                 raise
             if rehearsal:
+                what = str(error).removeprefix(f"{evaluation.name}: ")
+                # The package's evaluations begin with their name where they refuse an option, whatever the images are.
+                if what != str(error) and ":" not in name:
+                    raise
                 tried = f"{evaluation.name}, tried on {count(num_data, 'image')} before {rehearsal_before}"
-                # Many messages of the package's evaluations begin with the name already.
-                reason = str(error).removeprefix(f"{evaluation.name}: ")
-                raise with_message(error, f"{tried}: {reason}") from error
+                raise with_message(error, f"{tried}: {what}") from error
             # Readers refuse a file with characters that steer a terminal.
             reason = "".join(filter(str.isprintable, with_place(in_one_line(error), error)))
             measured.failed_evaluations[evaluation.name] = reason
