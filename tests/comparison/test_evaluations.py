@@ -179,7 +179,7 @@ def test_labels_are_asked_for_where_the_data_have_none(tmp_path):
 
 def test_what_an_evaluation_refuses_is_found_before_a_step():
     cell = Cell.of({**TINY, "measure": ["inference_gaps(num_test=2, family='square')"]})
-    with pytest.raises(ValueError, match=r"^inference_gaps: family must be one of own"):
+    with pytest.raises(ValueError, match="inference_gaps: family must"):
         rehearse(cell, load_data_of(cell))
 
 
@@ -433,15 +433,16 @@ def test_a_reason_has_no_signs_that_steer_a_terminal(own_file, tmp_path):
 @pytest.mark.parametrize(
     ("name", "kind", "words"),
     [
-        ("finds_no_file", FileNotFoundError, r"\[Errno 2\] No such file .*there_is_no_such_file"),
-        ("of_no_kind", ValueError, "of_no_kind must return a Estimate"),
-        ("of_pixels", ValueError, "of_pixels.of_pixels must have a number of each image, 2 at most"),
+        ("finds_no_file", FileNotFoundError, "there_is_no_such_file"),
+        ("of_no_kind", ValueError, "must return"),
+        ("of_pixels", ValueError, "2 at most"),
     ],
 )
 def test_one_that_fails_before_the_fit_is_named(name, kind, words, own_file):
     cell = Cell.of({**TINY, "measure": [f"{own_file}:{name}"]})
-    with pytest.raises(kind, match=f"^{name}, tried on 2 images before the fit: {words}") as caught:
+    with pytest.raises(kind, match=words) as caught:
         rehearse(cell, load_data_of(cell))
+    assert str(caught.value).startswith(f"{name}, tried on 2 images before the fit: ")
     assert type(caught.value).__name__ == kind.__name__
     if name == "finds_no_file":
         assert place_of(caught.value).startswith(f"{own_file}, line ")

@@ -138,9 +138,9 @@ def test_what_is_no_estimate_of_values_that_are_there_is_refused(group, name, od
 @pytest.mark.parametrize(
     ("failed", "words"),
     [
-        (None, "`failed_evaluations` must be fields with names; got None"),
-        (["broken"], "`failed_evaluations` must be fields with names; got"),
-        ({"broken": 1}, "failed_evaluations: `broken` must be a text; got 1"),
+        (None, "`failed_evaluations` must be"),
+        (["broken"], "`failed_evaluations` must be"),
+        ({"broken": 1}, "failed_evaluations: `broken`"),
     ],
 )
 def test_reasons_of_evaluations_that_failed_are_texts_by_name(failed, words, tmp_path):
