@@ -395,7 +395,7 @@ def test_a_damaged_field_of_results_is_named_by_whoever_reads_them(folder):
         if place[:2] not in (("data", "x_shape"), ("data", "valid_size"), ("data", "seed"))
         if place[0] != "environment" or len(place) == 1
     ]
-    assert len(places) == 68
+    assert len(places) == 69
     for place in places:
         for odd in kinds_of_damage(json.loads(content), place):
             file.write_text(json.dumps(put(json.loads(content), place, odd)))

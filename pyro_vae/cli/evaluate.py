@@ -151,7 +151,7 @@ def _measured(args: Any, wanted: Cell, output: Output) -> dict[str, Any]:
     output.note(f"{run}")
     if wanted.measure != cell.measure:
         # An evaluation that refuses the pair shall do so before anything is measured.
-        measure_cell(wanted, run.model, run.guide, data, False, rehearsal=True)
+        measure_cell(wanted, run.model, run.guide, data, False, rehearsal_before="the measurement")
     for module in owners_of(run.model, run.guide).values():
         module.to(as_device(wanted.device))
     measured = measure_cell(wanted, run.model, run.guide, data, output.progress)
@@ -164,6 +164,7 @@ def _measured(args: Any, wanted: Cell, output: Output) -> dict[str, Any]:
         "test_images": images_hash(data.test_images[: wanted.num_test]),
         "measured": measured.summaries,
         "in_words": measured.in_words,
+        "failed_evaluations": measured.failed_evaluations,
     }
 
 

@@ -31,6 +31,7 @@ def cautions(comparison: Comparison) -> list[str]:
         return list(_of_failures(comparison))
     return [
         *_of_failures(comparison),
+        *comparison.failed_evaluations,
         *_of_seeds(comparison, configurations),
         *_of_images(configurations),
         *_of_fewer_images(finished),

@@ -19,7 +19,7 @@ from pyro_vae.errors import RunError
 from pyro_vae.runtime.files import write_bytes
 from pyro_vae.runtime.reading import Fields, read_yaml, require_inside
 from pyro_vae.runtime.trust import names_from
-from pyro_vae.runtime.wording import rounded_error
+from pyro_vae.runtime.wording import count, rounded_error
 from pyro_vae.statistics.paired_difference import PairedDifference, paired_difference
 from pyro_vae.statistics.ranking import ComparedPair, Ranking, compare_all
 
@@ -119,6 +119,19 @@ class Comparison:
     @property
     def _with_results(self) -> list[Configuration]:
         return [configuration for configuration in self.configurations.values() if configuration.results]
+
+    @property
+    def failed_evaluations(self) -> list[str]:
+        """A sentence on each evaluation that measured nothing in a finished cell: in how many, and why."""
+        sentences = []
+        for name in dict.fromkeys(name for result in self.finished for name in result.failed_evaluations):
+            tried = [r for r in self.finished if name in r.failed_evaluations or name in r.measured]
+            reasons = [r.failed_evaluations[name] for r in tried if name in r.failed_evaluations]
+            text = f"{name} measured nothing in {len(reasons)} of {count(len(tried), 'cell')}: {reasons[0]}"
+            sentence = f"{text.removesuffix('.')}."
+            others = sum(reason != reasons[0] for reason in reasons)
+            sentences.append(f"{sentence} In {others} of them the reason is another." if others else sentence)
+        return sentences
 
     def difference(self, a: str, b: str, quantity: str = "elbo") -> PairedDifference:
         """Return the mean of a - b over test images and seeds, with its errors, for configurations ``a`` and ``b``.
@@ -224,6 +237,7 @@ class Comparison:
         lines = [f"{len(self.finished)} of {len(self.results)} cells finished in {self.path}"]
         for result in self.failed:
             lines.append(f"  {result.cell.label(self.varying)}: {result.error_line}")
+        lines += [f"  {sentence}" for sentence in self.failed_evaluations]
         if len(self._with_results) == 1:
             return "\n".join([*lines, "", self._means(*self._with_results)])
         for quantity in self.ranked:

@@ -42,6 +42,14 @@ def _plain(fields: Fields, name: str) -> None:
         raise fields.error(name, "a number or a text")
 
 
+def _texts_by_name(fields: Fields, name: str) -> None:
+    """Check a mapping from names to texts, which files of earlier versions do not have."""
+    if name in fields.values:
+        texts = fields.fields(name)
+        for key in texts.values:
+            texts.text(key)
+
+
 ESTIMATE: dict[str, Check] = {
     "mean": _or_null(Fields.number), "standard_error": _or_null(_size), "data_standard_error": _or_null(_size),
     "num_data": Fields.whole, "num_left_out": Fields.whole, "unit": Fields.text,
@@ -54,7 +62,7 @@ REQUIRED = {"log_likelihood": ("log_likelihood", "khat_above")}
 TOP: dict[str, Check] = {
     "epochs": Fields.whole, "compiled": Fields.text, "test_images": Fields.text, "fit_seconds": _size,
     "evaluation_seconds": _size, "model_parameters": Fields.whole, "guide_parameters": Fields.whole,
-    "in_words": Fields.texts,
+    "in_words": Fields.texts, "failed_evaluations": _texts_by_name,
 }  # fmt: skip
 """Fields at the top level."""
 

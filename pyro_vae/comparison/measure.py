@@ -13,8 +13,8 @@ from pyro_vae.data.image_data import Inputs, first_of
 from pyro_vae.evaluation import Estimate, Result
 from pyro_vae.programs.modules import as_args
 from pyro_vae.runtime.memory import is_out_of_memory
-from pyro_vae.runtime.user_code import with_place
-from pyro_vae.runtime.wording import in_one_line
+from pyro_vae.runtime.user_code import with_message, with_place
+from pyro_vae.runtime.wording import count, in_one_line
 
 LITTLE = {
     "num_samples": 4, "evidence_samples": 2, "max_steps": 2, "num_temperatures": 2, "num_chains": 2, "num_leapfrog": 1,
@@ -34,6 +34,8 @@ class Measured:
     """The numbers of each evaluation, by its name."""
     in_words: list[str] = field(default_factory=list)
     """A line for each evaluation."""
+    failed_evaluations: dict[str, str] = field(default_factory=dict)
+    """The error of each evaluation that measured nothing, in one line, by the evaluation's name."""
     per_datum: dict[str, Tensor] = field(default_factory=dict)
     """Numbers of each datum, each ``(N,)``, by ``EVALUATION.NAME``, with ``EVALUATION.NAME.standard_errors``."""
 
@@ -60,19 +62,23 @@ class Measured:
                 raise ValueError(f"{place} must have a number of each image, {num_data} at most; got {len(tensor)}.")
         summary = result.summary() if is_result else {name: Estimate.summary(result)}
         json.dumps(summary)
-        in_words = str(result)
+        # A class of results has words of its own, which say what they are of; a plain estimate does not know it.
+        is_plain = type(result).__str__ is Estimate.__str__
+        in_words = f"{name} {result}" if is_plain else str(result)
         self.summaries[name] = summary
         self.in_words.append(in_words)
         self.per_datum |= values
 
 
 def measure_cell(
-    cell: Cell, model: Any, guide: Any, data: ImageData, progress: bool | None = None, *, rehearsal: bool = False
-) -> Measured:
+    cell: Cell, model: Any, guide: Any, data: ImageData, progress: bool | None = None, *,
+    rehearsal_before: str | None = None,
+) -> Measured:  # fmt: skip
     """Measure a pair by each evaluation of a cell, in the cell's order.
 
     An error of ELBO, log-likelihood or active units ends the measurement. If another evaluation raises an error, as one
-    without a trusted reference does, a line says that it measured nothing and why, and the others go on.
+    without a trusted reference does, the error is recorded, a line says that it measured nothing and why, and the
+    others go on.
 
     Args:
         cell: the cell, with the settings of the measurement.
@@ -80,14 +86,16 @@ def measure_cell(
         guide: q(z | x).
         data: of the cell.
         progress: show bars; None shows them on a terminal only.
-        rehearsal: measure a few images with the fewest samples, and pass on the errors of all evaluations. Evaluations
-            that need the result of another one are left out.
+        rehearsal_before: what a rehearsal comes before, as "the fit", for messages. A rehearsal measures a few images
+            with the fewest samples, and passes on the errors of all evaluations. Evaluations that need the result of
+            another one are left out. None measures in full.
 
     Raises:
         ValueError: as for the evaluations.
-        Exception: a rehearsal passes on any error of an evaluation of the user's own. An error of a full memory is
-            always passed on.
+        Exception: a rehearsal passes on any error of an evaluation; the message begins with the evaluation's name,
+            unless it is one of those that every run has. An error of a full memory is always passed on.
     """
+    rehearsal = rehearsal_before is not None
     measured, results = Measured(), dict[str, tuple[Any, int]]()
     compute: dict[str, Any] = {
         "seed": cell.seed, "progress": progress, "compile": "off" if rehearsal else cell.compile,
@@ -120,10 +128,20 @@ def measure_cell(
             measured.add(evaluation.name, result, num_data)
             results[name] = result, num_data
         except Exception as error:
-            if required or rehearsal or is_out_of_memory(error):
+            # What every run measures fails by the pair, which the message names.
+            if required or is_out_of_memory(error):
                 raise
-            message = with_place(in_one_line(error), error)
-            measured.in_words.append(f"{evaluation.name} measured nothing: {message}")
+            if rehearsal:
+                what = str(error).removeprefix(f"{evaluation.name}: ")
+                # The package's evaluations begin with their name where they refuse an option, whatever the images are.
+                if what != str(error) and ":" not in name:
+                    raise
+                tried = f"{evaluation.name}, tried on {count(num_data, 'image')} before {rehearsal_before}"
+                raise with_message(error, f"{tried}: {what}") from error
+            # Readers refuse a file with characters that steer a terminal.
+            reason = "".join(filter(str.isprintable, with_place(in_one_line(error), error)))
+            measured.failed_evaluations[evaluation.name] = reason
+            measured.in_words.append(f"{evaluation.name} measured nothing: {reason}")
     return measured
 
 

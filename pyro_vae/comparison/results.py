@@ -72,6 +72,11 @@ class CellResult:
         """The summary of each evaluation, by its name; empty if the cell failed."""
         return self.evaluation.get("measured", {})
 
+    @property
+    def failed_evaluations(self) -> Mapping[str, str]:
+        """The error of each evaluation that failed after the fit, in one line, by the evaluation's name."""
+        return self.evaluation.get("failed_evaluations", {})
+
     @cached_property
     def quantities(self) -> dict[str, Quantity]:
         """The quantities that are columns of tables, by name."""

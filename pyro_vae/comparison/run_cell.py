@@ -221,13 +221,14 @@ def rehearse(cell: Cell, data: ImageData, fitted_model: Path | None = None) -> N
 
     Raises:
         ValueError: an evaluation refuses the pair.
+        Exception: an evaluation of the user's own fails; the message begins with its name.
     """
     with _silent(), pyro.get_param_store().scope(), contextlib.suppress(NonFiniteError):
         model, guide = make_pair_of(cell, data, fitted_model)
         for module in owners_of(model, guide).values():
             module.to(as_device(cell.device))
         with seeded(cell.seed):
-            measure_cell(cell, model, guide, data, False, rehearsal=True)
+            measure_cell(cell, model, guide, data, False, rehearsal_before="the fit")
 
 
 @contextlib.contextmanager
@@ -279,6 +280,7 @@ def run_cell(
     evaluation = {
         "measured": measured.summaries,
         "in_words": measured.in_words,
+        "failed_evaluations": measured.failed_evaluations,
         "epochs": len(run.history),
         "compiled": run.compiled,
         "fit_seconds": sum(row["seconds"] for row in run.history),

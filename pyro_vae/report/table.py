@@ -112,7 +112,7 @@ def _of_fewer(comparison: Comparison, quantity: str) -> str:
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Return the main table of a comparison as Markdown.
+    """Return the main table of a comparison as Markdown, and below it which evaluations measured nothing.
 
     In the column of a ranked quantity, means are bold unless another configuration is significantly better.
     """
@@ -122,6 +122,8 @@ def to_markdown(comparison: Comparison) -> str:
         texts = [f"**{entry.text}**" if entry.best else entry.text for entry in entries]
         errors = [f" ({in_words(entry.errors)})" if entry.errors else "" for entry in entries]
         lines.append(f"| {_code(short(name))} | {' | '.join(map(''.join, zip(texts, errors, strict=True)))} |")
+    for sentence in comparison.failed_evaluations:
+        lines += ["", _plain(sentence)]
     return "\n".join([*lines, "", NOTE, ""])
 
 
@@ -246,6 +248,11 @@ def _code(text: str) -> str:
     text = " ".join(text.split()).replace("|", r"\|")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
+
+
+def _plain(text: str) -> str:
+    """Return text of which Markdown takes nothing as emphasis, code or HTML."""
+    return re.sub(r"([\\`*<])", r"\\\1", text)
 
 
 def _latex(text: str) -> str:

@@ -49,6 +49,27 @@ def with_place(text: str, error: BaseException) -> str:
     return f"{text} ({place})" if place else text
 
 
+def with_message(error: Exception, message: str) -> Exception:
+    """Return an exception of the same class, with the same traceback, and with another message.
+
+    Its class is a subclass of the same name: the messages of some classes, as of OSError and KeyError, do not follow
+    from their arguments alone.
+
+    >>> with_message(KeyError("width"), "pixels: no width")
+    KeyError('width')
+    >>> print(with_message(KeyError("width"), "pixels: no width"))
+    pixels: no width
+    """
+    kind = type(error)
+    members = {"__str__": lambda _: message, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    subclass = type(kind.__name__, (kind,), members)
+    # Without __init__, whose arguments may be others than those that the exception keeps.
+    copy: Exception = subclass.__new__(subclass, *error.args)
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    return copy.with_traceback(error.__traceback__)
+
+
 def told(error: BaseException) -> str:
     """Return an exception's class, its shortened message and the line of the user's code, in one line.
 

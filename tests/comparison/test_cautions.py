@@ -21,8 +21,10 @@ def changed(comparison: Comparison, at: int, **evaluation) -> Comparison:
     for name, value in evaluation.items():
         if name in measured:
             measured[name] = {**measured[name], **value}
+        elif name == "measured":
+            measured = value
         else:
-            others[name] = {**others[name], **value} if isinstance(value, dict) else value
+            others[name] = {**others.get(name, {}), **value} if isinstance(value, dict) else value
     results = list(comparison.results)
     results[at] = replace(result, evaluation={**others, "measured": measured})
     return replace(comparison, results=results)
@@ -87,6 +89,22 @@ def test_cells_that_did_not_finish_are_counted(tmp_path):
     assert cautions(made_up_comparison(tmp_path, TWO_BY_TWO, failed=range(4))) == [
         "4 cells of 4 did not finish and are in no number below."
     ]
+
+
+def test_evaluations_that_measured_nothing_are_named_with_the_reason(tmp_path):
+    comparison = made_up_comparison(tmp_path, TWO_BY_TWO, failed=[3])
+    assert not said(comparison, "measured nothing")
+    reasons = ["RuntimeError: no luck (my_eval.py, line 14)", "ValueError: too dark.", "TypeError: no"]
+    one = changed(comparison, 0, failed_evaluations={"broken": reasons[0]})
+    # Of the three cells that finished, two have tried it: one more has its numbers.
+    one = changed(one, 1, measured={**one.results[1].measured, "broken": {"num_broken": 1}})
+    assert f"broken measured nothing in 1 of 2 cells: {reasons[0]}." in cautions(one)
+    several = comparison
+    for at, reason in enumerate(reasons):
+        several = changed(several, at, failed_evaluations={"broken": reason, "dark": reasons[1]})
+    found = cautions(several)
+    assert f"broken measured nothing in 3 of 3 cells: {reasons[0]}. In 2 of them the reason is another." in found
+    assert f"dark measured nothing in 3 of 3 cells: {reasons[1]}" in found
 
 
 def test_heavy_tails_and_no_tails(tmp_path):

@@ -1,5 +1,6 @@
 """Evaluations by name: what is one, what it is asked for with, and what comes of it in files and tables."""
 
+import html
 import inspect
 import json
 import sys
@@ -22,7 +23,8 @@ from pyro_vae.errors import RunError
 from pyro_vae.evaluation import Estimate, Result
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import LinearGaussian
-from pyro_vae.report.page import to_markdown
+from pyro_vae.report.page import to_html, to_markdown
+from pyro_vae.runtime.user_code import place_of
 
 TINY = {"epochs": 1, "latent_dim": 2, "hidden_dims": [5], "num_test": 6, "num_samples": 30, "elbo_samples": 4,
         "compile": "off"}  # fmt: skip
@@ -171,13 +173,13 @@ def test_labels_are_asked_for_where_the_data_have_none(tmp_path):
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((40, 3)).astype(np.float32))
     cell = Cell.of({**TINY, "data": str(tmp_path / "x.npy"), "measure": ["linear_probe"], "init_bias": False,
                     "likelihood": "gaussian"})  # fmt: skip
-    with pytest.raises(ValueError, match=r"linear_probe: .* no labels"):
+    with pytest.raises(ValueError, match=r"^linear_probe: .* no labels"):
         rehearse(cell, load_data_of(cell))
 
 
 def test_what_an_evaluation_refuses_is_found_before_a_step():
     cell = Cell.of({**TINY, "measure": ["inference_gaps(num_test=2, family='square')"]})
-    with pytest.raises(ValueError, match="family must be one of own"):
+    with pytest.raises(ValueError, match="inference_gaps: family must"):
         rehearse(cell, load_data_of(cell))
 
 
@@ -278,6 +280,16 @@ def nothing(x):
 def fails(x) -> Estimate:
     if len(x) > 2:
         raise RuntimeError("too many images")
+    return first_pixel(x)
+
+
+def finds_no_file(x) -> Estimate:
+    return Estimate(torch.load("there_is_no_such_file.pt"), torch.zeros(len(x)))
+
+
+def refuses_colours(x) -> Estimate:
+    if len(x) > 2:
+        raise RuntimeError("\\x1b[31mred\\x1b[0m")
     return first_pixel(x)
 
 
@@ -390,7 +402,86 @@ def test_one_of_ones_own_that_fails_says_so_and_the_others_go_on(name, words, ow
     measured = measure_cell(cell, *make_pair_of(cell, data), data, False)
     assert list(measured.summaries)[3:] == ["first_pixel"]
     assert f"{name} measured nothing: {words}" in measured.in_words[3]
+    assert list(measured.failed_evaluations) == [name]
+    assert measured.failed_evaluations[name].startswith(words)
     assert not any(place.startswith(f"{name}.") for place in measured.per_datum)
+
+
+def test_an_evaluation_that_failed_is_named_wherever_a_comparison_is_read(own_file, tmp_path):
+    """The file knows the reason, and the terminal, the Markdown table and the page say it."""
+    grid = {"common": {**TINY, "measure": [f"{own_file}:fails"]}, "grid": {"guide": ["mean_field", "full_rank"]}}
+    done = compare(grid, tmp_path / "out", threads=1)
+    line = 1 + OWN.splitlines().index('        raise RuntimeError("too many images")')
+    reason = f"RuntimeError: too many images ({own_file}, line {line})"
+    again = Comparison.read(done.path, trust=True)
+    for result in again.finished:
+        content = json.loads((result.path / "evaluation.json").read_text(encoding="utf-8"))
+        assert content["failed_evaluations"] == result.failed_evaluations == {"fails": reason}
+    caution = f"fails measured nothing in 2 of 2 cells: {reason}."
+    assert cautions(again).count(caution) == 1
+    assert str(again).splitlines()[1] == f"  {caution}"
+    assert caution in to_markdown(again).splitlines()
+    assert caution in html.unescape(to_html(again, max_drawn=0))
+
+
+def test_a_reason_has_no_signs_that_steer_a_terminal(own_file, tmp_path):
+    """A file with such signs would be refused by whoever reads it."""
+    result = run_cell(Cell.of({**TINY, "measure": [f"{own_file}:refuses_colours"]}), tmp_path / "run")
+    assert result.failed_evaluations["refuses_colours"].startswith("RuntimeError: [31mred[0m (")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "words"),
+    [
+        ("finds_no_file", FileNotFoundError, "there_is_no_such_file"),
+        ("of_no_kind", ValueError, "must return"),
+        ("of_pixels", ValueError, "2 at most"),
+    ],
+)
+def test_one_that_fails_before_the_fit_is_named(name, kind, words, own_file):
+    cell = Cell.of({**TINY, "measure": [f"{own_file}:{name}"]})
+    with pytest.raises(kind, match=words) as caught:
+        rehearse(cell, load_data_of(cell))
+    assert str(caught.value).startswith(f"{name}, tried on 2 images before the fit: ")
+    assert type(caught.value).__name__ == kind.__name__
+    if name == "finds_no_file":
+        assert place_of(caught.value).startswith(f"{own_file}, line ")
+
+
+def test_one_that_fails_before_the_fit_is_named_in_a_comparison(own_file, tmp_path):
+    """A class of errors of the user's own, whose text does not follow from its arguments, too."""
+    own_file.write_text(OWN + OWN_ERROR)
+    done = compare({"common": {**TINY, "measure": [f"{own_file}:unlucky"]}, "cells": [{}]}, tmp_path / "out", threads=1)
+    line = len((OWN + OWN_ERROR).splitlines())
+    expected = f"Unlucky: unlucky, tried on 2 images before the fit: no luck (13) ({own_file}, line {line})"
+    assert done.failed[0].error_line == expected
+    assert str(done).endswith(expected)
+
+
+OWN_ERROR = """
+
+class Unlucky(Exception):
+    def __init__(self, number, *, word):
+        super().__init__(number)
+        self.word = word
+
+    def __str__(self):
+        return f"no {self.word} ({self.args[0]})"
+
+
+def unlucky(x) -> Estimate:
+    raise Unlucky(13, word="luck")
+"""
+
+
+def test_an_estimate_of_ones_own_is_printed_with_its_name(own_file):
+    measure = [f"{own_file}:first_pixel", "ais(num_test=2, num_chains=2, num_temperatures=2)"]
+    cell = Cell.of({**TINY, "measure": measure})
+    data = load_data_of(cell)
+    measured = measure_cell(cell, *make_pair_of(cell, data), data, False)
+    words = dict(zip(measured.summaries, measured.in_words, strict=True))
+    assert words["first_pixel"].startswith("first_pixel 0.00 grey levels (Monte Carlo s.e. ")
+    assert words["ais"].startswith("log p"), "one that names itself"
 
 
 def test_memory_that_runs_out_ends_the_measurement(own_file):

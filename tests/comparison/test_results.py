@@ -135,6 +135,29 @@ def test_what_is_no_estimate_of_values_that_are_there_is_refused(group, name, od
             assert read_result(tmp_path, CELL).finished
 
 
+@pytest.mark.parametrize(
+    ("failed", "words"),
+    [
+        (None, "`failed_evaluations` must be"),
+        (["broken"], "`failed_evaluations` must be"),
+        ({"broken": 1}, "failed_evaluations: `broken`"),
+    ],
+)
+def test_reasons_of_evaluations_that_failed_are_texts_by_name(failed, words, tmp_path):
+    """Older files have none, and are read."""
+    made_up = made_up_result(CELL, tmp_path, epochs=2)
+    write_history(tmp_path, made_up.history)
+    write_result(tmp_path, CELL, made_up.evaluation, made_up.per_datum)
+    assert read_result(tmp_path, CELL).failed_evaluations == {}
+    for reasons, refused in (({"broken": "RuntimeError: no luck"}, False), (failed, True)):
+        write_result(tmp_path, CELL, {**made_up.evaluation, "failed_evaluations": reasons}, made_up.per_datum)
+        if refused:
+            with pytest.raises(RunError, match=words):
+                read_result(tmp_path, CELL)
+        else:
+            assert read_result(tmp_path, CELL).failed_evaluations == reasons
+
+
 def test_a_run_made_from_objects_is_no_cell(tmp_path):
     x = torch.ones(20, 4)
     pyro_vae.fit(VAE((4,), 2, (3,)), MeanFieldGuide((4,), 2, (3,)), x, epochs=1, batch_size=10, out=tmp_path / "run")
