@@ -232,8 +232,8 @@ class Cell:
         """Sixteen hex digits, equal for two cells only if they compute the same numbers.
 
         The hash covers the format, all settings, the hash of the cell whose model is taken over, and the files of
-        classes and functions of your own and of installed packages. It does not cover the content of data, which is compared when a run is
-        resumed.
+        classes and functions of your own and of installed packages. It does not cover the content of data, which is
+        compared when a run is resumed.
         """
         content = {
             "format": FORMAT,

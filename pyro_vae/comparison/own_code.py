@@ -2,7 +2,6 @@
 
 import hashlib
 import inspect
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -11,15 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae import evaluation
-from pyro_vae.comparison.evaluations import evaluations, find_evaluation
-from pyro_vae.parts import PARTS, find_part, parse_part, part_names
+from pyro_vae.comparison.evaluations import find_evaluation
+from pyro_vae.parts import PARTS, find_part, parse_part
 from pyro_vae.runtime.installed import installed, package_of
 
 OURS = "pyro_vae"
 """The package whose version stands for the code of its parts."""
-
-_PACKAGE = re.compile(r"[\w.+!-]+( [\w.+!-]+)?")
-"""A package's name and version, as :func:`packages_of` writes them."""
 
 
 def code_of(parts: Mapping[str, str], measure: Sequence[str]) -> dict[str, str]:
@@ -45,34 +41,6 @@ def packages_of(parts: Mapping[str, str], measure: Sequence[str]) -> dict[str, s
     """
     points = {key: point for key, (_, point) in _not_ours(parts, measure).items()}
     return {key: _name_and_version(point) for key, point in points.items() if point is not None}
-
-
-def unknown_parts(recipe: Mapping[str, Any]) -> dict[str, str]:
-    """Return the names of parts and evaluations in a folder's settings that nothing declares, by the keys of their code."""
-    names = {}
-    for part in PARTS:
-        name = _name_of(recipe.get(part))
-        if name and ":" not in name and name not in part_names(part):
-            names[part] = name
-    measure = recipe.get("measure")
-    for text in measure if isinstance(measure, list) else []:
-        name = _name_of(text)
-        if name and ":" not in name and name not in evaluations():
-            names[f"evaluation {name}"] = name
-    return names
-
-
-def recorded_package(packages: object, key: str) -> str | None:
-    """Return the package that a folder records for a part; None if it records none, or something else."""
-    package = packages.get(key) if isinstance(packages, Mapping) else None
-    return package if isinstance(package, str) and _PACKAGE.fullmatch(package) else None
-
-
-def _name_of(text: object) -> str | None:
-    try:
-        return parse_part("measure", text)[0] if isinstance(text, str) else None
-    except ValueError:
-        return None
 
 
 def _not_ours(parts: Mapping[str, str], measure: Sequence[str]) -> dict[str, tuple[Any, EntryPoint | None]]:

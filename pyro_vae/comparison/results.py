@@ -1,5 +1,6 @@
 """Write the results of a cell into its folder, and read them back."""
 
+import contextlib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -14,12 +15,10 @@ from torch import Tensor
 from pyro_vae.comparison.cell import FORMAT, Cell
 from pyro_vae.comparison.evaluation_file import check_evaluation
 from pyro_vae.comparison.evaluations import find_evaluation
-from pyro_vae.comparison.own_code import recorded_package, unknown_parts
 from pyro_vae.comparison.quantities import Quantity, is_estimate, quantities_of
+from pyro_vae.comparison.recorded_code import changed_code, missing_package, needs_trust, record_of
 from pyro_vae.errors import RunError
 from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
-from pyro_vae.parts import PARTS
-from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.differences import differences, listed
 from pyro_vae.runtime.files import write_bytes
 from pyro_vae.runtime.reading import Fields, read_json, read_tensors, read_text, shown
@@ -32,10 +31,6 @@ ELBO = "elbo_terms.elbo"
 """Name of the values that every cell has measured on all of its test images."""
 
 EVALUATION, PER_DATUM, ERROR, FITTED = "evaluation.json", "per_datum.safetensors", "error.txt", "fitted.json"
-
-RECORDS = (FITTED, EVALUATION)
-"""Files that record the cell, its code and its packages."""
-
 ROUNDING = 1e-5
 """By how much a mean may differ if it was added up in another order or precision."""
 
@@ -111,28 +106,9 @@ def write_fitted(path: Path, cell: Cell, epochs: int) -> None:
     _write(path / FITTED, cell, {"epochs": epochs})
 
 
-MODEL_PREFIX = "fitted_model "
-"""Prefix of the keys of code of the cell whose model is taken over."""
-
-
-def code_with_model(cell: Cell) -> dict[str, str]:
-    """Return the hashes of a cell's code that is not the package's own, and those of the cell whose model it takes."""
-    model = {} if cell.fitted_model is None else code_with_model(cell.fitted_model)
-    return cell.own_code | {MODEL_PREFIX + key: hash for key, hash in model.items()}
-
-
-def packages_with_model(cell: Cell) -> dict[str, str]:
-    """Return the installed packages of a cell's parts, and those of the cell whose model it takes over."""
-    model = {} if cell.fitted_model is None else packages_with_model(cell.fitted_model)
-    return cell.packages | {MODEL_PREFIX + key: package for key, package in model.items()}
-
-
 def _write(file: Path, cell: Cell, content: Mapping[str, Any]) -> None:
     """Write a JSON file with the hash and settings of its cell."""
-    # A reader can then say which file has changed since, and of which package a part was.
-    code = {"own_code": code_with_model(cell), "packages": packages_with_model(cell)}
-    code = {name: value for name, value in code.items() if value}
-    content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), **code, **content}
+    content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), **record_of(cell), **content}
     write_bytes(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -218,7 +194,7 @@ def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -
     except ValueError as error:
         names_own_code = ":" in str(recipe.get("measure", ""))
         remedy = " Put back what it names; pyro_vae.load_run reads the pair without it." if names_own_code else ""
-        raise RunError(f"{path / CONFIG}: {error}{remedy}{_missing_packages(path, recipe)}") from error
+        raise RunError(f"{path / CONFIG}: {error}{remedy}{missing_package(recipe, _packages_in(path))}") from error
     for name in TOLD_TWICE:
         recorded, setting = config.get(name), getattr(cell, name)
         if type(recorded) is not type(setting) or recorded != setting:
@@ -226,25 +202,14 @@ def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -
     return cell
 
 
-def _missing_packages(path: Path, recipe: Mapping[str, Any]) -> str:
-    """Return in words which packages declared the parts in a run's settings that are unknown now; "" if none are."""
-    words = ""
-    for key, name in unknown_parts(recipe).items():
-        package = next(filter(None, (recorded_package(_packages_in(path / file), key) for file in RECORDS)), None)
-        if package is None:
-            words += f" A package that was installed when the run was made may have declared {name!r}: install it."
-        else:
-            words += f" When the run was made, the installed package {package} declared it: install that package."
-    return words
-
-
-def _packages_in(file: Path) -> object:
-    """Return the packages that a results file records, unchecked; None if it cannot be read."""
-    try:
-        content = read_json(file, file.parent) if file.is_file() else None
-    except RunError:
-        return None
-    return content.get("packages") if isinstance(content, dict) else None
+def _packages_in(path: Path) -> list[object]:
+    """Return the packages that the results in a folder record, unchecked, as far as they can be read."""
+    packages = []
+    for file in (path / FITTED, path / EVALUATION):
+        with contextlib.suppress(RunError):
+            content = read_json(file, path) if file.is_file() else None
+            packages.append(content.get("packages") if isinstance(content, dict) else None)
+    return packages
 
 
 def write_error(path: Path, error: str) -> None:
@@ -277,13 +242,13 @@ def _read(file: Path, cell: Cell, hash: str, only_reads: bool = False) -> dict[s
     if format != FORMAT:
         raise RunError(f"{file} holds results of format {shown(format)}; this version reads {FORMAT}. {remedy}")
     if content.get("cell") != hash:
-        changed_code = _changed_code(content, cell)
-        if changed_code and only_reads:
+        code = changed_code(content, cell)
+        if code and only_reads:
             remedy = (
                 f"Put the old code back to read the run, or fit anew into another folder: `pyro-vae fit --config "
-                f"{file.parent} --out NEW_FOLDER`."
+                f"{file.parent} --out NEW_FOLDER{' --trust' if needs_trust(cell) else ''}`."
             )
-        difference = f"other code: {changed_code}" if changed_code else _differing(content, cell, hash)
+        difference = f"other code: {code}" if code else _differing(content, cell, hash)
         raise RunError(f"{file} is of a run with {difference}. {remedy}")
     if file.name == EVALUATION:
         check_evaluation(content, str(file))
@@ -298,35 +263,6 @@ def _differing(content: Mapping[str, Any], cell: Cell, hash: str) -> str:
         return f"other settings ({shown(content.get('cell'))} is their hash, not {hash!r})"
     settings = listed(list(differences(content["settings"], cell.settings())))
     return f"other settings; {settings or 'its `cell` is not their hash'}"
-
-
-def _changed_code(content: Mapping[str, Any], cell: Cell) -> str:
-    """Return in words which code has changed since a file was written for a cell; "" if the settings differ, or none has."""
-    if "settings" not in content or list(differences(content["settings"], cell.settings())):
-        return ""
-    code, packages, recorded = code_with_model(cell), packages_with_model(cell), content.get("own_code")
-    # Earlier versions did not record the code.
-    is_recorded = isinstance(recorded, Mapping)
-    changed = [key for key in code if not is_recorded or recorded.get(key) != code[key]]
-    if not changed:
-        return ""
-    names = []
-    for key in changed:
-        name = _part_in_words(cell, key)
-        if key in packages:
-            before = recorded_package(content.get("packages"), key) or packages[key]
-            now = "" if before == packages[key] else f" (now {packages[key]})"
-            name += f", of the installed package {before}{now},"
-        names.append(name)
-    unknown = "" if is_recorded or not packages else ", or was not recorded"
-    return f"the file of {' or '.join(names)} has changed since{unknown}"
-
-
-def _part_in_words(cell: Cell, key: str) -> str:
-    """Return a part of a cell as its reader writes it, from the key of its code."""
-    if key.startswith(MODEL_PREFIX) and cell.fitted_model is not None:
-        return f"{_part_in_words(cell.fitted_model, key.removeprefix(MODEL_PREFIX))} of the model that is taken over"
-    return f"{argument(key)} {getattr(cell, key)}" if key in PARTS else key
 
 
 def _read_per_datum(path: Path) -> dict[str, Tensor]:
