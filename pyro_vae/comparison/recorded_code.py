@@ -51,24 +51,24 @@ def changed_code(content: Mapping[str, Any], cell: Cell) -> str:
     if "settings" not in content or list(differences(content["settings"], cell.settings())):
         return ""
     code, packages, recorded = _with_model(cell, CODE), _with_model(cell, PACKAGES), content.get(CODE)
-    if isinstance(recorded, Mapping):
-        changed = [key for key in code if recorded.get(key) != code[key]]
-        joined, since = " and ", "has changed since"
-    else:
-        # Earlier versions recorded neither, and did not look at the code of installed packages.
-        changed = list(code)
-        joined, since = " or ", "has changed since" + (", or was not recorded" if packages else "")
-    if not changed:
-        return ""
+    # Earlier versions recorded no hashes, and did not look at the code of installed packages.
+    is_recorded = isinstance(recorded, Mapping)
+    changed = [key for key in code if not is_recorded or recorded.get(key) != code[key]]
     names = []
     for key in changed:
         name = _in_words(cell, key)
         if key in packages:
             before = _recorded_package(content.get(PACKAGES), key)
-            now = packages[key] if before in (None, packages[key]) else f"{before} (now {packages[key]})"
-            name += f" (installed package {now})"
+            package = packages[key] if before in (None, packages[key]) else f"{before}, now {packages[key]}"
+            name += f" (installed package {package})"
         names.append(name)
-    return f"the file of {joined.join(names)} {since}"
+    if not names:
+        return ""
+    if not is_recorded:
+        return f"the file of {' or '.join(names)} has changed since{', or was not recorded' if packages else ''}"
+    if len(names) > 1:
+        return f"the files of {' and '.join(names)} have changed since"
+    return f"the file of {names[0]} has changed since"
 
 
 def missing_package(recipe: Mapping[str, Any], recorded: Sequence[object]) -> str:
@@ -103,7 +103,10 @@ def _recorded_package(packages: object, key: str) -> str | None:
 
 def _unknown(recipe: Mapping[str, Any]) -> dict[str, str]:
     """Return the names of parts and evaluations that nothing declares, by the keys of their code."""
-    unknown = {}
+    fitted_model = recipe.get("fitted_model")
+    # A cell makes the cell whose model it takes over first.
+    of_model = _unknown(fitted_model) if isinstance(fitted_model, Mapping) else {}
+    unknown = {FITTED_MODEL + key: name for key, name in of_model.items()}
     for part in PARTS:
         name = _name_in(recipe.get(part))
         if name and name not in part_names(part):

@@ -306,9 +306,20 @@ def test_a_run_whose_own_file_has_changed_is_kept_and_the_file_named(words, own_
     assert f"`pyro-vae fit --config {run} --out NEW_FOLDER --trust`" in error
     assert str(prior) not in error
     assert "remove" not in error
-    guide.write_text(old)
-    sys.modules.pop(guide.stem)
-    assert main(command) == 0
+    prior.write_text(prior.read_text() + "\n")
+    sys.modules.pop(prior.stem)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"the files of --guide {guide}:MyGuide and --prior {prior}:MyPrior have changed since" in error
+
+
+def test_a_run_whose_own_file_is_put_back_is_read_again(own_files, data, tmp_path):
+    guide, _ = own_files
+    run, old = write_run(tmp_path / "run", data, guide=f"{guide}:MyGuide"), guide.read_text()
+    for text, code in ((old + "\n", 2), (old, 0)):
+        guide.write_text(text)
+        sys.modules.pop(guide.stem)
+        assert main(["figures", str(run), "--trust", "--quiet"]) == code
 
 
 def test_a_changed_file_of_a_model_that_is_taken_over_is_named(own_files, data, tmp_path, capsys):
