@@ -13,8 +13,10 @@ from small_folders import settings, write_images, write_run
 import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.comparison import Cell, Grid, compare, load_cell
+from pyro_vae.comparison.evaluations import _declared
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.parts import KINDS, find_part, make_objective, make_pair, part_names
+from pyro_vae.runtime.installed import _all_on
 
 CODE = '''
 """Parts of a package that knows pyro-vae, and that pyro-vae does not."""
@@ -252,3 +254,96 @@ def test_evaluations_are_asked_for_whatever_they_are_called(site, data, tmp_path
     assert once["num_data"] == 3
     assert out.is_file()
     assert "--mean_pixel: has no option 'tims'" in said("evaluate", run, "--mean-pixel", "tims=2", code=2)
+
+
+# The code of an installed part
+
+
+def reinstalled(folder: Path, change: str = "# changed\n", version: str = "1.0", name: str = "shy-parts") -> None:
+    """Another version of the package, as a new process sees it."""
+    module = name.replace("-", "_")
+    file = folder / f"{module}.py"
+    file.write_text(file.read_text() + change)
+    metadata = folder / f"{module}-1.0.dist-info" / "METADATA"
+    metadata.write_text(metadata.read_text().replace("Version: 1.0", f"Version: {version}"))
+    sys.modules.pop(module, None)
+    for cached in (_all_on, _declared):
+        cached.cache_clear()
+
+
+MEASURED = "[pyro_vae.guides]\nshy = shy_parts:ShyGuide\n[pyro_vae.evaluations]\nguide = shy_parts:brightness\n"
+
+
+def test_the_hash_of_a_cell_covers_the_code_of_installed_parts(site):
+    install(site, MEASURED)
+    shy, measured, plain = {"guide": "shy"}, {"measure": ["guide(times=2.0)"]}, {"guide": "iaf", "measure": ["sbc"]}
+    before = [Cell.of(given).hash for given in (shy, measured, shy | measured, plain)]
+    assert set(Cell.of(shy | measured).own_code) == {"guide", "evaluation guide"}
+    reinstalled(site)
+    after = [Cell.of(given).hash for given in (shy, measured, shy | measured, plain)]
+    assert [a == b for a, b in zip(before, after, strict=True)] == [False, False, False, True]
+
+
+def test_the_code_of_a_decorated_evaluation_is_its_own(site):
+    """A decorator's function lies in the decorator's file."""
+    install(site, "[pyro_vae.evaluations]\nbrightness = shy_parts:brightness\n")
+    file = site / "shy_parts.py"
+    file.write_text(file.read_text().replace("def brightness", "@torch.no_grad()\ndef brightness") + "# end\n")
+    file.write_text("import torch\n" + file.read_text())
+    before = Cell(measure=("brightness",)).hash
+    reinstalled(site)
+    assert Cell(measure=("brightness",)).hash != before
+
+
+def test_the_packages_own_parts_are_known_by_its_version(site):
+    """Also Pyro's objectives, and a part of ours that a package declares under another name."""
+    install(site, "[pyro_vae.guides]\nours = pyro_vae.guides:MeanFieldGuide\n")
+    assert Cell(objective="trace_elbo", guide="ours", measure=("ais",)).own_code == {}
+    assert Cell(objective="trace_elbo", guide="iaf", measure=("ais",)).hash == "f32edb206f468673"
+
+
+def test_a_comparison_computes_the_cells_of_a_changed_package_anew(package, site, data, tmp_path):
+    grid = {"common": settings(data), "grid": {"guide": ["mean_field", "shy"]}}
+    first = compare(grid, tmp_path / "grid", threads=1)
+    reinstalled(site)
+    again = compare(grid, tmp_path / "grid", threads=1)
+    assert [a.path == b.path for a, b in zip(first.results, again.results, strict=True)] == [True, False]
+    assert all(result.finished for result in again.results)
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["evaluate", "--num_samples", 9], ["figures"]])
+def test_a_run_of_a_package_that_has_changed_is_not_read(words, package, site, data, tmp_path):
+    run = write_run(tmp_path / "run", data, guide="shy")
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    reinstalled(site, version="1.1")
+    error = said(words[0], run, *words[1:], code=2)
+    assert "--guide shy" in error
+    assert "shy-parts 1.0" in error
+    assert "shy-parts 1.1" in error
+    assert f"fit --config {run} --out" in error
+    assert "remove" not in error
+    assert {file: file.read_bytes() for file in before} == before
+
+
+def test_a_run_of_before_packages_were_recorded_says_that_they_were_not(package, site, data, tmp_path):
+    run = write_run(tmp_path / "run", data, guide="shy")
+    for name in ("fitted.json", "evaluation.json"):
+        content = json.loads((run / name).read_text())
+        del content["own_code"], content["packages"]
+        (run / name).write_text(json.dumps(content | {"cell": "0" * 16}))
+    error = said("evaluate", run, code=2)
+    assert "--guide shy (installed package shy-parts 1.0) has changed since, or was not recorded" in error
+
+
+def test_a_run_without_its_package_says_which_package_it_was(site, data, tmp_path):
+    install(site, MEASURED)
+    run = write_run(tmp_path / "run", data, guide="shy")
+    measured = write_run(tmp_path / "measured", data, measure=["guide"])
+    (site / "shy_parts-1.0.dist-info" / "entry_points.txt").unlink()
+    reinstalled(site)
+    for folder, name in ((run, "shy"), (measured, "guide")):
+        error = said("evaluate", folder, code=2)
+        assert f"'{name}' was a part of the installed package shy-parts 1.0: install it" in error
+    for name in ("fitted.json", "evaluation.json"):
+        (run / name).unlink()
+    assert "An installed package may have declared 'shy'" in said("evaluate", run, code=2)

@@ -103,9 +103,9 @@ def differing(found_cell: Cell, wanted: Cell) -> str:
 
 
 def require_fitted(path: Path, cell: Cell) -> None:
-    """Raise a RunError if a run is not fitted to its last epoch, or its results are damaged."""
-    is_finished(path, cell)
-    if not is_fitted(path, cell):
+    """Raise a RunError if a run is not fitted to its last epoch, its results are damaged, or its code has changed."""
+    is_finished(path, cell, only_reads=True)
+    if not is_fitted(path, cell, only_reads=True):
         done = f"{path} has {epochs_done(path)} of its {count(cell.epochs, 'epoch')}"
         raise RunError(f"{done}: go on with `pyro-vae fit --resume --out {path}`.")
 

@@ -2,25 +2,24 @@
 
 import contextlib
 import hashlib
-import inspect
 import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from pyro_vae.comparison.evaluations import NUM_TEST, find_evaluation
 from pyro_vae.comparison.evaluations import check_options as check_evaluation_options
+from pyro_vae.comparison.own_code import code_of, packages_of
 from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.errors import RunError
 from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.graphs.levels import LEVELS
-from pyro_vae.parts import KINDS, MLP, PARTS, check_options, find_part, parse_part
+from pyro_vae.parts import KINDS, MLP, PARTS, check_options, parse_part
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.reading import shown
 from pyro_vae.runtime.wording import did_you_mean
@@ -153,7 +152,7 @@ class Cell:
         for name in ("seed", "data_seed"):
             if getattr(self, name) >= 2**64:
                 raise ValueError(f"{argument(name)} must be below 2**64; got {getattr(self, name)}.")
-        # The user's own files are read now, before they can be changed after the import.
+        # The files of parts that are not the package's own are read now, before they can be changed after the import.
         _ = self.own_code
         if self.fitted_model is not None:
             differing = [name for name in MODEL_SETTINGS if getattr(self, name) != getattr(self.fitted_model, name)]
@@ -216,22 +215,25 @@ class Cell:
 
     @property
     def own_code(self) -> dict[str, str]:
-        """The hash of the file of each class or function of your own, by the kind of part or the evaluation's name."""
-        part_names = {kind: parse_part(kind, getattr(self, kind))[0] for kind in PARTS}
-        hashes = {kind: _file_hash(find_part(kind, name)) for kind, name in part_names.items() if ":" in name}
-        for text in self.measure:
-            name = parse_part("measure", text)[0]
-            if ":" in name:
-                hashes[name] = _file_hash(find_evaluation(name).function)
-        return hashes
+        """The hash of the file of each class or function that is not the package's own.
+
+        They are your own and those of installed packages, by the part, by ``FILE.py:function``, or by ``evaluation
+        NAME``.
+        """
+        return code_of({part: getattr(self, part) for part in PARTS}, self.measure)
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """The name and version of the installed package of each part that is one's, by the keys of :attr:`own_code`."""
+        return packages_of({part: getattr(self, part) for part in PARTS}, self.measure)
 
     @property
     def hash(self) -> str:
         """Sixteen hex digits, equal for two cells only if they compute the same numbers.
 
         The hash covers the format, all settings, the hash of the cell whose model is taken over, and the files of
-        classes and functions of your own. It does not cover the content of data, which is compared when a run is
-        resumed.
+        classes and functions of your own and of installed packages. It does not cover the content of data, which is
+        compared when a run is resumed.
         """
         content = {
             "format": FORMAT,
@@ -329,15 +331,6 @@ def canonical_name(name: str) -> str:
     """Return a part's name, with the absolute path of its file, which a worker in another folder needs."""
     where, _, class_name = name.rpartition(":")
     return f"{Path(where).resolve()}:{class_name}" if where.endswith(".py") else name
-
-
-@cache
-def _file_hash(own: Any) -> str:
-    """Return the hash of the file that defines a class or a function, as the file was at the first call.
-
-    A cell calls it right after the import: later changes of the file do not run in this process.
-    """
-    return hashlib.sha256(Path(inspect.getfile(own)).read_bytes()).hexdigest()
 
 
 IN_WORDS: dict[Any, str] = {

@@ -1,5 +1,6 @@
 """Write the results of a cell into its folder, and read them back."""
 
+import contextlib
 import json
 import math
 from collections.abc import Collection, Mapping
@@ -15,10 +16,9 @@ from pyro_vae.comparison.cell import FORMAT, Cell
 from pyro_vae.comparison.evaluation_file import check_evaluation
 from pyro_vae.comparison.evaluations import find_evaluation
 from pyro_vae.comparison.quantities import Quantity, is_estimate, quantities_of
+from pyro_vae.comparison.recorded_code import changed_code, missing_package, needs_trust, record_of
 from pyro_vae.errors import RunError
 from pyro_vae.fit.run import CONFIG, METRICS, Row, read_config, read_history
-from pyro_vae.parts import PARTS
-from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.differences import differences, listed
 from pyro_vae.runtime.files import write_bytes
 from pyro_vae.runtime.reading import Fields, read_json, read_tensors, read_text, shown
@@ -31,7 +31,6 @@ ELBO = "elbo_terms.elbo"
 """Name of the values that every cell has measured on all of its test images."""
 
 EVALUATION, PER_DATUM, ERROR, FITTED = "evaluation.json", "per_datum.safetensors", "error.txt", "fitted.json"
-
 ROUNDING = 1e-5
 """By how much a mean may differ if it was added up in another order or precision."""
 
@@ -114,26 +113,34 @@ def write_fitted(path: Path, cell: Cell, epochs: int) -> None:
 
 def _write(file: Path, cell: Cell, content: Mapping[str, Any]) -> None:
     """Write a JSON file with the hash and settings of its cell."""
-    content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), **content}
+    content = {"format": FORMAT, "cell": cell.hash, "settings": cell.settings(), **record_of(cell), **content}
     write_bytes(file, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def is_fitted(path: Path, cell: Cell) -> bool:
+def is_fitted(path: Path, cell: Cell, *, only_reads: bool = False) -> bool:
     """Whether a folder holds the pair of a cell, fitted to its end.
+
+    Args:
+        path: the folder.
+        cell: that was run there.
+        only_reads: the caller computes no cell anew, so that messages do not advise to remove the folder of a run
+            whose code has changed.
 
     Raises:
         RunError: it holds the pair of another cell, or of another version.
     """
-    return (path / FITTED).is_file() and bool(_read(path / FITTED, cell, cell.hash))
+    return (path / FITTED).is_file() and bool(_read(path / FITTED, cell, cell.hash, only_reads))
 
 
-def is_finished(path: Path, cell: Cell) -> bool:
+def is_finished(path: Path, cell: Cell, *, only_reads: bool = False) -> bool:
     """Whether a folder holds the results of a cell.
+
+    Args: as for :func:`is_fitted`.
 
     Raises:
         RunError: it holds the results of another cell, or of another version.
     """
-    return (path / EVALUATION).is_file() and bool(_read(path / EVALUATION, cell, cell.hash))
+    return (path / EVALUATION).is_file() and bool(_read(path / EVALUATION, cell, cell.hash, only_reads))
 
 
 def check_results(path: Path) -> None:
@@ -149,8 +156,8 @@ def read_result(path: Path, cell: Cell, hash: str | None = None) -> CellResult:
     Args:
         path: the folder.
         cell: the cell that was run there.
-        hash: the cell's hash when it was run. By default its hash now, which differs if a file of the user's own has
-            changed since.
+        hash: the cell's hash when it was run. By default its hash now, which differs if a file of the user's own, or of
+            an installed package, has changed since.
 
     Raises:
         RunError: the folder is damaged, of another cell or of another version.
@@ -192,12 +199,22 @@ def read_cell(path: Path, *, trust: bool = False, named: Collection[str] = ()) -
     except ValueError as error:
         names_own_code = ":" in str(recipe.get("measure", ""))
         remedy = " Put back what it names; pyro_vae.load_run reads the pair without it." if names_own_code else ""
-        raise RunError(f"{path / CONFIG}: {error}{remedy}") from error
+        raise RunError(f"{path / CONFIG}: {error}{remedy}{missing_package(recipe, _packages_in(path))}") from error
     for name in TOLD_TWICE:
         recorded, setting = config.get(name), getattr(cell, name)
         if type(recorded) is not type(setting) or recorded != setting:
             raise RunError(f"{path / CONFIG}: `{name}` is {shown(recorded)}, and its recipe says {shown(setting)}.")
     return cell
+
+
+def _packages_in(path: Path) -> list[object]:
+    """Return the packages that the results in a folder record, unchecked, as far as they can be read."""
+    packages = []
+    for file in (path / FITTED, path / EVALUATION):
+        with contextlib.suppress(RunError):
+            content = read_json(file, path) if file.is_file() else None
+            packages.append(content.get("packages") if isinstance(content, dict) else None)
+    return packages
 
 
 def write_error(path: Path, error: str) -> None:
@@ -215,7 +232,7 @@ def epochs_done(path: Path) -> int:
         return 0
 
 
-def _read(file: Path, cell: Cell, hash: str) -> dict[str, Any]:
+def _read(file: Path, cell: Cell, hash: str, only_reads: bool = False) -> dict[str, Any]:
     """Return the content of a file that :func:`_write` has written for a cell of this hash.
 
     Raises:
@@ -230,7 +247,14 @@ def _read(file: Path, cell: Cell, hash: str) -> dict[str, Any]:
     if format != FORMAT:
         raise RunError(f"{file} holds results of format {shown(format)}; this version reads {FORMAT}. {remedy}")
     if content.get("cell") != hash:
-        raise RunError(f"{file} is of a run with {_differing(content, cell, hash)}. {remedy}")
+        code = changed_code(content, cell)
+        if code and only_reads:
+            remedy = (
+                f"Put the old code back to read the run, or fit anew into another folder: `pyro-vae fit --config "
+                f"{file.parent} --out NEW_FOLDER{' --trust' if needs_trust(cell) else ''}`."
+            )
+        difference = f"other code: {code}" if code else _differing(content, cell, hash)
+        raise RunError(f"{file} is of a run with {difference}. {remedy}")
     if file.name == EVALUATION:
         check_evaluation(content, str(file))
     else:
@@ -243,9 +267,6 @@ def _differing(content: Mapping[str, Any], cell: Cell, hash: str) -> str:
     if "settings" not in content:
         return f"other settings ({shown(content.get('cell'))} is their hash, not {hash!r})"
     settings = listed(list(differences(content["settings"], cell.settings())))
-    own_code = [f"{argument(part)} {getattr(cell, part)}" if part in PARTS else part for part in cell.own_code]
-    if own_code and not settings:
-        return f"other code: the file of {' or '.join(own_code)} has changed since"
     return f"other settings; {settings or 'its `cell` is not their hash'}"
 
 

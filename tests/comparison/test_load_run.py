@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -275,3 +276,61 @@ def test_what_is_finished_is_read_without_writing(data, tmp_path):
     grid = tmp_path / "grid.yaml"
     grid.write_text(yaml.safe_dump({key: yaml.safe_load((out / "grid.yaml").read_text())[key] for key in ["cells"]}))
     assert len(compare(grid, out, threads=1).finished) == 2
+
+
+OWN = "from pyro_vae import guides, models\n\n\nclass {name}({base}):\n    pass\n"
+
+
+@pytest.fixture
+def own_files(tmp_path):
+    """A guide and a prior of one's own, each in a file."""
+    guide, prior = tmp_path / "changed_guide.py", tmp_path / "unchanged_prior.py"
+    guide.write_text(OWN.format(name="MyGuide", base="guides.MeanFieldGuide"))
+    prior.write_text(OWN.format(name="MyPrior", base="models.priors.StandardNormalPrior"))
+    yield guide, prior
+    for file in (guide, prior):
+        sys.modules.pop(file.stem, None)
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["evaluate", "--num_samples", "9"], ["figures"]])
+def test_a_run_whose_own_file_has_changed_is_kept_and_the_file_named(words, own_files, data, tmp_path, capsys):
+    guide, prior = own_files
+    run = write_run(tmp_path / "run", data, guide=f"{guide}:MyGuide", prior=f"{prior}:MyPrior")
+    old = guide.read_text()
+    guide.write_text(old + "\n")
+    sys.modules.pop(guide.stem)
+    command = [words[0], str(run), "--trust", "--quiet", *words[1:]]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"the file of --guide {guide}:MyGuide has changed since. Put the old code back" in error
+    assert f"`pyro-vae fit --config {run} --out NEW_FOLDER --trust`" in error
+    assert str(prior) not in error
+    assert "remove" not in error
+    prior.write_text(prior.read_text() + "\n")
+    sys.modules.pop(prior.stem)
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert f"the files of --guide {guide}:MyGuide and --prior {prior}:MyPrior have changed since" in error
+
+
+def test_a_run_whose_own_file_is_put_back_is_read_again(own_files, data, tmp_path):
+    guide, _ = own_files
+    run, old = write_run(tmp_path / "run", data, guide=f"{guide}:MyGuide"), guide.read_text()
+    for text, code in ((old + "\n", 2), (old, 0)):
+        guide.write_text(text)
+        sys.modules.pop(guide.stem)
+        assert main(["figures", str(run), "--trust", "--quiet"]) == code
+
+
+def test_a_changed_file_of_a_model_that_is_taken_over_is_named(own_files, data, tmp_path, capsys):
+    """Its guide is no part of the run that takes the model over, and is one of the model's fit."""
+    guide, _ = own_files
+    grid = {
+        "design": "frozen", "common": settings(data), "grid": {"guide": ["full_rank"]},
+        "fitted_model": {"guide": f"{guide}:MyGuide"},
+    }  # fmt: skip
+    run = compare(grid, tmp_path / "grid", threads=1).results[0].path
+    guide.write_text(guide.read_text() + "\n")
+    sys.modules.pop(guide.stem)
+    assert main(["figures", str(run), "--trust", "--quiet"]) == 2
+    assert f"{guide}:MyGuide of the model that is taken over has changed since" in capsys.readouterr().err
