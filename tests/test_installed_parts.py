@@ -195,9 +195,9 @@ def test_what_cannot_be_taken_is_told(points, message, site):
 def test_a_default_whose_name_a_package_takes_is_pyro_vaes_own(site, data):
     """Every run and every grid names the defaults, whatever it chooses."""
     install(site, "[pyro_vae.guides]\nmean_field = shy_parts:ShyGuide\n[pyro_vae.networks]\nmlp = shy_parts:Shy\n")
-    with pytest.warns(UserWarning, match="is taken by a guide of pyro-vae itself, which is used"):
+    with pytest.warns(UserWarning, match="by a guide of pyro-vae itself"):
         assert find_part("guide", "mean_field") is MeanFieldGuide
-    with pytest.warns(UserWarning, match="is taken by a network of pyro-vae itself"):
+    with pytest.warns(UserWarning, match="by a network of pyro-vae itself"):
         grid = Grid.of({"common": settings(data), "grid": {"guide": ["iaf", "mean_field"]}})
     assert [cell.guide for cell in grid.cells] == ["iaf", "mean_field"]
 
