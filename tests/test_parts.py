@@ -177,6 +177,14 @@ def test_infinite_options_are_read():
         parse_part("prior", "vamp(low=minus)")
 
 
+def test_truth_values_are_read_as_yaml_reads_them():
+    text = "bernoulli(a=true, b=False, c=null, d=TRUE, e=None, f='true')"
+    options = {"a": True, "b": False, "c": None, "d": True, "e": None, "f": "true"}
+    assert parse_part("likelihood", text) == ("bernoulli", options)
+    with pytest.raises(ValueError, match=r"cannot read .* needs quotes"):
+        parse_part("decoder", "mlp(activation=relu)")
+
+
 def test_the_pair_gives_what_is_no_option():
     assert "hidden_dims" in part_options("prior", "flow")
     assert "hidden_dims" not in part_options("guide", "iaf")
