@@ -4,6 +4,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import math
 import re
 import sys
 import warnings
@@ -181,36 +182,52 @@ def parse_part(kind: str, text: str) -> tuple[str, dict[str, Any]]:
 
     Args:
         kind: for the message.
-        text: options are Python literals; ``inf`` and ``nan`` are numbers, too.
+        text: options are Python literals; ``inf`` and ``nan`` are numbers, too, and ``true``, ``false`` and ``null``
+            are read as YAML reads them.
 
     Raises:
         ValueError: the text is neither.
 
     >>> parse_part("guide", "low_rank(rank=4)")
     ('low_rank', {'rank': 4})
+    >>> parse_part("likelihood", "bernoulli(soft_targets=true)")
+    ('bernoulli', {'soft_targets': True})
     """
     name, bracket, rest = text.strip().partition("(")
     try:
         if len(text) > MOST_CHARACTERS:
             raise ValueError(text)
-        call = _Infinities().visit(ast.parse(f"_({rest}" if bracket else "_()", mode="eval")).body
+        call = _Words().visit(ast.parse(f"_({rest}" if bracket else "_()", mode="eval")).body
         if not (name and isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
             raise ValueError(text)
         if call.args or any(keyword.arg is None for keyword in call.keywords):
             raise ValueError(text)
         return name.strip(), {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
+        hint = "A text needs quotes, as in mlp(activation='relu'); truth values are True and False."
+        if text.count("(") > text.count(")"):
+            hint = "Its bracket is not closed. In a YAML list, a part with a comma needs quotes around it."
         raise ValueError(
-            f"{argument(kind)}: cannot read {text!r:.200}: write NAME or NAME(option=value, ...), as low_rank(rank=4)."
+            f"{argument(kind)}: cannot read {text!r:.200}: write NAME or NAME(option=value, ...), as low_rank(rank=4). "
+            f"{hint}"
         ) from error
 
 
-class _Infinities(ast.NodeTransformer):
-    """Reads the names of the floats that have no literal."""
+WORDS: dict[str, float | None] = {"inf": math.inf, "nan": math.nan}
+WORDS |= {
+    spelling: value
+    for word, value in {"true": True, "false": False, "null": None}.items()
+    for spelling in (word, word.title(), word.upper())
+}
+"""Values of words that are no Python literals: two floats, and the constants of YAML in its spellings."""
+
+
+class _Words(ast.NodeTransformer):
+    """Reads the words that stand for a value without being a Python literal."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        """Return the number of a name."""
-        return ast.Constant(float(node.id)) if node.id in ("inf", "nan") else node
+        """Return the value of a word."""
+        return ast.Constant(WORDS[node.id]) if node.id in WORDS else node
 
 
 SHARED = {"latent_dim", "hidden_dims", "encoder_dims", "activation"}
@@ -476,10 +493,15 @@ def _from_module(kind: str, path: str) -> ModuleType:
         raise ValueError(f"{argument(kind)}: {path} fails on import: {told(error)}.") from error
 
 
+def _looked_in(path: Path) -> str:
+    """Return where a relative path was looked for, in words; nothing of an absolute path."""
+    return "" if path.is_absolute() else f" in the current folder, {Path.cwd()}"
+
+
 def _from_file(kind: str, path: Path) -> ModuleType:
     """Import a file under its own name, by which a run folder finds its classes again."""
     if not path.is_file():
-        raise ValueError(f"{argument(kind)}: there is no file {path}.")
+        raise ValueError(f"{argument(kind)}: there is no file {path}{_looked_in(path)}.")
     resolved = path.resolve()
     loaded = sys.modules.get(path.stem)
     if loaded is not None:

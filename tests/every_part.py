@@ -53,7 +53,9 @@ PLAIN = Parts("mean_field", "standard_normal", "bernoulli", "trace_elbo")
 
 for kind in Parts._fields:
     paired = {parse_part(kind, getattr(parts, kind))[0] for parts in TOGETHER}
-    TOGETHER += [PLAIN._replace(**{kind: text}) for name, text in held_parts(kind).items() if name not in paired]
+    for name, texts in held_parts(kind).items():
+        if name not in paired:
+            TOGETHER += [PLAIN._replace(**{kind: text}) for text in texts]
 
 
 def images(likelihood: str, n: int = 40) -> Tensor:

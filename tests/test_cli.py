@@ -311,7 +311,7 @@ def test_a_typo_suggests_the_nearest(words, nearest):
         (["fit", "--guide.rank", "2"], "mean_field: has no option 'rank'."),
         (["fit", "--guide", "iaf", "--guide.latent_dim", "2"], "is the pair's, and no option: --latent_dim sets it."),
         (["fit", "--guide", "iaf", "--guide.encoder", "x"], "encoder is the pair's, and no option: --encoder sets it."),
-        (["fit", "--guide", "nothing.py:Mine"], "there is no file nothing.py."),
+        (["fit", "--guide", "nothing.py:Mine"], "there is no file nothing.py in the current folder, /"),
         (["fit", "extra"], "'extra' is one word too many."),
         (["fit", "--config", "nothing.yaml"], "nothing.yaml cannot be read: No such file or directory."),
         (["fit", "--data", "mnist-6k", "--out", "new"], "unknown data set 'mnist-6k'"),
@@ -324,6 +324,12 @@ def test_a_typo_suggests_the_nearest(words, nearest):
 )  # fmt: skip
 def test_a_mistake_is_told_in_one_plain_line(words, message, folder):
     assert message in assert_one_line(run("--quiet", *words))
+    assert not (folder / "new").exists()
+
+
+def test_a_folder_is_named_only_once_all_parts_are_made(folder):
+    line = assert_one_line(run("fit", "--objective", "iwae", "--objective.num_particles", "0", "--out", "new"))
+    assert "IWAE: --objective.num_particles must be at least 1" in line
     assert not (folder / "new").exists()
 
 

@@ -177,6 +177,14 @@ def test_infinite_options_are_read():
         parse_part("prior", "vamp(low=minus)")
 
 
+def test_truth_values_are_read_as_yaml_reads_them():
+    text = "bernoulli(a=true, b=False, c=null, d=TRUE, e=None, f='true')"
+    options = {"a": True, "b": False, "c": None, "d": True, "e": None, "f": "true"}
+    assert parse_part("likelihood", text) == ("bernoulli", options)
+    with pytest.raises(ValueError, match=r"cannot read .* needs quotes"):
+        parse_part("decoder", "mlp(activation=relu)")
+
+
 def test_the_pair_gives_what_is_no_option():
     assert "hidden_dims" in part_options("prior", "flow")
     assert "hidden_dims" not in part_options("guide", "iaf")
@@ -214,6 +222,11 @@ class Curved(torch.nn.Module):
 
     def forward(self, x):
         return self.layer(x)
+
+
+def test_a_part_that_a_yaml_list_has_cut_at_its_comma_says_how_it_is_written():
+    with pytest.raises(ValueError, match="a comma needs quotes"):
+        parse_part("measure", "sbc(num_data=20")
 
 
 @pytest.mark.parametrize(("chosen", "activation"), [(None, "elu"), ("relu", "relu")])

@@ -81,8 +81,18 @@ class Part:
         self.add_flags(parser)
         example = next((o for o in self.options.values() if o.default not in (REQUIRED, None)), None)
         text = parser.format_help().strip().partition("\n\n")[2].rstrip()
-        short = f"\n\nOr in one: --{self.kind} '{self.name}({example.name}={example.default!r})'" if example else ""
+        short = f"\n\nOr in one: --{self.kind} {_in_quotes(self.name, example)}" if example else ""
         return f"{about}\n\noptions:\n{text}{short}"
+
+
+def _in_quotes(name: str, option: Option) -> str:
+    """Return a part with an option as a shell takes it: the text of an option keeps its own quotes.
+
+    >>> print(_in_quotes("mlp", Option("activation", str, "tanh", "")))
+    "mlp(activation='tanh')"
+    """
+    text = f"{name}({option.name}={option.default!r})"
+    return f'"{text}"' if "'" in text else f"'{text}'"
 
 
 def add_part_help(parser: Parser) -> None:

@@ -40,7 +40,7 @@ class Option:
         """
         if default is None and self.default is REQUIRED:
             default = "required"
-        elif default is None and self.default is not None:
+        elif default is None and self.default not in (None, (), ""):
             default = f"default: {in_text(self.default)}"
             default += f"; --{prefix}no_{self.name} turns it off" if self.default is True else ""
         help = self.help.rstrip(".") + (f" ({default})" if default else "")

@@ -123,7 +123,7 @@ def _packaged() -> dict[str, Evaluation]:
     """Return the package's own evaluations, in the order of their package's ``__all__``."""
     results = {name: _result_of(getattr(evaluation, name)) for name in evaluation.__all__}
     results_of_pairs = {name: result for name, result in results.items() if result is not None}
-    by_result = {result: name for name, result in results_of_pairs.items()}
+    by_result = _names_by_result(results_of_pairs)
     return {name: _described(getattr(evaluation, name), kind, by_result) for name, kind in results_of_pairs.items()}
 
 
@@ -184,7 +184,7 @@ def _own(function: Any, where: str) -> Evaluation:
         )
     if function.__name__ in _packaged():
         raise ValueError(f"{where} has the name of one of the package's evaluations: rename it.")
-    described = _described(function, result, {known.result: name for name, known in _packaged().items()})
+    described = _described(function, result, _names_by_result({name: own.result for name, own in _packaged().items()}))
     takes = (*PAIR, *LABELLED, *OF_THE_CELL, *described.needs, *described.options)
     for name, parameter in described.parameters.items():
         if parameter.kind is parameter.POSITIONAL_ONLY:
@@ -201,6 +201,11 @@ def _result_of(function: Any) -> type | None:
     result = get_type_hints(function).get("return")
     takes_a_pair = any(name in (*PAIR, *LABELLED) for name in inspect.signature(function).parameters)
     return result if takes_a_pair and _is_result(result) else None
+
+
+def _names_by_result(results: Mapping[str, type]) -> dict[type, str]:
+    """Return the names of evaluations by the classes of their results; a plain estimate tells none from another."""
+    return {result: name for name, result in results.items() if result is not Estimate}
 
 
 def _is_result(kind: Any) -> bool:

@@ -220,11 +220,12 @@ def rehearse(cell: Cell, data: ImageData, fitted_model: Path | None = None) -> N
     it may be finite after the pair is fitted.
 
     Raises:
-        ValueError: an evaluation refuses the pair.
+        ValueError: a part cannot be made, or an evaluation refuses the pair.
         Exception: an evaluation of the user's own fails; the message begins with its name.
     """
     with _silent(), pyro.get_param_store().scope(), contextlib.suppress(NonFiniteError):
         model, guide = make_pair_of(cell, data, fitted_model)
+        make_objective(cell.objective)
         for module in owners_of(model, guide).values():
             module.to(as_device(cell.device))
         with seeded(cell.seed):

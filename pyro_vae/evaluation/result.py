@@ -14,8 +14,9 @@ class Result:
     """The base of all results: :meth:`summary`, tables and files follow from the estimates and :meth:`facts`."""
 
     columns: ClassVar[Mapping[str, str] | None] = None
-    """Which estimates and facts become columns of a comparison, and which of their values is better: "higher", "lower",
-    or "" where neither is. None makes columns of all estimates."""
+    """Which estimates and facts become columns of a comparison, each with one of "higher", "lower" and "": which of its
+    values is better, by which configurations are ranked, or "" where neither is. None makes columns of all estimates,
+    which are not ranked."""
 
     datum: str = "datum"
     """What a datum is called."""

@@ -24,6 +24,9 @@ from pyro_vae.statistics.uniformity import holm, uniformity_band, uniformity_p_v
 LEVEL = 0.05
 """Of the test over all dims together."""
 
+WHY_CONTINUOUS = "its values tie, or have no order, and a rank needs an order without ties"
+"""Why a latent site must not be discrete."""
+
 
 @dataclass(frozen=True, eq=False)
 class SBC(Result):
@@ -169,7 +172,7 @@ def sbc(
     width = min(num_data, max(2, current_sizes().rows // num_draws))
     with rows.at_rest(seed), rows.bar(num_data, " data") as bar:
         template = rows.take(torch.arange(width) % rows.size)
-        joint = Joint("sbc", model, template, plate)
+        joint = Joint("sbc", model, template, plate, why_continuous=WHY_CONTINUOUS)
         guide_draws = GuideDraws(joint, model, guide, template, plate)
         rows.check_masks(joint, guide_draws.pair)
         ranks, finite, unresolved = [], [], 0

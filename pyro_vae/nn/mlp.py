@@ -28,7 +28,7 @@ class MLP(nn.Module):
         in_features: size of the last dimension of the input.
         hidden_dims: sizes of the hidden layers; may be empty, which leaves one linear map.
         out_features: size of the last dimension of the output, which has no activation.
-        activation: one of ``ACTIVATIONS``.
+        activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"softplus"``, ``"gelu"`` or ``"silu"``.
 
     Raises:
         ValueError: the activation is unknown.

@@ -61,10 +61,11 @@ class Joint:
         model: p(x, z), a Pyro program with one vectorized batch plate.
         x: some data, or a tuple of all arguments, on which the model is run to learn its sites.
         plate: the batch plate's name, needed only where several would do.
+        why_continuous: what a discrete latent site lacks for the caller, for the message.
 
     Raises:
         PairError: the model has no batch plate, or a latent site outside it.
-        ValueError: a latent site is discrete, so that its density has no gradient; the batch plate subsamples; or
+        ValueError: a latent site is discrete; the batch plate subsamples; or
             something that counts depends on a masked latent element.
 
     >>> from pyro_vae.models import VAE
@@ -75,7 +76,15 @@ class Joint:
     (torch.Size([3, 7, 50]), torch.Size([3, 7]))
     """
 
-    def __init__(self, who: str, model: Program, x: Any, plate: str | None = None) -> None:
+    def __init__(
+        self,
+        who: str,
+        model: Program,
+        x: Any,
+        plate: str | None = None,
+        *,
+        why_continuous: str = "its density has no gradient to follow",
+    ) -> None:
         self._who, self._model = who, model
         self.pair = Pair(model, unobserved(model), x, plate)
         """The model with its prior for a guide."""
@@ -88,7 +97,7 @@ class Joint:
         with probing(model):
             latent = latent_sites(self._prior_runs(x, 1)[0].model_trace)
         for site in latent:
-            _check_coordinates(who, site)
+            _check_coordinates(who, site, why_continuous)
         sizes = [_coordinates(site).numel() // self._plate.size for site in latent]
         ends = list(accumulate(sizes))
         self.parts = {site["name"]: slice(end - size, end) for site, size, end in zip(latent, sizes, ends, strict=True)}
@@ -292,7 +301,7 @@ class AtCoordinates(Messenger):
         msg["value"], msg["done"] = value, True
 
 
-def _check_coordinates(who: str, site: Site) -> None:
+def _check_coordinates(who: str, site: Site, why_continuous: str) -> None:
     """Refuse a latent site without a density in unconstrained coordinates.
 
     Raises:
@@ -312,8 +321,7 @@ def _check_coordinates(who: str, site: Site) -> None:
         )
     if fn.support.is_discrete:
         raise ValueError(
-            f"{latent} is discrete ({type(fn).__name__}): its density has no gradient to follow. Sum it out of the "
-            f"model first."
+            f"{latent} is discrete ({type(fn).__name__}): {why_continuous}. Sum it out of the model first."
         )
     if isinstance(law, ROUNDED):
         raise ValueError(

@@ -19,7 +19,8 @@ COMPILED_EACH_TIME = ("auxiliary", "iaf", "mean_field")
     "part",
     [
         text if name in COMPILED_EACH_TIME else pytest.param(text, marks=pytest.mark.slow)
-        for name, text in held_parts("guide").items()
+        for name, texts in held_parts("guide").items()
+        for text in texts
     ],
 )
 def test_compiled_weights_equal_those_of_pyro_under_a_seed(part, caplog):

@@ -31,6 +31,10 @@ def test_the_arithmetic(name, function):
     assert last is net.layers[-1]
 
 
+def test_the_help_names_every_activation():
+    assert [name for name in ACTIVATIONS if f'"{name}"' not in MLP.__doc__] == []
+
+
 @pytest.mark.parametrize("name", sorted(ACTIVATIONS))
 def test_every_activation_is_used(name):
     net = MLP(3, (6, 5), 2, name)

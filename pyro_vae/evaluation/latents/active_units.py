@@ -149,7 +149,8 @@ def active_units(
     The mean is that of ``posterior(x)``, or of the law of a site that the guide samples first, where they have one.
     Else it is taken over samples, and the variance that sampling adds is subtracted (unbiased). A unit then counts as
     active or as inactive only if noise does not explain its side of the threshold, at a chance of 1 % for all units
-    together; the other units are undecided.
+    together; the other units are undecided. The mean of a Categorical site is that of the class index, which depends on
+    the order of the classes.
 
     Args:
         guide: q(z | x).

@@ -85,7 +85,8 @@ def linear_probe(
         \min_{W, b} \; -\frac1N \sum_n \log \mathrm{softmax}(W m_n + b)_{y_n} + \frac{\lambda}{2} \|W\|^2
 
     m_n is the posterior mean of datum n, each unit shifted and scaled to mean 0 and variance 1 over the training data
-    that have it; a unit that a mask hides from a datum counts as 0 there.
+    that have it; a unit that a mask hides from a datum counts as 0 there. The mean of a Categorical site is that of the
+    class index, which depends on the order of the classes.
     The problem is strictly convex in W and solved to its optimum in float64 by scikit-learn's LBFGS: nothing is drawn,
     except by a guide without ``posterior(x)``, whose means are taken over samples.
 
