@@ -20,6 +20,9 @@ from pyro_vae.statistics.paired_difference import (
     negated,
     summarize,
 )
+
+# Where it was before: imports of it go on.
+from pyro_vae.statistics.paired_difference import paired_difference as paired_difference
 from pyro_vae.statistics.seed_spread import SeedSpread, seed_spread
 from pyro_vae.statistics.uniformity import holm
 
