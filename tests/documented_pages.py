@@ -42,8 +42,8 @@ TINY: dict[str, Any] = {
 }  # fmt: skip
 """What a copied grid has in place of its own settings."""
 
-SLOW_PAGES = ("frey_faces",)
-"""All of whose blocks are slow: they run an example that has its own test."""
+SLOW_PAGES = ("cluster", "extending", "frey_faces", "papers")
+"""Pages whose blocks run with the slow tests alone: they take longer than those of all other pages together."""
 
 WITH_GAPS = ("inference_gaps.yaml",)
 """Grids that are about gaps, which take seconds an image."""

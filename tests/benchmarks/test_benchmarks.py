@@ -23,6 +23,7 @@ SMALL = ("--num-data", "40", "--rounds", "1", "--seconds", "0.001", "--batch", "
 """A step that is measured in a moment."""
 
 
+@pytest.mark.slow
 def test_step_prints_the_ratios_of_each_batch_size(capsys, monkeypatch):
     # No need to wait for a compiler.
     monkeypatch.setitem(step.SIDES, "inductor", step.SIDES["trace"])
@@ -54,6 +55,7 @@ def test_step_does_not_take_a_missing_file_of_its_own_for_a_library(monkeypatch)
         step.main([*SMALL, "--sides", "numpyro_scan"])
 
 
+@pytest.mark.slow
 def test_guides_prints_the_ratios_of_each_guide(capsys, measure_once):
     measure_once(guides)
     small = ["--guides", "low_rank(rank=2)", "--levels", "trace", "--rounds", "1", "--steps", "2", "--batch", "4"]
@@ -69,6 +71,7 @@ def test_guides_prints_the_ratios_of_each_guide(capsys, measure_once):
     assert capsys.readouterr().out.startswith("x the mean_field step as Pyro runs it (")
 
 
+@pytest.mark.slow
 def test_log_likelihood_prints_speeds_and_memory(capsys, monkeypatch):
     monkeypatch.setattr(log_likelihood, "peak_mb", lambda *_: 12.5)
     monkeypatch.setattr(log_likelihood, "MATMULS", ((2, 2, 2),))

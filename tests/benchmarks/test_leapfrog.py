@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -12,6 +13,7 @@ from pyro_vae.evaluation.annealing.density_path import Path
 SMALL = ["--images", "3", "--chains", "2", "--steps", "2", "--rounds", "1", "--no-compile"]
 
 
+@pytest.mark.slow
 def test_leapfrog_prints_the_ratios_to_a_bare_decoder_pass(capsys, measure_once):
     measure_once(leapfrog)
     leapfrog.main(["--json", *SMALL])

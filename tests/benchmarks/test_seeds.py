@@ -7,6 +7,7 @@ import torch
 from benchmarks import one_seed, seeds
 
 
+@pytest.mark.slow
 def test_seeds_prints_the_speeds_and_leaves_the_threads_as_they_were(capsys):
     threads = torch.get_num_threads()
     arguments = ["--json", "--batch", "20", "--processes", "2", "--rounds", "1", "--seconds", "0.001"]

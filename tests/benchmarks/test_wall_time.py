@@ -8,6 +8,7 @@ from benchmarks import stages, wall_time
 QUICK = ("--data", "mnist-5k", "--epochs", "2", "--hidden-dims", "20", "--num-test", "20", "--num-samples", "30")
 
 
+@pytest.mark.slow
 def test_the_stages_add_up_to_the_wall_time(tmp_path, capfd):
     out = tmp_path / "run"
     wall_time.main(["--json", "--", *QUICK, "--compile", "off", "--out", str(out)])

@@ -67,6 +67,7 @@ def test_figures_show_the_image_and_units_of_both_sites(fitted):
         assert image.imread(path / "figures" / f"{name}.png")[..., :3].std() > 0.02
 
 
+@pytest.mark.slow
 def test_a_grid_has_a_report_with_pictures_of_every_cell(folder):
     settings = small_folders.settings(folder / "images.npy") | {"model": "layered.py:Layered", "num_gaps": 2}
     guides = ["layered.py:BottomUp", 'layered.py:BottomUp(activation="relu")']

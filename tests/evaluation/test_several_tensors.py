@@ -100,6 +100,7 @@ def test_annealing(pair):
     assert str(sandwich)
 
 
+@pytest.mark.slow
 def test_reference_posterior_and_the_guides_error(pair):
     """Four chains find the exact posterior: the guide's mean errors are below 5 standard errors, the KL is 0."""
     model, guide, data, evidence = pair

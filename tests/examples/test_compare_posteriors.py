@@ -18,6 +18,7 @@ def smoke(tmp_path_factory):
     return run_from_scratch("compare_posteriors.py", "--smoke", "--jobs", "1", "--quiet", "--out", str(out)), out
 
 
+@pytest.mark.slow
 def test_every_cell_finishes_and_the_statistics_are_printed(smoke):
     done, out = smoke
     assert done.returncode == 0, done.stderr

@@ -22,6 +22,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complete
     return run_an_example.run_from_scratch("frey_faces.py", "--smoke", "--hidden-dims", "20", "--out", str(out)), out
 
 
+@pytest.mark.slow
 def test_prints_the_evidence_of_each_model_and_bits_where_they_exist(smoke):
     done, out = smoke
     assert done.returncode == 0, done.stderr

@@ -13,6 +13,7 @@ def smoke(tmp_path_factory):
     return run_from_scratch("importance_weighted_ll.py", "--smoke", "--out", str(out)), out
 
 
+@pytest.mark.slow
 def test_every_k_has_a_row_in_print_and_on_disk(smoke):
     done, out = smoke
     assert done.returncode == 0, done.stderr

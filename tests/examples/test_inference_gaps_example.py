@@ -13,6 +13,7 @@ def smoke(tmp_path_factory):
     return run_from_scratch("inference_gaps.py", "--smoke", "--out", str(out)), out
 
 
+@pytest.mark.slow
 def test_every_guide_and_encoder_has_a_row_in_print_and_on_disk(smoke):
     done, out = smoke
     assert done.returncode == 0, done.stderr

@@ -119,6 +119,7 @@ def test_a_discrete_latent_gets_an_unbiased_score_function_gradient(objective):
     assert abs(z_scores(draws, exact)) < 4
 
 
+@pytest.mark.slow
 def test_signal_to_noise_falls_for_q_and_rises_under_dreg_and_for_the_model():
     """Slopes of log SNR against log K near the optimum: -1/2, 1/2, 1/2 (Rainforth et al. 2018, Tucker et al. 2019).
 

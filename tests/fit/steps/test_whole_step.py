@@ -155,6 +155,7 @@ def low_recursion_limit() -> Iterator[int]:
     sys.setrecursionlimit(limit)
 
 
+@pytest.mark.slow
 def test_compiled_code_is_found_again_and_nothing_else_is_left(monkeypatch, tmp_path, low_recursion_limit):
     from torch._dynamo.utils import counters
 
