@@ -445,7 +445,7 @@ def _network_for(part: str, text: str, kind: str, owner: str, activation: str | 
     check_options(part, text)
     name = parse_part(part, text)[0]
     own = inspect.signature(find_part(part, name)).parameters.get("activation")
-    # Where none is chosen, the owner's default must not take the place of another network's own.
+    # If no activation is chosen, the network keeps its own default, and does not get that of its owner.
     chosen = {}
     if activation is None and name != MLP and own is not None and own.default is not own.empty:
         chosen["activation"] = own.default

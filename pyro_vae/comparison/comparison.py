@@ -130,7 +130,7 @@ class Comparison:
             text = f"{name} measured nothing in {len(reasons)} of {count(len(tried), 'cell')}: {reasons[0]}"
             sentence = f"{text.removesuffix('.')}."
             others = sum(reason != reasons[0] for reason in reasons)
-            sentences.append(f"{sentence} In {others} of them the reason is another." if others else sentence)
+            sentences.append(f"{sentence} In {others} of them the reason differs." if others else sentence)
         return sentences
 
     def difference(self, a: str, b: str, quantity: str = "elbo") -> PairedDifference:

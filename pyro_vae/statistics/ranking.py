@@ -21,7 +21,7 @@ from pyro_vae.statistics.paired_difference import (
     summarize,
 )
 
-# Where it was before: imports of it go on.
+# Defined here in earlier versions: imports from here still work.
 from pyro_vae.statistics.paired_difference import paired_difference as paired_difference
 from pyro_vae.statistics.seed_spread import SeedSpread, seed_spread
 from pyro_vae.statistics.uniformity import holm

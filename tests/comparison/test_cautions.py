@@ -103,7 +103,7 @@ def test_evaluations_that_measured_nothing_are_named_with_the_reason(tmp_path):
     for at, reason in enumerate(reasons):
         several = changed(several, at, failed_evaluations={"broken": reason, "dark": reasons[1]})
     found = cautions(several)
-    assert f"broken measured nothing in 3 of 3 cells: {reasons[0]}. In 2 of them the reason is another." in found
+    assert f"broken measured nothing in 3 of 3 cells: {reasons[0]}. In 2 of them the reason differs." in found
     assert f"dark measured nothing in 3 of 3 cells: {reasons[1]}" in found
 
 

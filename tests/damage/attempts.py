@@ -29,7 +29,7 @@ from pyro_vae.cli import main
 from pyro_vae.comparison import Grid
 
 SECONDS = 120
-"""Of computing for one attempt. The longest is ``evaluate --ais`` as it is without numbers: 15 to 35."""
+"""CPU seconds for one attempt. The longest, ``evaluate --ais`` without options, takes 15 to 35."""
 
 LONGEST = 1000
 """Characters of a message."""
