@@ -342,7 +342,10 @@ def make_pair(
         prior: likewise; only the default where the model takes no prior.
         likelihood: likewise.
         model: likewise. Its constructor is given those of ``x_shape``, ``x_dim`` (for flat data), ``latent_dim``,
-            ``hidden_dims``, ``activation``, ``prior``, ``likelihood`` and ``decoder`` that it names.
+            ``hidden_dims``, ``activation``, ``prior``, ``likelihood`` and ``decoder`` that it names. Options that it is
+            given here and that the guide has too are the guide's as well, unless the guide's text has them. Where the
+            likelihood is called with something else than z, the class has a static method
+            ``likelihood_dim(latent_dim, **options)`` that returns its dimension.
         encoder: the guide's network, likewise; only the default where the guide takes no encoder.
         decoder: the network of the likelihood, or of a model that takes no likelihood; only the default where neither
             takes a decoder.
@@ -373,7 +376,7 @@ def make_pair(
     def guide_of(made_model: Any) -> Any:
         return make_guide(
             x_shape, latent_dim, encoder_dims or tuple(hidden_dims)[::-1], guide=guide, model=made_model,
-            encoder=encoder, activation=activation, data=data,
+            encoder=encoder, activation=activation, data=data, model_text=model,
         )  # fmt: skip
 
     def model_of(made_guide: Any) -> Any:
@@ -381,7 +384,10 @@ def make_pair(
         if "prior" in taken:
             made["prior"] = make_part("prior", prior, **shapes, data=data, guide=made_guide)
         if "likelihood" in taken:
-            made["likelihood"] = make_part("likelihood", likelihood, **shapes, **layers, decoder=network)
+            dim = _likelihood_dim(model, latent_dim)
+            made["likelihood"] = make_part(
+                "likelihood", likelihood, **(shapes | {"latent_dim": dim}), **layers, decoder=network
+            )
         else:
             made["decoder"] = network
         return make_part("model", model, **shapes, **layers, **made)
@@ -405,19 +411,37 @@ def make_guide(
     encoder: str = MLP,
     activation: str | None = None,
     data: Callable[[], Tensor] | None = None,
+    model_text: str = "vae",
 ) -> Any:
     """Make a guide for a model that is there.
 
-    Args: as for :func:`make_pair`; ``model`` is the object.
+    Args: as for :func:`make_pair`; ``model`` is the object, and ``model_text`` its name with its options.
 
     Raises:
         ValueError: as for :func:`make_part`.
     """
     network = _network_for("encoder", encoder, "guide", guide, activation)
+    # What only the pair can know is no option of the model.
+    shared = {
+        name: value
+        for name, value in parse_part("model", model_text)[1].items()
+        if name not in kind_of("guide").offered
+    }
     return make_part(
-        "guide", guide, **_shapes(x_shape, latent_dim), hidden_dims=tuple(encoder_dims), activation=activation,
-        model=model, encoder=network, data=data,
+        "guide", guide, **shared, **_shapes(x_shape, latent_dim), hidden_dims=tuple(encoder_dims),
+        activation=activation, model=model, encoder=network, data=data,
     )  # fmt: skip
+
+
+def _likelihood_dim(model: str, latent_dim: int) -> int:
+    """Return the dimension of what a model calls its likelihood with."""
+    name, options = parse_part("model", model)
+    cls = find_part("model", name)
+    if not hasattr(cls, "likelihood_dim"):
+        return latent_dim
+    check_options("model", model)
+    dim: int = cls.likelihood_dim(latent_dim, **options)
+    return dim
 
 
 def _shapes(x_shape: Sequence[int], latent_dim: int) -> dict[str, Any]:

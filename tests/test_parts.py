@@ -9,6 +9,7 @@ import torch
 
 from pyro_vae import guides, log_weights, models, nn, objectives
 from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE
 from pyro_vae.parts import (
     KINDS,
     find_part,
@@ -210,6 +211,37 @@ def test_a_guide_for_a_model_that_is_there():
     guide = make_guide((7,), 2, (9,), guide="semi_amortized", model=model)
     assert guide.hidden_dims == (9,)
     assert guide(torch.zeros(4, 7)).shape == (4, 2)
+
+
+class Layered(VAE):
+    """Its likelihood sees the lower of two layers."""
+
+    def __init__(self, x_shape, latent_dim=2, hidden_dims=(5,), lower_dim: int = 3, *, likelihood=None):
+        super().__init__(x_shape, latent_dim, hidden_dims, likelihood=likelihood)
+        self.lower_dim = lower_dim
+
+    @staticmethod
+    def likelihood_dim(latent_dim, lower_dim=3):
+        return latent_dim + lower_dim
+
+
+class LayeredGuide(MeanFieldGuide):
+    def __init__(self, x_shape, latent_dim=2, hidden_dims=(5,), lower_dim: int = 4):
+        super().__init__(x_shape, latent_dim, hidden_dims)
+        self.lower_dim = lower_dim
+
+
+@pytest.mark.parametrize(
+    ("model_options", "guide_options", "dims"),
+    [("", "", (3, 4)), ("(lower_dim=6)", "", (6, 6)), ("(lower_dim=6)", "(lower_dim=7)", (6, 7))],
+)
+def test_a_guide_has_the_options_that_its_model_is_given(model_options, guide_options, dims):
+    text = f"{__name__}:Layered{model_options}"
+    model, guide = make_pair((7,), 2, (5,), model=text, guide=f"{__name__}:LayeredGuide{guide_options}")
+    assert (model.lower_dim, guide.lower_dim) == dims
+    assert model.likelihood.latent_dim == 2 + dims[0]
+    made = make_guide((7,), 2, (5,), guide=f"{__name__}:LayeredGuide{guide_options}", model=model, model_text=text)
+    assert made.lower_dim == dims[1]
 
 
 class Curved(torch.nn.Module):
