@@ -58,7 +58,7 @@ class ConvNetwork(ImageNetwork):
         self.linear_dims = checked_widths("ConvNetwork", "linear_dims", linear_dims, least=0)
         self.activation = activation
         active = activation_of("ConvNetwork", activation)
-        sizes = self.sizes([2] * len(self.channels), round_up=False)
+        sizes = self.sizes([2] * len(self.channels), "channels=(32,)", round_up=False)
         layers: list[nn.Module] = []
         if role == "encoder":
             for n_in, n_out in pairwise((self.image_channels, *self.channels)):

@@ -88,7 +88,7 @@ class GatedConvNetwork(ImageNetwork):
                 f"GatedConvNetwork: strides must be 1 or 2, one for each of the {len(self.channels)} channels; got "
                 f"{self.strides}."
             )
-        sizes = self.sizes(self.strides, round_up=True)
+        sizes = self.sizes(self.strides, "strides=(1, 1, 2, 1, 1)", round_up=True)
         if role == "encoder":
             layers = [
                 GatedConvolution(nn.Conv2d(n_in, 2 * n_out, KERNEL, stride, padding=KERNEL // 2))

@@ -116,11 +116,12 @@ class ImageNetwork(nn.Module):
         height, width = self.x_shape[1:]
         return self.x_shape[0] if self.role == "encoder" else self.out_features // (height * width)
 
-    def sizes(self, strides: Sequence[int], *, round_up: bool) -> list[tuple[int, int]]:
+    def sizes(self, strides: Sequence[int], fix: str, *, round_up: bool) -> list[tuple[int, int]]:
         """Return height and width of the images in front of the first layer, and after each.
 
         Args:
             strides: of the layers from the image inwards, each 1 or 2.
+            fix: options with which smaller images would do, for the message.
             round_up: whether half of an odd size is rounded up.
 
         Raises:
@@ -130,7 +131,7 @@ class ImageNetwork(nn.Module):
         if min(self.x_shape[1:]) < 2**halvings:
             raise ValueError(
                 f"{type(self).__name__}: images must be at least {2**halvings} x {2**halvings} to be halved "
-                f"{halvings} times; got x_shape = {self.x_shape}. Take fewer channels, as channels=(32,)."
+                f"{halvings} times; got x_shape = {self.x_shape}. Halve them less often, as by {fix}."
             )
         sizes = [self.x_shape[1:]]
         for stride in strides:

@@ -100,7 +100,7 @@ class ResidualNetwork(ImageNetwork):
                 f"ResidualNetwork: groups must divide each of channels = {self.channels}, with two channels or more in "
                 f"a group; got {groups}."
             )
-        sizes = self.sizes([2] * len(self.channels), round_up=True)
+        sizes = self.sizes([2] * len(self.channels), "channels=(32,)", round_up=True)
         # The first convolution makes as many channels as the first level.
         levels = list(zip(pairwise((self.channels[0], *self.channels)), sizes[:-1], strict=True))
         layers: list[nn.Module] = []
