@@ -75,9 +75,10 @@ class TopDownGuide(PyroModule):
 
     References:
         C. Sonderby, T. Raiko, L. Maaloe, S. Sonderby, O. Winther (2016), *Ladder variational autoencoders*,
-        arXiv 1602.02282, equations 8 to 12.
+        arXiv 1602.02282.
 
     >>> from pyro_vae.models import HierarchicalVAE
+    >>> import torch
     >>> x = torch.zeros(7, 1, 28, 28)
     >>> guide = TopDownGuide((1, 28, 28), model=HierarchicalVAE((1, 28, 28)))
     >>> guide(x).shape, guide.posterior(x).event_shape
