@@ -1,7 +1,8 @@
 """The guide of several stochastic layers that samples them from the datum upward."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import pyro
 from pyro.nn import PyroModule
@@ -12,6 +13,7 @@ from pyro_vae.nn.latent_layers import between_layers, layer_dims
 from pyro_vae.parts import make_part
 from pyro_vae.programs.sites import PLATE, layer_site
 from pyro_vae.protocols import PosteriorGuide
+from pyro_vae.runtime.checks import in_short
 
 
 class BottomUpGuide(PyroModule):
@@ -54,6 +56,8 @@ class BottomUpGuide(PyroModule):
     (['MeanFieldGuide', 'InverseAutoregressiveGuide'], torch.Size([7, 50]))
     """
 
+    names_parts: ClassVar[Mapping[str, str]] = MappingProxyType({"layers": "guide"})
+
     def __init__(
         self,
         x_shape: Sequence[int],
@@ -69,11 +73,12 @@ class BottomUpGuide(PyroModule):
         super().__init__()
         dims = layer_dims("BottomUpGuide", latent_dim, inner_latent_dims)
         between = between_layers("BottomUpGuide", inner_hidden_dims, len(dims) - 1)
-        layers = (layers,) if isinstance(layers, str) else tuple(layers)
-        if len(layers) not in (1, len(dims)):
+        layers = (layers,) if isinstance(layers, str) else layers
+        if not isinstance(layers, Sequence) or len(layers) not in (1, len(dims)):
+            count = len(layers) if isinstance(layers, Sequence) else in_short(layers)
             raise ValueError(
-                f"BottomUpGuide: layers must name one guide for all layers, or one for each of the {len(dims)} latent "
-                f"layers; got {len(layers)}."
+                f"BottomUpGuide: layers must be a tuple of one guide for all layers, or of one for each of the "
+                f"{len(dims)} latent layers; got {count}."
             )
         self.x_shape = tuple(x_shape)
         self.latent_dim = latent_dim
@@ -81,8 +86,8 @@ class BottomUpGuide(PyroModule):
         self.activation = activation
         self.inner_latent_dims = dims[:-1]
         self.inner_hidden_dims = inner_hidden_dims
-        self.layers = layers
-        each = layers if len(layers) == len(dims) else layers * len(dims)
+        self.layers = tuple(layers)
+        each = self.layers if len(layers) == len(dims) else self.layers * len(dims)
         below = [self.x_shape, *((dim,) for dim in dims[:-1])]
         hidden = [self.hidden_dims, *between]
         networks = [encoder, *[None] * (len(dims) - 1)]
