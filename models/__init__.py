@@ -7,6 +7,7 @@ if __name__ != "pyro_vae.models":
 
 from pyro_vae.models import likelihoods, priors
 from pyro_vae.models.linear_gaussian import LinearGaussian
+from pyro_vae.models.linear_gaussian_chain import LinearGaussianChain
 from pyro_vae.models.vae import VAE
 
-__all__ = ["VAE", "LinearGaussian", "likelihoods", "priors"]
+__all__ = ["VAE", "LinearGaussian", "LinearGaussianChain", "likelihoods", "priors"]
