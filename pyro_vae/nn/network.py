@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,8 @@ Network = Callable[..., Any]
 """A module from ``(*batch, in_features)`` to ``(*batch, out_features)``, or a class of such modules.
 
 A class, or a ``functools.partial`` of one, is called with those of ``in_features``, ``out_features``, ``hidden_dims``,
-``activation``, ``x_shape``, ``role`` and ``blocks`` that its constructor names.
+``activation``, ``x_shape``, ``role`` and ``blocks`` that its constructor names. An encoder whose ``forward`` names
+further arguments, as ``forward(x, observed)``, is called with the further tensors of a datum.
 """
 
 ONLY_BY_NAME = ("role", "blocks")
@@ -75,7 +76,12 @@ def output_bias_of(network: Any) -> Tensor | None:
 
 
 def features_of(
-    network: Callable[[Tensor], Tensor], inputs: Tensor, blocks: Mapping[str, int], who: str, role: str
+    network: Callable[..., Tensor],
+    inputs: Tensor,
+    blocks: Mapping[str, int],
+    who: str,
+    role: str,
+    further: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """Return a network's features of inputs ``(*batch, in_features)``: a tensor ``(*batch, size)`` for each block.
 
@@ -85,13 +91,14 @@ def features_of(
         blocks: the number of features for each purpose, in their order.
         who: the network's owner, for the message.
         role: what the owner calls it, for the message.
+        further: what the network is called with after the inputs.
 
     Raises:
         ValueError: the network takes other inputs, or returns another number of features or other leading dims.
     """
     num_features = sum(blocks.values())
     try:
-        features = network(inputs)
+        features = network(inputs, *further)
     except RuntimeError as error:
         # A subclass of RuntimeError tells of something else than the features.
         if type(error) is not RuntimeError or is_out_of_memory(error):
