@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 from pyro import distributions as dist
@@ -87,6 +87,9 @@ class TopDownGuide(PyroModule):
     >>> guide(x).shape, guide.posterior(x).event_shape
     (torch.Size([7, 100]), torch.Size([50]))
     """
+
+    prior_comes_later: ClassVar[bool] = True
+    """The model's prior may need ``posterior``, which uses none of the model."""
 
     def __init__(
         self,
