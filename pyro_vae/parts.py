@@ -407,7 +407,9 @@ def make_pair(
             ``hidden_dims``, ``activation``, ``prior``, ``likelihood`` and ``decoder`` that it names. Options that it is
             given here and that the guide has too are the guide's as well, unless the guide's text has them. Where the
             likelihood is called with something else than z, the class has a static method
-            ``likelihood_dim(latent_dim, **options)`` that returns its dimension.
+            ``likelihood_dim(latent_dim, **options)`` that returns its dimension. Where the prior needs the guide and
+            the guide the model, the model is made without it, and has it set as its attribute ``prior`` later, if the
+            guide's class says by ``prior_comes_later = True`` that its ``posterior`` does not use it.
         network: of both sides, likewise: the encoder and the decoder unless these are given.
         encoder: the guide's network, likewise; only the default where the guide takes no encoder.
         decoder: the network of the likelihood, or of a model that takes no likelihood; only the default where neither
@@ -443,10 +445,13 @@ def make_pair(
             encoder=encoder, activation=activation, data=data, model_text=model,
         )  # fmt: skip
 
-    def model_of(made_guide: Any) -> Any:
+    def prior_of(made_guide: Any) -> Any:
+        return make_part("prior", prior, **shapes, data=data, guide=made_guide)
+
+    def model_of(made_guide: Any, with_prior: bool = True) -> Any:
         made: dict[str, Any] = {}
-        if "prior" in taken:
-            made["prior"] = make_part("prior", prior, **shapes, data=data, guide=made_guide)
+        if "prior" in taken and with_prior:
+            made["prior"] = prior_of(made_guide)
         if "likelihood" in taken:
             dim = _likelihood_dim(model, latent_dim)
             made["likelihood"] = make_part(
@@ -459,10 +464,14 @@ def make_pair(
     if "model" not in _arguments("guide", guide):
         made_guide = guide_of(None)
         return model_of(made_guide), made_guide
-    if "guide" in _arguments("prior", prior):
+    prior_needs_guide = "prior" in taken and "guide" in _arguments("prior", prior)
+    if prior_needs_guide and not getattr(find_part("guide", parse_part("guide", guide)[0]), "prior_comes_later", False):
         raise ValueError(f"prior {prior} needs the guide, and guide {guide} needs the model: choose another of one.")
-    made_model = model_of(None)
-    return made_model, guide_of(made_model)
+    made_model = model_of(None, with_prior=not prior_needs_guide)
+    made_guide = guide_of(made_model)
+    if prior_needs_guide:
+        made_model.prior = prior_of(made_guide)
+    return made_model, made_guide
 
 
 def make_guide(
