@@ -16,8 +16,8 @@ class Layers:
     """A top-down model of ``layers`` layers and a guide in an order, both normal; ``rows`` copies.
 
     Args:
-        order: ``"bottom_up"``: z_1 from x, z_2 from z_1; ``"top_down"``: z_L from x, each other from x and the one above;
-            ``"shared"``: as that, with the model's own loc and scale, to which what x says is added.
+        order: ``"bottom_up"``: z_1 from x, z_2 from z_1; ``"top_down"``: z_L from x, each other from x and the one
+            above; ``"shared"``: as that, with the model's own loc and scale, to which what x says is added.
         linear: whether layers are linear in one another; else through a tanh.
     """
 

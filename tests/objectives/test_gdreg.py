@@ -57,7 +57,8 @@ def test_the_mean_gradient_is_iwaes_on_hierarchies(layers, order, linear):
         assert variance_ratio(generalized, plain, f"q{layer}") < 1
     # What all draws of x depend on is nearest to it; there the prior's gradient is less noisy for each guide here.
     assert variance_ratio(generalized, plain, "p1") < 1
-    assert_close(generalized["p0.weight"], plain["p0.weight"], rtol=1e-8, atol=1e-8) if order != "shared" else None
+    # The likelihood's gradient is IWAE's own.
+    assert_close(generalized["p0.weight"], plain["p0.weight"], rtol=1e-8, atol=1e-8)
 
 
 class Priors:
@@ -173,26 +174,29 @@ def test_the_score_is_kept_for_laws_whose_draws_are_not_known():
             assert_close(generalized[name], plain[name], rtol=1e-9, atol=1e-9)
 
 
-def test_an_inner_prior_has_less_noise_where_the_guide_is_the_posterior():
-    """Of z_1 in a chain, whose exact guide samples z_2 first: 30 gradients of 200 copies of a datum."""
-    torch.manual_seed(0)
-    chain = LinearGaussianChain(4, 2, (3,), scale=0.7).double()
-    x = chain.evidence().sample((1,)).expand(200, 4)
-    frozen = LinearGaussianChain(4, 2, (3,), scale=0.7).double().requires_grad_(False)
-    frozen.load_state_dict(chain.state_dict())
-    parameters = {"loadings": chain.loadings[1], "bias": chain.biases[1]}
-    found = {}
+@pytest.mark.parametrize("noise", [0.8, 2.0])
+def test_at_the_posterior_the_variance_is_told_by_how_much_x_says(noise):
+    """Of the loc of N(a, s_p^2): (s_p^2 / noise^2)^2 times IWAE's, within 6 % (4 standard errors of 20 000 draws)."""
+    scale, rows = 1.1, ROWS
+    loc = torch.zeros(rows, dtype=torch.float64, requires_grad=True)
+    x = torch.full((rows,), 0.7, dtype=torch.float64)
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(loc[: len(x)], scale))
+            pyro.sample("x", dist.Normal(z, noise), obs=x)
+
+    def posterior(x):
+        precision = scale**-2 + noise**-2
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x / noise**2 / precision, precision**-0.5))
+
+    variances = []
     for objective in (IWAE(5), GDReG(5)):
-        torch.manual_seed(1)
-        draws = []
-        for _ in range(30):
-            loss = objective.differentiable_loss(chain, frozen.top_down, x)
-            draws.append(torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(parameters.values()))]))
-        found[type(objective)] = torch.stack(draws)
-    plain, generalized = found[IWAE], found[GDReG]
-    errors = ((plain - generalized).var(0) / len(plain)).sqrt()
-    assert ((plain - generalized).mean(0).abs() < LIMIT * errors).all()
-    assert generalized.var(0).sum() < 0.9 * plain.var(0).sum(), generalized.var(0).sum() / plain.var(0).sum()
+        torch.manual_seed(0)
+        (gradient,) = torch.autograd.grad(objective.differentiable_loss(model, posterior, x), loc)
+        variances.append(gradient.var().item())
+    assert variances[1] / variances[0] == pytest.approx((scale / noise) ** 4, rel=0.06)
 
 
 @pytest.mark.slow
