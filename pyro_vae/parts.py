@@ -8,8 +8,8 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import EntryPoint
@@ -20,6 +20,7 @@ from typing import Any
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from pyro_vae.errors import RunError
 from pyro_vae.runtime.arguments import Reader, are_flags, argument, named_as, reader, with_flags
 from pyro_vae.runtime.installed import installed, package_of
 from pyro_vae.runtime.memory import is_out_of_memory
@@ -61,7 +62,7 @@ KINDS = {
     "prior": Kind("pyro_vae.models.priors", _SHAPES | {"data", "guide"}),
     "likelihood": Kind("pyro_vae.models.likelihoods", _SHAPES | _LAYERS | {"decoder"}),
     # The pair's layers and activation are what a network has where its options say nothing else.
-    "network": Kind("pyro_vae.nn", frozenset({"x_shape", "in_features", "out_features"})),
+    "network": Kind("pyro_vae.nn", frozenset({"x_shape", "in_features", "out_features", "role", "blocks"})),
     "objective": _Objective("pyro_vae.objectives", frozenset(), "a subclass of pyro.infer.ELBO"),
 }
 
@@ -73,6 +74,15 @@ PARTS = {
 
 MLP = "mlp"
 """The network of a pair unless another one is chosen."""
+
+NETWORK = "network"
+"""What names the network of both sides at once: encoder and decoder, where these are not named themselves."""
+
+SIDES = tuple(part for part, kind in PARTS.items() if kind == NETWORK)
+"""The parts of a run that are networks."""
+
+CHOICES = (*PARTS, NETWORK)
+"""All that a user chooses by the name of a part."""
 
 
 def kind_of(part: str) -> Kind:
@@ -95,7 +105,7 @@ def part_names(part: str) -> list[str]:
     """Return the names of all parts of a kind: the package's own, then those that installed packages declare.
 
     >>> part_names("network")
-    ['mlp']
+    ['mlp', 'conv', 'gated_conv', 'gated_mlp', 'resnet']
     """
     return list(dict.fromkeys([*own_parts(part), *(point.name for point in _declared(part))]))
 
@@ -256,8 +266,6 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
     check_options(kind, text)
     cls, who = find_part(kind, name), f"{argument(kind)} {name}"
     parameters = inspect.signature(cls).parameters
-    # The options of a script's parts stand in their text, and are no flags.
-    have_flags = reader() == "flags"
     for option in options:
         if offered.get(option) is not None and option in kind_of(kind).offered:
             raise ValueError(f"{who}: {option} is the pair's, and no option.")
@@ -266,11 +274,31 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
         arguments["data"] = arguments["data"]()
     for parameter in parameters.values():
         if parameter.default is parameter.empty and parameter.name not in arguments | options:
-            needed = f"--{kind}.{parameter.name}" if have_flags else f"`{parameter.name}`"
+            # The options of a script's parts stand in their text, and are no flags.
+            needed = f"--{kind}.{parameter.name}" if reader() == "flags" else f"`{parameter.name}`"
             raise ValueError(f"{who}: needs {needed}, which was not given.")
+    with _as_typed(kind, text, arguments):
+        return cls(**arguments, **options)
+
+
+@contextmanager
+def _as_typed(kind: str, text: str, offered: Collection[str] = ()) -> Iterator[None]:
+    """Say what a part's class refuses, inside the block, in terms of the text that names it.
+
+    Args:
+        kind: of the part.
+        text: its name with its options.
+        offered: the arguments that it is given beside them.
+
+    Raises:
+        ValueError: of an error of the part, with its flags in the place of Python's arguments.
+    """
+    name, options = parse_part(kind, text)
+    who = f"{argument(kind)} {name}"
+    have_flags = reader() == "flags"
     try:
         with named_as("settings") if are_flags() else nullcontext():
-            return cls(**arguments, **options)
+            yield
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -288,13 +316,14 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
             # A network that an option is for calls it by its last words.
             for shared in SHARED:
                 message = re.sub(rf"\b{shared}\b", option, message) if option.endswith(f"_{shared}") else message
+        parameters = inspect.signature(find_part(kind, name)).parameters
         plain = {p.name for p in parameters.values() if isinstance(p.default, int | float | str | tuple)}
-        own_flags = (plain | options.keys()) - kind_of(kind).offered - arguments.keys()
+        own_flags = (plain | options.keys()) - kind_of(kind).offered - set(offered)
         raise ValueError(with_flags(with_flags(message, own_flags, f"{kind}."), SHARED)) from error
 
 
 def check_options(kind: str, text: str) -> None:
-    """Refuse options that a part does not have.
+    """Refuse options that a part does not have, and such options of the parts that it names itself.
 
     Raises:
         ValueError: says which, and suggests the nearest.
@@ -306,6 +335,38 @@ def check_options(kind: str, text: str) -> None:
             known = part_options(kind, name)
             has = f"It has {', '.join(known)}." if known else "It has none."
             raise ValueError(f"{argument(kind)} {name}: has no option {option!r}.{did_you_mean(option, known)} {has}")
+    for place, (inner_kind, inner) in named_parts(kind, text).items():
+        option = place.partition(".")[0]
+        where = f"--{kind}.{option}" if reader() == "flags" else option
+        try:
+            with named_as("settings") if are_flags() else nullcontext():
+                check_options(inner_kind, inner)
+        except RunError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{argument(kind)} {name}: {where}: {error}") from error
+
+
+def named_parts(kind: str, text: str) -> dict[str, tuple[str, str]]:
+    """Return kind and text of each part that a part's options name, by its place among them.
+
+    A class says which of its options are texts of parts, or sequences of such texts, by an attribute ``names_parts``,
+    a mapping from the option to the kind.
+
+    Raises:
+        ValueError: as for :func:`find_part`.
+
+    >>> named_parts("guide", "bottom_up(layers=('mean_field', 'iaf(num_flows=2)'))")
+    {'layers.0': ('guide', 'mean_field'), 'layers.1': ('guide', 'iaf(num_flows=2)')}
+    """
+    name, options = parse_part(kind, text)
+    found = {}
+    for option, inner_kind in getattr(find_part(kind, name), "names_parts", {}).items():
+        texts = options.get(option, ())
+        for index, inner in enumerate(texts if isinstance(texts, list | tuple) else [texts]):
+            if isinstance(inner, str):
+                found[f"{option}.{index}"] = inner_kind, inner
+    return found
 
 
 def make_objective(text: str) -> Any:
@@ -326,8 +387,9 @@ def make_pair(
     prior: str = "standard_normal",
     likelihood: str = "bernoulli",
     model: str = "vae",
-    encoder: str = MLP,
-    decoder: str = MLP,
+    network: str = MLP,
+    encoder: str | None = None,
+    decoder: str | None = None,
     encoder_dims: Sequence[int] | None = None,
     activation: str | None = None,
     data: Callable[[], Tensor] | None = None,
@@ -342,7 +404,11 @@ def make_pair(
         prior: likewise; only the default where the model takes no prior.
         likelihood: likewise.
         model: likewise. Its constructor is given those of ``x_shape``, ``x_dim`` (for flat data), ``latent_dim``,
-            ``hidden_dims``, ``activation``, ``prior``, ``likelihood`` and ``decoder`` that it names.
+            ``hidden_dims``, ``activation``, ``prior``, ``likelihood`` and ``decoder`` that it names. Options that it is
+            given here and that the guide has too are the guide's as well, unless the guide's text has them. Where the
+            likelihood is called with something else than z, the class has a static method
+            ``likelihood_dim(latent_dim, **options)`` that returns its dimension.
+        network: of both sides, likewise: the encoder and the decoder unless these are given.
         encoder: the guide's network, likewise; only the default where the guide takes no encoder.
         decoder: the network of the likelihood, or of a model that takes no likelihood; only the default where neither
             takes a decoder.
@@ -361,6 +427,7 @@ def make_pair(
     >>> guide.rank
     4
     """
+    encoder, decoder = encoder or network, decoder or network
     shapes = _shapes(x_shape, latent_dim)
     layers = {"hidden_dims": tuple(hidden_dims), "activation": activation}
     taken = _arguments("model", model)
@@ -368,12 +435,12 @@ def make_pair(
         if kind not in taken and text != default:
             raise ValueError(f"model {model} takes no {kind}: leave out {argument(kind)} {text}.")
     owner = ("likelihood", likelihood) if "likelihood" in taken else ("model", model)
-    network = _network_for("decoder", decoder, *owner, activation)
+    made_decoder = _network_for("decoder", decoder, *owner, activation)
 
     def guide_of(made_model: Any) -> Any:
         return make_guide(
             x_shape, latent_dim, encoder_dims or tuple(hidden_dims)[::-1], guide=guide, model=made_model,
-            encoder=encoder, activation=activation, data=data,
+            encoder=encoder, activation=activation, data=data, model_text=model,
         )  # fmt: skip
 
     def model_of(made_guide: Any) -> Any:
@@ -381,9 +448,12 @@ def make_pair(
         if "prior" in taken:
             made["prior"] = make_part("prior", prior, **shapes, data=data, guide=made_guide)
         if "likelihood" in taken:
-            made["likelihood"] = make_part("likelihood", likelihood, **shapes, **layers, decoder=network)
+            dim = _likelihood_dim(model, latent_dim)
+            made["likelihood"] = make_part(
+                "likelihood", likelihood, **(shapes | {"latent_dim": dim}), **layers, decoder=made_decoder
+            )
         else:
-            made["decoder"] = network
+            made["decoder"] = made_decoder
         return make_part("model", model, **shapes, **layers, **made)
 
     if "model" not in _arguments("guide", guide):
@@ -405,19 +475,38 @@ def make_guide(
     encoder: str = MLP,
     activation: str | None = None,
     data: Callable[[], Tensor] | None = None,
+    model_text: str = "vae",
 ) -> Any:
     """Make a guide for a model that is there.
 
-    Args: as for :func:`make_pair`; ``model`` is the object.
+    Args: as for :func:`make_pair`; ``model`` is the object, and ``model_text`` its name with its options.
 
     Raises:
         ValueError: as for :func:`make_part`.
     """
     network = _network_for("encoder", encoder, "guide", guide, activation)
+    # What only the pair can know is no option of the model.
+    shared = {
+        name: value
+        for name, value in parse_part("model", model_text)[1].items()
+        if name not in kind_of("guide").offered
+    }
     return make_part(
-        "guide", guide, **_shapes(x_shape, latent_dim), hidden_dims=tuple(encoder_dims), activation=activation,
-        model=model, encoder=network, data=data,
+        "guide", guide, **shared, **_shapes(x_shape, latent_dim), hidden_dims=tuple(encoder_dims),
+        activation=activation, model=model, encoder=network, data=data,
     )  # fmt: skip
+
+
+def _likelihood_dim(model: str, latent_dim: int) -> int:
+    """Return the dimension of what a model calls its likelihood with."""
+    name, options = parse_part("model", model)
+    cls = find_part("model", name)
+    if not hasattr(cls, "likelihood_dim"):
+        return latent_dim
+    check_options("model", model)
+    with _as_typed("model", model):
+        dim: int = cls.likelihood_dim(latent_dim, **options)
+    return dim
 
 
 def _shapes(x_shape: Sequence[int], latent_dim: int) -> dict[str, Any]:
@@ -441,7 +530,10 @@ def _network_for(part: str, text: str, kind: str, owner: str, activation: str | 
     if text == MLP:
         return None
     if part not in _arguments(kind, owner):
-        raise ValueError(f"{kind} {owner} takes no {part}: leave out {argument(part)} {text}.")
+        raise ValueError(
+            f"{kind} {owner} takes no {part}: leave out {argument(part)} {text}; beside {argument(NETWORK)}, which is "
+            f"for both sides, give {argument(part, MLP)}."
+        )
     check_options(part, text)
     name = parse_part(part, text)[0]
     own = inspect.signature(find_part(part, name)).parameters.get("activation")
@@ -452,10 +544,12 @@ def _network_for(part: str, text: str, kind: str, owner: str, activation: str | 
     return partial(_make_for, reader(), part, text, chosen)
 
 
-def _make_for(whom: Reader, part: str, text: str, chosen: Mapping[str, str], **sizes: Any) -> Any:
+def _make_for(
+    whom: Reader, part: str, text: str, chosen: Mapping[str, str], *, role: str, blocks: Any = None, **sizes: Any
+) -> Any:
     """Make a network with messages for whoever chose it, whatever its owner's messages are written for."""
     with named_as(whom):
-        return make_part(part, text, **{**sizes, **chosen})
+        return make_part(part, text, role=role, blocks=blocks, **{**sizes, **chosen})
 
 
 def _arguments(kind: str, text: str) -> set[str]:

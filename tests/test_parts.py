@@ -6,9 +6,11 @@ import sys
 
 import pytest
 import torch
+from held_parts import model_for
 
 from pyro_vae import guides, log_weights, models, nn, objectives
 from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE
 from pyro_vae.parts import (
     KINDS,
     find_part,
@@ -133,7 +135,7 @@ def test_a_pair_by_names_with_options():
 @pytest.mark.parametrize("guide", sorted(part_names("guide")))
 def test_every_guide_is_made_by_its_name(guide):
     x = data()
-    model, made = make_pair((1, 3, 2), 4, (5,), guide=guide, data=lambda: x)
+    model, made = make_pair((1, 3, 2), 4, (5,), model=model_for(guide), guide=guide, data=lambda: x)
     assert log_weights(model, made, x[:3], 2).isfinite().all()
 
 
@@ -212,6 +214,37 @@ def test_a_guide_for_a_model_that_is_there():
     assert guide(torch.zeros(4, 7)).shape == (4, 2)
 
 
+class Layered(VAE):
+    """Its likelihood sees the lower of two layers."""
+
+    def __init__(self, x_shape, latent_dim=2, hidden_dims=(5,), lower_dim: int = 3, *, likelihood=None):
+        super().__init__(x_shape, latent_dim, hidden_dims, likelihood=likelihood)
+        self.lower_dim = lower_dim
+
+    @staticmethod
+    def likelihood_dim(latent_dim, lower_dim=3):
+        return latent_dim + lower_dim
+
+
+class LayeredGuide(MeanFieldGuide):
+    def __init__(self, x_shape, latent_dim=2, hidden_dims=(5,), lower_dim: int = 4):
+        super().__init__(x_shape, latent_dim, hidden_dims)
+        self.lower_dim = lower_dim
+
+
+@pytest.mark.parametrize(
+    ("model_options", "guide_options", "dims"),
+    [("", "", (3, 4)), ("(lower_dim=6)", "", (6, 6)), ("(lower_dim=6)", "(lower_dim=7)", (6, 7))],
+)
+def test_a_guide_has_the_options_that_its_model_is_given(model_options, guide_options, dims):
+    text = f"{__name__}:Layered{model_options}"
+    model, guide = make_pair((7,), 2, (5,), model=text, guide=f"{__name__}:LayeredGuide{guide_options}")
+    assert (model.lower_dim, guide.lower_dim) == dims
+    assert model.likelihood.latent_dim == 2 + dims[0]
+    made = make_guide((7,), 2, (5,), guide=f"{__name__}:LayeredGuide{guide_options}", model=model, model_text=text)
+    assert made.lower_dim == dims[1]
+
+
 class Curved(torch.nn.Module):
     """A network with an activation of its own."""
 
@@ -248,9 +281,29 @@ def test_networks_are_chosen_by_name_with_options():
     assert again.encoder.hidden_dims == ()
 
 
+@pytest.mark.parametrize("network", sorted(part_names("network")))
+def test_every_network_is_made_by_its_name_for_both_sides(network):
+    model, guide = make_pair((1, 4, 4), 3, (5,), network=network)
+    cls = own_parts("network")[network]
+    assert (type(guide.encoder), type(model.likelihood.decoder)) == (cls, cls)
+    x = torch.rand(3, 1, 4, 4).round()
+    assert log_weights(model, guide, x, 2).isfinite().all()
+
+
+@pytest.mark.parametrize(("side", "other"), [("encoder", "decoder"), ("decoder", "encoder")])
+def test_a_side_that_is_named_does_not_have_the_network_of_both(side, other):
+    model, guide = make_pair((1, 4, 4), 3, (5,), network="conv(channels=(2,))", **{side: "mlp"})
+    made = {"encoder": guide.encoder, "decoder": model.likelihood.decoder}
+    assert type(made[side]).__name__ == "MLP"
+    assert (made[other].channels, made[other].role) == ((2,), other)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"network": "conv", "model": "linear_gaussian"}, "no decoder: .*network.* decoder='mlp'"),
+        ({"network": "conv(channels=(3,))"}, "x_shape must be"),
+        ({"network": "conv(role='encoder')"}, "role is the pair's"),
         ({"encoder": "mpl"}, "encoder: unknown name 'mpl'"),
         ({"decoder": "mlp(width=3)"}, "mlp: has no option 'width'"),
         ({"decoder": "mlp(in_features=3)"}, "mlp: in_features is the pair's"),

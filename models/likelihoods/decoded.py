@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.nn import Network, features_of, make_network
+from pyro_vae.nn import Network, features_of, make_network, output_bias_of
 from pyro_vae.runtime.checks import check_count, in_short, is_positive
 
 logger = logging.getLogger("pyro_vae")
@@ -67,7 +67,7 @@ class DecodedLikelihood(nn.Module):
         self.decoder = make_network(
             decoder, type(self).__name__, "decoder", x_shape=self.x_shape, in_features=latent_dim,
             out_features=sum(blocks.values()) * math.prod(self.x_shape), hidden_dims=self.hidden_dims,
-            activation=activation,
+            activation=activation, blocks=tuple(blocks.values()),
         )  # fmt: skip
 
     def features(self, z: Tensor) -> tuple[Tensor, ...]:
@@ -116,7 +116,9 @@ class DecodedLikelihood(nn.Module):
     def initialize_bias(self, mean: Tensor) -> None:
         """Set the output bias so that z = 0 starts near the training mean.
 
-        A decoder without an attribute ``output``, its last linear layer, is left as it is, and a line says so.
+        It is the parameter that :func:`pyro_vae.nn.output_bias_of` finds: the decoder's attribute ``output_bias``, or
+        the bias of its last linear layer ``output``. A decoder without one for each output is left as it is, and a
+        line says so.
 
         Args:
             mean: mean of the training data, shape ``x_shape``.
@@ -129,13 +131,14 @@ class DecodedLikelihood(nn.Module):
         """
         if tuple(mean.shape) != self.x_shape:
             raise ValueError(f"{type(self).__name__}: mean must have shape {self.x_shape}; got {tuple(mean.shape)}.")
-        output_bias = getattr(getattr(self.decoder, "output", None), "bias", None)
-        if output_bias is None:
+        bias = self.bias_for(mean).flatten()
+        output_bias = output_bias_of(self.decoder)
+        if output_bias is None or output_bias.ndim != 1 or len(output_bias) < len(bias):
             logger.warning(
                 "%s: the output bias starts as the decoder %s made it, and not at the training mean: the decoder has "
-                "no linear layer named `output`.", type(self).__name__, type(self.decoder).__name__,
+                "no parameter `output_bias` and no linear layer `output` with a number for each of its %d outputs.",
+                type(self).__name__, type(self.decoder).__name__, sum(self.blocks.values()) * mean.numel(),
             )  # fmt: skip
             return
-        bias = self.bias_for(mean).flatten()
         with torch.no_grad():
             output_bias[: len(bias)] = bias

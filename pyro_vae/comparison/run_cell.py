@@ -100,7 +100,7 @@ def make_pair_of(cell: Cell, data: ImageData, fitted_model: Path | None = None) 
             encoder_dims = cell.encoder_dims or cell.hidden_dims[::-1]
             guide = make_guide(
                 data.x_shape, cell.latent_dim, encoder_dims, guide=cell.guide, model=model, encoder=cell.encoder,
-                activation=cell.activation, data=inputs,
+                activation=cell.activation, data=inputs, model_text=cell.model,
             )  # fmt: skip
             return model, guide
         model, guide = make_pair(

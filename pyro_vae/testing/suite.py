@@ -2,12 +2,13 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -126,6 +127,16 @@ def assert_tensor(value: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
     assert got == (shape, dtype), f"expected shape {shape} and {dtype}; got {got[0]} and {got[1]}"
 
 
+def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+    """Return the latent sites of a model's or guide's trace in their order, without the guide's own variables."""
+    sites = {name: trace.nodes[name] for name in trace.stochastic_nodes if name not in _plates(trace)}
+    return {name: site for name, site in sites.items() if not site["infer"].get("is_auxiliary")}
+
+
+def _plates(trace: poutine.Trace) -> set[str]:
+    return {frame.name for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ())}
+
+
 def assert_site(site: dict[str, Any], n: int, event: tuple[int, ...], dtype: torch.dtype) -> None:
     """Expect that a site is in the plate over ``n`` data alone, with values of a shape and a dtype."""
     frames = [(frame.name, frame.dim, frame.size) for frame in site["cond_indep_stack"]]
@@ -134,16 +145,19 @@ def assert_site(site: dict[str, Any], n: int, event: tuple[int, ...], dtype: tor
     assert_tensor(site["log_prob"], (n,), dtype)
 
 
-def assert_refuses_other_data(program: Any, x_shape: tuple[int, ...]) -> None:
-    """Expect that a model or a guide says which shape and dtype x must have."""
+def assert_refuses_other_data(
+    program: Any, x_shape: tuple[int, ...], further: Callable[[Tensor], tuple[Tensor, ...]] = lambda _: ()
+) -> None:
+    """Expect that a model or a guide, called with x and further tensors, says which shape and dtype x must have."""
     name = type(program).__name__
     pattern = re.escape(f"{name}: x must have shape (batch, {', '.join(map(str, x_shape))}); got")
     other_events = {(*x_shape, 1), (*x_shape[:-1], x_shape[-1] + 1), x_shape[::-1], (math.prod(x_shape),)} - {x_shape}
     for shape in (x_shape, *((4, *event) for event in other_events)):
         with refuses(pattern):
-            program(torch.zeros(shape))
+            program(torch.zeros(shape), *further(torch.zeros(shape)))
     with refuses(f"{name}: x must be floating point; got torch.int64"):
-        program(torch.zeros(4, *x_shape, dtype=torch.int64))
+        whole = torch.zeros(4, *x_shape, dtype=torch.int64)
+        program(whole, *further(whole))
 
 
 def assert_vectorized(pair: Pair) -> None:
