@@ -7,6 +7,7 @@ from pyro_vae.models.likelihoods.discretized_logistic import DiscretizedLogistic
 from pyro_vae.models.likelihoods.gaussian import GaussianLikelihood
 from pyro_vae.models.likelihoods.negative_binomial import NegativeBinomialLikelihood
 from pyro_vae.models.likelihoods.poisson import PoissonLikelihood
+from pyro_vae.models.likelihoods.student_t import StudentTLikelihood
 from pyro_vae.models.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomialLikelihood
 
 __all__ = [
@@ -17,5 +18,6 @@ __all__ = [
     "GaussianLikelihood",
     "NegativeBinomialLikelihood",
     "PoissonLikelihood",
+    "StudentTLikelihood",
     "ZeroInflatedNegativeBinomialLikelihood",
 ]

@@ -91,9 +91,10 @@ def likelihood_given(
             f"{len(further)} further tensors. Give these after x, as data=(x, {takes.names[0]})."
         )
     if len(further) > len(takes.names) and not takes.takes_all:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in further)
         raise PairError(
-            f"{who}: a datum has further tensors, of shapes {', '.join(str(tuple(tensor.shape)) for tensor in further)}, "
-            f"and {name} takes {takes.in_words}. Leave out what it does not take, or choose a likelihood that does: its "
-            f"forward names them after z, as forward(self, z, library)."
+            f"{who}: a datum has further tensors, of shapes {shapes}, and {name} takes {takes.in_words}. Leave out "
+            f"what it does not take, or choose a likelihood that does: its forward names them after z, as "
+            f"forward(self, z, library)."
         )
     return likelihood(z, *further)

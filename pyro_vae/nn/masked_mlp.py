@@ -25,8 +25,8 @@ class MaskedMLP(nn.Module):
         with_mask: whether the mask is part of the input, as further features; otherwise x alone is, filled.
 
     Raises:
-        ValueError: ``fill`` is neither a finite number nor ``"learned"``, ``with_mask`` is neither True nor False, or as
-            for :class:`MLP`.
+        ValueError: ``fill`` is neither a finite number nor ``"learned"``, ``with_mask`` is neither True nor False, or
+            as for :class:`MLP`.
 
     References:
         P.-A. Mattei, J. Frellsen (2019), *MIWAE: Deep generative modelling and imputation of incomplete data sets*,

@@ -51,7 +51,7 @@ def test_a_guide_gives_it_the_mask_flat():
     [
         ({"fill": "mean"}, "fill must be a finite"),
         ({"fill": float("nan")}, "fill must"),
-        ({"with_mask": 1}, "with_mask m"),
+        ({"with_mask": 1}, "with_mask must"),
     ],
 )
 def test_options_that_are_none_are_refused(option, message):
