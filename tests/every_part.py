@@ -48,7 +48,7 @@ TOGETHER = [
     Parts("semi_amortized(num_steps=1)", "mixture(num_components=3)", "bernoulli", "beta_elbo(warmup=2)"),
     Parts(
         "spline(num_flows=1, flow_hidden_dims=(8,), context_dim=4, num_bins=3)", "student_t",
-        "discretized_logistic(levels=4)", "iwae(num_particles=3)",
+        "discretized_logistic_mixture(num_components=2, levels=4)", "iwae(num_particles=3)",
     ),
     Parts(
         "sylvester(num_flows=1, num_reflections=2)", "standard_normal", "student_t",
