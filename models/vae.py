@@ -7,11 +7,10 @@ from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.errors import PairError
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.nn import Network, flatten_event
-from pyro_vae.nn.further_tensors import further_arguments
+from pyro_vae.nn.further_tensors import likelihood_given
 from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
 from pyro_vae.runtime.checks import check_count
 
@@ -94,22 +93,5 @@ class VAE(PyroModule):
         flatten_event(x, self.x_shape, type(self).__name__)
         with pyro.plate(PLATE, len(x), dim=-1):
             z = pyro.sample(LATENT, self.prior())
-            pyro.sample(OBSERVED, self._likelihood_of(z, rest), obs=x)
+            pyro.sample(OBSERVED, likelihood_given(type(self).__name__, self.likelihood, z, rest), obs=x)
         return z
-
-    def _likelihood_of(self, z: Tensor, rest: tuple[Tensor, ...]) -> Distribution:
-        """Return the likelihood at z and the further tensors of each datum, all of which it must take."""
-        takes, likelihood = further_arguments(self.likelihood), type(self.likelihood).__name__
-        if len(rest) < takes.least:
-            raise PairError(
-                f"{type(self).__name__}: {likelihood} is called with z and {', '.join(takes.names[: takes.least])}, "
-                f"and a datum has {len(rest)} further tensors. Give these after x, as data=(x, {takes.names[0]})."
-            )
-        if len(rest) > len(takes.names) and not takes.takes_all:
-            raise PairError(
-                f"{type(self).__name__}: a datum has further tensors, of shapes "
-                f"{', '.join(str(tuple(tensor.shape)) for tensor in rest)}, and {likelihood} takes "
-                f"{takes.in_words}. Leave out what it does not take, or choose a likelihood that does: its forward "
-                f"names them after z, as forward(self, z, library)."
-            )
-        return self.likelihood(z, *rest)

@@ -3,14 +3,32 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae.nn import Network, features_of, make_network, output_bias_of
-from pyro_vae.runtime.checks import check_count
+from pyro_vae.runtime.checks import check_count, in_short, is_positive
 
 logger = logging.getLogger("pyro_vae")
+
+LEARNED = ("shared", "per_feature", "predicted")
+"""How a positive quantity is learned: one number for all elements of x and all data; one for each element; or one for
+each element of each datum, by the decoder."""
+
+
+def check_learned(who: str, name: str, value: Any, kinds: Sequence[str] = LEARNED) -> None:
+    """Refuse what is neither a positive number nor one of the ways to learn one.
+
+    >>> check_learned("GaussianLikelihood", "scale", "big")
+    Traceback (most recent call last):
+        ...
+    ValueError: GaussianLikelihood: scale must be a positive number, 'shared', 'per_feature' or 'predicted'; got 'big'.
+    """
+    if not is_positive(value) and not (isinstance(value, str) and value in kinds):
+        listed = ", ".join(repr(kind) for kind in kinds[:-1])
+        raise ValueError(f"{who}: {name} must be a positive number, {listed} or {kinds[-1]!r}; got {in_short(value)}.")
 
 
 class DecodedLikelihood(nn.Module):
@@ -69,6 +87,31 @@ class DecodedLikelihood(nn.Module):
         features = features_of(self.decoder, z, blocks, type(self).__name__, "decoder")
         shapes = [self.x_shape if size == 1 else (*self.x_shape, size) for size in self.blocks.values()]
         return tuple(block.unflatten(-1, shape) for block, shape in zip(features, shapes, strict=True))
+
+    def add_learned(self, name: str, kind: float | str, start: float = 1.0) -> None:
+        """Add the parameter ``log_NAME`` of a positive quantity where it is learned and not predicted.
+
+        Args:
+            name: of the quantity.
+            kind: a positive number, which stays fixed, or one of ``LEARNED``.
+            start: its first value.
+        """
+        if isinstance(kind, str) and kind != "predicted":
+            shape = () if kind == "shared" else self.x_shape
+            setattr(self, f"log_{name}", nn.Parameter(torch.full(shape, math.log(start))))
+
+    def log_learned(self, name: str, kind: float | str, predicted: Sequence[Tensor], like: Tensor) -> Tensor:
+        """Return the logarithm of a positive quantity, of a shape that broadcasts with ``(*batch, *x_shape)``.
+
+        Args:
+            name: of the quantity.
+            kind: as for :meth:`add_learned`.
+            predicted: what the decoder gives for it, one tensor or none.
+            like: a tensor of the dtype and device that a fixed number takes.
+        """
+        if kind == "predicted":
+            return predicted[0]
+        return getattr(self, f"log_{name}") if isinstance(kind, str) else like.new_tensor(float(kind)).log()
 
     def initialize_bias(self, mean: Tensor) -> None:
         """Set the output bias so that z = 0 starts near the training mean.

@@ -3,6 +3,7 @@
 from pyro_vae.nn.conv import ConvNetwork
 from pyro_vae.nn.gated_conv import GatedConvNetwork
 from pyro_vae.nn.gated_mlp import GatedMLP
+from pyro_vae.nn.masked_mlp import MaskedMLP
 from pyro_vae.nn.mlp import MLP
 from pyro_vae.nn.network import Network, features_of, make_network, output_bias_of
 from pyro_vae.nn.resnet import ResidualNetwork
@@ -13,6 +14,7 @@ __all__ = [
     "ConvNetwork",
     "GatedConvNetwork",
     "GatedMLP",
+    "MaskedMLP",
     "Network",
     "ResidualNetwork",
     "features_of",

@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_vae.errors import PairError
 
 
 class FurtherArguments(NamedTuple):
@@ -65,3 +68,33 @@ def observed_mask(x: Tensor, further: Sequence[Tensor]) -> Tensor | None:
     (torch.Size([5, 2]), None)
     """
     return next((tensor for tensor in further if tensor.dtype == torch.bool and tensor.shape == x.shape), None)
+
+
+def likelihood_given(
+    who: str, likelihood: Callable[..., Distribution], z: Tensor, further: Sequence[Tensor]
+) -> Distribution:
+    """Return a likelihood at z and at the further tensors of each datum, all of which it must take.
+
+    Args:
+        who: the model, for messages.
+        likelihood: called with z and the further tensors.
+        z: ``(*batch, latent_dim)``.
+        further: each ``(batch, ...)``.
+
+    Raises:
+        PairError: the likelihood takes fewer or more further tensors.
+    """
+    takes, name = further_arguments(likelihood), type(likelihood).__name__
+    if len(further) < takes.least:
+        raise PairError(
+            f"{who}: {name} is called with z and {', '.join(takes.names[: takes.least])}, and a datum has "
+            f"{len(further)} further tensors. Give these after x, as data=(x, {takes.names[0]})."
+        )
+    if len(further) > len(takes.names) and not takes.takes_all:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in further)
+        raise PairError(
+            f"{who}: a datum has further tensors, of shapes {shapes}, and {name} takes {takes.in_words}. Leave out "
+            f"what it does not take, or choose a likelihood that does: its forward names them after z, as "
+            f"forward(self, z, library)."
+        )
+    return likelihood(z, *further)
