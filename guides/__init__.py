@@ -6,6 +6,7 @@ if __name__ != "pyro_vae.guides":
     )
 
 from pyro_vae.guides.auxiliary import AuxiliaryGuide
+from pyro_vae.guides.conditional import ConditionalGuide
 from pyro_vae.guides.full_rank import FullRankGuide
 from pyro_vae.guides.householder import HouseholderGuide
 from pyro_vae.guides.iaf import InverseAutoregressiveGuide
@@ -20,6 +21,7 @@ from pyro_vae.guides.sylvester import SylvesterGuide
 
 __all__ = [
     "AuxiliaryGuide",
+    "ConditionalGuide",
     "FullRankGuide",
     "HouseholderGuide",
     "InverseAutoregressiveGuide",
