@@ -6,6 +6,7 @@ if __name__ != "pyro_vae.guides":
     )
 
 from pyro_vae.guides.auxiliary import AuxiliaryGuide
+from pyro_vae.guides.bottom_up import BottomUpGuide
 from pyro_vae.guides.conditional import ConditionalGuide
 from pyro_vae.guides.full_rank import FullRankGuide
 from pyro_vae.guides.householder import HouseholderGuide
@@ -18,9 +19,11 @@ from pyro_vae.guides.planar import PlanarGuide
 from pyro_vae.guides.semi_amortized import SemiAmortizedGuide
 from pyro_vae.guides.spline import SplineGuide
 from pyro_vae.guides.sylvester import SylvesterGuide
+from pyro_vae.guides.top_down import TopDownGuide
 
 __all__ = [
     "AuxiliaryGuide",
+    "BottomUpGuide",
     "ConditionalGuide",
     "FullRankGuide",
     "HouseholderGuide",
@@ -33,4 +36,5 @@ __all__ = [
     "SemiAmortizedGuide",
     "SplineGuide",
     "SylvesterGuide",
+    "TopDownGuide",
 ]

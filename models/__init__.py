@@ -7,7 +7,8 @@ if __name__ != "pyro_vae.models":
 
 from pyro_vae.models import likelihoods, priors
 from pyro_vae.models.conditional_vae import ConditionalVAE
+from pyro_vae.models.hierarchical_vae import HierarchicalVAE
 from pyro_vae.models.linear_gaussian import LinearGaussian
 from pyro_vae.models.vae import VAE
 
-__all__ = ["VAE", "ConditionalVAE", "LinearGaussian", "likelihoods", "priors"]
+__all__ = ["VAE", "ConditionalVAE", "HierarchicalVAE", "LinearGaussian", "likelihoods", "priors"]

@@ -8,8 +8,8 @@ import math
 import re
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import EntryPoint
@@ -20,6 +20,7 @@ from typing import Any
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from pyro_vae.errors import RunError
 from pyro_vae.runtime.arguments import Reader, are_flags, argument, named_as, reader, with_flags
 from pyro_vae.runtime.installed import installed, package_of
 from pyro_vae.runtime.memory import is_out_of_memory
@@ -258,8 +259,6 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
     check_options(kind, text)
     cls, who = find_part(kind, name), f"{argument(kind)} {name}"
     parameters = inspect.signature(cls).parameters
-    # The options of a script's parts stand in their text, and are no flags.
-    have_flags = reader() == "flags"
     for option in options:
         if offered.get(option) is not None and option in kind_of(kind).offered:
             raise ValueError(f"{who}: {option} is the pair's, and no option.")
@@ -268,11 +267,31 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
         arguments["data"] = arguments["data"]()
     for parameter in parameters.values():
         if parameter.default is parameter.empty and parameter.name not in arguments | options:
-            needed = f"--{kind}.{parameter.name}" if have_flags else f"`{parameter.name}`"
+            # The options of a script's parts stand in their text, and are no flags.
+            needed = f"--{kind}.{parameter.name}" if reader() == "flags" else f"`{parameter.name}`"
             raise ValueError(f"{who}: needs {needed}, which was not given.")
+    with _as_typed(kind, text, arguments):
+        return cls(**arguments, **options)
+
+
+@contextmanager
+def _as_typed(kind: str, text: str, offered: Collection[str] = ()) -> Iterator[None]:
+    """Say what a part's class refuses, inside the block, in terms of the text that names it.
+
+    Args:
+        kind: of the part.
+        text: its name with its options.
+        offered: the arguments that it is given beside them.
+
+    Raises:
+        ValueError: of an error of the part, with its flags in the place of Python's arguments.
+    """
+    name, options = parse_part(kind, text)
+    who = f"{argument(kind)} {name}"
+    have_flags = reader() == "flags"
     try:
         with named_as("settings") if are_flags() else nullcontext():
-            return cls(**arguments, **options)
+            yield
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -290,13 +309,14 @@ def make_part(kind: str, text: str, **offered: Any) -> Any:
             # A network that an option is for calls it by its last words.
             for shared in SHARED:
                 message = re.sub(rf"\b{shared}\b", option, message) if option.endswith(f"_{shared}") else message
+        parameters = inspect.signature(find_part(kind, name)).parameters
         plain = {p.name for p in parameters.values() if isinstance(p.default, int | float | str | tuple)}
-        own_flags = (plain | options.keys()) - kind_of(kind).offered - arguments.keys()
+        own_flags = (plain | options.keys()) - kind_of(kind).offered - set(offered)
         raise ValueError(with_flags(with_flags(message, own_flags, f"{kind}."), SHARED)) from error
 
 
 def check_options(kind: str, text: str) -> None:
-    """Refuse options that a part does not have.
+    """Refuse options that a part does not have, and such options of the parts that it names itself.
 
     Raises:
         ValueError: says which, and suggests the nearest.
@@ -308,6 +328,38 @@ def check_options(kind: str, text: str) -> None:
             known = part_options(kind, name)
             has = f"It has {', '.join(known)}." if known else "It has none."
             raise ValueError(f"{argument(kind)} {name}: has no option {option!r}.{did_you_mean(option, known)} {has}")
+    for place, (inner_kind, inner) in named_parts(kind, text).items():
+        option = place.partition(".")[0]
+        where = f"--{kind}.{option}" if reader() == "flags" else option
+        try:
+            with named_as("settings") if are_flags() else nullcontext():
+                check_options(inner_kind, inner)
+        except RunError:
+            raise
+        except ValueError as error:
+            raise ValueError(f"{argument(kind)} {name}: {where}: {error}") from error
+
+
+def named_parts(kind: str, text: str) -> dict[str, tuple[str, str]]:
+    """Return kind and text of each part that a part's options name, by its place among them.
+
+    A class says which of its options are texts of parts, or sequences of such texts, by an attribute ``names_parts``,
+    a mapping from the option to the kind.
+
+    Raises:
+        ValueError: as for :func:`find_part`.
+
+    >>> named_parts("guide", "bottom_up(layers=('mean_field', 'iaf(num_flows=2)'))")
+    {'layers.0': ('guide', 'mean_field'), 'layers.1': ('guide', 'iaf(num_flows=2)')}
+    """
+    name, options = parse_part(kind, text)
+    found = {}
+    for option, inner_kind in getattr(find_part(kind, name), "names_parts", {}).items():
+        texts = options.get(option, ())
+        for index, inner in enumerate(texts if isinstance(texts, list | tuple) else [texts]):
+            if isinstance(inner, str):
+                found[f"{option}.{index}"] = inner_kind, inner
+    return found
 
 
 def make_objective(text: str) -> Any:
@@ -455,7 +507,8 @@ def _likelihood_dim(model: str, latent_dim: int, conditions: Mapping[str, Any]) 
     check_options("model", model)
     named = inspect.signature(cls.likelihood_dim).parameters
     known = {name: value for name, value in conditions.items() if value is not None and name in named}
-    dim: int = cls.likelihood_dim(latent_dim, **(known | options))
+    with _as_typed("model", model):
+        dim: int = cls.likelihood_dim(latent_dim, **(known | options))
     return dim
 
 

@@ -6,7 +6,7 @@ A part that no pair below has comes with the plain ones, as its own test file ma
 from typing import NamedTuple
 
 import torch
-from held_parts import held_parts
+from held_parts import held_parts, model_for
 from torch import Tensor
 
 from pyro_vae.parts import make_pair, parse_part
@@ -24,6 +24,10 @@ class Parts(NamedTuple):
 
 TOGETHER = [
     Parts("auxiliary(context_dim=4)", "student_t", "bernoulli", "renyi(num_particles=3)"),
+    Parts(
+        "bottom_up(layers=('low_rank', 'iaf(num_flows=1, flow_hidden_dims=(8,))'))",
+        "flow(num_flows=1, hidden_dims=(8,))", "gaussian", "dreg(num_particles=3)",
+    ),
     Parts("full_rank", "flow(num_flows=1, hidden_dims=(8,))", "gaussian", "dreg(num_particles=3)"),
     Parts(
         "householder(num_reflections=2)", "mixture(num_components=3)", "categorical(levels=4)",
@@ -47,6 +51,7 @@ TOGETHER = [
         "sylvester(num_flows=1, num_reflections=2)", "standard_normal", "gaussian",
         "miwae(num_groups=2, num_particles=3)",
     ),
+    Parts("top_down", "mixture(num_components=3)", "bernoulli", "iwae(num_particles=3)"),
 ]  # fmt: skip
 
 PLAIN = Parts("mean_field", "standard_normal", "bernoulli", "trace_elbo")
@@ -70,10 +75,11 @@ def images(likelihood: str, n: int = 40) -> Tensor:
 
 
 def made(parts: Parts) -> tuple[Tensor, Program, Program]:
-    """Images, a model and a guide of these parts, the same at each call."""
+    """Images, a guide of these parts and the model that it is for, the same at each call."""
     x = images(parse_part("likelihood", parts.likelihood)[0])
     torch.manual_seed(0)
     pair = make_pair(
-        X_SHAPE, LATENT_DIM, HIDDEN, guide=parts.guide, prior=parts.prior, likelihood=parts.likelihood, data=lambda: x
-    )
+        X_SHAPE, LATENT_DIM, HIDDEN, model=model_for(parts.guide), guide=parts.guide, prior=parts.prior,
+        likelihood=parts.likelihood, data=lambda: x,
+    )  # fmt: skip
     return x, *pair

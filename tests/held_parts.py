@@ -3,43 +3,65 @@
 import ast
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 from pyro_vae.parts import parse_part
+
+
+class Held(NamedTuple):
+    """A class of tests that names a part."""
+
+    suite: str
+    part: str
+    model: str = "vae"
+    """Text of the model that a guide is for."""
 
 
 def held_parts(kind: str) -> dict[str, list[str]]:
     """Name of each part of a kind whose test file has a suite of it, and the texts of all its suites."""
     parts: dict[str, list[str]] = {}
-    for suite, text in _suites():
-        if suite.lower() == f"{kind}suite":
-            parts.setdefault(parse_part(kind, text)[0], []).append(text)
+    for held in _suites():
+        if held.suite.lower() == f"{kind}suite":
+            parts.setdefault(parse_part(kind, held.part)[0], []).append(held.part)
     return parts
 
 
+def model_for(guide: str) -> str:
+    """Text of the model that a guide, by its name or its text, is for: that of a suite of this text or name."""
+    models: dict[str, str] = {}
+    for held in _suites():
+        if held.suite == "GuideSuite":
+            for key in (held.part, parse_part("guide", held.part)[0]):
+                models.setdefault(key, held.model)
+    return models.get(guide) or models[parse_part("guide", guide)[0]]
+
+
 @cache
-def _suites() -> list[tuple[str, str]]:
-    """Base and part of each class in a test file that names a part."""
+def _suites() -> list[Held]:
+    """Each class in a test file that names a part."""
     files = sorted(Path(__file__).parent.rglob("test_*.py"))
     return [suite for file in files for suite in suites_in(file.read_text())]
 
 
-def suites_in(source: str) -> list[tuple[str, str]]:
-    """Base and part of each class of a module whose body sets `part` to a text."""
+def suites_in(source: str) -> list[Held]:
+    """Each class of a module whose body sets `part` to a text."""
     found = []
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):
+            texts = _texts_of(node)
             bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
-            found += [(base, text) for base in bases for text in _part_of(node)]
+            if "part" in texts:
+                found += [Held(base, **texts) for base in bases]
     return found
 
 
-def _part_of(suite: ast.ClassDef) -> list[str]:
-    """Text of the attribute `part`, with an annotation or without."""
-    texts = []
+def _texts_of(suite: ast.ClassDef) -> dict[str, str]:
+    """Texts of the attributes `part` and `model`, with an annotation or without."""
+    texts = {}
     for statement in suite.body:
         targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
         value = getattr(statement, "value", None)
-        names = [target.id for target in targets if isinstance(target, ast.Name)]
-        if "part" in names and isinstance(value, ast.Constant) and isinstance(value.value, str):
-            texts.append(value.value)
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            names = [target.id for target in targets if isinstance(target, ast.Name)]
+            texts |= {name: value.value for name in names if name in ("part", "model")}
     return texts

@@ -24,10 +24,14 @@ class TestWithWords(testing.GuideSuite):
 
     latent_dim = 3
     part: ClassVar[str] = 'iaf(num_flows=2)'
+    model = "hierarchical_vae"
 
 
 class TestMade(GuideSuite):
     def make(self):
         return None
 """
-    assert suites_in(source) == [("GuideSuite", "iaf"), ("GuideSuite", "iaf(num_flows=2)")]
+    assert suites_in(source) == [
+        ("GuideSuite", "iaf", "vae"),
+        ("GuideSuite", "iaf(num_flows=2)", "hierarchical_vae"),
+    ]

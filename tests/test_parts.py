@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from held_parts import model_for
 
 from pyro_vae import guides, log_weights, models, nn, objectives
 from pyro_vae.guides import MeanFieldGuide
@@ -134,7 +135,7 @@ def test_a_pair_by_names_with_options():
 @pytest.mark.parametrize("guide", sorted(part_names("guide")))
 def test_every_guide_is_made_by_its_name(guide):
     x = data()
-    model, made = make_pair((1, 3, 2), 4, (5,), guide=guide, data=lambda: x)
+    model, made = make_pair((1, 3, 2), 4, (5,), model=model_for(guide), guide=guide, data=lambda: x)
     assert log_weights(model, made, x[:3], 2).isfinite().all()
 
 

@@ -13,7 +13,7 @@ from pyro_vae.data import ImageData
 from pyro_vae.errors import RunError
 from pyro_vae.fit import Run, load_run
 from pyro_vae.fit.run import CONFIG, bounds
-from pyro_vae.parts import PARTS, parse_part
+from pyro_vae.parts import PARTS, named_parts, parse_part
 from pyro_vae.runtime.differences import differences, listed
 from pyro_vae.runtime.files import LOCK
 from pyro_vae.runtime.wording import count
@@ -88,7 +88,10 @@ def find_fitted_model(cell: Cell, named: Path | None, beside: Sequence[Path], tr
 
 def classes_of(cell: Cell) -> set[str]:
     """Return the names of the classes that a cell, and the cell whose model it takes over, are made of."""
-    names = {parse_part(kind, getattr(cell, kind))[0] for kind in PARTS}
+    texts = {kind: getattr(cell, kind) for kind in PARTS}
+    names = {parse_part(kind, text)[0] for kind, text in texts.items()}
+    for kind, text in texts.items():
+        names |= {parse_part(*inner)[0] for inner in named_parts(kind, text).values()}
     names |= {parse_part("measure", text)[0] for text in cell.measure}
     return names if cell.fitted_model is None else names | classes_of(cell.fitted_model)
 

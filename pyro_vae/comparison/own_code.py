@@ -11,7 +11,7 @@ from typing import Any
 
 from pyro_vae import evaluation
 from pyro_vae.comparison.evaluations import find_evaluation
-from pyro_vae.parts import PARTS, find_part, parse_part
+from pyro_vae.parts import PARTS, find_part, named_parts, parse_part
 from pyro_vae.runtime.installed import installed, package_of
 
 OURS = "pyro_vae"
@@ -26,7 +26,8 @@ def code_of(parts: Mapping[str, str], measure: Sequence[str]) -> dict[str, str]:
         measure: the evaluations' texts.
 
     Returns:
-        Hashes by the part's name, by ``FILE.py:function``, or by ``evaluation NAME`` for an installed one.
+        Hashes by the part's name, by ``guide.OPTION.INDEX`` for a part that an option of the guide names, by
+        ``FILE.py:function``, or by ``evaluation NAME`` for an installed one.
     """
     hashes = {}
     for key, (found, point) in _not_ours(parts, measure).items():
@@ -46,11 +47,11 @@ def packages_of(parts: Mapping[str, str], measure: Sequence[str]) -> dict[str, s
 def _not_ours(parts: Mapping[str, str], measure: Sequence[str]) -> dict[str, tuple[Any, EntryPoint | None]]:
     """Return the classes and functions that are not the package's own, each with its entry point if it has one."""
     found: dict[str, tuple[Any, EntryPoint | None]] = {}
-    for part, text in parts.items():
-        name = parse_part(part, text)[0]
-        point = _declared(f"{PARTS[part]}s", name)
+    for key, (kind, text) in _with_named(parts).items():
+        name = parse_part(kind, text)[0]
+        point = _declared(f"{PARTS[kind]}s", name)
         if ":" in name or point is not None:
-            found[part] = find_part(part, name), point
+            found[key] = find_part(kind, name), point
     for text in measure:
         name = parse_part("measure", text)[0]
         # What a package declares under the name of one of ours is left out.
@@ -59,6 +60,14 @@ def _not_ours(parts: Mapping[str, str], measure: Sequence[str]) -> dict[str, tup
             key = name if ":" in name else f"evaluation {name}"
             found[key] = find_evaluation(name).function, point
     return {key: (own, point) for key, (own, point) in found.items() if point is None or not _is_ours(own)}
+
+
+def _with_named(parts: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+    """Return kind and text of each part, and of each part that the options of one name."""
+    found = {part: (part, text) for part, text in parts.items()}
+    for part, text in parts.items():
+        found |= {f"{part}.{place}": inner for place, inner in named_parts(part, text).items()}
+    return found
 
 
 def _declared(group: str, name: str) -> EntryPoint | None:

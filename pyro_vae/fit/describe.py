@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.errors import RunError
 from pyro_vae.runtime.reading import shown
-from pyro_vae.runtime.trust import is_trusted, trusted_class
+from pyro_vae.runtime.trust import is_trusted, names_from, trusted_class
 
 SAME = "same"
 """The key of a description that says where else the object is described."""
@@ -176,7 +176,9 @@ def build_pair(
             name only.
     """
     builder = _Builder(described, where, trust, dict(given))
-    return {name: builder.at(name) for name in ("model", "guide")}
+    # An argument may be the text of a part, whose class is imported by who is given it.
+    with names_from(where, trust=trust):
+        return {name: builder.at(name) for name in ("model", "guide")}
 
 
 @dataclass(frozen=True)

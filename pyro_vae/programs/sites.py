@@ -17,3 +17,12 @@ AUXILIARY = "v"
 
 REVERSE = "log_reverse"
 """Minus the log-density of the guide's auxiliary variable given the latent one, a factor in the guide's density."""
+
+
+def layer_site(level: int) -> str:
+    """Return the name of one of several latent layers, counted from 1, the one nearest to the datum.
+
+    >>> layer_site(2)
+    'z2'
+    """
+    return f"{LATENT}{level}"

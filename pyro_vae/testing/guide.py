@@ -1,6 +1,7 @@
 """What every guide owes."""
 
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -10,12 +11,11 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from pyro_vae.guides.amortized import AmortizedGuide
-from pyro_vae.models import VAE
-from pyro_vae.parts import make_pair
+from pyro_vae.parts import make_guide, make_pair
 from pyro_vae.programs.log_weights import log_weights
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import PARTICLES
-from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
+from pyro_vae.programs.sites import OBSERVED, PLATE
 from pyro_vae.protocols import PosteriorGuide
 from pyro_vae.runtime.noise import RecordedNoise, ReplayedNoise
 from pyro_vae.testing.suite import (
@@ -26,6 +26,7 @@ from pyro_vae.testing.suite import (
     assert_site,
     assert_tensor,
     assert_vectorized,
+    latent_sites,
     refuses,
 )
 
@@ -33,25 +34,46 @@ EVERY_IMAGE = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6).reshape(-1, 
 """All binary images of this shape: a guide that is not amortized is made with them."""
 
 
+MODEL_SEED = 1
+"""Of the parameters of the suite's model, which are the same for each guide that is made."""
+
+
 class GuideSuite(ModuleSuite):
-    """Tests of a guide for models with the latent site ``"z"``, on binary images of shape (1, 3, 2), z of 4 dims."""
+    """Tests of a guide, on binary images of shape (1, 3, 2), with z of 4 dims.
+
+    Which latent sites the guide owes, and of which shapes, the suite learns from the model.
+
+    Attributes:
+        model: text of the model that the guide is for; options that it has and that the guide has too are the guide's
+            as well. A guide with an attribute ``model`` is paired with that one.
+    """
+
+    model: ClassVar[str] = "vae"
 
     def make(self) -> Any:
-        """Return a new guide, with other parameters at each call."""
-        return make_pair(self.x_shape, self.latent_dim, HIDDEN, guide=self.part, data=lambda: EVERY_IMAGE)[1]
+        """Return a new guide, with other parameters at each call, for a model with the same."""
+        return make_guide(
+            self.x_shape, self.latent_dim, HIDDEN, guide=self.part, model=self._model(), model_text=self.model,
+            data=lambda: EVERY_IMAGE,
+        )  # fmt: skip
 
     def pair(self, part: Any) -> tuple[Any, Any]:
-        """Return a VAE, and the guide."""
-        return VAE(self.x_shape, self.latent_dim, HIDDEN), part
+        """Return the model, and the guide."""
+        return getattr(part, "model", None) or self._model(), part
 
     def test_sites_plate_shapes_and_dtype_at_any_batch_size(self) -> None:
-        """Sample z in a plate over the data, whatever their number and dtype."""
+        """Sample the model's latent sites in a plate over the data, whatever their number and dtype."""
         for dtype in DTYPES:
             for n in (1, 2, 7):
-                guide = self.make().to(dtype)
-                trace = poutine.trace(guide).get_trace(self.data(guide, n, dtype))
+                model, guide = self.typed_pair(self.make(), dtype)
+                x = self.data(guide, n, dtype)
+                trace = poutine.trace(guide).get_trace(x)
                 trace.compute_log_prob()
-                assert_site(trace.nodes[LATENT], n, (self.latent_dim,), dtype)
+                owed = latent_sites(poutine.trace(model).get_trace(x))
+                sites = latent_sites(trace)
+                assert set(sites) == set(owed), f"the latent sites must be {set(owed)}; got {set(sites)}"
+                for name, site in sites.items():
+                    assert_site(site, n, tuple(owed[name]["fn"].event_shape), dtype)
 
     def test_weights_with_a_model(self) -> None:
         """Give finite log-weights with a model."""
@@ -67,59 +89,64 @@ class GuideSuite(ModuleSuite):
         x = self.data(guide, 7)
         assert_vectorized(Pair(*self.pair(guide), x))
         with pyro.plate(PARTICLES, 5, dim=-2):
-            site = poutine.trace(guide).get_trace(x).nodes[LATENT]
-        assert site["value"].shape == (5, 7, self.latent_dim)
-        assert site["fn"].log_prob(site["value"]).shape == (5, 7)
+            sites = latent_sites(poutine.trace(guide).get_trace(x))
+        for name, site in sites.items():
+            assert site["value"].shape == (5, 7, *site["fn"].event_shape), name
+            assert site["fn"].log_prob(site["value"]).shape == (5, 7), name
 
     def test_a_datum_does_not_feel_the_others(self) -> None:
-        """Score a datum's z, and the same auxiliary variables, alone as in a batch."""
-        guide = self.make().double().eval()
+        """Score a datum's latents, and the same auxiliary variables, alone as in a batch."""
+        guide = self._wide_guide()
         x = self.data(guide, 6, torch.float64)
         drawn = poutine.trace(guide).get_trace(x)
+        sites = latent_sites(drawn)
+        events = {name: site["fn"].event_shape for name, site in sites.items()}
         values = {site: drawn.nodes[site]["value"] for site in drawn.stochastic_nodes}
-        values[LATENT] = torch.randn(6, self.latent_dim, dtype=torch.float64)
+        values |= {name: torch.randn(6, *event, dtype=torch.float64) for name, event in events.items()}
 
         def density(rows: slice) -> Tensor:
             fixed = poutine.trace(guide).get_trace(x[rows])
             for site, value in values.items():
                 fixed.nodes[site]["value"] = value[rows]
-            return log_weights(_prior_alone, poutine.replay(guide, trace=fixed), x[rows])[0]
+            return log_weights(partial(_priors_alone, events), poutine.replay(guide, trace=fixed), x[rows])[0]
 
-        if isinstance(guide, PosteriorGuide) and not _scores_any_z(guide.posterior(x)):
-            with refuses(rf"{type(guide).__name__}: this flow has no inverse"):
+        if not all(_scores_any_z(site["fn"]) for site in sites.values()):
+            with refuses(r"\w+: this flow has no inverse"):
                 density(slice(None))
             return
         alone = torch.cat([density(slice(n, n + 1)) for n in range(6)])
         assert_close(density(slice(None)), alone, rtol=1e-10, atol=1e-10)
 
     def test_a_datum_draws_alone_what_it_draws_among_others(self) -> None:
-        """Draw the same z under the same noise, with the same log-density."""
-        guide = self.make().double().eval()
+        """Draw the same latents under the same noise, with the same log-densities."""
+        guide = self._wide_guide()
         x = self.data(guide, 6, torch.float64)
 
-        def drawn(rows: slice) -> tuple[Tensor, Tensor]:
-            site = poutine.trace(guide).get_trace(x[rows]).nodes[LATENT]
-            return site["value"], site["fn"].log_prob(site["value"])
+        def drawn(rows: slice) -> dict[str, tuple[Tensor, Tensor]]:
+            sites = latent_sites(poutine.trace(guide).get_trace(x[rows]))
+            return {name: (site["value"], site["fn"].log_prob(site["value"])) for name, site in sites.items()}
 
         with RecordedNoise() as noise:
-            z, log_prob = drawn(slice(None))
+            together = drawn(slice(None))
         for n in range(6):
             with ReplayedNoise([draw[n : n + 1] for draw in noise.draws], 0):
                 alone = drawn(slice(n, n + 1))
-            assert_close(alone, (z[n : n + 1], log_prob[n : n + 1]), rtol=1e-10, atol=1e-10)
+            for name, (z, log_prob) in together.items():
+                assert_close(alone[name], (z[n : n + 1], log_prob[n : n + 1]), rtol=1e-10, atol=1e-10)
 
     def test_posterior_is_the_density_that_is_sampled(self) -> None:
-        """Offer as ``posterior(x)`` what is sampled, or no ``posterior`` at all."""
-        guide = self.make().double().eval()
+        """Offer as ``posterior(x)`` what is sampled, the first of several latents, or no ``posterior`` at all."""
+        guide = self._wide_guide()
         x = self.data(guide, 7, torch.float64)
         if not isinstance(guide, PosteriorGuide):
             assert not hasattr(guide, "posterior"), "`posterior` must be a method of x, or be missing"
             return
         q = guide.posterior(x)
-        assert (q.batch_shape, q.event_shape) == ((7,), (self.latent_dim,)), f"{q.batch_shape}, {q.event_shape}"
-        assert q.sample(torch.Size([5])).shape == (5, 7, self.latent_dim)
         torch.manual_seed(0)
-        site = poutine.trace(guide).get_trace(x).nodes[LATENT]
+        site = next(iter(latent_sites(poutine.trace(guide).get_trace(x)).values()))
+        event = site["fn"].event_shape
+        assert (q.batch_shape, q.event_shape) == ((7,), event), f"{q.batch_shape}, {q.event_shape}"
+        assert q.sample(torch.Size([5])).shape == (5, 7, *event)
         z = site["value"]
         if not _scores_any_z(q):
             torch.manual_seed(0)
@@ -140,14 +167,25 @@ class GuideSuite(ModuleSuite):
         """Say which shape and dtype x must have."""
         assert_refuses_other_data(self.make(), self.x_shape)
 
+    def _model(self) -> Any:
+        """Return the model, with the same parameters at each call."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(MODEL_SEED)
+            return make_pair(self.x_shape, self.latent_dim, HIDDEN, model=self.model)[0]
 
-def _prior_alone(x: Tensor) -> None:
-    """Sample z from a standard normal, and observe x whatever z is."""
+    def _wide_guide(self) -> Any:
+        """Return a new guide with parameters of float64, of its model as well, in eval mode."""
+        return self.typed_pair(self.make(), torch.float64)[1].eval()
+
+
+def _priors_alone(events: dict[str, torch.Size], x: Tensor) -> None:
+    """Sample each latent from a standard normal, and observe x whatever they are."""
     with pyro.plate(PLATE, len(x), dim=-1):
-        pyro.sample(LATENT, dist.Normal(x.new_zeros(4), 1.0).to_event(1))
+        for name, event in events.items():
+            pyro.sample(name, dist.Normal(x.new_zeros(event), 1.0).to_event(len(event)))
         pyro.sample(OBSERVED, dist.Normal(x.flatten(1), 1.0).to_event(1), obs=x.flatten(1))
 
 
 def _scores_any_z(q: Any) -> bool:
-    """Whether a posterior scores more than its own draws, as a flow without an inverse does not."""
+    """Whether a law scores more than its own draws, as a flow without an inverse does not."""
     return getattr(q, "invertible", True)

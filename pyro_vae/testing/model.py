@@ -1,6 +1,8 @@
-"""What every model owes that is a module with one latent site ``"z"`` and one observed site ``"x"``."""
+"""What every model owes that is a module with latent sites and one observed site ``"x"``."""
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import pyro
 import torch
@@ -20,13 +22,19 @@ from pyro_vae.testing.suite import (
     assert_refuses_other_data,
     assert_site,
     assert_vectorized,
+    latent_sites,
 )
 
 
 class ModelSuite(ModuleSuite):
-    """Tests of a model with z of 3 dims; what is observed must take zeros and ones."""
+    """Tests of a model of ``latent_dim = 3``; what is observed must take zeros and ones.
+
+    Attributes:
+        latents: event shape of each latent site; unless given, there is one, ``"z"``, of shape ``(latent_dim,)``.
+    """
 
     latent_dim = 3
+    latents: ClassVar[Mapping[str, tuple[int, ...]]] = MappingProxyType({})
 
     def make(self) -> Any:
         """Return a new model, with other parameters at each call."""
@@ -37,20 +45,20 @@ class ModelSuite(ModuleSuite):
         return part, self._guide
 
     def test_sites_plate_shapes_and_dtype(self) -> None:
-        """Sample z and observe x in a plate over the data, and return z."""
+        """Sample the latents and observe x in a plate over the data, and return the latent sampled last."""
         for dtype in DTYPES:
             for n in (1, 7):
                 model = self.make().to(dtype)
                 trace = poutine.trace(model).get_trace(self.data(model, n, dtype))
-                latent = [site for site in trace.stochastic_nodes if site != PLATE]
-                assert latent == [LATENT], f"the latent site must be {LATENT!r}; got {latent}"
+                latents, owed = latent_sites(trace), self._events
+                assert set(latents) == set(owed), f"the latent sites must be {list(owed)}; got {list(latents)}"
                 assert trace.observation_nodes == [OBSERVED], f"observed are {trace.observation_nodes}"
                 trace.compute_log_prob()
-                for name, event in ((LATENT, (self.latent_dim,)), (OBSERVED, self.x_shape)):
+                for name, event in (*owed.items(), (OBSERVED, self.x_shape)):
                     assert_site(trace.nodes[name], n, event, dtype)
                     fn = trace.nodes[name]["fn"]
                     assert (fn.batch_shape, fn.event_shape) == ((n,), event), name
-                assert torch.equal(trace.nodes["_RETURN"]["value"], trace.nodes[LATENT]["value"])
+                assert torch.equal(trace.nodes["_RETURN"]["value"], list(latents.values())[-1]["value"])
 
     def test_samples_vectorize(self) -> None:
         """Draw many samples in one run, in a plate left of the data's."""
@@ -58,20 +66,21 @@ class ModelSuite(ModuleSuite):
         x = self.data(model, 4)
         assert_vectorized(Pair(*self.pair(model), x))
         with pyro.plate(PARTICLES, 5, dim=-2):
-            z = model(x)
-        assert z.shape == (5, 4, self.latent_dim)
+            trace = poutine.trace(model).get_trace(x)
+        for name, event in self._events.items():
+            assert trace.nodes[name]["value"].shape == (5, 4, *event), name
 
     def test_data_are_independent(self) -> None:
         """Score a datum alone as in a batch."""
         model = self.make().double()
         x = self.data(model, 6, torch.float64)
-        z = torch.randn(6, self.latent_dim, dtype=torch.float64)
+        values = {name: torch.randn(6, *event, dtype=torch.float64) for name, event in self._events.items()}
 
         def joint(rows: slice) -> Tensor:
-            trace = poutine.trace(poutine.condition(model, {LATENT: z[rows]})).get_trace(x[rows])
+            fixed = {name: value[rows] for name, value in values.items()}
+            trace = poutine.trace(poutine.condition(model, fixed)).get_trace(x[rows])
             trace.compute_log_prob()
-            log_prob: Tensor = trace.nodes[LATENT]["log_prob"] + trace.nodes[OBSERVED]["log_prob"]
-            return log_prob
+            return torch.stack([trace.nodes[name]["log_prob"] for name in (*fixed, OBSERVED)]).sum(0)
 
         alone = torch.cat([joint(slice(n, n + 1)) for n in range(6)])
         assert_close(joint(slice(None)), alone, rtol=1e-12, atol=1e-12)
@@ -80,6 +89,11 @@ class ModelSuite(ModuleSuite):
         """Say which shape and dtype x must have."""
         assert_refuses_other_data(self.make(), self.x_shape)
 
+    @property
+    def _events(self) -> Mapping[str, tuple[int, ...]]:
+        return self.latents or {LATENT: (self.latent_dim,)}
+
     def _guide(self, x: Tensor) -> None:
         with pyro.plate(PLATE, len(x), dim=-1):
-            pyro.sample(LATENT, dist.Normal(x.new_zeros(self.latent_dim), 0.7).to_event(1))
+            for name, event in self._events.items():
+                pyro.sample(name, dist.Normal(x.new_zeros(event), 0.7).to_event(len(event)))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import pyro
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -124,6 +125,16 @@ def assert_tensor(value: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
     """Expect a shape and a dtype."""
     got = (tuple(value.shape), value.dtype)
     assert got == (shape, dtype), f"expected shape {shape} and {dtype}; got {got[0]} and {got[1]}"
+
+
+def latent_sites(trace: poutine.Trace) -> dict[str, dict[str, Any]]:
+    """Return the latent sites of a model's or guide's trace in their order, without the guide's own variables."""
+    sites = {name: trace.nodes[name] for name in trace.stochastic_nodes if name not in _plates(trace)}
+    return {name: site for name, site in sites.items() if not site["infer"].get("is_auxiliary")}
+
+
+def _plates(trace: poutine.Trace) -> set[str]:
+    return {frame.name for site in trace.nodes.values() for frame in site.get("cond_indep_stack", ())}
 
 
 def assert_site(site: dict[str, Any], n: int, event: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from held_parts import model_for
 from pyro import poutine
 from small_folders import settings, write_comparison, write_images, write_run
 from torch import nn
@@ -46,7 +47,8 @@ def draws(guide, x) -> torch.Tensor:
 def test_a_run_of_the_command_line_comes_back_whatever_its_parts(kind, name, data, tmp_path):
     options = {"vamp": "(num_components=5)", "categorical": "(levels=2)", "discretized_logistic": "(levels=2)"}
     text, run = name + options.get(name, ""), tmp_path / "run"
-    fit_cell(Cell.of(settings(data) | {kind: text, "epochs": 1, "valid_size": 0}), run, progress=False)
+    model = model_for(name) if kind == "guide" else "vae"
+    fit_cell(Cell.of(settings(data) | {"model": model, kind: text, "epochs": 1, "valid_size": 0}), run, progress=False)
     loaded = pyro_vae.load_run(run)
     model, guide, images = load_cell(run)
     for ours, theirs in ((loaded.model, model), (loaded.guide, guide)):

@@ -11,6 +11,7 @@ from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_weights
 from pyro_vae.programs.precision import UNRESOLVED
+from pyro_vae.testing.suite import latent_sites
 
 N = 5
 
@@ -67,8 +68,8 @@ def test_float32_is_right_where_nothing_is_said(parts, factor):
     with torch.no_grad():
         torch.manual_seed(1)
         drawn = poutine.trace(guide).get_trace(x)
-        z = drawn.nodes["z"]["value"].double()
-        exact = terms_of(poutine.trace(poutine.condition(exact_model, data={"z": z})).get_trace(x.double()))
+        wide = {name: site["value"].double() for name, site in latent_sites(drawn).items()}
+        exact = terms_of(poutine.trace(poutine.condition(exact_model, data=wide)).get_trace(x.double()))
         torch.manual_seed(1)
         found = log_weights(model, guide, x, 1)[0]
         log_q = terms_of(drawn)

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 from every_part import HIDDEN, LATENT_DIM, TOGETHER, X_SHAPE, images, made
+from held_parts import model_for
 from torch import nn
 
 import pyro_vae
@@ -54,8 +55,9 @@ def test_every_combination_is_described_as_it_is(guide_name):
             x = images(likelihood_name, 6)
             try:
                 model, guide = make_pair(
-                    X_SHAPE, LATENT_DIM, HIDDEN, guide=names[0], prior=names[1], likelihood=names[2], data=lambda x=x: x
-                )
+                    X_SHAPE, LATENT_DIM, HIDDEN, model=model_for(guide_name), guide=names[0], prior=names[1],
+                    likelihood=names[2], data=lambda x=x: x,
+                )  # fmt: skip
                 expected = weights(model, guide, x)
             except ValueError:
                 # A VampPrior needs a posterior that can score any z, and a semi-amortized guide needs the model first.

@@ -234,14 +234,3 @@ def test_a_model_with_other_sites_is_refused(model, sites):
 
 class TestContract(GuideSuite):
     part = "semi_amortized(num_steps=2)"
-
-    def make(self):
-        return SemiAmortizedGuide((1, 3, 2), 4, (5,), num_steps=2, model=model_without_parameters)
-
-
-def model_without_parameters(x):
-    """Takes x of either dtype."""
-    with pyro.plate("data", len(x), dim=-1):
-        z = pyro.sample("z", dist.Normal(x.new_zeros(4), 1.0).to_event(1))
-        loc = z.sin().sum(-1).reshape(-1, 1, 1, 1).expand(-1, 1, 3, 2)
-        pyro.sample("x", dist.Normal(loc, 1.0).to_event(3), obs=x)

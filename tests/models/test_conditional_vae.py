@@ -49,7 +49,7 @@ def test_the_gaps_are_the_kl_divergence_of_a_guide_that_is_not_exact(case):
         case.guide.encoder.bias[0] += 0.4
     q = case.guide.posterior(x, case.y)
     shift = q.mean - posterior.mean
-    kl = 0.5 * (shift * (shift @ posterior.precision_matrix)).sum(1)
+    kl = 0.5 * torch.einsum('nd,nde,ne->n', shift, posterior.precision_matrix, shift)
     terms = elbo_terms(case.model, case.guide, (x, case.y), 500, seed=0)
     assert ((terms.elbo.per_datum - (evidence - kl)).abs() < 4 * terms.elbo.standard_errors).all()
     found = pyro_vae.log_likelihood(case.model, case.guide, (x, case.y), 500, seed=0)
@@ -63,9 +63,9 @@ def test_the_gaps_are_the_kl_divergence_of_a_guide_that_is_not_exact(case):
 def test_annealed_importance_sampling_finds_the_evidence(case):
     """16 chains, 60 temperatures, 7 data: within 4 standard errors."""
     x = case.draw()
-    found = ais(case.model, case.guide, (x, case.y), num_chains=16, num_temperatures=60, seed=0, progress=False)
-    evidence = case.evidence(case.features).log_prob(x).mean().item()
-    assert abs(found.log_likelihood.mean - evidence) < 4 * found.log_likelihood.standard_error + 1e-9
+    found = ais(case.model, (x, case.y), num_chains=16, num_temperatures=60, seed=0, progress=False)
+    evidence = case.evidence(case.features).log_prob(x)
+    assert abs(found.mean - evidence.mean().item()) < 4 * found.standard_error
 
 
 @pytest.mark.parametrize("name", ["label", "vector, conditional prior"])
@@ -75,14 +75,16 @@ def test_the_exact_guide_is_calibrated_and_a_shifted_one_is_not(name):
     case.y = case.y.repeat(40, *[1] * (case.y.ndim - 1))
     data = (case.draw(), case.y)
     exact = sbc(case.model, case.guide, data, num_data=200, num_draws=20, seed=0, progress=False)
-    assert exact.p_value > 1e-3
+    assert exact.calibrated
     with torch.no_grad():
         case.guide.encoder.bias[:2] += 1.0
-    assert sbc(case.model, case.guide, data, num_data=200, num_draws=20, seed=0, progress=False).p_value < 1e-3
+    assert not sbc(case.model, case.guide, data, num_data=200, num_draws=20, seed=0, progress=False).calibrated
 
 
 def test_active_units_are_given_y(case):
-    assert active_units(case.guide, (case.draw(), case.y)).count.mean >= 0
+    x = case.draw()
+    expected = case.posterior(x, case.features).mean.var(0)
+    assert_close(active_units(case.guide, (x, case.y)).variance, expected, rtol=1e-8, atol=1e-8)
 
 
 def test_the_joint_by_hand():

@@ -1,0 +1,182 @@
+"""The guide of several stochastic layers that corrects the model's own path from the top down."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyro
+from pyro import distributions as dist
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Normal
+from torch.nn.functional import logsigmoid
+
+from pyro_vae.nn import MLP, Network, features_of, flatten_event, make_network
+from pyro_vae.nn.latent_layers import between_layers, layer_dims
+from pyro_vae.nn.mlp import ACTIVATIONS
+from pyro_vae.programs.sites import PLATE, layer_site
+
+WHO = "TopDownGuide"
+
+
+def precision_weighted(loc: Tensor, log_scale: Tensor, other: Distribution) -> Distribution:
+    r"""Return the normalized product of a diagonal Gaussian with another one.
+
+    .. math:: \sigma^{-2} = \hat\sigma^{-2} + \sigma_p^{-2}, \qquad
+        \mu = \sigma^2 (\hat\mu \hat\sigma^{-2} + \mu_p \sigma_p^{-2})
+
+    With the first precision's share of the sum, :math:`w = \mathrm{sigmoid}(2 \log(\sigma_p / \hat\sigma))`, no
+    precision overflows: :math:`\mu = \mu_p + w (\hat\mu - \mu_p)` and :math:`\sigma^2 = w \hat\sigma^2`.
+
+    Args:
+        loc: of the first, ``(*batch, dim)``.
+        log_scale: of the first, likewise.
+        other: batch ``batch``, event ``(dim,)``.
+    """
+    log_odds = 2 * (other.stddev.log() - log_scale)
+    merged = other.mean + log_odds.sigmoid() * (loc - other.mean)
+    return dist.Normal(merged, (log_scale + 0.5 * logsigmoid(log_odds)).exp()).to_event(1)
+
+
+class TopDownGuide(PyroModule):
+    r"""q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z_1 | z_2, x): the ladder guide, which shares the model's path.
+
+    A deterministic upward pass d_l = f_l(d_{l-1}), d_0 = x, gives an estimate of each layer,
+    :math:`N(\hat\mu_l(d_l), \hat\sigma_l(d_l)^2)`. The top layer has its estimate for q. Every other one has the
+    normalized product of its estimate with the model's :math:`p(z_l | z_{l+1}) = N(\mu_p, \sigma_p^2)`:
+
+    .. math:: q(z_l | z_{l+1}, x) = N\left(\frac{\hat\mu \hat\sigma^{-2} + \mu_p \sigma_p^{-2}}
+        {\hat\sigma^{-2} + \sigma_p^{-2}}, \frac{1}{\hat\sigma^{-2} + \sigma_p^{-2}}\right)
+
+    so that a layer of which x says nothing follows the model. ``posterior(x)`` is q(z_L | x), the only law that is
+    closed given x alone; a VampPrior on the top layer asks for it.
+
+    The model is no part of the guide, which has neither its parameters nor its state. But gradients reach the model's
+    parameters through the guide, too. The paper's networks have batch normalization; these have none.
+
+    Sites: plate ``"data"`` (dim -1) with ``"z1"``, nearest to x, to ``"zL"``, events of the layers' dimensions.
+
+    Args:
+        x_shape: shape of one datum.
+        latent_dim: dimension of the top layer, z_L.
+        hidden_dims: hidden layers of f_1, nearest to x first, the last of which is d_1. If there are none, d_1 is x.
+        activation: of all networks.
+        inner_latent_dims: dimensions of z_1 to z_{L-1}, nearest to x first.
+        inner_hidden_dims: hidden layers of f_2 to f_L, nearest to x first: one tuple for all, or one for each.
+        model: p(x, z), the model that the guide is used with, as :class:`pyro_vae.models.HierarchicalVAE`: it has
+            ``conditional(level, above)``, which returns p(z_l | z_{l+1}), a diagonal Gaussian.
+        encoder: f_1 up to its last activation: a module, or a class of modules, from flat x ``(*batch,
+            prod(x_shape))`` to ``(*batch, hidden_dims[-1])``, or to as many features as x has where ``hidden_dims`` is
+            empty; an :class:`pyro_vae.nn.MLP` unless given.
+
+    Raises:
+        ValueError: a dimension is below 1, ``inner_hidden_dims`` are for another number of layers, or the model has no
+            ``conditional``; when called, the model's layers are of other dimensions or no diagonal Gaussians.
+
+    References:
+        C. Sonderby, T. Raiko, L. Maaloe, S. Sonderby, O. Winther (2016), *Ladder variational autoencoders*,
+        arXiv 1602.02282.
+
+    >>> from pyro_vae.models import HierarchicalVAE
+    >>> import torch
+    >>> x = torch.zeros(7, 1, 28, 28)
+    >>> guide = TopDownGuide((1, 28, 28), model=HierarchicalVAE((1, 28, 28)))
+    >>> guide(x).shape, guide.posterior(x).event_shape
+    (torch.Size([7, 100]), torch.Size([50]))
+    """
+
+    def __init__(
+        self,
+        x_shape: Sequence[int],
+        latent_dim: int = 50,
+        hidden_dims: Sequence[int] = (200, 200),
+        activation: str = "tanh",
+        inner_latent_dims: Sequence[int] = (100,),
+        inner_hidden_dims: Sequence[int] | Sequence[Sequence[int]] = (100, 100),
+        *,
+        model: Any,
+        encoder: Network | None = None,
+    ) -> None:
+        super().__init__()
+        dims = layer_dims(WHO, latent_dim, inner_latent_dims)
+        hidden = (tuple(hidden_dims), *between_layers(WHO, inner_hidden_dims, len(dims) - 1))
+        if not callable(getattr(model, "conditional", None)):
+            raise ValueError(
+                f"{WHO}: model must have conditional(level, above), its p(z_l | z_{{l+1}}), as HierarchicalVAE has; "
+                f"{type(model).__name__} has none."
+            )
+        self.x_shape = tuple(x_shape)
+        self.latent_dim = latent_dim
+        self.hidden_dims = tuple(hidden_dims)
+        self.activation = activation
+        self.inner_latent_dims = dims[:-1]
+        self.inner_hidden_dims = inner_hidden_dims
+        self.dims = dims
+        # In a tuple, where torch does not look for modules.
+        self._models = (model,)
+        width = math.prod(self.x_shape)
+        widths = [width := layers[-1] if layers else width for layers in hidden]
+        self.encoder = None
+        if encoder is not None or hidden[0]:
+            self.encoder = make_network(
+                encoder, WHO, "encoder", x_shape=self.x_shape, in_features=math.prod(self.x_shape),
+                out_features=widths[0], hidden_dims=hidden[0][:-1], activation=activation,
+            )  # fmt: skip
+        self.upward = nn.ModuleList(
+            [
+                MLP(width, layers[:-1], layers[-1], activation) if layers else nn.Identity()
+                for width, layers in zip(widths[:-1], hidden[1:], strict=True)
+            ]
+        )
+        self.estimates = nn.ModuleList(
+            [MLP(width, (), 2 * dim, activation) for width, dim in zip(widths, dims, strict=True)]
+        )
+        self.activate = ACTIVATIONS[activation]()
+
+    @property
+    def model(self) -> Any:
+        """p(x, z), whose path is shared."""
+        return self._models[0]
+
+    def posterior(self, x: Tensor) -> Distribution:
+        """Return q(z_L | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
+        loc, log_scale = self._estimated(x)[-1]
+        return dist.Normal(loc, log_scale.exp()).to_event(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Sample all layers for x ``(batch, *x_shape)``; returns z_1 ``(batch, dim)``."""
+        *below, (loc, log_scale) = self._estimated(x)
+        with pyro.plate(PLATE, len(x), dim=-1):
+            z = pyro.sample(layer_site(len(self.dims)), dist.Normal(loc, log_scale.exp()).to_event(1))
+            for level in range(len(below), 0, -1):
+                z = pyro.sample(layer_site(level), precision_weighted(*below[level - 1], self._path(level, z)))
+        return z
+
+    def _estimated(self, x: Tensor) -> list[tuple[Tensor, ...]]:
+        """Return location and log scale of each layer's estimate, nearest to x first."""
+        d = flatten_event(x, self.x_shape, WHO)
+        if self.encoder is not None:
+            width = self.estimates[0].in_features
+            (d,) = features_of(self.encoder, d, {"upward": width}, WHO, "encoder")
+            d = self.activate(d)
+        found = [self.estimates[0](d).chunk(2, dim=-1)]
+        for upward, estimate in zip(self.upward, self.estimates[1:], strict=True):
+            d = d if isinstance(upward, nn.Identity) else self.activate(upward(d))
+            found.append(estimate(d).chunk(2, dim=-1))
+        return found
+
+    def _path(self, level: int, above: Tensor) -> Distribution:
+        """Return the model's p(z_l | z_{l+1})."""
+        p = self.model.conditional(level, above)
+        if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal)):
+            raise ValueError(
+                f"{WHO}: the model's conditional must be a diagonal Gaussian, Normal(...).to_event(1), for a product "
+                f"of precisions; that of level {level} is {type(p).__name__}. BottomUpGuide takes any."
+            )
+        dim = self.dims[level - 1]
+        if p.event_shape != (dim,):
+            raise ValueError(
+                f"{WHO}: the model's {layer_site(level)} must have {dim} dims; it has {tuple(p.event_shape)}. Give the "
+                f"model and the guide the same inner_latent_dims."
+            )
+        return p
