@@ -2,9 +2,10 @@
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -58,6 +59,9 @@ class ConditionalGuide(PyroModule):
     """
 
     guide: Any
+    posterior: Callable[..., Distribution]
+    """From x ``(batch, *x_shape)`` and y ``(batch, *y_shape)`` to q(z | x, y), if the base has a closed density."""
+    names_parts: ClassVar[Mapping[str, str]] = MappingProxyType({"base": "guide"})
 
     def __init__(
         self,
@@ -82,6 +86,8 @@ class ConditionalGuide(PyroModule):
         self.y_shape = None if y_shape is None else tuple(y_shape)
         self._base = base if isinstance(base, str) else None
         self.guide = self._made(base, encoder)
+        if isinstance(self.guide, PosteriorGuide):
+            self.posterior = self._posterior
 
     @property
     def base(self) -> Any:
@@ -92,13 +98,6 @@ class ConditionalGuide(PyroModule):
     def encoder(self) -> Any:
         """The network of a base that was made here, if it has one."""
         return None if self._base is None else getattr(self.guide, "encoder", None)
-
-    @property
-    def posterior(self) -> Callable[..., Distribution]:
-        """From x ``(batch, *x_shape)`` and y to q(z | x, y), if it is closed: batch ``(batch,)``."""
-        if not isinstance(self.guide, PosteriorGuide):
-            raise AttributeError(f"ConditionalGuide: {type(self.guide).__name__} has no posterior.")
-        return self._posterior
 
     @property
     def family(self) -> str:
@@ -118,6 +117,7 @@ class ConditionalGuide(PyroModule):
         return z
 
     def _posterior(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """Return q(z | x, y): batch ``(batch,)``, event ``(latent_dim,)``."""
         q: Distribution = self.guide.posterior(self._rows(x, y))
         return q
 

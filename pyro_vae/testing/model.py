@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyro_vae.parts import make_pair
+from pyro_vae.programs.modules import as_args
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import PARTICLES
 from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
@@ -23,6 +24,7 @@ from pyro_vae.testing.suite import (
     assert_site,
     assert_vectorized,
     latent_sites,
+    rows_of,
 )
 
 
@@ -49,7 +51,7 @@ class ModelSuite(ModuleSuite):
         for dtype in DTYPES:
             for n in (1, 7):
                 model = self.make().to(dtype)
-                trace = poutine.trace(model).get_trace(self.data(model, n, dtype))
+                trace = poutine.trace(model).get_trace(*as_args(self.data(model, n, dtype)))
                 latents, owed = latent_sites(trace), self._events
                 assert set(latents) == set(owed), f"the latent sites must be {list(owed)}; got {list(latents)}"
                 assert trace.observation_nodes == [OBSERVED], f"observed are {trace.observation_nodes}"
@@ -66,7 +68,7 @@ class ModelSuite(ModuleSuite):
         x = self.data(model, 4)
         assert_vectorized(Pair(*self.pair(model), x))
         with pyro.plate(PARTICLES, 5, dim=-2):
-            trace = poutine.trace(model).get_trace(x)
+            trace = poutine.trace(model).get_trace(*as_args(x))
         for name, event in self._events.items():
             assert trace.nodes[name]["value"].shape == (5, 4, *event), name
 
@@ -78,7 +80,7 @@ class ModelSuite(ModuleSuite):
 
         def joint(rows: slice) -> Tensor:
             fixed = {name: value[rows] for name, value in values.items()}
-            trace = poutine.trace(poutine.condition(model, fixed)).get_trace(x[rows])
+            trace = poutine.trace(poutine.condition(model, fixed)).get_trace(*as_args(rows_of(x, rows)))
             trace.compute_log_prob()
             return torch.stack([trace.nodes[name]["log_prob"] for name in (*fixed, OBSERVED)]).sum(0)
 
@@ -87,13 +89,14 @@ class ModelSuite(ModuleSuite):
 
     def test_other_shapes_and_dtypes_are_refused(self) -> None:
         """Say which shape and dtype x must have."""
-        assert_refuses_other_data(self.make(), self.x_shape)
+        part = self.make()
+        assert_refuses_other_data(part, self.x_shape, self.data(part, 4))
 
     @property
     def _events(self) -> Mapping[str, tuple[int, ...]]:
         return self.latents or {LATENT: (self.latent_dim,)}
 
-    def _guide(self, x: Tensor) -> None:
+    def _guide(self, x: Tensor, *_: Tensor) -> None:
         with pyro.plate(PLATE, len(x), dim=-1):
             for name, event in self._events.items():
                 pyro.sample(name, dist.Normal(x.new_zeros(event), 0.7).to_event(len(event)))

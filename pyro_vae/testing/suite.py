@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from pyro_vae.graphs.capture import capture
 from pyro_vae.programs.layouts import OuterPlate
 from pyro_vae.programs.log_weights import log_weights
-from pyro_vae.programs.modules import modules_of
+from pyro_vae.programs.modules import as_args, as_input, modules_of, take_rows
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.sites import PLATE
 
@@ -62,8 +62,8 @@ class ModuleSuite(Suite):
         """Return a model and a guide, of which the part is one or a part of one."""
         raise NotImplementedError
 
-    def data(self, part: Any, n: int, dtype: torch.dtype = torch.float32) -> Tensor:  # noqa: ARG002 (a subclass's)
-        """Return data ``(n, *x_shape)`` that a pair with the part takes."""
+    def data(self, part: Any, n: int, dtype: torch.dtype = torch.float32) -> Any:  # noqa: ARG002 (a subclass's)
+        """Return data ``(n, *x_shape)`` that a pair with the part takes; a tuple if a datum has further tensors."""
         return torch.rand(n, *self.x_shape, dtype=dtype).round()
 
     def test_state_dict_round_trip(self) -> None:
@@ -145,16 +145,22 @@ def assert_site(site: dict[str, Any], n: int, event: tuple[int, ...], dtype: tor
     assert_tensor(site["log_prob"], (n,), dtype)
 
 
-def assert_refuses_other_data(program: Any, x_shape: tuple[int, ...]) -> None:
-    """Expect that a model or a guide says which shape and dtype x must have."""
+def rows_of(data: Any, rows: slice) -> Any:
+    """Return some rows of data, of each tensor where a datum has several."""
+    return as_input([take_rows(tensor, rows) for tensor in as_args(data)])
+
+
+def assert_refuses_other_data(program: Any, x_shape: tuple[int, ...], data: Any) -> None:
+    """Expect that a model or a guide says which shape and dtype x must have; ``data`` are four that it takes."""
+    further = as_args(data)[1:]
     name = type(program).__name__
     pattern = re.escape(f"{name}: x must have shape (batch, {', '.join(map(str, x_shape))}); got")
     other_events = {(*x_shape, 1), (*x_shape[:-1], x_shape[-1] + 1), x_shape[::-1], (math.prod(x_shape),)} - {x_shape}
     for shape in (x_shape, *((4, *event) for event in other_events)):
         with refuses(pattern):
-            program(torch.zeros(shape))
+            program(torch.zeros(shape), *further)
     with refuses(f"{name}: x must be floating point; got torch.int64"):
-        program(torch.zeros(4, *x_shape, dtype=torch.int64))
+        program(torch.zeros(4, *x_shape, dtype=torch.int64), *further)
 
 
 def assert_vectorized(pair: Pair) -> None:
@@ -162,20 +168,20 @@ def assert_vectorized(pair: Pair) -> None:
     assert isinstance(pair.layout, OuterPlate), f"samples do not vectorize: they are laid out as {pair.layout}"
 
 
-def _assert_captured(programs: tuple[Any, Any], x: Tensor, other: Tensor) -> None:
+def _assert_captured(programs: tuple[Any, Any], x: Any, other: Any) -> None:
     """Expect the graph of log-weights and gradients, recorded with x, to give those of other data of that shape."""
     pair = Pair(*programs, x)
     assert_vectorized(pair)
     modules = [*modules_of(*programs)]
     parameters = [parameter for module in modules for parameter in module.parameters()]
 
-    def step(x: Tensor) -> list[Tensor]:
-        weights = pair.terms(x, 3).log_weight
+    def step(*x: Tensor) -> list[Tensor]:
+        weights = pair.terms(as_input(x), 3).log_weight
         gradients = torch.autograd.grad(weights.sum(), parameters) if parameters else ()
         return [weights.detach(), *gradients]
 
-    graph = capture(step, [x], [other], modules)
+    graph = capture(step, [*as_args(x)], [*as_args(other)], modules)
     torch.manual_seed(2)
-    expected = step(other)
+    expected = step(*as_args(other))
     torch.manual_seed(2)
-    assert_close(graph(other), expected)
+    assert_close(graph(*as_args(other)), expected)

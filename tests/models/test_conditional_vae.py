@@ -15,6 +15,7 @@ from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models import ConditionalVAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StudentTPrior
+from pyro_vae.testing import ModelSuite
 
 LABELS = torch.tensor([0, 2, 1, 1, 0, 2, 2])
 
@@ -41,29 +42,48 @@ def test_every_weight_of_the_exact_guide_is_log_p_of_x_given_y(case):
     assert_close(q.log_prob(z), case.posterior(x, case.features).log_prob(z), rtol=1e-8, atol=1e-8)
 
 
-def test_the_gaps_are_the_kl_divergence_of_a_guide_that_is_not_exact(case):
-    """All within 4 standard errors of closed forms, with 500 samples for each of 7 data."""
+def shifted(case):
+    """Data, and the exact log p(x | y) and KL of the guide whose mean is moved away from the posterior's."""
     x = case.draw()
-    evidence, posterior = case.evidence(case.features).log_prob(x), case.posterior(x, case.features)
+    posterior = case.posterior(x, case.features)
     with torch.no_grad():
         case.guide.encoder.bias[0] += 0.4
-    q = case.guide.posterior(x, case.y)
-    shift = q.mean - posterior.mean
-    kl = 0.5 * torch.einsum('nd,nde,ne->n', shift, posterior.precision_matrix, shift)
-    terms = elbo_terms(case.model, case.guide, (x, case.y), 500, seed=0)
+    shift = case.guide.posterior(x, case.y).mean - posterior.mean
+    kl = 0.5 * torch.einsum("nd,nde,ne->n", shift, posterior.precision_matrix, shift)
+    return (x, case.y), case.evidence(case.features).log_prob(x), kl
+
+
+def test_bounds_of_a_guide_that_is_not_exact(case):
+    """Each datum within 4 standard errors of closed forms, with 500 samples."""
+    data, evidence, kl = shifted(case)
+    terms = elbo_terms(case.model, case.guide, data, 500, seed=0)
     assert ((terms.elbo.per_datum - (evidence - kl)).abs() < 4 * terms.elbo.standard_errors).all()
-    found = pyro_vae.log_likelihood(case.model, case.guide, (x, case.y), 500, seed=0)
+    found = pyro_vae.log_likelihood(case.model, case.guide, data, 500, seed=0)
     assert ((found.per_datum - evidence).abs() < 4 * found.standard_errors).all()
-    gaps = inference_gaps(case.model, case.guide, (x, case.y), num_samples=500, seed=0, progress=False)
-    assert abs(gaps.approximation_gap.mean) < 4 * gaps.approximation_gap.standard_error + 1e-6
-    amortization = gaps.amortization_gap
+
+
+@pytest.mark.slow
+def test_the_gap_of_a_guide_that_is_not_exact_is_its_kl_divergence(case):
+    """Within 4 standard errors, with 2000 samples; the search for q* leaves 1e-3 nats."""
+    data, _, kl = shifted(case)
+    gaps = inference_gaps(
+        case.model, case.guide, data, num_samples=2000, evidence_samples=2000, seed=0, progress=False,
+        learning_rate=0.05, max_steps=1000,
+    )  # fmt: skip
+    approximation, amortization = gaps.approximation_gap, gaps.amortization_gap
+    assert abs(approximation.mean) < 4 * approximation.standard_error + 1e-3
     assert abs(amortization.mean - kl.mean().item()) < 4 * amortization.standard_error + 1e-3
 
 
-def test_annealed_importance_sampling_finds_the_evidence(case):
-    """16 chains, 60 temperatures, 7 data: within 4 standard errors."""
+@pytest.mark.parametrize("name", ["label", "vector, conditional prior"])
+def test_annealed_importance_sampling_finds_the_evidence(name):
+    """16 chains, 20 temperatures, 7 data: within 4 standard errors."""
+    torch.manual_seed(0)
+    case = CASES[name]()
     x = case.draw()
-    found = ais(case.model, (x, case.y), num_chains=16, num_temperatures=60, seed=0, progress=False)
+    found = ais(
+        case.model, (x, case.y), num_chains=16, num_temperatures=20, burn_in=20, seed=0, progress=False, compile="off"
+    )
     evidence = case.evidence(case.features).log_prob(x)
     assert abs(found.mean - evidence.mean().item()) < 4 * found.standard_error
 
@@ -133,3 +153,23 @@ def test_a_guide_of_x_alone_is_no_guide_of_the_pair():
     model, guide = ConditionalVAE((5,), 2, (4,), num_classes=3), MeanFieldGuide((5,), 2, (4,))
     with pytest.raises(Exception, match="argument"):
         pyro_vae.log_weights(model, guide, (torch.zeros(7, 5), LABELS), 2)
+
+
+class LabelledSuite(ModelSuite):
+    def data(self, part, n, dtype=torch.float32):
+        return super().data(part, n, dtype), torch.randint(3, (n,))
+
+
+class TestContract(LabelledSuite):
+    part = "conditional_vae(num_classes=3)"
+
+
+class TestContractOfALearnedPrior(LabelledSuite):
+    part = "conditional_vae(conditional_prior=True, num_classes=3)"
+
+
+class TestContractOfVectors(ModelSuite):
+    part = "conditional_vae(y_shape=(2, 2))"
+
+    def data(self, part, n, dtype=torch.float32):
+        return super().data(part, n, dtype), torch.randn(n, 2, 2, dtype=dtype)
