@@ -56,7 +56,7 @@ def load_data_of(cell: Cell, moved: str | Path | None = None) -> ImageData:
     with naming_data():
         return load_data(
             cell.data if moved is None else moved, binarization=cell.binarization, seed=cell.data_seed,
-            valid_size=cell.valid_size, labels=cell.labels,
+            valid_size=cell.valid_size, labels=cell.labels, quadrants=cell.quadrants,
         )  # fmt: skip
 
 
