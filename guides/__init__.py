@@ -7,6 +7,7 @@ if __name__ != "pyro_vae.guides":
 
 from pyro_vae.guides.auxiliary import AuxiliaryGuide
 from pyro_vae.guides.bottom_up import BottomUpGuide
+from pyro_vae.guides.conditional import ConditionalGuide
 from pyro_vae.guides.full_rank import FullRankGuide
 from pyro_vae.guides.householder import HouseholderGuide
 from pyro_vae.guides.iaf import InverseAutoregressiveGuide
@@ -23,6 +24,7 @@ from pyro_vae.guides.top_down import TopDownGuide
 __all__ = [
     "AuxiliaryGuide",
     "BottomUpGuide",
+    "ConditionalGuide",
     "FullRankGuide",
     "HouseholderGuide",
     "InverseAutoregressiveGuide",

@@ -55,12 +55,14 @@ class _Objective(Kind):
 
 _SHAPES = frozenset({"x_shape", "x_dim", "latent_dim"})
 _LAYERS = frozenset({"hidden_dims", "activation"})
+_CONDITIONS = frozenset({"y_shape", "num_classes"})
+"""What y is, where a datum is (x, y): read off the data, or an option in Python."""
 
 KINDS = {
-    "model": Kind("pyro_vae.models", _SHAPES | _LAYERS | {"prior", "likelihood", "decoder"}),
-    "guide": Kind("pyro_vae.guides", _SHAPES | _LAYERS | {"data", "model", "encoder"}),
-    "prior": Kind("pyro_vae.models.priors", _SHAPES | {"data", "guide"}),
-    "likelihood": Kind("pyro_vae.models.likelihoods", _SHAPES | _LAYERS | {"decoder"}),
+    "model": Kind("pyro_vae.models", _SHAPES | _LAYERS | _CONDITIONS | {"prior", "likelihood", "decoder"}),
+    "guide": Kind("pyro_vae.guides", _SHAPES | _LAYERS | _CONDITIONS | {"data", "model", "encoder"}),
+    "prior": Kind("pyro_vae.models.priors", _SHAPES | _CONDITIONS | {"data", "guide"}),
+    "likelihood": Kind("pyro_vae.models.likelihoods", _SHAPES | _LAYERS | _CONDITIONS | {"decoder"}),
     # The pair's layers and activation are what a network has where its options say nothing else.
     "network": Kind("pyro_vae.nn", frozenset({"x_shape", "in_features", "out_features", "role", "blocks"})),
     "objective": _Objective("pyro_vae.objectives", frozenset(), "a subclass of pyro.infer.ELBO"),
@@ -393,6 +395,8 @@ def make_pair(
     encoder_dims: Sequence[int] | None = None,
     activation: str | None = None,
     data: Callable[[], Tensor] | None = None,
+    y_shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
 ) -> tuple[Any, Any]:
     """Make a model and its guide from the names of their parts.
 
@@ -407,9 +411,10 @@ def make_pair(
             ``hidden_dims``, ``activation``, ``prior``, ``likelihood`` and ``decoder`` that it names. Options that it is
             given here and that the guide has too are the guide's as well, unless the guide's text has them. Where the
             likelihood is called with something else than z, the class has a static method
-            ``likelihood_dim(latent_dim, **options)`` that returns its dimension. Where the prior needs the guide and
-            the guide the model, the model is made without it, and has it set as its attribute ``prior`` later, if the
-            guide's class says by ``prior_comes_later = True`` that its ``posterior`` does not use it.
+            ``likelihood_dim(latent_dim, **options)`` that returns its dimension; it is given ``y_shape`` and
+            ``num_classes`` if it names them. Where the prior needs the guide and the guide the model, the model is made
+            without it, and has it set as its attribute ``prior`` later, if the guide's class says by
+            ``prior_comes_later = True`` that its ``posterior`` does not use it.
         network: of both sides, likewise: the encoder and the decoder unless these are given.
         encoder: the guide's network, likewise; only the default where the guide takes no encoder.
         decoder: the network of the likelihood, or of a model that takes no likelihood; only the default where neither
@@ -417,6 +422,8 @@ def make_pair(
         encoder_dims: hidden layers of the encoder, nearest to x first, where they are not those of the decoder.
         activation: of both networks; each part's own unless given.
         data: returns model inputs ``(N, *x_shape)``; called once for each part that starts from data.
+        y_shape: where a datum is (x, y), the shape of one y. It is given to each part whose constructor names it.
+        num_classes: where y is a class label, an integer from 0 on, the number of classes; likewise.
 
     Returns:
         The model and the guide.
@@ -430,7 +437,8 @@ def make_pair(
     4
     """
     encoder, decoder = encoder or network, decoder or network
-    shapes = _shapes(x_shape, latent_dim)
+    conditions = {"y_shape": None if y_shape is None else tuple(y_shape), "num_classes": num_classes}
+    shapes = _shapes(x_shape, latent_dim) | conditions
     layers = {"hidden_dims": tuple(hidden_dims), "activation": activation}
     taken = _arguments("model", model)
     for kind, text, default in (("prior", prior, "standard_normal"), ("likelihood", likelihood, "bernoulli")):
@@ -442,7 +450,7 @@ def make_pair(
     def guide_of(made_model: Any) -> Any:
         return make_guide(
             x_shape, latent_dim, encoder_dims or tuple(hidden_dims)[::-1], guide=guide, model=made_model,
-            encoder=encoder, activation=activation, data=data, model_text=model,
+            encoder=encoder, activation=activation, data=data, model_text=model, **conditions,
         )  # fmt: skip
 
     def prior_of(made_guide: Any) -> Any:
@@ -453,7 +461,7 @@ def make_pair(
         if "prior" in taken and with_prior:
             made["prior"] = prior_of(made_guide)
         if "likelihood" in taken:
-            dim = _likelihood_dim(model, latent_dim)
+            dim = _likelihood_dim(model, latent_dim, conditions)
             made["likelihood"] = make_part(
                 "likelihood", likelihood, **(shapes | {"latent_dim": dim}), **layers, decoder=made_decoder
             )
@@ -485,6 +493,8 @@ def make_guide(
     activation: str | None = None,
     data: Callable[[], Tensor] | None = None,
     model_text: str = "vae",
+    y_shape: Sequence[int] | None = None,
+    num_classes: int | None = None,
 ) -> Any:
     """Make a guide for a model that is there.
 
@@ -498,23 +508,28 @@ def make_guide(
     shared = {
         name: value
         for name, value in parse_part("model", model_text)[1].items()
-        if name not in kind_of("guide").offered
+        if name not in kind_of("guide").offered - _CONDITIONS
     }
+    # The data say what y is; the model's text does where there are none.
+    conditions = {"y_shape": y_shape, "num_classes": num_classes}
+    shared |= {name: value for name, value in conditions.items() if value is not None}
     return make_part(
         "guide", guide, **shared, **_shapes(x_shape, latent_dim), hidden_dims=tuple(encoder_dims),
         activation=activation, model=model, encoder=network, data=data,
     )  # fmt: skip
 
 
-def _likelihood_dim(model: str, latent_dim: int) -> int:
+def _likelihood_dim(model: str, latent_dim: int, conditions: Mapping[str, Any]) -> int:
     """Return the dimension of what a model calls its likelihood with."""
     name, options = parse_part("model", model)
     cls = find_part("model", name)
     if not hasattr(cls, "likelihood_dim"):
         return latent_dim
     check_options("model", model)
+    named = inspect.signature(cls.likelihood_dim).parameters
+    known = {name: value for name, value in conditions.items() if value is not None and name in named}
     with _as_typed("model", model):
-        dim: int = cls.likelihood_dim(latent_dim, **options)
+        dim: int = cls.likelihood_dim(latent_dim, **(known | options))
     return dim
 
 

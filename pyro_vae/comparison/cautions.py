@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import Comparison
@@ -251,9 +252,11 @@ def _of_what_differs(finished: Sequence[CellResult]) -> Iterator[str]:
             "Some cells are given the labels y and some are not: log p(x | y) and log p(x) are of the same images, but "
             "the label has told the former what the image shows."
         )
-    contents: dict[tuple[str, int | None, bool], set[str]] = {}
+    if len({result.cell.quadrants for result in finished}) > 1:
+        yield "Different quadrants are given to some cells: their log p(x | y) are of other pixels, and do not compare."
+    contents: dict[tuple[Any, ...], set[str]] = {}
     for result in finished:
-        key = result.cell.data, result.cell.valid_size, result.cell.labels
+        key = result.cell.data, result.cell.valid_size, result.cell.labels, result.cell.quadrants
         contents.setdefault(key, set()).add(result.evaluation["data"]["content_hash"])
     for (name, *_), hashes in contents.items():
         if len(hashes) > 1:

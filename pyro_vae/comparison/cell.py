@@ -31,7 +31,7 @@ SCHEDULES = ("cosine", "iwae", "constant")
 
 MODEL_SETTINGS = (
     "model", "prior", "likelihood", "decoder", "latent_dim", "hidden_dims", "activation", "init_bias",
-    "data", "labels", "binarization", "valid_size", "data_seed",
+    "data", "labels", "quadrants", "binarization", "valid_size", "data_seed",
 )  # fmt: skip
 """Settings that a cell shares with the cell whose model it takes over."""
 
@@ -59,6 +59,8 @@ class Cell:
         init_bias: start the output bias so that the decoder outputs the mean image.
         data: name of a data set, or a path.
         labels: whether model and guide get the images' labels as well, as the second argument.
+        quadrants: how many quadrants of each image are given, 1, 2 or 3: model and guide get the missing pixels, and
+            the image without them as the second argument.
         binarization: stochastic, static, threshold or none; by default that of the data set.
         valid_size: images held out of training; by default the number of the data set.
         data_seed: of draws made when data are loaded. Cells can be compared only with the same.
@@ -105,6 +107,7 @@ class Cell:
     init_bias: bool = True
     data: str = "mnist-5k"
     labels: bool = False
+    quadrants: int | None = None
     binarization: str | None = None
     valid_size: int | None = None
     data_seed: int = 0
@@ -149,6 +152,8 @@ class Cell:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{argument(name)} must be at least {least}; got {value}.")
+        if self.quadrants is not None and not 1 <= self.quadrants <= 3:
+            raise ValueError(f"{argument('quadrants')} must be 1, 2 or 3; got {self.quadrants}.")
         for name in ("seed", "data_seed"):
             if getattr(self, name) >= 2**64:
                 raise ValueError(f"{argument(name)} must be below 2**64; got {getattr(self, name)}.")
@@ -211,7 +216,7 @@ class Cell:
     @property
     def data_settings(self) -> tuple[Any, ...]:
         """The settings that say which data are loaded, and how."""
-        return self.data, self.labels, self.binarization, self.data_seed, self.valid_size
+        return self.data, self.labels, self.quadrants, self.binarization, self.data_seed, self.valid_size
 
     @property
     def own_code(self) -> dict[str, str]:

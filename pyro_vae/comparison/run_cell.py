@@ -27,6 +27,7 @@ from pyro_vae.comparison.results import (
     write_result,
 )
 from pyro_vae.data import DATASETS, DataNotFoundError, ImageData, load_data
+from pyro_vae.data.conditions import conditions_of
 from pyro_vae.data.image_data import first_of
 from pyro_vae.errors import NonFiniteError, RunError
 from pyro_vae.fit import Run, fit, load_run
@@ -55,7 +56,7 @@ def load_data_of(cell: Cell, moved: str | Path | None = None) -> ImageData:
     with naming_data():
         return load_data(
             cell.data if moved is None else moved, binarization=cell.binarization, seed=cell.data_seed,
-            valid_size=cell.valid_size, labels=cell.labels,
+            valid_size=cell.valid_size, labels=cell.labels, quadrants=cell.quadrants,
         )  # fmt: skip
 
 
@@ -100,13 +101,13 @@ def make_pair_of(cell: Cell, data: ImageData, fitted_model: Path | None = None) 
             encoder_dims = cell.encoder_dims or cell.hidden_dims[::-1]
             guide = make_guide(
                 data.x_shape, cell.latent_dim, encoder_dims, guide=cell.guide, model=model, encoder=cell.encoder,
-                activation=cell.activation, data=inputs, model_text=cell.model,
+                activation=cell.activation, data=inputs, model_text=cell.model, **conditions_of(data),
             )  # fmt: skip
             return model, guide
         model, guide = make_pair(
             data.x_shape, cell.latent_dim, cell.hidden_dims, model=cell.model, guide=cell.guide, prior=cell.prior,
             likelihood=cell.likelihood, encoder=cell.encoder, decoder=cell.decoder, encoder_dims=cell.encoder_dims,
-            activation=cell.activation, data=inputs,
+            activation=cell.activation, data=inputs, **conditions_of(data),
         )  # fmt: skip
         if cell.init_bias and hasattr(getattr(model, "likelihood", None), "initialize_bias"):
             model.likelihood.initialize_bias(data.train_mean())

@@ -9,14 +9,15 @@ from torch import Tensor
 from pyro_vae.data.binarization import BINARIZATIONS, to_grey
 
 Inputs = Tensor | tuple[Tensor, ...]
-"""What a model and a guide are called with: images, or a tuple of images and labels."""
+"""What a model and a guide are called with: images, or a tuple of images and further tensors."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImageData:
     """A data set, held in memory; `pyro_vae.load_data` makes one.
 
-    A datum is an image; or, if labels were asked for, a tuple of an image and its label. `train`, `valid` and `test`
+    A datum is an image; or, if labels were asked for, a tuple of an image and its label; or, if quadrants of it are
+    given, a tuple of its missing pixels and the image without them. `train`, `valid` and `test`
     can be passed unchanged to `pyro_vae.fit` and to every evaluation, and `first` returns some of the test data.
     `train_images`, `valid_images` and `test_images` are the images alone, `train_labels` etc. the labels.
 
@@ -34,6 +35,9 @@ class ImageData:
         train_labels: int64 ``(N,)``, or None where the data set has no labels.
         valid_labels: int64 ``(N_valid,)`` or None.
         test_labels: int64 ``(N_test,)`` or None.
+        tensors: names of what follows the first tensor of each datum; empty also for images and labels that were put
+            together without it.
+        quadrants: how many quadrants are given (:class:`pyro_vae.data.quadrants.Quadrants`); None for whole images.
     """
 
     name: str
@@ -47,11 +51,19 @@ class ImageData:
     train_labels: Tensor | None = None
     valid_labels: Tensor | None = None
     test_labels: Tensor | None = None
+    tensors: tuple[str, ...] = ()
+    quadrants: int | None = None
+
+    @property
+    def datum(self) -> tuple[str, ...]:
+        """Names of the tensors of a datum, in their order."""
+        first = "images" if self.quadrants is None else "missing"
+        return (first, *(self.tensors or ("labels",))) if isinstance(self.train, tuple) else (first,)
 
     @property
     def labels(self) -> bool:
-        """Whether a datum is an image with its label."""
-        return isinstance(self.train, tuple)
+        """Whether a label belongs to each datum."""
+        return "labels" in self.datum
 
     @property
     def train_images(self) -> Tensor:
@@ -107,8 +119,8 @@ class ImageData:
     def describe(self) -> dict[str, Any]:
         """Return what a run folder records, in plain Python types.
 
-        ``load_data(d["name"], binarization=d["binarization"], seed=d["seed"], valid_size=d["valid_size"],
-        labels="tensors" in d)`` returns the same data again. They are the same if their ``content_hash`` is equal.
+        :func:`pyro_vae.data.load_again` returns the same data again. They are the same if their ``content_hash`` is
+        equal.
         """
         splits = {"train": self.train_images, "valid": self.valid_images, "test": self.test_images}
         description = {
@@ -122,13 +134,15 @@ class ImageData:
             "source": self.source,
         }
         if isinstance(self.train, tuple):
-            images, labels = self.train
-            description["tensors"] = {"images": list(images.shape), "labels": list(labels.shape)}
+            shapes = zip(self.datum, self.train, strict=True)
+            description["tensors"] = {name: list(tensor.shape) for name, tensor in shapes}
+        if self.quadrants is not None:
+            description["quadrants"] = self.quadrants
         return description
 
     def __repr__(self) -> str:
         sizes = "/".join(str(len(split)) for split in (self.train_images, self.valid_images, self.test_images))
-        shape = "x".join(map(str, self.x_shape)) + (" with labels" if self.labels else "")
+        shape = "x".join(map(str, self.x_shape)) + (f" with {', '.join(self.datum[1:])}" if len(self.datum) > 1 else "")
         return f"ImageData({self.name!r}, {sizes} of {shape}, {self.binarization}, seed={self.seed})"
 
 

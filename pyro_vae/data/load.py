@@ -3,7 +3,9 @@
 import hashlib
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 from torch import Tensor
@@ -17,6 +19,7 @@ from pyro_vae.data.image_folder import FolderOfImages
 from pyro_vae.data.mnist import FASHION_MNIST, MNIST
 from pyro_vae.data.mnist_5k import MNIST5K
 from pyro_vae.data.mnist_static import StaticMNIST
+from pyro_vae.data.quadrants import NAMES, Quadrants
 from pyro_vae.data.source import Request, Source, Split, Splits
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.checks import check_whole
@@ -43,6 +46,7 @@ def load_data(
     valid_size: int | None = None,
     labels: bool = False,
     download: bool = True,
+    quadrants: int | None = None,
 ) -> ImageData:
     """Load images in three splits, binarized in one of four ways.
 
@@ -64,9 +68,12 @@ def load_data(
             are in ``data.train_labels`` etc. alone. MNIST, Fashion-MNIST and "mnist-5k" have labels, folders of images
             have them where each class has a folder, and a ``.npz`` where it has ``train_labels`` and so on.
         download: whether missing files of "mnist" or "fashion-mnist" may be fetched; the others never are.
+        quadrants: how many quadrants of each image are given, 1, 2 or 3: a datum then is a tuple of the missing pixels,
+            binarized, and the image without them, in grey (:class:`pyro_vae.data.quadrants.Quadrants`). A label that is
+            asked for comes after these.
 
     Returns:
-        The images, ``(N, *x_shape)`` in each split, with their labels ``(N,)`` where they were asked for.
+        The images, ``(N, *x_shape)`` in each split, with their labels ``(N,)`` or quadrants where they were asked for.
 
     Raises:
         DataNotFoundError: the files are not there and cannot be fetched.
@@ -96,16 +103,48 @@ def load_data(
     for split, stored in splits.by_name.items():
         drawn_later = way.resamples and split == "train"
         images[split] = stored.images if drawn_later else way.load(stored.images, split_generator(seed, split))
+    columns = {split: (tensor,) for split, tensor in images.items()}
+    if quadrants is not None:
+        parts = Quadrants(splits.train.images.shape[1:], quadrants)
+        columns = {
+            split: (parts.missing_pixels(images[split]), parts.given_image(stored.images))
+            for split, stored in splits.by_name.items()
+        }
+    if labels:
+        columns = _with_labels(columns, splits, label)
+    names = (*(("images",) if quadrants is None else NAMES), *(("labels",) if labels else ()))
     return ImageData(
         name=label,
-        **(_with_labels(images, splits, label) if labels else images),
+        **{split: tensors if len(tensors) > 1 else tensors[0] for split, tensors in columns.items()},
         binarization=binarization,
         seed=seed,
-        content_hash=_content_hash(splits, labels),
+        content_hash=_content_hash(splits, labels, quadrants),
         source=splits.source,
         train_labels=splits.train.labels,
         valid_labels=splits.valid.labels,
         test_labels=splits.test.labels,
+        tensors=names[1:],
+        quadrants=quadrants,
+    )
+
+
+def load_again(description: Mapping[str, Any], name: str | os.PathLike[str] | None = None) -> ImageData:
+    """Load the data of a description, as `ImageData.describe` returns it, again.
+
+    Args:
+        description: of the data.
+        name: where they are now, if not at the place that the description names.
+
+    Raises:
+        As for `load_data`.
+    """
+    return load_data(
+        description["name"] if name is None else name,
+        binarization=description["binarization"],
+        seed=description.get("seed") or 0,
+        valid_size=description.get("valid_size"),
+        labels="labels" in description.get("tensors", ()),
+        quadrants=description.get("quadrants"),
     )
 
 
@@ -187,10 +226,10 @@ def _data_root(root: str | os.PathLike[str] | None, source: Source | None = None
         ) from error
 
 
-def _with_labels(images: dict[str, Tensor], splits: Splits, name: str) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the images of each split with their labels; raise a ValueError if a split has no labels."""
+def _with_labels(columns: dict[str, tuple[Tensor, ...]], splits: Splits, name: str) -> dict[str, tuple[Tensor, ...]]:
+    """Return the tensors of each split with the labels behind; raise a ValueError if a split has no labels."""
     labels = {name: split.labels for name, split in splits.by_name.items() if split.labels is not None}
-    missing = [name for name in images if name not in labels]
+    missing = [name for name in columns if name not in labels]
     if missing:
         whose = "the data" if not labels else " and ".join(missing)
         raise ValueError(
@@ -198,12 +237,15 @@ def _with_labels(images: dict[str, Tensor], splits: Splits, name: str) -> dict[s
             f"labels. Leave it out; or take data with labels: mnist, fashion-mnist, mnist-5k, a folder with a folder "
             f"for each class, or a .npz with train_labels, valid_labels and test_labels."
         )
-    return {name: (images[name], column) for name, column in labels.items()}
+    return {name: (*columns[name], column) for name, column in labels.items()}
 
 
-def _content_hash(splits: Splits, labels: bool = False) -> str:
-    """Return the sha256 over shapes, dtypes and stored bytes of the three splits, and of labels if they are used."""
-    content = hashlib.sha256()
+def _content_hash(splits: Splits, labels: bool = False, quadrants: int | None = None) -> str:
+    """Return the sha256 over shapes, dtypes and stored bytes of the three splits, and of labels if they are used.
+
+    With quadrants, it is over their number as well.
+    """
+    content = hashlib.sha256(b"" if quadrants is None else f"quadrants {quadrants}\n".encode())
     for name, split in splits.by_name.items():
         columns = {name: split.images}
         if labels and split.labels is not None:

@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from pyro_vae.guides.amortized import AmortizedGuide
 from pyro_vae.parts import make_guide, make_pair
 from pyro_vae.programs.log_weights import log_weights
+from pyro_vae.programs.modules import as_args
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import PARTICLES
 from pyro_vae.programs.sites import OBSERVED, PLATE
@@ -28,6 +29,7 @@ from pyro_vae.testing.suite import (
     assert_vectorized,
     latent_sites,
     refuses,
+    rows_of,
 )
 
 EVERY_IMAGE = torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 6).reshape(-1, 1, 3, 2)
@@ -67,9 +69,9 @@ class GuideSuite(ModuleSuite):
             for n in (1, 2, 7):
                 model, guide = self.typed_pair(self.make(), dtype)
                 x = self.data(guide, n, dtype)
-                trace = poutine.trace(guide).get_trace(x)
+                trace = poutine.trace(guide).get_trace(*as_args(x))
                 trace.compute_log_prob()
-                owed = latent_sites(poutine.trace(model).get_trace(x))
+                owed = latent_sites(poutine.trace(model).get_trace(*as_args(x)))
                 sites = latent_sites(trace)
                 assert set(sites) == set(owed), f"the latent sites must be {set(owed)}; got {set(sites)}"
                 for name, site in sites.items():
@@ -89,7 +91,7 @@ class GuideSuite(ModuleSuite):
         x = self.data(guide, 7)
         assert_vectorized(Pair(*self.pair(guide), x))
         with pyro.plate(PARTICLES, 5, dim=-2):
-            sites = latent_sites(poutine.trace(guide).get_trace(x))
+            sites = latent_sites(poutine.trace(guide).get_trace(*as_args(x)))
         for name, site in sites.items():
             assert site["value"].shape == (5, 7, *site["fn"].event_shape), name
             assert site["fn"].log_prob(site["value"]).shape == (5, 7), name
@@ -98,17 +100,17 @@ class GuideSuite(ModuleSuite):
         """Score a datum's latents, and the same auxiliary variables, alone as in a batch."""
         guide = self._wide_guide()
         x = self.data(guide, 6, torch.float64)
-        drawn = poutine.trace(guide).get_trace(x)
+        drawn = poutine.trace(guide).get_trace(*as_args(x))
         sites = latent_sites(drawn)
         events = {name: site["fn"].event_shape for name, site in sites.items()}
         values = {site: drawn.nodes[site]["value"] for site in drawn.stochastic_nodes}
         values |= {name: torch.randn(6, *event, dtype=torch.float64) for name, event in events.items()}
 
         def density(rows: slice) -> Tensor:
-            fixed = poutine.trace(guide).get_trace(x[rows])
+            fixed = poutine.trace(guide).get_trace(*as_args(rows_of(x, rows)))
             for site, value in values.items():
                 fixed.nodes[site]["value"] = value[rows]
-            return log_weights(partial(_priors_alone, events), poutine.replay(guide, trace=fixed), x[rows])[0]
+            return log_weights(partial(_priors_alone, events), poutine.replay(guide, trace=fixed), rows_of(x, rows))[0]
 
         if not all(_scores_any_z(site["fn"]) for site in sites.values()):
             with refuses(r"\w+: this flow has no inverse"):
@@ -123,7 +125,7 @@ class GuideSuite(ModuleSuite):
         x = self.data(guide, 6, torch.float64)
 
         def drawn(rows: slice) -> dict[str, tuple[Tensor, Tensor]]:
-            sites = latent_sites(poutine.trace(guide).get_trace(x[rows]))
+            sites = latent_sites(poutine.trace(guide).get_trace(*as_args(rows_of(x, rows))))
             return {name: (site["value"], site["fn"].log_prob(site["value"])) for name, site in sites.items()}
 
         with RecordedNoise() as noise:
@@ -141,9 +143,9 @@ class GuideSuite(ModuleSuite):
         if not isinstance(guide, PosteriorGuide):
             assert not hasattr(guide, "posterior"), "`posterior` must be a method of x, or be missing"
             return
-        q = guide.posterior(x)
+        q = guide.posterior(*as_args(x))
         torch.manual_seed(0)
-        site = next(iter(latent_sites(poutine.trace(guide).get_trace(x)).values()))
+        site = next(iter(latent_sites(poutine.trace(guide).get_trace(*as_args(x))).values()))
         event = site["fn"].event_shape
         assert (q.batch_shape, q.event_shape) == ((7,), event), f"{q.batch_shape}, {q.event_shape}"
         assert q.sample(torch.Size([5])).shape == (5, 7, *event)
@@ -161,11 +163,12 @@ class GuideSuite(ModuleSuite):
             guide.encoder = nn.Linear(6, 3)
             name = type(guide).__name__
             with refuses(rf"{name}: `encoder` must return \d+ \(location\) \+ .* features; got shape"):
-                guide(self.data(guide, 4))
+                guide(*as_args(self.data(guide, 4)))
 
     def test_other_shapes_and_dtypes_are_refused(self) -> None:
         """Say which shape and dtype x must have."""
-        assert_refuses_other_data(self.make(), self.x_shape)
+        part = self.make()
+        assert_refuses_other_data(part, self.x_shape, self.data(part, 4))
 
     def _model(self) -> Any:
         """Return the model, with the same parameters at each call."""
@@ -178,7 +181,7 @@ class GuideSuite(ModuleSuite):
         return self.typed_pair(self.make(), torch.float64)[1].eval()
 
 
-def _priors_alone(events: dict[str, torch.Size], x: Tensor) -> None:
+def _priors_alone(events: dict[str, torch.Size], x: Tensor, *_: Tensor) -> None:
     """Sample each latent from a standard normal, and observe x whatever they are."""
     with pyro.plate(PLATE, len(x), dim=-1):
         for name, event in events.items():

@@ -24,6 +24,7 @@ from pyro_vae.testing.suite import (
     assert_site,
     assert_vectorized,
     latent_sites,
+    rows_of,
 )
 
 
@@ -88,7 +89,7 @@ class ModelSuite(ModuleSuite):
 
         def joint(rows: slice) -> Tensor:
             fixed = {name: value[rows] for name, value in values.items()}
-            trace = poutine.trace(poutine.condition(model, fixed)).get_trace(*(column[rows] for column in as_args(x)))
+            trace = poutine.trace(poutine.condition(model, fixed)).get_trace(*as_args(rows_of(x, rows)))
             trace.compute_log_prob()
             return torch.stack([trace.nodes[name]["log_prob"] for name in (*fixed, OBSERVED)]).sum(0)
 
@@ -97,7 +98,8 @@ class ModelSuite(ModuleSuite):
 
     def test_other_shapes_and_dtypes_are_refused(self) -> None:
         """Say which shape and dtype x must have."""
-        assert_refuses_other_data(self.make(), self.x_shape, self.further)
+        part = self.make()
+        assert_refuses_other_data(part, self.x_shape, self.data(part, 4))
 
     @property
     def _events(self) -> Mapping[str, tuple[int, ...]]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from pyro_vae.graphs.capture import capture
 from pyro_vae.programs.layouts import OuterPlate
 from pyro_vae.programs.log_weights import log_weights
-from pyro_vae.programs.modules import as_args, as_input, modules_of
+from pyro_vae.programs.modules import as_args, as_input, modules_of, take_rows
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.sites import PLATE
 
@@ -145,19 +145,22 @@ def assert_site(site: dict[str, Any], n: int, event: tuple[int, ...], dtype: tor
     assert_tensor(site["log_prob"], (n,), dtype)
 
 
-def assert_refuses_other_data(
-    program: Any, x_shape: tuple[int, ...], further: Callable[[Tensor], tuple[Tensor, ...]] = lambda _: ()
-) -> None:
-    """Expect that a model or a guide, called with x and further tensors, says which shape and dtype x must have."""
+def rows_of(data: Any, rows: slice) -> Any:
+    """Return some rows of data, of each tensor where a datum has several."""
+    return as_input([take_rows(tensor, rows) for tensor in as_args(data)])
+
+
+def assert_refuses_other_data(program: Any, x_shape: tuple[int, ...], data: Any) -> None:
+    """Expect that a model or a guide says which shape and dtype x must have; ``data`` are four that it takes."""
+    further = as_args(data)[1:]
     name = type(program).__name__
     pattern = re.escape(f"{name}: x must have shape (batch, {', '.join(map(str, x_shape))}); got")
     other_events = {(*x_shape, 1), (*x_shape[:-1], x_shape[-1] + 1), x_shape[::-1], (math.prod(x_shape),)} - {x_shape}
     for shape in (x_shape, *((4, *event) for event in other_events)):
         with refuses(pattern):
-            program(torch.zeros(shape), *further(torch.zeros(shape)))
+            program(torch.zeros(shape), *further)
     with refuses(f"{name}: x must be floating point; got torch.int64"):
-        whole = torch.zeros(4, *x_shape, dtype=torch.int64)
-        program(whole, *further(whole))
+        program(torch.zeros(4, *x_shape, dtype=torch.int64), *further)
 
 
 def assert_vectorized(pair: Pair) -> None:

@@ -20,7 +20,8 @@ def own_file(tmp_path):
 OTHER = {
     "model": "pyro_vae.models:VAE", "guide": "iaf", "prior": "mixture", "likelihood": "gaussian", "objective": "iwae",
     "latent_dim": 3, "hidden_dims": [7], "encoder_dims": [9], "activation": "elu", "init_bias": False,
-    "data": "mnist", "labels": True, "binarization": "static", "valid_size": 10, "data_seed": 1, "seed": 1, "epochs": 2,
+    "data": "mnist", "labels": True, "quadrants": 1,
+    "binarization": "static", "valid_size": 10, "data_seed": 1, "seed": 1, "epochs": 2,
     "batch_size": 5, "lr": 0.5, "adam_eps": 1e-4, "schedule": "iwae", "kl_warmup": 2, "clip_grad_norm": 3.0,
     "patience": 4, "compile": "off", "device": "cuda", "num_test": 7, "num_samples": 9, "elbo_samples": 8,
     "num_gaps": 3, "measure": ["sbc"], "fitted_model": {}, "encoder": "mlp(hidden_dims=(5,))",
