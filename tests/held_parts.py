@@ -5,6 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from pyro_vae.parts import parse_part
 
 
@@ -36,6 +39,13 @@ def model_for(guide: str) -> str:
     return models.get(guide) or models[parse_part("guide", guide)[0]]
 
 
+def inputs_for(guide: str, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    """Images as a guide and its model take them: with a label of each from 0 to 2 if the model has classes."""
+    if "num_classes" not in model_for(guide):
+        return images
+    return images, torch.arange(len(images)) % 3
+
+
 @cache
 def _suites() -> list[Held]:
     """Each class in a test file that names a part."""
@@ -44,14 +54,16 @@ def _suites() -> list[Held]:
 
 
 def suites_in(source: str) -> list[Held]:
-    """Each class of a module whose body sets `part` to a text."""
+    """Each class of a module whose body sets `part` to a text, with its bases outside the module."""
     found = []
+    bases: dict[str, list[str]] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):
             texts = _texts_of(node)
-            bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+            direct = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+            bases[node.name] = [outer for base in direct for outer in bases.get(base, [base])]
             if "part" in texts:
-                found += [Held(base, **texts) for base in bases]
+                found += [Held(base, **texts) for base in bases[node.name]]
     return found
 
 
