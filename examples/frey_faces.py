@@ -50,6 +50,7 @@ def parse_args() -> argparse.Namespace:
         help=f"dimension of z, and {', '.join(part_names('likelihood'))}, or with options: 'NAME(option=value)'; "
         f"again for each further model (default: {' and '.join(' '.join(model) for model in MODELS)})")  # fmt: skip
     defaults = {"guide": 'mean_field(activation="gelu")', "prior": "standard_normal", "objective": "trace_elbo"}
+    defaults["network"] = "mlp"
     for kind, default in defaults.items():
         own = "your own: file.py:ClassName, package.module:ClassName; with options: 'NAME(option=value)'"
         add(f"--{kind}", default=default, help=f"{', '.join(part_names(kind))}, or {own}")
@@ -86,7 +87,7 @@ def fit(args: argparse.Namespace, data: ImageData, latent_dim: int, likelihood: 
     """Fit one model."""
     print(f"\n{latent_dim} latent units, {likelihood}", flush=True)
     torch.manual_seed(args.seed)
-    parts = {"guide": args.guide, "prior": args.prior, "likelihood": likelihood}
+    parts = {"guide": args.guide, "prior": args.prior, "likelihood": likelihood, "network": args.network}
     inputs = partial(data.observe, data.train)
     model, guide = make_pair(data.x_shape, latent_dim, args.hidden_dims, **parts, data=inputs)
     model.likelihood.initialize_bias(data.train_mean())

@@ -36,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     add("--root", help="folder of the data sets (else $PYRO_VAE_DATA, else the user's cache folder)")
     add("--data", default="mnist-5k", help="a data set's name, to train on")
     add("--guide", default="mean_field", help=f"of {', '.join(part_names('guide'))}, to train")
+    add("--network", default="mlp", help=f"of encoder and decoder, {', '.join(part_names('network'))}, to train")
     add("--latent_dim", type=int, default=2, help="dimension of z, to train")
     add("--epochs", type=int, default=EPOCHS, help="passes over the training images")
     add("--num_samples", type=int, nargs="+", default=[1, 10, 100, 1000, 5000], help="the K to compare")
@@ -92,7 +93,9 @@ def train(args: argparse.Namespace) -> tuple[pyro_vae.Run, pyro_vae.data.ImageDa
     data = pyro_vae.load_data(args.data, args.root, seed=args.seed)
     torch.manual_seed(args.seed)
     inputs = partial(data.observe, data.train)
-    model, guide = make_pair(data.x_shape, args.latent_dim, (200, 200), guide=args.guide, data=inputs)
+    model, guide = make_pair(
+        data.x_shape, args.latent_dim, (200, 200), guide=args.guide, network=args.network, data=inputs
+    )
     model.likelihood.initialize_bias(data.train_mean())
     adam = partial(torch.optim.Adam, lr=LEARNING_RATE, fused=True)
     cosine = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=args.epochs, eta_min=0.02 * LEARNING_RATE)

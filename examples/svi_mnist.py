@@ -1,6 +1,7 @@
 """Fit a variational autoencoder to MNIST with SVI, and say how likely the test images are under it.
 
-Two minutes on two cores; --help lists what can be changed: --guide, --prior, --likelihood, --objective first of all.
+Two minutes on two cores; --help lists what can be changed: --guide, --prior, --likelihood, --objective, --network
+first of all.
 """
 
 import argparse
@@ -35,6 +36,7 @@ def parse_args() -> argparse.Namespace:
     add("--binarization", help="stochastic, static, threshold or none (default: the data set's own)")
     add("--valid_size", type=int, help="images held out of training for validation (default: the data set's own)")
     defaults = {"guide": "mean_field", "prior": "standard_normal", "likelihood": "bernoulli", "objective": "trace_elbo"}
+    defaults["network"] = "mlp"
     for kind, default in defaults.items():
         own = "your own: file.py:ClassName, package.module:ClassName; with options: 'NAME(option=value)'"
         add(f"--{kind}", default=default, help=f"{', '.join(part_names(kind))}, or {own}")
@@ -90,7 +92,7 @@ def main() -> None:
     data = load(args)
     print(data)
     torch.manual_seed(args.seed)
-    parts = {"guide": args.guide, "prior": args.prior, "likelihood": args.likelihood}
+    parts = {"guide": args.guide, "prior": args.prior, "likelihood": args.likelihood, "network": args.network}
     inputs = partial(data.observe, data.train)
     model, guide = make_pair(data.x_shape, args.latent_dim, args.hidden_dims, **parts, data=inputs)
     if not args.no_init_bias:

@@ -4,11 +4,13 @@ import math
 from collections.abc import Callable, Sequence
 
 import pyro
+import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae.nn import Network, features_of, flatten_event, make_network
+from pyro_vae.nn.further_tensors import observed_mask, taken_by
 from pyro_vae.programs.sites import LATENT, PLATE
 from pyro_vae.runtime.checks import check_count
 
@@ -17,6 +19,11 @@ class AmortizedGuide(PyroModule):
     """q(z | x) that a subclass's ``posterior(x)`` reads off the features of one encoder.
 
     A guide without a closed density has no ``posterior``, and a ``forward`` of its own that uses the features.
+
+    A datum of several tensors, (x, y, ...), is given to the model and to the guide. Of the further ones the guide uses
+    two: a boolean tensor of x's shape is a mask of the observed elements, and the others are 0 for the encoder,
+    whatever they hold; and an encoder whose ``forward`` names further arguments, as ``forward(x, observed)``, is called
+    with them, flat where they have x's shape. A guide ignores the rest.
 
     Sites: plate ``"data"`` (dim -1) with ``"z"``, event ``(latent_dim,)``.
 
@@ -34,8 +41,8 @@ class AmortizedGuide(PyroModule):
             another number of features.
     """
 
-    encoder: Callable[[Tensor], Tensor]
-    posterior: Callable[[Tensor], Distribution]
+    encoder: Callable[..., Tensor]
+    posterior: Callable[..., Distribution]
 
     def __init__(
         self,
@@ -58,18 +65,28 @@ class AmortizedGuide(PyroModule):
             out_features=sum(blocks.values()), hidden_dims=self.hidden_dims, activation=activation,
         )  # fmt: skip
 
-    def features(self, x: Tensor) -> tuple[Tensor, ...]:
+    def features(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
         """Return the encoder's features of x ``(*batch, *x_shape)``, one tensor ``(*batch, size)`` for each block.
+
+        Args:
+            x: data, without NaN where they are observed.
+            rest: the further tensors of each datum, ``(*batch, ...)``.
 
         Raises:
             ValueError: x does not have ``x_shape``, or the encoder takes or returns another number of features.
         """
         name = type(self).__name__
-        return features_of(self.encoder, flatten_event(x, self.x_shape, name), self.blocks, name, "encoder")
+        flat, observed = flatten_event(x, self.x_shape, name), observed_mask(x, rest)
+        if observed is not None:
+            flat = torch.where(observed.reshape(flat.shape), flat, torch.zeros_like(flat))
+        further = [
+            tensor.reshape(flat.shape) if tensor.shape == x.shape else tensor for tensor in taken_by(self.encoder, rest)
+        ]
+        return features_of(self.encoder, flat, self.blocks, name, "encoder", further)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)``."""
-        # Outside the plate, whose dim a model needs that the posterior runs.
-        posterior = self.posterior(x)
+    def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)`` and the further tensors of each datum."""
+        # Outside the plate, whose dim a model needs that the posterior runs. One of a user's own may take x alone.
+        posterior = self.posterior(x, *taken_by(self.posterior, rest))
         with pyro.plate(PLATE, len(x), dim=-1):
             return pyro.sample(LATENT, posterior)

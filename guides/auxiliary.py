@@ -100,9 +100,9 @@ class AuxiliaryGuide(AmortizedGuide):
             next(self.conditional.parameters())[:, context_dim:] *= START
             self.reverse.output.weight *= START
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)``."""
-        shift, logit, context = self.features(x)
+    def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)`` and the further tensors of each datum."""
+        shift, logit, context = self.features(x, *rest)
         with pyro.plate(PLATE, len(x), dim=-1):
             standard = dist.Normal(torch.zeros_like(shift), 1.0).to_event(1)
             v = pyro.sample(AUXILIARY, standard, infer={"is_auxiliary": True})

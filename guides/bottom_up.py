@@ -77,8 +77,8 @@ class BottomUpGuide(PyroModule):
         if not isinstance(layers, Sequence) or len(layers) not in (1, len(dims)):
             count = len(layers) if isinstance(layers, Sequence) else in_short(layers)
             raise ValueError(
-                f"BottomUpGuide: layers must be a tuple of one guide for all layers, or of one for each of the "
-                f"{len(dims)} latent layers; got {count}."
+                f"BottomUpGuide: layers must be a tuple of one guide for all of z1 to z{len(dims)}, or of one for "
+                f"each; got {count}."
             )
         self.x_shape = tuple(x_shape)
         self.latent_dim = latent_dim

@@ -91,9 +91,9 @@ class FullRankGuide(AmortizedGuide):
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_diagonal, below = self.features(x)
+        loc, log_diagonal, below = self.features(x, *rest)
         strictly_lower = loc.new_zeros(*loc.shape, self.latent_dim)
         strictly_lower[..., self.rows, self.columns] = below
         return CholeskyNormal(loc, scale_tril=strictly_lower + log_diagonal.exp().diag_embed())

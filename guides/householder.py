@@ -130,7 +130,7 @@ class HouseholderGuide(AmortizedGuide):
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
         self.num_reflections = num_reflections
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_scale, vectors = self.features(x)
+        loc, log_scale, vectors = self.features(x, *rest)
         return ReflectedNormal(loc, log_scale.exp(), vectors.unflatten(-1, (self.num_reflections, self.latent_dim)))

@@ -100,9 +100,9 @@ class InverseAutoregressiveGuide(AmortizedGuide):
                 made.output.weight.mul_(OUTPUT_SCALE)
                 made.output.bias[latent_dim:] = GATE_BIAS
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_scale, context = self.features(x)
+        loc, log_scale, context = self.features(x, *rest)
         steps = [
             FlowStep(partial(gated, context=context, made=made), partial(ungated, context=context, made=made))
             for made in cast(Iterable[MADE], self.networks)

@@ -33,7 +33,8 @@ class LocalGuide(PyroModule):
 
     It shows what an amortized guide of the same family loses by its encoder on the same data. A datum is found by its
     content (a 64-bit hash of its elements in float32), so that any order or batch of the data will do; two data are
-    confused with a probability of about :math:`N^2 / 2^{65}`. The data themselves are not stored.
+    confused with a probability of about :math:`N^2 / 2^{65}`. The data themselves are not stored. Further tensors of a
+    datum are ignored: data that differ in these alone share their parameters.
 
     Data that it was not made for are refused; in a captured graph, which cannot raise, their parameters are NaN. In
     ``fit``, ``valid=data.valid[:0]`` leaves out validation data.
@@ -92,7 +93,7 @@ class LocalGuide(PyroModule):
         if init is not None and isinstance(data, Tensor):
             self._start_from(init, data, rows)
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *_rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
         keys = self._keys_of(x)
         rows = torch.searchsorted(self.keys, keys).clamp(max=len(self.keys) - 1)
@@ -109,8 +110,8 @@ class LocalGuide(PyroModule):
         loc, log_scale = nn.functional.embedding(rows, self.loc), nn.functional.embedding(rows, self.log_scale)
         return dist.Normal(loc.where(known, math.nan), log_scale.exp().where(known, math.nan)).to_event(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)``."""
+    def forward(self, x: Tensor, *_rest: Tensor) -> Tensor:
+        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)``, whatever else a datum has."""
         with pyro.plate(PLATE, len(x), dim=-1):
             return pyro.sample(LATENT, self.posterior(x))
 

@@ -52,8 +52,8 @@ class LowRankGuide(AmortizedGuide):
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
         self.rank = rank
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_scale, factor = self.features(x)
+        loc, log_scale, factor = self.features(x, *rest)
         factor = factor.unflatten(-1, (self.latent_dim, self.rank))
         return dist.LowRankMultivariateNormal(loc, factor, (2 * log_scale).exp())

@@ -39,7 +39,7 @@ class MeanFieldGuide(AmortizedGuide):
         blocks = {"location": latent_dim, "log scale": latent_dim}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_scale = self.features(x)
+        loc, log_scale = self.features(x, *rest)
         return dist.Normal(loc, log_scale.exp()).to_event(1)

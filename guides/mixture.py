@@ -175,8 +175,8 @@ class MixtureGuide(AmortizedGuide):
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
         self.num_components = num_components
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_scale, logits = self.features(x)
+        loc, log_scale, logits = self.features(x, *rest)
         loc, log_scale = (part.unflatten(-1, (self.num_components, self.latent_dim)) for part in (loc, log_scale))
         return DiagonalNormalMixture(logits, loc, log_scale.exp())

@@ -99,9 +99,9 @@ class PlanarGuide(AmortizedGuide):
         super().__init__(x_shape, latent_dim, hidden_dims, activation, encoder, blocks)
         self.num_flows = num_flows
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_scale, flows = self.features(x)
+        loc, log_scale, flows = self.features(x, *rest)
         steps = []
         for flow in flows.unflatten(-1, (self.num_flows, 2 * self.latent_dim + 1)).unbind(-2):
             u, w, b = flow.split([self.latent_dim, self.latent_dim, 1], dim=-1)

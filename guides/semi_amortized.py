@@ -109,18 +109,19 @@ class SemiAmortizedGuide(AmortizedGuide):
         """p(x, z), the program that the steps climb."""
         return self._models[0]
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_scale = self.features(x)
+        loc, log_scale = self.features(x, *rest)
         if self.num_steps > 0:
-            loc, log_scale = self._ascend(x, loc, log_scale)
+            loc, log_scale = self._ascend((x, *rest), loc, log_scale)
         return dist.Normal(loc, log_scale.exp()).to_event(1)
 
-    def _ascend(self, x: Tensor, *start: Tensor) -> tuple[Tensor, ...]:
+    def _ascend(self, data: tuple[Tensor, ...], *start: Tensor) -> tuple[Tensor, ...]:
         """Return location and log scale ``(*batch, latent_dim)`` after the steps."""
         graph = self.differentiable and torch.is_grad_enabled()
-        rows = x.reshape(-1, *self.x_shape)
-        rows = rows.expand(2 * self.num_pairs, *rows.shape).flatten(0, 1)
+        batch_dims = data[0].ndim - len(self.x_shape)
+        rows = [tensor.flatten(0, batch_dims - 1) for tensor in data]
+        rows = [tensor.expand(2 * self.num_pairs, *tensor.shape).flatten(0, 1) for tensor in rows]
         # No handler around the guide sees the inner runs.
         with poutine.block(), local_params(*self._models), torch.enable_grad():
             here = self._points((part.flatten(0, -2) for part in start), graph)
@@ -152,15 +153,15 @@ class SemiAmortizedGuide(AmortizedGuide):
             part.view_as(part) if graph and part.requires_grad else part.detach().requires_grad_() for part in parts
         )
 
-    def _elbo(self, x: Tensor, loc: Tensor, log_scale: Tensor) -> Tensor:
-        """Return the ELBO up to a constant, ``(rows,)``, for x repeated once for each point."""
+    def _elbo(self, data: list[Tensor], loc: Tensor, log_scale: Tensor) -> Tensor:
+        """Return the ELBO up to a constant, ``(rows,)``, for data repeated once for each point."""
         offsets = torch.cat([self.signs, -self.signs]).to(loc).unsqueeze(1)
         points = (loc + log_scale.exp() * offsets).flatten(0, 1)
-        return self._log_joint(x, points).reshape(len(offsets), len(loc)).mean(0) + log_scale.sum(-1)
+        return self._log_joint(data, points).reshape(len(offsets), len(loc)).mean(0) + log_scale.sum(-1)
 
-    def _log_joint(self, x: Tensor, z: Tensor) -> Tensor:
+    def _log_joint(self, data: list[Tensor], z: Tensor) -> Tensor:
         """Return log p(x, z), ``(rows,)``, without the scales of a loss."""
-        run = poutine.trace(poutine.condition(*self._models, {LATENT: z})).get_trace(x)
+        run = poutine.trace(poutine.condition(*self._models, {LATENT: z})).get_trace(*data)
         sites = {name: s for name, s in prune_subsample_sites(run).nodes.items() if s["type"] == "sample"}
         others = {name for name, site in sites.items() if not site["is_observed"]}
         if LATENT not in sites or len(sites) < 2 or others:

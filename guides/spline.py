@@ -85,9 +85,9 @@ class SplineGuide(AmortizedGuide):
         self.num_bins = num_bins
         self.layers = nn.ModuleList(self._layer(_halves(latent_dim, t)) for t in range(num_flows))
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_scale, context = self.features(x)
+        loc, log_scale, context = self.features(x, *rest)
         # Splines end at 5: they bend a standard normal, which is then stretched to where it belongs.
         place = {"loc": loc, "scale": log_scale.exp()}
         steps = [layer.step(context) for layer in cast(Iterable[CouplingLayer], self.layers)]

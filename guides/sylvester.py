@@ -111,9 +111,9 @@ class SylvesterGuide(AmortizedGuide):
         self.num_reflections = num_reflections
         self.sizes = sizes
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_scale, flows = self.features(x)
+        loc, log_scale, flows = self.features(x, *rest)
         steps = []
         for flow in flows.unflatten(-1, (self.num_flows, -1)).unbind(-2):
             vectors, triangles, bias = flow.split(self.sizes, dim=-1)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 from pyro import distributions as dist
@@ -19,7 +19,7 @@ from pyro_vae.programs.sites import PLATE, layer_site
 WHO = "TopDownGuide"
 
 
-def precision_weighted(loc: Tensor, log_scale: Tensor, other: Distribution) -> Distribution:
+def precision_weighted(loc: Tensor, log_scale: Tensor, other: Normal) -> Distribution:
     r"""Return the normalized product of a diagonal Gaussian with another one.
 
     .. math:: \sigma^{-2} = \hat\sigma^{-2} + \sigma_p^{-2}, \qquad
@@ -31,10 +31,13 @@ def precision_weighted(loc: Tensor, log_scale: Tensor, other: Distribution) -> D
     Args:
         loc: of the first, ``(*batch, dim)``.
         log_scale: of the first, likewise.
-        other: batch ``batch``, event ``(dim,)``.
+        other: the second, batch ``(*batch, dim)``.
+
+    Returns:
+        Batch ``batch``, event ``(dim,)``.
     """
-    log_odds = 2 * (other.stddev.log() - log_scale)
-    merged = other.mean + log_odds.sigmoid() * (loc - other.mean)
+    log_odds = 2 * (other.scale.log() - log_scale)
+    merged = other.loc + log_odds.sigmoid() * (loc - other.loc)
     return dist.Normal(merged, (log_scale + 0.5 * logsigmoid(log_odds)).exp()).to_event(1)
 
 
@@ -84,6 +87,9 @@ class TopDownGuide(PyroModule):
     >>> guide(x).shape, guide.posterior(x).event_shape
     (torch.Size([7, 100]), torch.Size([50]))
     """
+
+    prior_comes_later: ClassVar[bool] = True
+    """The model's prior may need ``posterior``, which uses none of the model."""
 
     def __init__(
         self,
@@ -165,8 +171,8 @@ class TopDownGuide(PyroModule):
             found.append(estimate(d).chunk(2, dim=-1))
         return found
 
-    def _path(self, level: int, above: Tensor) -> Distribution:
-        """Return the model's p(z_l | z_{l+1})."""
+    def _path(self, level: int, above: Tensor) -> Normal:
+        """Return the model's p(z_l | z_{l+1}), dim by dim."""
         p = self.model.conditional(level, above)
         if not (isinstance(p, Independent) and isinstance(p.base_dist, Normal)):
             raise ValueError(
@@ -179,4 +185,4 @@ class TopDownGuide(PyroModule):
                 f"{WHO}: the model's {layer_site(level)} must have {dim} dims; it has {tuple(p.event_shape)}. Give the "
                 f"model and the guide the same inner_latent_dims."
             )
-        return p
+        return p.base_dist

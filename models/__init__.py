@@ -9,6 +9,17 @@ from pyro_vae.models import likelihoods, priors
 from pyro_vae.models.conditional_vae import ConditionalVAE
 from pyro_vae.models.hierarchical_vae import HierarchicalVAE
 from pyro_vae.models.linear_gaussian import LinearGaussian
+from pyro_vae.models.linear_gaussian_chain import LinearGaussianChain
+from pyro_vae.models.masked_vae import MaskedVAE
 from pyro_vae.models.vae import VAE
 
-__all__ = ["VAE", "ConditionalVAE", "HierarchicalVAE", "LinearGaussian", "likelihoods", "priors"]
+__all__ = [
+    "VAE",
+    "ConditionalVAE",
+    "HierarchicalVAE",
+    "LinearGaussian",
+    "LinearGaussianChain",
+    "MaskedVAE",
+    "likelihoods",
+    "priors",
+]

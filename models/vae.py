@@ -10,12 +10,16 @@ from torch.distributions import Distribution
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.nn import Network, flatten_event
+from pyro_vae.nn.further_tensors import likelihood_given
 from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
 from pyro_vae.runtime.checks import check_count
 
 
 class VAE(PyroModule):
     r"""p(x, z) = p(z) p(x | z), independent over data.
+
+    Where a datum has several tensors, (x, y, ...), the likelihood is called with z and the further ones, and the model
+    is p(z) p(x | z, y, ...): a size factor of counts, for one, which is given and has no density.
 
     Sites: plate ``"data"`` (dim -1) with latent ``"z"``, event ``(latent_dim,)``, and observed ``"x"``, event
     ``x_shape``.
@@ -26,8 +30,9 @@ class VAE(PyroModule):
         hidden_dims: hidden layers of the default likelihood's decoder, nearest to z first.
         activation: activation of the default likelihood's decoder.
         prior: p(z), a module called with nothing; :class:`StandardNormalPrior` unless given.
-        likelihood: p(x | z), a module called with z; :class:`BernoulliLikelihood` unless given, in which case
-            ``hidden_dims`` and ``activation`` are not used.
+        likelihood: p(x | z), a module called with z, and with as many further tensors of a datum as its ``forward``
+            names after z; :class:`BernoulliLikelihood` unless given, in which case ``hidden_dims`` and ``activation``
+            are not used.
         decoder: the default likelihood's network from z to x, a module or a class of modules, for which see there; it
             is then ``likelihood.decoder``.
 
@@ -44,7 +49,7 @@ class VAE(PyroModule):
     """
 
     prior: Callable[[], Distribution]
-    likelihood: Callable[[Tensor], Distribution]
+    likelihood: Callable[..., Distribution]
 
     def __init__(
         self,
@@ -54,7 +59,7 @@ class VAE(PyroModule):
         activation: str = "tanh",
         *,
         prior: Callable[[], Distribution] | None = None,
-        likelihood: Callable[[Tensor], Distribution] | None = None,
+        likelihood: Callable[..., Distribution] | None = None,
         decoder: Network | None = None,
     ) -> None:
         super().__init__()
@@ -75,10 +80,18 @@ class VAE(PyroModule):
             x_shape, latent_dim, hidden_dims, activation, decoder=decoder
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the model on x ``(batch, *x_shape)``; returns z ``(batch, latent_dim)``."""
-        flatten_event(x, self.x_shape, "VAE")
+    def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """Run the model on x ``(batch, *x_shape)``; returns z ``(batch, latent_dim)``.
+
+        Args:
+            x: data.
+            rest: the further tensors of each datum, ``(batch, ...)``, which the likelihood is called with after z.
+
+        Raises:
+            PairError: the likelihood takes fewer or more further tensors.
+        """
+        flatten_event(x, self.x_shape, type(self).__name__)
         with pyro.plate(PLATE, len(x), dim=-1):
             z = pyro.sample(LATENT, self.prior())
-            pyro.sample(OBSERVED, self.likelihood(z), obs=x)
+            pyro.sample(OBSERVED, likelihood_given(type(self).__name__, self.likelihood, z, rest), obs=x)
         return z

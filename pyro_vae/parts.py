@@ -64,7 +64,7 @@ KINDS = {
     "prior": Kind("pyro_vae.models.priors", _SHAPES | _CONDITIONS | {"data", "guide"}),
     "likelihood": Kind("pyro_vae.models.likelihoods", _SHAPES | _LAYERS | _CONDITIONS | {"decoder"}),
     # The pair's layers and activation are what a network has where its options say nothing else.
-    "network": Kind("pyro_vae.nn", frozenset({"x_shape", "in_features", "out_features"})),
+    "network": Kind("pyro_vae.nn", frozenset({"x_shape", "in_features", "out_features", "role", "blocks"})),
     "objective": _Objective("pyro_vae.objectives", frozenset(), "a subclass of pyro.infer.ELBO"),
 }
 
@@ -76,6 +76,15 @@ PARTS = {
 
 MLP = "mlp"
 """The network of a pair unless another one is chosen."""
+
+NETWORK = "network"
+"""What names the network of both sides at once: encoder and decoder, where these are not named themselves."""
+
+SIDES = tuple(part for part, kind in PARTS.items() if kind == NETWORK)
+"""The parts of a run that are networks."""
+
+CHOICES = (*PARTS, NETWORK)
+"""All that a user chooses by the name of a part."""
 
 
 def kind_of(part: str) -> Kind:
@@ -98,7 +107,7 @@ def part_names(part: str) -> list[str]:
     """Return the names of all parts of a kind: the package's own, then those that installed packages declare.
 
     >>> part_names("network")
-    ['mlp']
+    ['mlp', 'conv', 'gated_conv', 'gated_mlp', 'resnet']
     """
     return list(dict.fromkeys([*own_parts(part), *(point.name for point in _declared(part))]))
 
@@ -380,8 +389,9 @@ def make_pair(
     prior: str = "standard_normal",
     likelihood: str = "bernoulli",
     model: str = "vae",
-    encoder: str = MLP,
-    decoder: str = MLP,
+    network: str = MLP,
+    encoder: str | None = None,
+    decoder: str | None = None,
     encoder_dims: Sequence[int] | None = None,
     activation: str | None = None,
     data: Callable[[], Tensor] | None = None,
@@ -402,7 +412,10 @@ def make_pair(
             given here and that the guide has too are the guide's as well, unless the guide's text has them. Where the
             likelihood is called with something else than z, the class has a static method
             ``likelihood_dim(latent_dim, **options)`` that returns its dimension; it is given ``y_shape`` and
-            ``num_classes`` if it names them.
+            ``num_classes`` if it names them. Where the prior needs the guide and the guide the model, the model is made
+            without it, and has it set as its attribute ``prior`` later, if the guide's class says by
+            ``prior_comes_later = True`` that its ``posterior`` does not use it.
+        network: of both sides, likewise: the encoder and the decoder unless these are given.
         encoder: the guide's network, likewise; only the default where the guide takes no encoder.
         decoder: the network of the likelihood, or of a model that takes no likelihood; only the default where neither
             takes a decoder.
@@ -423,6 +436,7 @@ def make_pair(
     >>> guide.rank
     4
     """
+    encoder, decoder = encoder or network, decoder or network
     conditions = {"y_shape": None if y_shape is None else tuple(y_shape), "num_classes": num_classes}
     shapes = _shapes(x_shape, latent_dim) | conditions
     layers = {"hidden_dims": tuple(hidden_dims), "activation": activation}
@@ -431,7 +445,7 @@ def make_pair(
         if kind not in taken and text != default:
             raise ValueError(f"model {model} takes no {kind}: leave out {argument(kind)} {text}.")
     owner = ("likelihood", likelihood) if "likelihood" in taken else ("model", model)
-    network = _network_for("decoder", decoder, *owner, activation)
+    made_decoder = _network_for("decoder", decoder, *owner, activation)
 
     def guide_of(made_model: Any) -> Any:
         return make_guide(
@@ -439,26 +453,33 @@ def make_pair(
             encoder=encoder, activation=activation, data=data, model_text=model, **conditions,
         )  # fmt: skip
 
-    def model_of(made_guide: Any) -> Any:
+    def prior_of(made_guide: Any) -> Any:
+        return make_part("prior", prior, **shapes, data=data, guide=made_guide)
+
+    def model_of(made_guide: Any, with_prior: bool = True) -> Any:
         made: dict[str, Any] = {}
-        if "prior" in taken:
-            made["prior"] = make_part("prior", prior, **shapes, data=data, guide=made_guide)
+        if "prior" in taken and with_prior:
+            made["prior"] = prior_of(made_guide)
         if "likelihood" in taken:
             dim = _likelihood_dim(model, latent_dim, conditions)
             made["likelihood"] = make_part(
-                "likelihood", likelihood, **(shapes | {"latent_dim": dim}), **layers, decoder=network
+                "likelihood", likelihood, **(shapes | {"latent_dim": dim}), **layers, decoder=made_decoder
             )
         else:
-            made["decoder"] = network
+            made["decoder"] = made_decoder
         return make_part("model", model, **shapes, **layers, **made)
 
     if "model" not in _arguments("guide", guide):
         made_guide = guide_of(None)
         return model_of(made_guide), made_guide
-    if "guide" in _arguments("prior", prior):
+    prior_needs_guide = "prior" in taken and "guide" in _arguments("prior", prior)
+    if prior_needs_guide and not getattr(find_part("guide", parse_part("guide", guide)[0]), "prior_comes_later", False):
         raise ValueError(f"prior {prior} needs the guide, and guide {guide} needs the model: choose another of one.")
-    made_model = model_of(None)
-    return made_model, guide_of(made_model)
+    made_model = model_of(None, with_prior=not prior_needs_guide)
+    made_guide = guide_of(made_model)
+    if prior_needs_guide:
+        made_model.prior = prior_of(made_guide)
+    return made_model, made_guide
 
 
 def make_guide(
@@ -533,7 +554,10 @@ def _network_for(part: str, text: str, kind: str, owner: str, activation: str | 
     if text == MLP:
         return None
     if part not in _arguments(kind, owner):
-        raise ValueError(f"{kind} {owner} takes no {part}: leave out {argument(part)} {text}.")
+        raise ValueError(
+            f"{kind} {owner} takes no {part}: leave out {argument(part)} {text}; beside {argument(NETWORK)}, which is "
+            f"for both sides, give {argument(part, MLP)}."
+        )
     check_options(part, text)
     name = parse_part(part, text)[0]
     own = inspect.signature(find_part(part, name)).parameters.get("activation")
@@ -544,10 +568,12 @@ def _network_for(part: str, text: str, kind: str, owner: str, activation: str | 
     return partial(_make_for, reader(), part, text, chosen)
 
 
-def _make_for(whom: Reader, part: str, text: str, chosen: Mapping[str, str], **sizes: Any) -> Any:
+def _make_for(
+    whom: Reader, part: str, text: str, chosen: Mapping[str, str], *, role: str, blocks: Any = None, **sizes: Any
+) -> Any:
     """Make a network with messages for whoever chose it, whatever its owner's messages are written for."""
     with named_as(whom):
-        return make_part(part, text, **{**sizes, **chosen})
+        return make_part(part, text, role=role, blocks=blocks, **{**sizes, **chosen})
 
 
 def _arguments(kind: str, text: str) -> set[str]:

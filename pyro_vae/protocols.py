@@ -26,11 +26,12 @@ class Prior(Protocol):
 class Likelihood(Protocol):
     """p(x | z): called with z ``(*batch, latent_dim)``, returns batch ``batch`` and event ``x_shape``.
 
-    The event is the whole datum, so that no normalising constant can be lost.
+    The event is the whole datum, so that no normalising constant can be lost. A likelihood that names further
+    arguments is called with the further tensors of a datum (x, y, ...), in their order.
     """
 
-    def __call__(self, z: Tensor) -> Distribution:
-        """Return p(x | z)."""
+    def __call__(self, z: Tensor, *further: Tensor) -> Distribution:
+        """Return p(x | z), or p(x | z, y, ...)."""
 
 
 @runtime_checkable
@@ -42,11 +43,11 @@ class PosteriorGuide(Protocol):
     they also lead out of it.
     """
 
-    def __call__(self, x: Tensor) -> Any:
+    def __call__(self, x: Tensor, *further: Tensor) -> Any:
         """Sample the latent sites."""
 
-    def posterior(self, x: Tensor) -> Distribution:
-        """Return q(z | x)."""
+    def posterior(self, x: Tensor, *further: Tensor) -> Distribution:
+        """Return q(z | x), or q(z | x, y, ...)."""
 
 
 @runtime_checkable

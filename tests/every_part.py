@@ -8,8 +8,11 @@ from typing import NamedTuple
 import torch
 from held_parts import held_parts, model_for
 from torch import Tensor
+from torch.distributions import constraints
 
-from pyro_vae.parts import make_pair, parse_part
+from pyro_vae.distributions.counts import Counts
+from pyro_vae.parts import make_pair, make_part, parse_part
+from pyro_vae.programs.values import support_of
 from pyro_vae.protocols import Program
 
 X_SHAPE, LATENT_DIM, HIDDEN = (1, 2, 3), 2, (8,)
@@ -37,21 +40,21 @@ TOGETHER = [
         "iaf(num_flows=1, flow_hidden_dims=(8,), context_dim=4)", "vamp(num_components=3)",
         "discretized_logistic(levels=4)", "sticking_the_landing",
     ),
-    Parts("local", "standard_normal", "continuous_bernoulli", "free_bits"),
-    Parts("low_rank", "student_t", "bernoulli", "reweighted_wake_sleep(num_particles=3, insomnia=0.5)"),
+    Parts("local", "standard_normal", "negative_binomial", "free_bits"),
+    Parts("low_rank", "student_t", "poisson", "reweighted_wake_sleep(num_particles=3, insomnia=0.5)"),
     Parts("mean_field", "standard_normal", "gaussian(scale='predicted')", "analytic_kl"),
     Parts("mixture(num_components=3)", "vamp(num_components=3)", "categorical(levels=4)", "ciwae(num_particles=3)"),
     Parts("planar(num_flows=2)", "flow(num_flows=1, hidden_dims=(8,))", "continuous_bernoulli", "trace_elbo"),
     Parts("semi_amortized(num_steps=1)", "mixture(num_components=3)", "bernoulli", "beta_elbo(warmup=2)"),
     Parts(
         "spline(num_flows=1, flow_hidden_dims=(8,), context_dim=4, num_bins=3)", "student_t",
-        "discretized_logistic(levels=4)", "iwae(num_particles=3)",
+        "discretized_logistic_mixture(num_components=2, levels=4)", "iwae(num_particles=3)",
     ),
     Parts(
-        "sylvester(num_flows=1, num_reflections=2)", "standard_normal", "gaussian",
+        "sylvester(num_flows=1, num_reflections=2)", "standard_normal", "student_t",
         "miwae(num_groups=2, num_particles=3)",
     ),
-    Parts("top_down", "mixture(num_components=3)", "bernoulli", "iwae(num_particles=3)"),
+    Parts("top_down", "mixture(num_components=3)", "zero_inflated_negative_binomial", "iwae(num_particles=3)"),
 ]  # fmt: skip
 
 PLAIN = Parts("mean_field", "standard_normal", "bernoulli", "trace_elbo")
@@ -64,19 +67,20 @@ for kind in Parts._fields:
 
 
 def images(likelihood: str, n: int = 40) -> Tensor:
-    """In two clusters, on four levels of grey; black and white where the likelihood wants that."""
+    """In two clusters, on four levels of grey; black and white, or counts up to 3, where the likelihood wants that."""
+    made_likelihood = make_part("likelihood", likelihood, x_shape=X_SHAPE, latent_dim=LATENT_DIM, hidden_dims=HIDDEN)
+    support = support_of(made_likelihood(torch.zeros(LATENT_DIM)))
     generator = torch.Generator().manual_seed(1)
     cluster = torch.rand(n, 1, 1, 1, generator=generator) < 0.5
-    levels = 2 if likelihood == "bernoulli" else 4
+    levels = 2 if support is constraints.boolean else 4
     means = torch.where(cluster, torch.linspace(0.1, 0.9, 6).reshape(X_SHAPE), 0.3)
-    return (means + 0.4 * torch.rand(n, *X_SHAPE, generator=generator) - 0.2).mul(levels).floor().clamp(
-        0, levels - 1
-    ) / (levels - 1)
+    whole = (means + 0.4 * torch.rand(n, *X_SHAPE, generator=generator) - 0.2).mul(levels).floor().clamp(0, levels - 1)
+    return whole if isinstance(support, Counts) else whole / (levels - 1)
 
 
 def made(parts: Parts) -> tuple[Tensor, Program, Program]:
     """Images, a guide of these parts and the model that it is for, the same at each call."""
-    x = images(parse_part("likelihood", parts.likelihood)[0])
+    x = images(parts.likelihood)
     torch.manual_seed(0)
     pair = make_pair(
         X_SHAPE, LATENT_DIM, HIDDEN, model=model_for(parts.guide), guide=parts.guide, prior=parts.prior,

@@ -206,6 +206,14 @@ def test_the_chosen_parts_help_needs_no_name():
         (["--likelihood.soft_targets"], ["--likelihood", "bernoulli(soft_targets=True)"]),
         (["--objective", "iwae", "--objective.num_particles", 3], ["--objective", "iwae(num_particles=3)"]),
         (["--objective.num_particles", 3], ["--objective", "trace_elbo(num_particles=3)"]),
+        (["--network", "gated_mlp"], ["--encoder", "gated_mlp", "--decoder", "gated_mlp"]),
+        (["--network", "conv", "--network.channels", 4, 8], ["--network", "conv(channels=(4, 8))"]),
+        (["--network.hidden_dims", 7], ["--encoder.hidden_dims", 7, "--decoder", "mlp(hidden_dims=(7,))"]),
+        (["--network", "conv", "--decoder", "mlp"], ["--encoder", "conv"]),
+        (
+            ["--network", "conv", "--network.channels", 4, "--encoder.activation", "elu"],
+            ["--encoder", "conv(activation='elu', channels=(4,))", "--decoder", "conv(channels=(4,))"],
+        ),
         (["--model", "vae", "--hidden-dims", 4, 5], ["--hidden_dims", "[4,5]", "--epochs", 3, "--epochs", 40]),
         (["--hidden-dims", "4,5", "--lr", "1e-4"], ["--hidden_dims", "(4, 5)", "--lr=0.0001"]),
         (["--no-init-bias"], ["--init_bias", "false"]),
@@ -244,6 +252,20 @@ def test_a_printed_configuration_gives_the_same_cell_and_flags_have_the_last_wor
     assert cell_of("--config", file) == Cell(guide="iaf", lr=0.01)
 
 
+def test_a_network_of_both_sides_has_the_last_word_over_the_sides_of_a_configuration(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(run("fit", "--encoder", "gated_mlp", "--lr", 0.01, "--print-config").out)
+    assert cell_of("--config", file, "--network", "conv") == Cell(encoder="conv", decoder="conv", lr=0.01)
+    file.write_text("network: conv\ndecoder: mlp\n")
+    assert cell_of("--config", file) == Cell(encoder="conv")
+    assert cell_of("--config", file, "--encoder", "resnet") == Cell(encoder="resnet")
+
+
+def test_the_help_of_a_network_of_both_sides():
+    assert "--network.channels N ..." in run("fit", "--network.help", "conv").out
+    assert run("fit", "--network", "conv", "--network.help").out == run("fit", "--network.help", "conv").out
+
+
 # A class of one's own
 
 
@@ -280,6 +302,8 @@ def test_a_guide_of_ones_own_is_fitted_and_what_it_prints_is_no_result(own_guide
         (["fit", "--epcohs", "3"], "Did you mean --epochs?"),
         (["fit", "--hiden-dims", "3"], "Did you mean --hidden_dims?"),
         (["fit", "--guide", "iff"], "Did you mean 'iaf'?"),
+        (["fit", "--network", "cnov"], "--network: unknown name 'cnov'. Did you mean 'conv'?"),
+        (["fit", "--network", "conv", "--network.chanels", "3"], "Did you mean 'channels'?"),
         (["fit", "--prior=vmap"], "Did you mean 'vamp'?"),
         (["fit", "--guide", "iaf", "--guide.num_flow", "3"], "Did you mean 'num_flows'?"),
         (["fit", "--guide", "iaf(num_flow=3)"], "Did you mean 'num_flows'?"),

@@ -281,9 +281,29 @@ def test_networks_are_chosen_by_name_with_options():
     assert again.encoder.hidden_dims == ()
 
 
+@pytest.mark.parametrize("network", sorted(part_names("network")))
+def test_every_network_is_made_by_its_name_for_both_sides(network):
+    model, guide = make_pair((1, 4, 4), 3, (5,), network=network)
+    cls = own_parts("network")[network]
+    assert (type(guide.encoder), type(model.likelihood.decoder)) == (cls, cls)
+    x = torch.rand(3, 1, 4, 4).round()
+    assert log_weights(model, guide, x, 2).isfinite().all()
+
+
+@pytest.mark.parametrize(("side", "other"), [("encoder", "decoder"), ("decoder", "encoder")])
+def test_a_side_that_is_named_does_not_have_the_network_of_both(side, other):
+    model, guide = make_pair((1, 4, 4), 3, (5,), network="conv(channels=(2,))", **{side: "mlp"})
+    made = {"encoder": guide.encoder, "decoder": model.likelihood.decoder}
+    assert type(made[side]).__name__ == "MLP"
+    assert (made[other].channels, made[other].role) == ((2,), other)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"network": "conv", "model": "linear_gaussian"}, "no decoder: .*network.* decoder='mlp'"),
+        ({"network": "conv(channels=(3,))"}, "x_shape must be"),
+        ({"network": "conv(role='encoder')"}, "role is the pair's"),
         ({"encoder": "mpl"}, "encoder: unknown name 'mpl'"),
         ({"decoder": "mlp(width=3)"}, "mlp: has no option 'width'"),
         ({"decoder": "mlp(in_features=3)"}, "mlp: in_features is the pair's"),

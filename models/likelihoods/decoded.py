@@ -3,14 +3,32 @@
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.nn import Network, features_of, make_network
-from pyro_vae.runtime.checks import check_count
+from pyro_vae.nn import Network, features_of, make_network, output_bias_of
+from pyro_vae.runtime.checks import check_count, in_short, is_positive
 
 logger = logging.getLogger("pyro_vae")
+
+LEARNED = ("shared", "per_feature", "predicted")
+"""How a positive quantity is learned: one number for all elements of x and all data; one for each element; or one for
+each element of each datum, by the decoder."""
+
+
+def check_learned(who: str, name: str, value: Any, kinds: Sequence[str] = LEARNED) -> None:
+    """Refuse what is neither a positive number nor one of the ways to learn one.
+
+    >>> check_learned("GaussianLikelihood", "scale", "big")
+    Traceback (most recent call last):
+        ...
+    ValueError: GaussianLikelihood: scale must be a positive number, 'shared', 'per_feature' or 'predicted'; got 'big'.
+    """
+    if not is_positive(value) and not (isinstance(value, str) and value in kinds):
+        listed = ", ".join(repr(kind) for kind in kinds[:-1])
+        raise ValueError(f"{who}: {name} must be a positive number, {listed} or {kinds[-1]!r}; got {in_short(value)}.")
 
 
 class DecodedLikelihood(nn.Module):
@@ -49,7 +67,7 @@ class DecodedLikelihood(nn.Module):
         self.decoder = make_network(
             decoder, type(self).__name__, "decoder", x_shape=self.x_shape, in_features=latent_dim,
             out_features=sum(blocks.values()) * math.prod(self.x_shape), hidden_dims=self.hidden_dims,
-            activation=activation,
+            activation=activation, blocks=tuple(blocks.values()),
         )  # fmt: skip
 
     def features(self, z: Tensor) -> tuple[Tensor, ...]:
@@ -70,10 +88,37 @@ class DecodedLikelihood(nn.Module):
         shapes = [self.x_shape if size == 1 else (*self.x_shape, size) for size in self.blocks.values()]
         return tuple(block.unflatten(-1, shape) for block, shape in zip(features, shapes, strict=True))
 
+    def add_learned(self, name: str, kind: float | str, start: float = 1.0) -> None:
+        """Add the parameter ``log_NAME`` of a positive quantity where it is learned and not predicted.
+
+        Args:
+            name: of the quantity.
+            kind: a positive number, which stays fixed, or one of ``LEARNED``.
+            start: its first value.
+        """
+        if isinstance(kind, str) and kind != "predicted":
+            shape = () if kind == "shared" else self.x_shape
+            setattr(self, f"log_{name}", nn.Parameter(torch.full(shape, math.log(start))))
+
+    def log_learned(self, name: str, kind: float | str, predicted: Sequence[Tensor], like: Tensor) -> Tensor:
+        """Return the logarithm of a positive quantity, of a shape that broadcasts with ``(*batch, *x_shape)``.
+
+        Args:
+            name: of the quantity.
+            kind: as for :meth:`add_learned`.
+            predicted: what the decoder gives for it, one tensor or none.
+            like: a tensor of the dtype and device that a fixed number takes.
+        """
+        if kind == "predicted":
+            return predicted[0]
+        return getattr(self, f"log_{name}") if isinstance(kind, str) else like.new_tensor(float(kind)).log()
+
     def initialize_bias(self, mean: Tensor) -> None:
         """Set the output bias so that z = 0 starts near the training mean.
 
-        A decoder without an attribute ``output``, its last linear layer, is left as it is, and a line says so.
+        It is the parameter that :func:`pyro_vae.nn.output_bias_of` finds: the decoder's attribute ``output_bias``, or
+        the bias of its last linear layer ``output``. A decoder without one for each output is left as it is, and a
+        line says so.
 
         Args:
             mean: mean of the training data, shape ``x_shape``.
@@ -86,13 +131,14 @@ class DecodedLikelihood(nn.Module):
         """
         if tuple(mean.shape) != self.x_shape:
             raise ValueError(f"{type(self).__name__}: mean must have shape {self.x_shape}; got {tuple(mean.shape)}.")
-        output_bias = getattr(getattr(self.decoder, "output", None), "bias", None)
-        if output_bias is None:
+        bias = self.bias_for(mean).flatten()
+        output_bias = output_bias_of(self.decoder)
+        if output_bias is None or output_bias.ndim != 1 or len(output_bias) < len(bias):
             logger.warning(
                 "%s: the output bias starts as the decoder %s made it, and not at the training mean: the decoder has "
-                "no linear layer named `output`.", type(self).__name__, type(self.decoder).__name__,
+                "no parameter `output_bias` and no linear layer `output` with a number for each of its %d outputs.",
+                type(self).__name__, type(self.decoder).__name__, sum(self.blocks.values()) * mean.numel(),
             )  # fmt: skip
             return
-        bias = self.bias_for(mean).flatten()
         with torch.no_grad():
             output_bias[: len(bias)] = bias

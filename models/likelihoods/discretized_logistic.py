@@ -1,20 +1,18 @@
 """The discretized logistic likelihood of 8-bit images."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from pyro.distributions import TorchDistribution
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.nn.functional import logsigmoid
 
 from pyro_vae.distributions.bisection import invert_increasing
 from pyro_vae.distributions.grey_levels import GreyLevels, check_levels, level_of
-from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
+from pyro_vae.models.likelihoods.decoded import DecodedLikelihood, check_learned
 from pyro_vae.nn import Network
-from pyro_vae.runtime.checks import is_positive
 
 START = 0.1
 """A learned scale before training, in units of x: a standard deviation of 0.18, below that of most pixels."""
@@ -108,8 +106,8 @@ class DiscretizedLogisticLikelihood(DecodedLikelihood):
     Args:
         x_shape, latent_dim, hidden_dims, activation: as of :class:`DecodedLikelihood`.
         scale: s: a number, which stays fixed; ``"shared"``, one learned number for all elements and data;
-            ``"per_pixel"``, one learned number for each element; or ``"predicted"`` by the decoder, for each
-            element from z. All that are learned start at 0.1.
+            ``"per_feature"`` or ``"per_pixel"``, one learned number for each element; or ``"predicted"`` by the
+            decoder, for each element from z. All that are learned start at 0.1.
         levels: how many grey levels, 256 for 8-bit images.
         decoder: as of :class:`DecodedLikelihood`, with features ``(*batch, prod(x_shape))``: the locations, then as
             many log scales where they are predicted.
@@ -137,19 +135,14 @@ class DiscretizedLogisticLikelihood(DecodedLikelihood):
         *,
         decoder: Network | None = None,
     ) -> None:
-        if scale not in ("shared", "per_pixel", "predicted") and not is_positive(scale):
-            raise ValueError(
-                f"DiscretizedLogisticLikelihood: scale must be a positive number, 'shared', 'per_pixel' or "
-                f"'predicted'; got {scale!r}."
-            )
+        kinds = ("shared", "per_feature", "per_pixel", "predicted")
+        check_learned("DiscretizedLogisticLikelihood", "scale", scale, kinds)
         check_levels("DiscretizedLogisticLikelihood", levels)
         blocks = {"location": 1, "log scale": 1} if scale == "predicted" else {"location": 1}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, decoder, blocks)
         self.scale = scale
         self.levels = levels
-        if scale in ("shared", "per_pixel"):
-            shape = self.x_shape if scale == "per_pixel" else ()
-            self.log_scale = nn.Parameter(torch.full(shape, math.log(START)))
+        self.add_learned("scale", scale, START)
 
     @torch.no_grad()
     def bias_for(self, mean: Tensor) -> Tensor:

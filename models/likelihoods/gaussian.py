@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 
-import torch
 from pyro import distributions as dist
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.models.likelihoods.decoded import DecodedLikelihood
+from pyro_vae.models.likelihoods.decoded import DecodedLikelihood, check_learned
 from pyro_vae.nn import Network
-from pyro_vae.runtime.checks import is_positive
 
 
 class GaussianLikelihood(DecodedLikelihood):
@@ -21,7 +19,8 @@ class GaussianLikelihood(DecodedLikelihood):
     Args:
         x_shape, latent_dim, hidden_dims, activation: as of :class:`DecodedLikelihood`.
         scale: :math:`\sigma`: a number, which stays fixed; ``"shared"``, one learned number for all elements and
-            data; or ``"predicted"`` by the decoder, for each element from z.
+            data; ``"per_feature"``, one learned number for each element; or ``"predicted"`` by the decoder, for each
+            element from z.
         decoder: as of :class:`DecodedLikelihood`, with features ``(*batch, prod(x_shape))``: the locations, then as
             many log scales where they are predicted.
 
@@ -48,15 +47,11 @@ class GaussianLikelihood(DecodedLikelihood):
         *,
         decoder: Network | None = None,
     ) -> None:
-        if scale not in ("shared", "predicted") and not is_positive(scale):
-            raise ValueError(
-                f"GaussianLikelihood: scale must be a positive number, 'shared' or 'predicted'; got {scale!r}."
-            )
+        check_learned("GaussianLikelihood", "scale", scale)
         blocks = {"location": 1, "log scale": 1} if scale == "predicted" else {"location": 1}
         super().__init__(x_shape, latent_dim, hidden_dims, activation, decoder, blocks)
         self.scale = scale
-        if scale == "shared":
-            self.log_scale = nn.Parameter(torch.zeros(()))
+        self.add_learned("scale", scale)
 
     def bias_for(self, mean: Tensor) -> Tensor:
         """Return the mean."""
@@ -65,10 +60,8 @@ class GaussianLikelihood(DecodedLikelihood):
     def forward(self, z: Tensor) -> Distribution:
         """Return p(x | z) for z ``(*batch, latent_dim)``: batch ``batch``, event ``x_shape``."""
         loc, *log_scale = self.features(z)
-        if self.scale == "shared":
-            scale = self.log_scale.exp()
-        elif self.scale == "predicted":
-            scale = log_scale[0].exp()
+        if isinstance(self.scale, str):
+            scale = self.log_learned("scale", self.scale, log_scale, loc).exp()
         else:
             scale = loc.new_tensor(self.scale)
         return dist.Normal(loc, scale).to_event(len(self.x_shape))

@@ -8,7 +8,14 @@ from typing import Any
 
 import yaml
 
-from pyro_vae.cli.cell_flags import add_cell_flags, cell_of, named_classes, part_texts, read_settings
+from pyro_vae.cli.cell_flags import (
+    add_cell_flags,
+    cell_of,
+    named_classes,
+    naming_network,
+    part_texts,
+    read_settings,
+)
 from pyro_vae.cli.output import Output
 from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
 from pyro_vae.cli.runs import add_trust, classes_of, differing, find_fitted_model, lines_of, remove_if_empty
@@ -22,7 +29,7 @@ from pyro_vae.errors import PairError, RunError, SupportError
 from pyro_vae.fit.run import CONFIG
 from pyro_vae.graphs.levels import LEVELS
 from pyro_vae.nn.mlp import ACTIVATIONS
-from pyro_vae.parts import PARTS, part_names
+from pyro_vae.parts import CHOICES, part_names
 from pyro_vae.runtime.files import alone_in
 from pyro_vae.runtime.wording import count
 
@@ -62,7 +69,8 @@ def run(argv: Sequence[str], output: Output) -> int:
         data = load_data_of(cell, moved)
         try:
             # Before anything is written, the pair is made, and measured on a few images.
-            rehearse(cell, data, fitted_model)
+            with naming_network(args):
+                rehearse(cell, data, fitted_model)
         except (PairError, SupportError) as error:
             if "no_evaluate" not in args:
                 raise
@@ -91,7 +99,7 @@ def _flags_of(word: str) -> list[str]:
     >>> _flags_of("mnist-5k"), _flags_of("flow"), _flags_of("mixture"), _flags_of("extra")
     (['--data'], ['--prior'], ['--guide', '--prior'], [])
     """
-    known: dict[str, Collection[str]] = {kind: part_names(kind) for kind in PARTS}
+    known: dict[str, Collection[str]] = {kind: part_names(kind) for kind in CHOICES}
     known |= {"data": DATASETS, "binarization": BINARIZATIONS, "schedule": SCHEDULES, "compile": LEVELS}
     known |= {"activation": ACTIVATIONS, "device": ("cpu", "cuda", "mps")}
     flags = [f"--{name}" for name, values in known.items() if word.partition("(")[0] in values]
@@ -151,7 +159,7 @@ def _moved_data(args: argparse.Namespace, base: dict[str, Any]) -> str | None:
 def _explained(flag: str, parts: Mapping[str, Part]) -> str | None:
     """Return why a part has no flag of a name."""
     kind, dot, name = flag.removeprefix("--").partition(".")
-    return parts[kind].refuses(name) if dot and kind in PARTS else None
+    return parts[kind].refuses(name) if dot and kind in CHOICES else None
 
 
 def _check_folder(out: Path, cell: Cell, resume: bool) -> None:

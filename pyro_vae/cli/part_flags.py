@@ -11,7 +11,7 @@ from pyro_vae.cli.signature import REQUIRED, Option, options_of
 from pyro_vae.cli.usage import Parser
 from pyro_vae.cli.wording import summary
 from pyro_vae.comparison.cell import Cell
-from pyro_vae.parts import PARTS, check_options, find_part, kind_of, parse_part
+from pyro_vae.parts import CHOICES, check_options, find_part, kind_of, parse_part
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _in_quotes(name: str, option: Option) -> str:
 def add_part_help(parser: Parser) -> None:
     """Add the flags that ask for the help of one part."""
     group = parser.add_argument_group("help of one part")
-    for kind in PARTS:
+    for kind in CHOICES:
         what = f"the options of this {kind}, or of the chosen one"
         group.add_argument(f"--{kind}.help", nargs="?", const="", metavar="NAME", help=what)
 
@@ -113,7 +113,7 @@ def show_part_help(known: argparse.Namespace, texts: Mapping[str, str]) -> None:
     Raises:
         HelpWanted: a flag asks for it.
     """
-    for kind in PARTS:
+    for kind in CHOICES:
         name = getattr(known, f"{kind}.help", None)
         if name is not None:
             raise HelpWanted(Part.of(kind, name or texts[kind]).help())

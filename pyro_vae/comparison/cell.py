@@ -19,7 +19,7 @@ from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.errors import RunError
 from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.graphs.levels import LEVELS
-from pyro_vae.parts import KINDS, MLP, PARTS, check_options, parse_part
+from pyro_vae.parts import KINDS, MLP, NETWORK, PARTS, SIDES, check_options, parse_part
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.reading import shown
 from pyro_vae.runtime.wording import did_you_mean
@@ -169,7 +169,7 @@ class Cell:
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Cell":
-        """Return the cell of these settings, as read from YAML.
+        """Return the cell of these settings, as read from YAML; ``network`` is that of both sides (:func:`with_sides`).
 
         Raises:
             ValueError: a setting is unknown (the nearest is suggested), or a value is wrong.
@@ -177,7 +177,7 @@ class Cell:
         >>> Cell.of({"guide": "iaf", "hidden_dims": [400]}).hidden_dims
         (400,)
         """
-        known = [field.name for field in fields(cls)]
+        known = [*(field.name for field in fields(cls)), NETWORK]
         for name in settings:
             if name not in known:
                 hint = did_you_mean(str(name), known)
@@ -185,7 +185,7 @@ class Cell:
         fitted_model = settings.get("fitted_model")
         if isinstance(fitted_model, Mapping):
             settings = {**settings, "fitted_model": cls.of(fitted_model)}
-        return cls(**settings)
+        return cls(**with_sides(settings))
 
     def settings(self) -> dict[str, Any]:
         """Return all settings as plain values for YAML, from which :meth:`of` makes the cell again."""
@@ -267,6 +267,22 @@ class Cell:
         return ", ".join(words) or self.guide
 
 
+def with_sides(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings in which ``network`` is the encoder and the decoder, where these are not named themselves.
+
+    A cell has no ``network`` of its own, so that its hash is that of the same cell with both sides named.
+
+    Raises:
+        ValueError: there is no such network, or it has no such option.
+
+    >>> with_sides({"network": "conv", "decoder": "mlp"})
+    {'encoder': 'conv', 'decoder': 'mlp'}
+    """
+    network = settings.get(NETWORK)
+    sides = {} if network is None else dict.fromkeys(SIDES, _canonical(NETWORK, _checked(NETWORK, network, str)))
+    return sides | {name: value for name, value in settings.items() if name != NETWORK}
+
+
 MEASUREMENT = ("num_test", "num_samples", "elbo_samples", "num_gaps", "measure")
 """Settings of the measurement of a cell, which do not change how it is fitted."""
 
@@ -310,7 +326,7 @@ def _canonical(kind: str, text: str) -> str:
     """Return a part or an evaluation, with its options, in one spelling.
 
     Args:
-        kind: of :data:`PARTS`, or ``"measure"``.
+        kind: of :data:`pyro_vae.parts.CHOICES`, or ``"measure"``.
         text: ``NAME`` or ``NAME(option=value, ...)``.
 
     Raises:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.comparison.cell import MEASUREMENT, MODEL_SETTINGS, Cell
+from pyro_vae.comparison.cell import MEASUREMENT, MODEL_SETTINGS, Cell, with_sides
 from pyro_vae.errors import RunError
+from pyro_vae.parts import NETWORK
 from pyro_vae.runtime.reading import Place, read_yaml_with_lines, shown
 from pyro_vae.runtime.trust import names_from
 from pyro_vae.runtime.wording import did_you_mean
@@ -20,6 +21,9 @@ FOLDERS = "folders"
 """Key of the list of the cells' folders, in their order, in a grid that :func:`pyro_vae.compare` wrote."""
 
 SETTINGS = tuple(field.name for field in fields(Cell) if field.name != "fitted_model")
+
+NAMES = (*SETTINGS, NETWORK)
+"""What a grid may set of its cells."""
 
 MOST_CELLS = 100_000
 """Largest number of cells of one grid."""
@@ -90,12 +94,12 @@ class Grid:
         combinations = itertools.product(*axes.values()) if axes else []
         descriptions = [dict(zip(axes, values, strict=True)) for values in combinations]
         for index, settings in enumerate(listed):
-            descriptions.append(reader.settings(settings, ("cells", index), (*SETTINGS, "fitted_model")))
+            descriptions.append(reader.settings(settings, ("cells", index), (*NAMES, "fitted_model")))
         if not descriptions:
             raise reader.error((), "the grid is empty: give lists of settings under `grid`, or settings under `cells`.")
         cells = []
         for settings in descriptions:
-            settings = {**common, **settings}
+            settings = with_sides({**common, **settings})
             if design == "frozen":
                 # The model's settings are those of the cell, all others those that the grid's cells have in common.
                 # But guide and seed are the default ones, and settings of the measurement are left out.
@@ -164,7 +168,7 @@ class _Reader:
                 hint = did_you_mean(str(key), known)
                 raise self.error((*place, key), f"there is no {what} {key!r}.{hint} There are {', '.join(known)}.")
 
-    def settings(self, settings: Any, place: Place, known: Sequence[str] = SETTINGS) -> dict[str, Any]:
+    def settings(self, settings: Any, place: Place, known: Sequence[str] = NAMES) -> dict[str, Any]:
         """Return settings, after checking each name and each value separately."""
         settings = {} if settings is None else settings
         self.check_keys(settings, known, place, "setting")
@@ -177,7 +181,7 @@ class _Reader:
     def axes(self, axes: Any) -> dict[str, list[Any]]:
         """Return the list of values of each setting, after checking each value."""
         axes = {} if axes is None else axes
-        self.check_keys(axes, SETTINGS, ("grid",), "setting")
+        self.check_keys(axes, NAMES, ("grid",), "setting")
         for name, values in axes.items():
             if not isinstance(values, list | tuple) or not values:
                 raise self.error(("grid", name), f"{name} under `grid` must be a list of values; got {shown(values)}.")

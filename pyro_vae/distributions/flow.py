@@ -97,6 +97,20 @@ class FlowDistribution(TorchDistribution):
         self._drawn = Drawn.of(value, log_prob) if self.remembers else None
         return value
 
+    def at_own_noise(self, value: Tensor) -> Tensor | None:
+        """Return the value as this distribution makes it from the noise that gives it, with the parameters' gradient.
+
+        None where a step has no inverse; the value's own gradient is not followed.
+        """
+        with torch.no_grad():
+            start = value.expand(torch.broadcast_shapes(value.shape, self.loc.shape))
+            for step in reversed(self.steps):
+                if step.inverse is None:
+                    return None
+                start, _ = step.inverse(start)
+            noise = (start - self.loc) / self.scale
+        return self.push(noise)[0]
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density ``(*batch,)``: the remembered one for the last draw, else by the inverses.
 

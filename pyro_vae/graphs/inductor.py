@@ -168,8 +168,8 @@ def _writable_cache() -> Iterator[None]:
                 pass
         except OSError as error:
             logger.warning(
-                "compiled code cannot be kept in %s (%s): each run compiles anew. Point $%s to a folder that can be "
-                "written.", os.environ.get(CACHE), error.strerror, CACHE,
+                "inductor: compiled code cannot be kept in %s (%s): each run compiles anew. Point $%s to a folder that "
+                "can be written.", os.environ.get(CACHE), error.strerror, CACHE,
             )  # fmt: skip
             os.environ[CACHE] = temporary
         try:

@@ -41,8 +41,8 @@ def between_layers(
     >>> between_layers("here", (100, 100), 2), between_layers("here", ((64,), (32, 16)), 2)
     (((100, 100), (100, 100)), ((64,), (32, 16)))
     """
-    nested = isinstance(inner_hidden_dims, Sequence) and any(isinstance(dims, Sequence) for dims in inner_hidden_dims)
-    if not nested:
+    is_sequence = isinstance(inner_hidden_dims, Sequence) and not isinstance(inner_hidden_dims, str)
+    if not (is_sequence and any(isinstance(dims, Sequence) for dims in inner_hidden_dims)):
         _check_dims(who, "inner_hidden_dims", inner_hidden_dims)
         return (tuple(inner_hidden_dims),) * num_pairs  # type: ignore[arg-type]
     if len(inner_hidden_dims) != num_pairs:

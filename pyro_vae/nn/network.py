@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,12 @@ Network = Callable[..., Any]
 """A module from ``(*batch, in_features)`` to ``(*batch, out_features)``, or a class of such modules.
 
 A class, or a ``functools.partial`` of one, is called with those of ``in_features``, ``out_features``, ``hidden_dims``,
-``activation`` and ``x_shape`` that its constructor names.
+``activation``, ``x_shape``, ``role`` and ``blocks`` that its constructor names. An encoder whose ``forward`` names
+further arguments, as ``forward(x, observed)``, is called with the further tensors of a datum.
 """
+
+ONLY_BY_NAME = ("role", "blocks")
+"""What is offered to a constructor that names it, and not to one that takes any keywords."""
 
 
 def make_network(network: Network | None, who: str, role: str, **sizes: Any) -> Callable[[Tensor], Tensor]:
@@ -27,9 +31,10 @@ def make_network(network: Network | None, who: str, role: str, **sizes: Any) -> 
         network: a module or another function of tensors, which is taken as it is; a class of modules, or a partial of
             one; None makes an :class:`MLP`.
         who: the owner's name, for the message.
-        role: what the owner calls the network, for the message.
-        sizes: what a class may be made of: ``in_features``, ``out_features``, ``hidden_dims``, ``activation`` and
-            ``x_shape``.
+        role: what the owner calls the network, for the message and for a class that is made: ``"encoder"`` and
+            ``"decoder"`` tell a network of images which way it goes.
+        sizes: what a class may be made of: ``in_features``, ``out_features``, ``hidden_dims``, ``activation``,
+            ``x_shape`` and, for a decoder, ``blocks``: the number of features of each element of x for each purpose.
 
     Raises:
         ValueError: the network cannot be called.
@@ -44,7 +49,9 @@ def make_network(network: Network | None, who: str, role: str, **sizes: Any) -> 
         parameters = inspect.signature(network).parameters.values()
         names = {p.name for p in parameters} - settled.keys()
         takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters)
-        made: Any = network(**{name: size for name, size in sizes.items() if takes_all or name in names})
+        offered = sizes | {"role": role}
+        names |= offered.keys() - ONLY_BY_NAME if takes_all else set()
+        made: Any = network(**{name: value for name, value in offered.items() if name in names})
     else:
         made = network
     if not callable(made):
@@ -56,8 +63,25 @@ def make_network(network: Network | None, who: str, role: str, **sizes: Any) -> 
     return made
 
 
+def output_bias_of(network: Any) -> Tensor | None:
+    """Return the parameter of a network that is added to its output features, in their order; None if it has none.
+
+    It is the attribute ``output_bias``, or the bias of ``output``, the last linear layer.
+
+    >>> output_bias_of(MLP(6, (5,), 4)).shape
+    torch.Size([4])
+    """
+    bias = getattr(network, "output_bias", None)
+    return getattr(getattr(network, "output", None), "bias", None) if bias is None else bias
+
+
 def features_of(
-    network: Callable[[Tensor], Tensor], inputs: Tensor, blocks: Mapping[str, int], who: str, role: str
+    network: Callable[..., Tensor],
+    inputs: Tensor,
+    blocks: Mapping[str, int],
+    who: str,
+    role: str,
+    further: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """Return a network's features of inputs ``(*batch, in_features)``: a tensor ``(*batch, size)`` for each block.
 
@@ -67,13 +91,14 @@ def features_of(
         blocks: the number of features for each purpose, in their order.
         who: the network's owner, for the message.
         role: what the owner calls it, for the message.
+        further: what the network is called with after the inputs.
 
     Raises:
         ValueError: the network takes other inputs, or returns another number of features or other leading dims.
     """
     num_features = sum(blocks.values())
     try:
-        features = network(inputs)
+        features = network(inputs, *further)
     except RuntimeError as error:
         # A subclass of RuntimeError tells of something else than the features.
         if type(error) is not RuntimeError or is_out_of_memory(error):

@@ -7,6 +7,7 @@ from pyro_vae.objectives.beta_elbo import BetaELBO
 from pyro_vae.objectives.ciwae import CIWAE
 from pyro_vae.objectives.dreg import DReG
 from pyro_vae.objectives.free_bits import FreeBits
+from pyro_vae.objectives.gdreg import GDReG
 from pyro_vae.objectives.iwae import IWAE
 from pyro_vae.objectives.miwae import MIWAE
 from pyro_vae.objectives.piwae import PIWAE
@@ -23,6 +24,7 @@ __all__ = [
     "BetaELBO",
     "DReG",
     "FreeBits",
+    "GDReG",
     "RenyiBound",
     "ReweightedWakeSleep",
     "StickingTheLanding",

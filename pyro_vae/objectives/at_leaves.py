@@ -16,8 +16,10 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae.objectives.particle_bound import ParticleBound, Sampled
+from pyro_vae.programs.masks import element_mask
 from pyro_vae.programs.pair import Pair, Revision
-from pyro_vae.programs.particles import Particles, Site, samples
+from pyro_vae.programs.particles import LogTerms, Particles, Site, samples
+from pyro_vae.programs.values import spread
 
 
 def leaves_of(trace: Trace) -> Trace:
@@ -66,11 +68,22 @@ class LeafBound(ParticleBound):
             with scoring(who):
                 at_leaves = with_guide_at_leaves(who, sampled.pair, run)
                 terms, _ = at_leaves.scaled_terms()
-                factors = at_leaves.guide_factors()
-            direct = terms.log_joint if factors is None else terms.log_joint - factors
+                model = self.of_model(run, at_leaves, terms, a)
             path = through_samples(run, weighted(a, terms.log_weight), partial(_path_weight_of, path_weight, run, a))
-            parts.append(weighted(a, direct) + path)
+            parts.append(model + path)
         return torch.cat(parts).sum(0)
+
+    def of_model(self, run: Particles, at_leaves: Particles, terms: LogTerms, weights: Tensor) -> Tensor:  # noqa: ARG002
+        """Return what has the model's gradient, ``(num_samples, batch)``.
+
+        Args:
+            run: as it was drawn, with the model at leaves.
+            at_leaves: the same with the guide's density at the leaves, too.
+            terms: of that, scaled.
+            weights: a, ``(num_samples, batch)``, without gradient.
+        """
+        factors = at_leaves.guide_factors()
+        return weighted(weights, terms.log_joint if factors is None else terms.log_joint - factors)
 
 
 @contextmanager
@@ -90,8 +103,17 @@ def scoring(who: str) -> Iterator[None]:
 
 
 def _path_weight_of(path_weight: Callable[[Tensor, Any], Any], run: Particles, weights: Tensor, site: Site) -> Any:
-    scale = run.inner_scale(site)
-    return path_weight(run.over_batch(weights), scale if site["mask"] is None else scale * site["mask"])
+    return path_weight(spread(run.over_batch(weights), site["fn"].event_dim), element_scale(run, site))
+
+
+def element_scale(run: Particles, site: Site) -> Any:
+    """Return what multiplies the log-probability of a site's elements inside the bound: its scale, 0 where masked.
+
+    Its shape goes with the value's.
+    """
+    scale, mask = run.inner_scale(site), element_mask(site)
+    scale = spread(scale, site["fn"].event_dim) if isinstance(scale, Tensor) else scale
+    return scale if mask is None else scale * mask
 
 
 def weighted(weights: Tensor, values: Tensor) -> Tensor:
@@ -125,11 +147,19 @@ def through_samples(run: Particles, values: Tensor, path_weight: Callable[[Site]
         values: what depends on the leaves, of any shape; summed.
         path_weight: returns, for a site, the weight of its gradient, in a shape that broadcasts with its elements.
     """
-    leaves = [run.replayed.nodes[site["name"]]["value"] for site in run.latents]
-    slopes = torch.autograd.grad(values.sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
     total = torch.zeros_like(values)
-    for site, slope in zip(run.latents, slopes, strict=True):
-        event_dims = tuple(range(-site["fn"].event_dim, 0))
-        product = site["value"] * slope
-        total = total + run.per_datum(path_weight(site) * (product.sum(event_dims) if event_dims else product))
+    for site, slope in zip(run.latents, slopes_at(run, values), strict=True):
+        total = total + sum_per_datum(run, site, path_weight(site) * site["value"] * slope)
     return total
+
+
+def slopes_at(run: Particles, values: Tensor) -> tuple[Tensor, ...]:
+    """Return the derivatives of the values' sum in the leaf of each site that the guide draws, in its order."""
+    leaves = [run.replayed.nodes[site["name"]]["value"] for site in run.latents]
+    return torch.autograd.grad(values.sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+
+def sum_per_datum(run: Particles, site: Site, elements: Tensor) -> Tensor:
+    """Sum something of a site's elements over all dims but samples and batch."""
+    event_dims = tuple(range(-site["fn"].event_dim, 0))
+    return run.per_datum(elements.sum(event_dims) if event_dims else elements)

@@ -1,5 +1,6 @@
 """A weight on the KL term of any objective, for warm-up."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pyro.poutine.messenger import Messenger
@@ -10,11 +11,13 @@ from torch import Tensor
 class KLWeight(Messenger):
     r"""Scales the log-probabilities of latent sites by beta, on model and guide alike.
 
-    Under ``Trace_ELBO`` the bound becomes E_q[log p(x|z)] - beta KL(q(z|x) || p(z)).
+    Under ``Trace_ELBO`` the bound becomes E_q[log p(x|z)] - beta KL(q(z|x) || p(z)); with weights by site,
+    E_q[log p(x|z)] - sum_s beta_s E_q[log q(z_s | z_{<s}, x) - log p(z_s | z_{pa(s)})].
 
     Args:
         beta: a positive 0-dimensional tensor. A Python number would be frozen into a captured graph, and at 0
             Pyro refuses a scale.
+        by_site: such tensors for latent sites that have a weight of their own in the place of ``beta``.
 
     References:
         S. Bowman et al. (2016), *Generating sentences from a continuous space*, arXiv 1511.06349.
@@ -29,12 +32,12 @@ class KLWeight(Messenger):
     tensor(0.5000)
     """
 
-    def __init__(self, beta: Tensor) -> None:
+    def __init__(self, beta: Tensor, by_site: Mapping[str, Tensor] | None = None) -> None:
         super().__init__()
-        self.beta = beta
+        self.beta, self.by_site = beta, dict(by_site or {})
 
     def _pyro_sample(self, msg: Any) -> None:
         # A factor is observed; one in a guide's density says, as Pyro asks, whether it is reparameterized.
         is_latent = not msg["is_observed"] or "has_rsample" in vars(msg["fn"])
         if is_latent and not isinstance(msg["fn"], _Subsample):
-            msg["scale"] = msg["scale"] * self.beta
+            msg["scale"] = msg["scale"] * self.by_site.get(msg["name"], self.beta)

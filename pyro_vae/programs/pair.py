@@ -25,7 +25,7 @@ from pyro_vae.programs.density import why_no_density
 from pyro_vae.programs.held import of_these_data
 from pyro_vae.programs.laws import core
 from pyro_vae.programs.layouts import FixedRows, Layout, OneByOne, OuterPlate, RepeatedRows
-from pyro_vae.programs.masks import check_same_masks, has_masked_latents, with_other_masked_values
+from pyro_vae.programs.masks import check_same_masks, element_mask, has_masked_latents, with_other_masked_values
 from pyro_vae.programs.modules import as_args, check_arguments, first_rows, local_params, num_rows
 from pyro_vae.programs.nonfinite import find_nonfinite
 from pyro_vae.programs.particles import (
@@ -44,7 +44,7 @@ from pyro_vae.programs.particles import (
 from pyro_vae.programs.precision import TOLERATED, nudged, roughened
 from pyro_vae.programs.support import check_observed, discrete_dims
 from pyro_vae.programs.undo import VERIFICATION_SEED, probing, undone_on_failure
-from pyro_vae.programs.values import FilledMask, InsideSupport, OutsideIsNaN, may_leave
+from pyro_vae.programs.values import FilledMask, InsideSupport, OutsideIsNaN, may_leave, seen_elements
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.noise import RecordedNoise, ReplayedNoise
@@ -673,6 +673,9 @@ def _equal(scale: Any, other: Any) -> bool:
 
 
 def _is_kept(site: Site) -> Any:
+    if seen_elements(site["fn"], None, within=object) is not None:
+        # A mask of the law itself may tell elements apart that the site's cannot.
+        return element_mask(site)
     return True if site["mask"] is None else site["mask"]
 
 

@@ -148,6 +148,7 @@ def _depends_on_parameters(fn: Any) -> bool:
 
 
 def _message(name: str, fn: Any, support: Any, block: Tensor, inside: Tensor) -> str:
+    """Say which values are outside, and what to do: as the support says that has a method ``advice(outside)``."""
     while inside.ndim < block.ndim:
         inside = inside.unsqueeze(-1)
     outside, law = block[~inside.expand(block.shape)], type(core(fn)).__name__
@@ -155,6 +156,9 @@ def _message(name: str, fn: Any, support: Any, block: Tensor, inside: Tensor) ->
         f"site {name!r}: {law} has support {support}, and {outside.numel()} of {block.numel()} values "
         f"in the first data that were checked lie outside it (from {outside.min():.3g} to {outside.max():.3g})."
     )
+    advice = getattr(support, "advice", None)
+    if advice is not None:
+        return f"{text} {advice(outside)}"
     binarization, soft_targets, real_values = REMEDIES[reader()]
     low, high = outside.min().item(), outside.max().item()
     # A sum or a quotient of pixels may be above 1 by a rounding.

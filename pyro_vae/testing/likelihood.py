@@ -1,6 +1,7 @@
 """What every likelihood owes."""
 
-from typing import Any
+import re
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,7 +16,13 @@ from pyro_vae.testing.suite import DTYPES, HIDDEN, ModuleSuite, assert_tensor, r
 
 
 class LikelihoodSuite(ModuleSuite):
-    """Tests of a likelihood of images of shape (1, 3, 2), z of 4 dims."""
+    """Tests of a likelihood of images of shape (1, 3, 2), z of 4 dims.
+
+    Attributes:
+        mean: a mean of training data, element by element, at which an output bias can start.
+    """
+
+    mean: ClassVar[Tensor] = torch.tensor([0.1, 0.25, 0.5, 0.6, 0.75, 0.9])
 
     def make(self) -> Any:
         """Return a new likelihood, with other parameters at each call."""
@@ -26,10 +33,20 @@ class LikelihoodSuite(ModuleSuite):
         model = VAE(self.x_shape, self.latent_dim, likelihood=part)
         return model, MeanFieldGuide(self.x_shape, self.latent_dim, HIDDEN)
 
-    def data(self, part: Any, n: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return draws of the likelihood."""
-        x: Tensor = part(torch.randn(n, self.latent_dim, dtype=dtype)).sample()
-        return x
+    def further(self, batch: tuple[int, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:  # noqa: ARG002 (a subclass's)
+        """Return what the likelihood is called with after z, each ``(*batch, ...)``: the further tensors of data."""
+        return ()
+
+    def at(self, part: Any, z: Tensor) -> Distribution:
+        """Return the likelihood at z and further tensors."""
+        p: Distribution = part(z, *self.further(tuple(z.shape[:-1]), z.dtype))
+        return p
+
+    def data(self, part: Any, n: int, dtype: torch.dtype = torch.float32) -> Any:
+        """Return draws of the likelihood, with the further tensors of each datum."""
+        further = self.further((n,), dtype)
+        x: Tensor = part(torch.randn(n, self.latent_dim, dtype=dtype), *further).sample()
+        return (x, *further) if further else x
 
     def test_shape_and_dtype(self) -> None:
         """Return a distribution with z's batch, whose event is the whole datum."""
@@ -37,7 +54,7 @@ class LikelihoodSuite(ModuleSuite):
             likelihood = self.make().to(dtype)
             assert isinstance(likelihood, Likelihood)
             for batch in ((), (5,), (3, 5)):
-                p = likelihood(torch.randn(*batch, self.latent_dim, dtype=dtype))
+                p = self.at(likelihood, torch.randn(*batch, self.latent_dim, dtype=dtype))
                 assert isinstance(p, Distribution)
                 assert (p.batch_shape, p.event_shape) == (batch, self.x_shape), f"{p.batch_shape}, {p.event_shape}"
                 x = p.sample()
@@ -48,15 +65,18 @@ class LikelihoodSuite(ModuleSuite):
         """Score a datum alone as in a batch."""
         likelihood = self.make().double()
         z = torch.randn(5, self.latent_dim, dtype=torch.float64)
-        x = likelihood(z).sample()
-        alone = torch.stack([likelihood(z[n]).log_prob(x[n]) for n in range(5)])
-        assert_close(likelihood(z).log_prob(x), alone, rtol=1e-12, atol=1e-12)
+        further = self.further((5,), torch.float64)
+        p = likelihood(z, *further)
+        x = p.sample()
+        alone = [likelihood(z[n], *(tensor[n] for tensor in further)).log_prob(x[n]) for n in range(5)]
+        assert_close(p.log_prob(x), torch.stack(alone), rtol=1e-12, atol=1e-12)
 
     def test_gradient_reaches_z(self) -> None:
         """Have a gradient in z."""
         likelihood = self.make()
         z = torch.randn(20, self.latent_dim, requires_grad=True)
-        likelihood(z).log_prob(likelihood(z).sample()).sum().backward()
+        p = self.at(likelihood, z)
+        p.log_prob(p.sample()).sum().backward()
         assert z.grad is not None
         assert (z.grad.abs().sum(1) > 0).all(), "the gradient in z is 0"
 
@@ -65,9 +85,11 @@ class LikelihoodSuite(ModuleSuite):
         likelihood = self.make().double()
         if not hasattr(likelihood, "initialize_bias"):
             return
-        mean = torch.tensor([0.1, 0.25, 0.5, 0.6, 0.75, 0.9]).double().reshape(self.x_shape)
+        mean = self.mean.double().reshape(self.x_shape)
         likelihood.initialize_bias(mean)
         torch.nn.init.zeros_(likelihood.decoder.output.weight)
-        assert_close(likelihood(torch.zeros(self.latent_dim).double()).mean, mean, rtol=1e-8, atol=1e-8)
-        with refuses(rf"{type(likelihood).__name__}: mean must have shape \(1, 3, 2\); got \(6,\)"):
+        p = self.at(likelihood, torch.zeros(self.latent_dim).double())
+        assert_close(p.mean, mean, rtol=1e-8, atol=1e-8)
+        shape = re.escape(str(self.x_shape))
+        with refuses(rf"{type(likelihood).__name__}: mean must have shape {shape}; got \({mean.numel()},\)"):
             likelihood.initialize_bias(mean.flatten())

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from pyro_vae.parts import make_pair
-from pyro_vae.programs.modules import as_args
+from pyro_vae.programs.modules import as_args, as_input
 from pyro_vae.programs.pair import Pair
 from pyro_vae.programs.particles import PARTICLES
 from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
@@ -45,6 +45,15 @@ class ModelSuite(ModuleSuite):
     def pair(self, part: Any) -> tuple[Any, Any]:
         """Return the model, and a guide without parameters."""
         return part, self._guide
+
+    def further(self, x: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG002 (a subclass's)
+        """Return what the model is called with after x ``(n, *x_shape)``, each ``(n, ...)``."""
+        return ()
+
+    def data(self, part: Any, n: int, dtype: torch.dtype = torch.float32) -> Any:
+        """Return binary images, with the further tensors of each datum."""
+        x = super().data(part, n, dtype)
+        return as_input((x, *self.further(x)))
 
     def test_sites_plate_shapes_and_dtype(self) -> None:
         """Sample the latents and observe x in a plate over the data, and return the latent sampled last."""

@@ -63,7 +63,7 @@ class ModuleSuite(Suite):
         raise NotImplementedError
 
     def data(self, part: Any, n: int, dtype: torch.dtype = torch.float32) -> Any:  # noqa: ARG002 (a subclass's)
-        """Return data ``(n, *x_shape)`` that a pair with the part takes; a tuple if a datum has further tensors."""
+        """Return data ``(n, *x_shape)`` that a pair with the part takes, or a tuple of them and further tensors."""
         return torch.rand(n, *self.x_shape, dtype=dtype).round()
 
     def test_state_dict_round_trip(self) -> None:
@@ -175,8 +175,8 @@ def _assert_captured(programs: tuple[Any, Any], x: Any, other: Any) -> None:
     modules = [*modules_of(*programs)]
     parameters = [parameter for module in modules for parameter in module.parameters()]
 
-    def step(*x: Tensor) -> list[Tensor]:
-        weights = pair.terms(as_input(x), 3).log_weight
+    def step(*columns: Tensor) -> list[Tensor]:
+        weights = pair.terms(as_input(columns), 3).log_weight
         gradients = torch.autograd.grad(weights.sum(), parameters) if parameters else ()
         return [weights.detach(), *gradients]
 

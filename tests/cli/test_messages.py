@@ -197,6 +197,33 @@ def test_a_wrong_value_of_compare_is_told_with_its_flag_before_anything_is_writt
     assert not (folder / "cmp").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["--network", "conv", "--network.channels", 4, 0],
+            "ConvNetwork: --network.channels must be at least 1; got 0.",
+        ),
+        (
+            ["--network", "conv", "--encoder.channels", 4, 0],
+            "ConvNetwork: --encoder.channels must be at least 1; got 0.",
+        ),
+        (
+            ["--network", "conv(channels=(4, 4, 4))"],
+            "ConvNetwork: images must be at least 8 x 8 to be halved 3 times; got x_shape = (1, 4, 4). Halve them less "
+            "often, as by --network.channels=(32,).",
+        ),
+        (
+            ["--network", "conv", "--guide", "local"],
+            "guide local takes no encoder: leave out --encoder conv; beside --network, which is for both sides, give "
+            "--encoder mlp.",
+        ),
+    ],
+)
+def test_a_network_of_both_sides_is_told_with_the_flag_that_was_typed(words, message, folder):
+    assert said("fit", "--data", "images.npy", *words) == message
+
+
 @pytest.mark.parametrize("kind", PARTS)
 def test_a_wrong_option_of_any_part_is_told_with_its_flag(kind):
     """Options that the constructor refuses; of one that it takes there is nothing to tell."""

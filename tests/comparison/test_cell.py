@@ -51,6 +51,16 @@ def test_spellings_of_one_part_are_one_cell():
     assert Cell(kl_warmup=0, lr=1).lr == 1.0
 
 
+def test_a_network_of_both_sides_is_an_encoder_and_a_decoder():
+    """A cell without one keeps its settings, and so its hash and its folder."""
+    assert Cell.of({"network": "conv( channels = (4,) )"}) == Cell(
+        encoder="conv(channels=(4,))", decoder="conv(channels=(4,))"
+    )
+    assert Cell.of({"network": "conv", "decoder": "mlp"}) == Cell(encoder="conv")
+    assert Cell.of({"network": None}) == Cell()
+    assert "network" not in Cell.of({"network": "conv"}).settings()
+
+
 def test_a_class_of_ones_own_is_told_by_its_file_and_what_it_says(own_file, monkeypatch):
     cell = Cell(guide=f"{own_file}:Mine")
     monkeypatch.chdir(own_file.parent)
@@ -81,6 +91,9 @@ def test_cells_of_one_group_differ_by_their_seed():
     [
         ({"gide": "iaf"}, "no setting 'gide'.*'guide'"),
         ({"guide": "iav"}, "guide: unknown name 'iav'"),
+        ({"network": "cnov"}, "network: unknown name 'cnov'"),
+        ({"network": "conv(chanels=3)"}, "no option 'chanels'"),
+        ({"network": ["conv"]}, "network must be text"),
         ({"guide": "iaf(num_flow=2)"}, "no option 'num_flow'"),
         ({"objective": "elbow"}, "unknown name 'elbow'"),
         ({"epochs": 0}, "epochs must be at least 1"),

@@ -34,6 +34,25 @@ def test_guides_of_a_frozen_design_take_over_the_model_that_is_theirs():
     assert grid.fitted_models == tuple(Cell(latent_dim=d, epochs=7, objective="iwae") for d in (2, 3))
 
 
+def test_a_network_of_both_sides_is_an_axis():
+    grid = Grid.of({"grid": {"network": ["mlp", "conv"], "seed": [0, 1]}, "common": {"decoder": "gated_mlp"}})
+    assert [(cell.encoder, cell.decoder) for cell in grid.cells] == [("mlp", "gated_mlp")] * 2 + [
+        ("conv", "gated_mlp")
+    ] * 2
+    assert grid.varying == ("encoder", "seed")
+    listed = Grid.of({"cells": [{"network": "conv"}, {"guide": "iaf"}], "common": {"network": "resnet"}})
+    assert [cell.decoder for cell in listed.cells] == ["conv", "resnet"]
+
+
+@pytest.mark.parametrize("where", ["common", "grid"])
+def test_a_frozen_model_has_the_decoder_of_the_network_of_both_sides(where):
+    settings = {"common": {"network": "conv"}} if where == "common" else {}
+    axes = {"guide": ["mean_field", "iaf"]} | ({"network": ["conv", "resnet"]} if where == "grid" else {})
+    grid = Grid.of({"design": "frozen", "grid": axes, **settings})
+    assert [cell.fitted_model.decoder for cell in grid.cells] == [cell.decoder for cell in grid.cells]
+    assert {cell.decoder for cell in grid.cells} == ({"conv"} if where == "common" else {"conv", "resnet"})
+
+
 def test_a_grid_goes_to_a_file_and_back():
     grid = Grid.of({"design": "frozen", "grid": {"guide": ["mean_field", "iaf"]}})
     assert Grid.of(yaml.safe_load(yaml.safe_dump(grid.description()))) == grid

@@ -15,6 +15,14 @@ from pyro_vae.testing.suite import latent_sites
 
 N = 5
 
+NOT_LINEAR = ("negative_binomial", "zero_inflated_negative_binomial", "student_t", "poisson")
+"""Likelihoods whose log-density falls like the logarithm of the decoder's numbers, or like their exponential: these
+cannot make weights of millions of nats, or make such that float64 does not resolve them either."""
+
+PAIRS = [
+    parts._replace(likelihood="bernoulli") if parts.likelihood.startswith(NOT_LINEAR) else parts for parts in TOGETHER
+]
+
 
 def large(parts, factor):
     """A float32 pair whose decoder's numbers are as large as the factor, and data of hundreds where they may be."""
@@ -36,7 +44,7 @@ def terms_of(trace):
     return sum(value.double().reshape(N, -1).sum(1) for value in found if value.ndim)
 
 
-@pytest.mark.parametrize("parts", TOGETHER, ids=lambda parts: parts.guide.partition("(")[0])
+@pytest.mark.parametrize("parts", PAIRS, ids=lambda parts: parts.guide.partition("(")[0])
 def test_a_pair_of_large_numbers(parts):
     x, model, guide = large(parts, 3e6)
     wide_model, wide_guide = copy.deepcopy((model, guide))
@@ -60,7 +68,7 @@ def test_a_pair_of_large_numbers(parts):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("factor", [3e4, 3e6])
-@pytest.mark.parametrize("parts", TOGETHER, ids=lambda parts: parts.guide.partition("(")[0])
+@pytest.mark.parametrize("parts", PAIRS, ids=lambda parts: parts.guide.partition("(")[0])
 def test_float32_is_right_where_nothing_is_said(parts, factor):
     """The exact log-joint at the draw that float32 made, less the density that float32 gave it."""
     x, model, guide = large(parts, factor)

@@ -41,7 +41,7 @@ def test_every_part_comes_back_from_objects(parts, tmp_path):
 
 OPTIONS = {
     "mixture": "(num_components=3)", "vamp": "(num_components=3)", "categorical": "(levels=4)",
-    "discretized_logistic": "(levels=4)", "planar": "(num_flows=2)",
+    "discretized_logistic": "(levels=4)", "discretized_logistic_mixture": "(levels=4)", "planar": "(num_flows=2)",
 }  # fmt: skip
 
 

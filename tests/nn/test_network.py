@@ -10,9 +10,31 @@ from torch.testing import assert_close
 
 from pyro_vae.guides import MeanFieldGuide
 from pyro_vae.models.likelihoods import BernoulliLikelihood, CategoricalLikelihood, GaussianLikelihood
-from pyro_vae.nn import MLP, features_of, make_network
+from pyro_vae.nn import MLP, features_of, make_network, output_bias_of
 
 SIZES = {"in_features": 6, "out_features": 4, "hidden_dims": (5,), "activation": "relu", "x_shape": (1, 3, 2)}
+
+
+class Told(nn.Module):
+    """Keeps what it is told by name, and any other size."""
+
+    def __init__(self, role, **others):
+        super().__init__()
+        self.role, self.others = role, others
+
+    def forward(self, x):
+        return x
+
+
+class Channels(nn.Module):
+    """A convolution is its last layer, with a bias for each channel."""
+
+    def __init__(self):
+        super().__init__()
+        self.output = nn.Conv2d(4, 2, 1)
+
+    def forward(self, z):
+        return self.output(z.reshape(-1, 4, 1, 1).expand(-1, 4, 2, 2)).reshape(*z.shape[:-1], 8)
 
 
 class Plain(nn.Module):
@@ -37,6 +59,12 @@ def test_a_class_is_called_with_the_sizes_that_it_names():
     default, others = made(None), made(partial(MLP, hidden_dims=(9, 8)))
     assert (default.hidden_dims, default.activation) == ((5,), "relu")
     assert (others.hidden_dims, others.activation) == ((9, 8), "relu")
+
+
+def test_the_role_goes_to_a_constructor_that_names_it_alone():
+    network = make_network(Told, "Owner", "decoder", **SIZES, blocks=(1, 2))
+    assert network.role == "decoder"
+    assert network.others == SIZES
 
 
 def test_a_module_or_a_function_is_taken_as_it_is():
@@ -95,11 +123,28 @@ def test_guides_and_likelihoods_give_a_class_the_features_that_they_need():
         BernoulliLikelihood((1, 3, 2), 4, decoder=nn.Linear(4, 7))(torch.zeros(5, 4))
 
 
-def test_the_output_bias_of_a_decoder_without_one_stays_and_a_line_says_so(caplog):
-    likelihood = BernoulliLikelihood((6,), 4, decoder=Plain)
-    before = likelihood.decoder.linear.bias.clone()
+@pytest.mark.parametrize(
+    ("x_shape", "decoder"),
+    [
+        ((6,), Plain),
+        ((2, 2, 2), Channels()),
+    ],
+)
+def test_the_output_bias_of_a_decoder_without_one_stays_and_a_line_says_so(x_shape, decoder, caplog):
+    likelihood = BernoulliLikelihood(x_shape, 4, decoder=decoder)
+    before = {name: value.clone() for name, value in likelihood.state_dict().items()}
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
-        likelihood.initialize_bias(torch.full((6,), 0.3))
-    assert torch.equal(likelihood.decoder.linear.bias, before)
+        likelihood.initialize_bias(torch.full(x_shape, 0.3))
+    assert_close(likelihood.state_dict(), before, rtol=0, atol=0)
     (line,) = caplog.messages
-    assert line.startswith("BernoulliLikelihood: the output bias starts as the decoder Plain made it, and not at")
+    name = type(likelihood.decoder).__name__
+    assert line.startswith(f"BernoulliLikelihood: the output bias starts as the decoder {name} made it, and not at")
+
+
+def test_a_network_says_which_parameter_is_its_output_bias():
+    likelihood = BernoulliLikelihood((6,), 4, decoder=Plain)
+    likelihood.decoder.output_bias = likelihood.decoder.linear.bias
+    likelihood.initialize_bias(torch.full((6,), 0.3))
+    assert output_bias_of(likelihood.decoder) is likelihood.decoder.linear.bias
+    assert_close(likelihood(torch.zeros(4)).mean, torch.full((6,), 0.3))
+    assert output_bias_of(torch.tanh) is None

@@ -38,7 +38,8 @@ def others(cls, name):
     x = torch.rand(8, *X_SHAPE)
     made = {
         "x_shape": X_SHAPE, "x_dim": 3, "latent_dim": 2, "hidden_dims": (4,), "data": x,
-        "in_features": 3, "out_features": 2, "guide": MeanFieldGuide(X_SHAPE, 2, (4,)), "model": VAE(X_SHAPE, 2, (4,)),
+        "in_features": 3, "out_features": 2, "role": "decoder",
+        "guide": MeanFieldGuide(X_SHAPE, 2, (4,)), "model": VAE(X_SHAPE, 2, (4,)),
     }  # fmt: skip
     needed = [p.name for p in inspect.signature(cls).parameters.values() if p.name in made and p.name != name]
     return {key: made[key] for key in needed}

@@ -258,7 +258,8 @@ def inference_gaps(
         candidate = EvidenceCandidate.of(name, bound)
         candidates.append(candidate if row == 0 else replace(candidate, unusable=candidate.unusable | ~converged))
     if evidence is not None:
-        candidates.append(EvidenceCandidate.of(type(evidence).__name__, evidence))
+        name = "the given evidence" if type(evidence) is Estimate else type(evidence).__name__
+        candidates.append(EvidenceCandidate.of(name, evidence))
     finite = elbo.isfinite() & best_elbo.isfinite()
     comparable = finite & torch.stack([candidate.values.isfinite() for candidate in candidates]).all(0)
     best = best_evidence(candidates, comparable, pair.unit)

@@ -245,7 +245,7 @@ def test_a_cache_that_cannot_be_written_costs_only_time(monkeypatch, caplog):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/proc")
     level, (line,) = fitted(caplog, mean_field())
     assert level == "inductor"
-    assert line.startswith("compiled code cannot be kept in /proc (")
+    assert line.startswith("inductor: compiled code cannot be kept in /proc (")
     assert line.endswith("): each run compiles anew. Point $TORCHINDUCTOR_CACHE_DIR to a folder that can be written.")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/proc"
 

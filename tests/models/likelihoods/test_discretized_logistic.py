@@ -98,10 +98,10 @@ def test_draws_have_the_probabilities(loc, scale):
     assert p.support.check(make(loc, scale, torch.float32).sample((1000,))).all()
 
 
-@pytest.mark.parametrize("kind", [0.3, "shared", "per_pixel", "predicted"])
+@pytest.mark.parametrize("kind", [0.3, "shared", "per_pixel", "per_feature", "predicted"])
 def test_the_likelihood_reads_location_and_scale_off_its_features(kind):
     likelihood = DiscretizedLogisticLikelihood((2, 3), 2, (4,), scale=kind).double()
-    if kind in ("shared", "per_pixel"):
+    if kind in ("shared", "per_pixel", "per_feature"):
         torch.nn.init.uniform_(likelihood.log_scale, -3, -1)
     z, x = torch.randn(5, 2).double(), torch.randint(256, (5, 2, 3)) / 255
     features = likelihood.decoder(z)
@@ -109,11 +109,12 @@ def test_the_likelihood_reads_location_and_scale_off_its_features(kind):
         0.3: lambda: torch.tensor(0.3).double(),
         "shared": lambda: likelihood.log_scale.exp(),
         "per_pixel": lambda: likelihood.log_scale.exp(),
+        "per_feature": lambda: likelihood.log_scale.exp(),
         "predicted": lambda: START * features[:, 6:].exp().reshape(5, 2, 3),
     }[kind]()
     expected = DiscretizedLogistic(features[:, :6].reshape(5, 2, 3), scale).log_prob(x).sum((1, 2))
     assert_close(likelihood(z).log_prob(x.double()), expected, rtol=1e-6, atol=1e-6)
-    assert ("log_scale" in dict(likelihood.named_parameters())) == (kind in ("shared", "per_pixel"))
+    assert ("log_scale" in dict(likelihood.named_parameters())) == (kind in ("shared", "per_pixel", "per_feature"))
 
 
 @pytest.mark.parametrize("kind", [1e-3, 10.0, "per_pixel", "predicted"])
