@@ -3,7 +3,10 @@
 import ast
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
 
 from pyro_vae.parts import parse_part
 
@@ -34,6 +37,12 @@ def model_for(guide: str) -> str:
             for key in (held.part, parse_part("guide", held.part)[0]):
                 models.setdefault(key, held.model)
     return models.get(guide) or models[parse_part("guide", guide)[0]]
+
+
+def data_for(guide: str, x: Tensor) -> Any:
+    """x, or x and labels where these are what the model that a guide is for is given."""
+    num_classes = parse_part("model", model_for(guide))[1].get("num_classes")
+    return x if num_classes is None else (x, torch.arange(len(x)) % num_classes)
 
 
 @cache

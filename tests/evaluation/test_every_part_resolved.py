@@ -10,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_weights
+from pyro_vae.programs.modules import as_args
 from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.testing.suite import latent_sites
 
@@ -27,6 +28,7 @@ PAIRS = [
 def large(parts, factor):
     """A float32 pair whose decoder's numbers are as large as the factor, and data of hundreds where they may be."""
     x, model, guide = made(parts)
+    x, *further = as_args(x)
     if parts.likelihood.startswith("gaussian"):
         x = 255 * x
     last = [module for module in model.likelihood.modules() if isinstance(module, nn.Linear)][-1]
@@ -34,7 +36,12 @@ def large(parts, factor):
     rows = slice(0, x[0].numel()) if "predicted" in parts.likelihood else slice(None)
     with torch.no_grad():
         last.weight[rows] *= factor
-    return x[:N], model.eval(), guide.eval()
+    return tuple(column[:N] for column in (x, *further)), model.eval(), guide.eval()
+
+
+def wide(x):
+    """All tensors of the data, and those of numbers in float64."""
+    return tuple(column.double() if column.is_floating_point() else column for column in x)
 
 
 def terms_of(trace):
@@ -52,11 +59,11 @@ def test_a_pair_of_large_numbers(parts):
     with torch.no_grad():
         # In float64, by plain Pyro from the same noise.
         torch.manual_seed(1)
-        drawn = poutine.trace(wide_guide).get_trace(x.double())
-        joint = poutine.trace(poutine.replay(wide_model, trace=drawn)).get_trace(x.double())
+        drawn = poutine.trace(wide_guide).get_trace(*wide(x))
+        joint = poutine.trace(poutine.replay(wide_model, trace=drawn)).get_trace(*wide(x))
         expected = terms_of(joint) - terms_of(drawn)
         torch.manual_seed(1)
-        found = log_weights(wide_model, wide_guide, x.double(), 1)[0]
+        found = log_weights(wide_model, wide_guide, wide(x), 1)[0]
     assert expected.abs().min() > 2e5
     assert_close(found, expected, rtol=1e-12, atol=1e-9)
     options = {"seed": 0, "compile": "off", "progress": False}
@@ -75,9 +82,9 @@ def test_float32_is_right_where_nothing_is_said(parts, factor):
     exact_model = copy.deepcopy(model).double()
     with torch.no_grad():
         torch.manual_seed(1)
-        drawn = poutine.trace(guide).get_trace(x)
-        wide = {name: site["value"].double() for name, site in latent_sites(drawn).items()}
-        exact = terms_of(poutine.trace(poutine.condition(exact_model, data=wide)).get_trace(x.double()))
+        drawn = poutine.trace(guide).get_trace(*x)
+        values = {name: site["value"].double() for name, site in latent_sites(drawn).items()}
+        exact = terms_of(poutine.trace(poutine.condition(exact_model, data=values)).get_trace(*wide(x)))
         torch.manual_seed(1)
         found = log_weights(model, guide, x, 1)[0]
         log_q = terms_of(drawn)

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from every_part import HIDDEN, LATENT_DIM, TOGETHER, X_SHAPE, images, made
-from held_parts import model_for
+from held_parts import data_for, model_for
 from torch import nn
 
 import pyro_vae
@@ -58,6 +58,7 @@ def test_every_combination_is_described_as_it_is(guide_name):
                     X_SHAPE, LATENT_DIM, HIDDEN, model=model_for(guide_name), guide=names[0], prior=names[1],
                     likelihood=names[2], data=lambda x=x: x,
                 )  # fmt: skip
+                x = data_for(guide_name, x)
                 expected = weights(model, guide, x)
             except ValueError:
                 # A VampPrior needs a posterior that can score any z, and a semi-amortized guide needs the model first.
