@@ -6,7 +6,7 @@ A part that no pair below has comes with the plain ones, as its own test file ma
 from typing import Any, NamedTuple
 
 import torch
-from held_parts import held_parts, inputs_for, model_for
+from held_parts import data_for, held_parts, model_for
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -31,6 +31,7 @@ TOGETHER = [
         "bottom_up(layers=('low_rank', 'iaf(num_flows=1, flow_hidden_dims=(8,))'))",
         "flow(num_flows=1, hidden_dims=(8,))", "gaussian", "dreg(num_particles=3)",
     ),
+    Parts("conditional(base='low_rank')", "student_t", "bernoulli", "iwae(num_particles=3)"),
     Parts("full_rank", "flow(num_flows=1, hidden_dims=(8,))", "gaussian", "dreg(num_particles=3)"),
     Parts(
         "householder(num_reflections=2)", "mixture(num_components=3)", "categorical(levels=4)",
@@ -79,11 +80,11 @@ def images(likelihood: str, n: int = 40) -> Tensor:
 
 
 def made(parts: Parts) -> tuple[Any, Program, Program]:
-    """Images (with labels if the model takes them), a guide of these parts and its model, the same at each call."""
+    """Images, with labels where the model is given some, a guide and its model; the same at each call."""
     x = images(parts.likelihood)
     torch.manual_seed(0)
     pair = make_pair(
         X_SHAPE, LATENT_DIM, HIDDEN, model=model_for(parts.guide), guide=parts.guide, prior=parts.prior,
         likelihood=parts.likelihood, data=lambda: x,
     )  # fmt: skip
-    return inputs_for(parts.guide, x), *pair
+    return data_for(parts.guide, x), *pair

@@ -3,7 +3,7 @@
 import ast
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,11 +39,10 @@ def model_for(guide: str) -> str:
     return models.get(guide) or models[parse_part("guide", guide)[0]]
 
 
-def inputs_for(guide: str, images: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-    """Images as a guide and its model take them: with a label of each from 0 to 2 if the model has classes."""
-    if "num_classes" not in model_for(guide):
-        return images
-    return images, torch.arange(len(images)) % 3
+def data_for(guide: str, x: Tensor) -> Any:
+    """x, or x and labels where these are what the model that a guide is for is given."""
+    num_classes = parse_part("model", model_for(guide))[1].get("num_classes")
+    return x if num_classes is None else (x, torch.arange(len(x)) % num_classes)
 
 
 @cache

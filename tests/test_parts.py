@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from held_parts import inputs_for, model_for
+from held_parts import data_for, model_for
 
 from pyro_vae import guides, log_weights, models, nn, objectives
 from pyro_vae.guides import MeanFieldGuide
@@ -136,7 +136,7 @@ def test_a_pair_by_names_with_options():
 def test_every_guide_is_made_by_its_name(guide):
     x = data()
     model, made = make_pair((1, 3, 2), 4, (5,), model=model_for(guide), guide=guide, data=lambda: x)
-    assert log_weights(model, made, inputs_for(guide, x[:3]), 2).isfinite().all()
+    assert log_weights(model, made, data_for(guide, x[:3]), 2).isfinite().all()
 
 
 @pytest.mark.parametrize("prior", sorted(part_names("prior")))

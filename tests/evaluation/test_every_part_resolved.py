@@ -1,18 +1,16 @@
 """Weights of millions of nats under every part: exact in float64, in float32 right or said to be lost."""
 
 import copy
-import math
 
 import pytest
 import torch
-from every_part import TOGETHER, X_SHAPE, made
+from every_part import TOGETHER, made
 from pyro import poutine
 from torch import nn
 from torch.testing import assert_close
 
 from pyro_vae import elbo_terms, log_weights
-from pyro_vae.data.image_data import first_of
-from pyro_vae.programs.modules import as_args, as_input
+from pyro_vae.programs.modules import as_args
 from pyro_vae.programs.precision import UNRESOLVED
 from pyro_vae.testing.suite import latent_sites
 
@@ -30,19 +28,20 @@ PAIRS = [
 def large(parts, factor):
     """A float32 pair whose decoder's numbers are as large as the factor, and data of hundreds where they may be."""
     x, model, guide = made(parts)
+    x, *further = as_args(x)
     if parts.likelihood.startswith("gaussian"):
         x = 255 * x
     last = [module for module in model.likelihood.modules() if isinstance(module, nn.Linear)][-1]
     # Of the means alone, where scales are predicted as well.
-    rows = slice(0, math.prod(X_SHAPE)) if "predicted" in parts.likelihood else slice(None)
+    rows = slice(0, x[0].numel()) if "predicted" in parts.likelihood else slice(None)
     with torch.no_grad():
         last.weight[rows] *= factor
-    return first_of(x, N), model.eval(), guide.eval()
+    return tuple(column[:N] for column in (x, *further)), model.eval(), guide.eval()
 
 
-def in_float64(x):
-    """What the programs are called with, all but labels in float64."""
-    return [column.double() if column.is_floating_point() else column for column in as_args(x)]
+def wide(x):
+    """All tensors of the data, and those of numbers in float64."""
+    return tuple(column.double() if column.is_floating_point() else column for column in x)
 
 
 def terms_of(trace):
@@ -60,11 +59,11 @@ def test_a_pair_of_large_numbers(parts):
     with torch.no_grad():
         # In float64, by plain Pyro from the same noise.
         torch.manual_seed(1)
-        drawn = poutine.trace(wide_guide).get_trace(*in_float64(x))
-        joint = poutine.trace(poutine.replay(wide_model, trace=drawn)).get_trace(*in_float64(x))
+        drawn = poutine.trace(wide_guide).get_trace(*wide(x))
+        joint = poutine.trace(poutine.replay(wide_model, trace=drawn)).get_trace(*wide(x))
         expected = terms_of(joint) - terms_of(drawn)
         torch.manual_seed(1)
-        found = log_weights(wide_model, wide_guide, as_input(in_float64(x)), 1)[0]
+        found = log_weights(wide_model, wide_guide, wide(x), 1)[0]
     assert expected.abs().min() > 2e5
     assert_close(found, expected, rtol=1e-12, atol=1e-9)
     options = {"seed": 0, "compile": "off", "progress": False}
@@ -83,9 +82,9 @@ def test_float32_is_right_where_nothing_is_said(parts, factor):
     exact_model = copy.deepcopy(model).double()
     with torch.no_grad():
         torch.manual_seed(1)
-        drawn = poutine.trace(guide).get_trace(*as_args(x))
-        wide = {name: site["value"].double() for name, site in latent_sites(drawn).items()}
-        exact = terms_of(poutine.trace(poutine.condition(exact_model, data=wide)).get_trace(*in_float64(x)))
+        drawn = poutine.trace(guide).get_trace(*x)
+        values = {name: site["value"].double() for name, site in latent_sites(drawn).items()}
+        exact = terms_of(poutine.trace(poutine.condition(exact_model, data=values)).get_trace(*wide(x)))
         torch.manual_seed(1)
         found = log_weights(model, guide, x, 1)[0]
         log_q = terms_of(drawn)

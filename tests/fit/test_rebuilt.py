@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from every_part import HIDDEN, LATENT_DIM, TOGETHER, X_SHAPE, images, made
-from held_parts import inputs_for, model_for
+from held_parts import data_for, model_for
 from torch import nn
 
 import pyro_vae
@@ -53,24 +53,24 @@ def test_every_combination_is_described_as_it_is(guide_name):
         for likelihood_name in part_names("likelihood"):
             names = [f"{name}{OPTIONS.get(name, '')}" for name in (guide_name, prior_name, likelihood_name)]
             x = images(likelihood_name, 6)
-            inputs = inputs_for(guide_name, x)
             try:
                 model, guide = make_pair(
                     X_SHAPE, LATENT_DIM, HIDDEN, model=model_for(guide_name), guide=names[0], prior=names[1],
                     likelihood=names[2], data=lambda x=x: x,
                 )  # fmt: skip
-                expected = weights(model, guide, inputs)
+                x = data_for(guide_name, x)
+                expected = weights(model, guide, x)
             except ValueError:
                 # A VampPrior needs a posterior that can score any z, and a semi-amortized guide needs the model first.
                 assert prior_name == "vamp"
                 continue
-            described = checked_description(model, guide, inputs)
+            described = checked_description(model, guide, x)
             assert is_buildable(described), (names, described)
             described = yaml.safe_load(yaml.safe_dump(described))
             built = build_pair(described, "here")
             for name, ours in (("model", model), ("guide", guide)):
                 built[name].load_state_dict(ours.state_dict())
-            assert torch.equal(weights(*built.values(), inputs), expected), names
+            assert torch.equal(weights(*built.values(), x), expected), names
             built_any = True
     assert built_any
 

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from held_parts import held_parts, inputs_for, model_for
+from held_parts import data_for, held_parts, model_for
 from torch.testing import assert_close
 
 from pyro_vae import log_likelihood
@@ -27,7 +27,7 @@ def test_compiled_weights_equal_those_of_pyro_under_a_seed(part, caplog):
     """To 1e-5, some eighty roundings of float32: a log-weight is a sum of ten terms or more that partly cancel."""
     torch.manual_seed(0)
     model, guide = make_pair((1, 3, 2), 4, (5,), model=model_for(part), guide=part, data=lambda: EVERY_IMAGE)
-    x = inputs_for(part, torch.rand(6, 1, 3, 2).round())
+    x = data_for(part, torch.rand(6, 1, 3, 2).round())
     with caplog.at_level(logging.WARNING, logger="pyro_vae"):
         expected, found = (log_likelihood(model, guide, x, 300, seed=4, compile=level) for level in ("off", "inductor"))
     assert [record for record in caplog.records if record.name == "pyro_vae"] == []

@@ -96,21 +96,21 @@ def test_arguments_that_do_not_fit_are_told_so(arguments, message):
         ConditionalGuide((3,), 2, **arguments)
 
 
-class LabelledSuite(GuideSuite):
+class Labelled:
     def data(self, part, n, dtype=torch.float32):
         return super().data(part, n, dtype), torch.randint(3, (n,))
 
 
-class TestContract(LabelledSuite):
+class TestContract(Labelled, GuideSuite):
     part = "conditional"
     model = "conditional_vae(num_classes=3)"
 
 
-class TestContractOfAFlow(LabelledSuite):
+class TestContractOfAFlow(Labelled, GuideSuite):
     part = "conditional(base='iaf(num_flows=2, flow_hidden_dims=(8,), context_dim=4)')"
     model = "conditional_vae(conditional_prior=True, num_classes=3)"
 
 
-class TestContractWithoutADensity(LabelledSuite):
+class TestContractWithoutADensity(Labelled, GuideSuite):
     part = "conditional(base='auxiliary(context_dim=4)')"
     model = "conditional_vae(num_classes=3)"

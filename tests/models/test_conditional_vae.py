@@ -155,16 +155,16 @@ def test_a_guide_of_x_alone_is_no_guide_of_the_pair():
         pyro_vae.log_weights(model, guide, (torch.zeros(7, 5), LABELS), 2)
 
 
-class LabelledSuite(ModelSuite):
+class Labelled:
     def data(self, part, n, dtype=torch.float32):
         return super().data(part, n, dtype), torch.randint(3, (n,))
 
 
-class TestContract(LabelledSuite):
+class TestContract(Labelled, ModelSuite):
     part = "conditional_vae(num_classes=3)"
 
 
-class TestContractOfALearnedPrior(LabelledSuite):
+class TestContractOfALearnedPrior(Labelled, ModelSuite):
     part = "conditional_vae(conditional_prior=True, num_classes=3)"
 
 

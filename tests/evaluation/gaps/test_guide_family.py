@@ -5,7 +5,7 @@ import math
 import pyro
 import pytest
 import torch
-from held_parts import inputs_for, model_for
+from held_parts import data_for, model_for
 from pyro import distributions as dist
 from torch.distributions import AffineTransform, ExpTransform, SigmoidTransform
 
@@ -181,7 +181,7 @@ KNOWN = {
 def test_every_guide_of_the_library(name):
     x = torch.rand(6, 1, 2, 2).round()
     model, guide = make_pair((1, 2, 2), 3, (4,), model=model_for(name), guide=name, data=lambda: x)
-    found = own_family(model, guide, inputs_for(name, x))
+    found = own_family(model, guide, data_for(name, x))
     assert found == KNOWN.get(name, found)
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pyro
 import pytest
 import torch
-from held_parts import inputs_for, model_for
+from held_parts import data_for, model_for
 from pyro import distributions as dist
 from refusals import leave
 from torch.distributions import kl_divergence
@@ -236,9 +236,8 @@ def test_every_guide_of_the_library_can_be_asked_and_is_captured(name, caplog):
     """A q* is not worse than q, but for noise, and the parts add up."""
     x = torch.rand(3, 1, 2, 2).round()
     model, guide = make_pair((1, 2, 2), 2, (4,), model=model_for(name), guide=name, data=lambda: x)
-    gaps = inference_gaps(
-        model, guide, inputs_for(name, x), num_samples=200, evidence_samples=200, max_steps=100, seed=0
-    )
+    x = data_for(name, x)
+    gaps = inference_gaps(model, guide, x, num_samples=200, evidence_samples=200, max_steps=100, seed=0)
     assert caplog.text == ""
     assert not gaps.flagged.any()
     assert (gaps.amortization_gap.per_datum > -4 * gaps.amortization_gap.standard_errors - 1e-5).all()
