@@ -38,6 +38,8 @@ class Likelihood(Protocol):
 class PosteriorGuide(Protocol):
     """A guide whose density is closed: ``posterior(x)`` is q(z | x), batch ``(batch,)``, event ``(latent_dim,)``.
 
+    A guide of several latent sites has it only if it samples first the one on which the prior stands: that site's law.
+
     Any guide, or a distribution that it samples from, may have an attribute ``family``, "diagonal", "full_rank" or
     "flow": the maps that lead from any member of its family to any other. ``fills_family = False`` beside it says that
     they also lead out of it.

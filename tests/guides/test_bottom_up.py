@@ -8,7 +8,9 @@ from torch import nn
 from torch.distributions import Normal
 from torch.testing import assert_close
 
-from pyro_vae import log_likelihood, log_weights
+from pyro_vae import fit, load_run, log_likelihood, log_weights
+from pyro_vae.comparison.own_code import code_of
+from pyro_vae.errors import RunError
 from pyro_vae.guides import AuxiliaryGuide, BottomUpGuide, FullRankGuide, LowRankGuide, MeanFieldGuide
 from pyro_vae.models.priors import VampPrior
 from pyro_vae.parts import make_pair
@@ -117,6 +119,21 @@ class Shifted(MeanFieldGuide):
 def test_layers_that_do_not_fit_are_refused(layers, message):
     with pytest.raises(ValueError, match=message):
         BottomUpGuide((4,), 2, (5,), inner_latent_dims=(3,), layers=layers)
+
+
+def test_the_file_of_a_layer_is_imported_and_hashed_as_that_of_a_part_is(tmp_path):
+    """A run folder may name it only where the folder is trusted, and results know which code they are of."""
+    file = tmp_path / "own_layer.py"
+    file.write_text("from pyro_vae.guides import MeanFieldGuide\n\n\nclass Mine(MeanFieldGuide):\n    pass\n")
+    text = f"bottom_up(layers=('mean_field', '{file}:Mine'))"
+    model, guide = make_pair((4,), 2, (5,), model="hierarchical_vae(inner_latent_dims=(3,))", guide=text)
+    x = torch.rand(20, 4).round()
+    fit(model, guide, x, epochs=1, batch_size=10, compile="off", out=tmp_path / "run")
+    with pytest.raises(RunError, match=r"own_layer\.py:Mine"):
+        load_run(tmp_path / "run")
+    assert type(load_run(tmp_path / "run", trust=True).guide.guides[1]).__name__ == "Mine"
+    before = code_of({"guide": text}, [])
+    assert before.keys() == {"guide.layers.1"}
 
 
 @pytest.mark.parametrize("option", ["rnak=4", "layers=('mean_field', 'low_rank(rnak=4)')"])
