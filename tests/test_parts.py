@@ -301,7 +301,7 @@ def test_a_side_that_is_named_does_not_have_the_network_of_both(side, other):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"network": "conv", "model": "linear_gaussian"}, "no decoder: .*network.* decoder='mlp'"),
+        ({"network": "conv", "model": "linear_gaussian"}, "takes no decoder: .*='mlp'"),
         ({"network": "conv(channels=(3,))"}, "x_shape must be"),
         ({"network": "conv(role='encoder')"}, "role is the pair's"),
         ({"encoder": "mpl"}, "encoder: unknown name 'mpl'"),

@@ -89,6 +89,7 @@ class GatedConvNetwork(ImageNetwork):
                 f"{self.strides}."
             )
         sizes = self.sizes(self.strides, "strides=(1, 1, 2, 1, 1)", round_up=True)
+        last: list[nn.Module] = []
         if role == "encoder":
             layers = [
                 GatedConvolution(nn.Conv2d(n_in, 2 * n_out, KERNEL, stride, padding=KERNEL // 2))
@@ -96,7 +97,6 @@ class GatedConvNetwork(ImageNetwork):
                     pairwise((self.image_channels, *self.channels)), self.strides, strict=True
                 )
             ]
-            last = []
         else:
             # A layer backwards makes the channels that it takes forwards; the outermost makes as many as it takes.
             outs = (self.channels[0], *self.channels[:-1])

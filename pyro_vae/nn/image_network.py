@@ -93,13 +93,14 @@ class ImageNetwork(nn.Module):
             layer: from the numbers of inputs and outputs to a linear layer with its activation.
         """
         self.inner_shape = inner_shape
+        last: list[nn.Module] = []
+        widths: tuple[int, ...]
         if self.role == "encoder":
             extra = self.in_features - math.prod(self.x_shape)
             widths = (math.prod(inner_shape) + extra, *linear_dims)
-            last = [nn.Linear(widths[-1], self.out_features)]
+            last.append(nn.Linear(widths[-1], self.out_features))
         else:
             widths = (self.in_features, *reversed(linear_dims), math.prod(inner_shape))
-            last = []
             self.output_bias = nn.Parameter(torch.zeros(self.out_features))
         self.linear = nn.Sequential(*(layer(n_in, n_out) for n_in, n_out in pairwise(widths)), *last)
         self.convolutions = convolutions

@@ -11,7 +11,7 @@ from pyro_vae.parts import make_pair, part_names
 TEXTS = {
     "conv": "conv(channels=(4, 6), linear_dims=(5,))",
     "gated_conv": "gated_conv(channels=(3, 4), strides=(2, 2), vector_dim=5)",
-    "resnet": "resnet(channels=(4, 8), num_blocks=2, groups=2)",
+    "resnet": "resnet(channels=(4,), num_blocks=2, groups=2)",
 }
 """Small ones; a network that is not named here is taken as it is."""
 
