@@ -1,8 +1,8 @@
 """The guide of several stochastic layers that samples them from the datum upward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pyro
 from pyro.nn import PyroModule
@@ -107,7 +107,7 @@ class BottomUpGuide(PyroModule):
         flatten_event(x, self.x_shape, "BottomUpGuide")
         z = x
         with pyro.plate(PLATE, len(x), dim=-1):
-            for level, guide in enumerate(self.guides, start=1):
+            for level, guide in enumerate(cast(Iterable[PosteriorGuide], self.guides), start=1):
                 z = pyro.sample(layer_site(level), guide.posterior(z))
         return z
 

@@ -41,18 +41,19 @@ def between_layers(
     >>> between_layers("here", (100, 100), 2), between_layers("here", ((64,), (32, 16)), 2)
     (((100, 100), (100, 100)), ((64,), (32, 16)))
     """
-    is_sequence = isinstance(inner_hidden_dims, Sequence) and not isinstance(inner_hidden_dims, str)
-    if not (is_sequence and any(isinstance(dims, Sequence) for dims in inner_hidden_dims)):
-        _check_dims(who, "inner_hidden_dims", inner_hidden_dims)
-        return (tuple(inner_hidden_dims),) * num_pairs  # type: ignore[arg-type]
-    if len(inner_hidden_dims) != num_pairs:
+    given: Any = inner_hidden_dims
+    is_sequence = isinstance(given, Sequence) and not isinstance(given, str)
+    if not (is_sequence and any(isinstance(dims, Sequence) for dims in given)):
+        _check_dims(who, "inner_hidden_dims", given)
+        return (tuple(given),) * num_pairs
+    if len(given) != num_pairs:
         raise ValueError(
             f"{who}: inner_hidden_dims must be one tuple of widths, or one for each of the {num_pairs} pairs of "
-            f"neighbouring latent layers; got {len(inner_hidden_dims)} tuples."
+            f"neighbouring latent layers; got {len(given)} tuples."
         )
-    for dims in inner_hidden_dims:
+    for dims in given:
         _check_dims(who, "inner_hidden_dims", dims)
-    return tuple(tuple(dims) for dims in inner_hidden_dims)  # type: ignore[arg-type]
+    return tuple(tuple(dims) for dims in given)
 
 
 def _check_dims(who: str, name: str, dims: Any) -> None:
