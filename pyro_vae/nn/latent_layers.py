@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import nn
+
 from pyro_vae.runtime.checks import check_count, in_short
+
+BOUNDED = ("tanh",)
+"""Activations whose values have bounds."""
+
+START = 0.1
+"""What the last layers' first weights are multiplied by: scales that follow a draw z start within exp(0.1 |z|)."""
 
 
 def layer_dims(who: str, latent_dim: int, inner_latent_dims: Sequence[int]) -> tuple[int, ...]:
@@ -54,6 +63,22 @@ def between_layers(
     for dims in given:
         _check_dims(who, "inner_hidden_dims", dims)
     return tuple(tuple(dims) for dims in given)
+
+
+def start_small(network: Any, activation: str) -> None:
+    """Start a network whose input is a draw with small features, where its activation has no bounds.
+
+    Its features, log scales among them, then grow with the tails of the draw. At Glorot's size, the scales of a few
+    such layers on top of each other overflow before anything is learned.
+
+    Args:
+        network: its last linear layer is its attribute ``output``; without one it is left as it is.
+        activation: of its hidden layers.
+    """
+    output = getattr(network, "output", None)
+    if activation not in BOUNDED and isinstance(output, nn.Linear):
+        with torch.no_grad():
+            output.weight.mul_(START)
 
 
 def _check_dims(who: str, name: str, dims: Any) -> None:
