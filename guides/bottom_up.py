@@ -1,15 +1,15 @@
 """The guide of several stochastic layers that samples them from the datum upward."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_vae.nn import Network, flatten_event
-from pyro_vae.nn.latent_layers import between_layers, layer_dims
+from pyro_vae.nn.latent_layers import between_layers, layer_dims, start_small
 from pyro_vae.parts import make_part
 from pyro_vae.programs.sites import PLATE, layer_site
 from pyro_vae.protocols import PosteriorGuide
@@ -22,6 +22,9 @@ class BottomUpGuide(PyroModule):
     Each factor is the posterior of a guide of one layer, whose datum is the layer below: any guide with
     ``posterior(x)`` and without a model will do. With the defaults this is the recognition network of Burda et al.
     (2015), x - 200 - 200 - z1 (100) - 100 - 100 - z2 (50), with diagonal Gaussians.
+
+    Where the activation has no bounds, as all have but ``"tanh"``, the last layers of the networks that see a draw
+    start at a tenth of Glorot's size: at full size the scales of several layers overflow.
 
     q(z_L | x) has no closed density, so that there is no ``posterior``.
 
@@ -96,6 +99,9 @@ class BottomUpGuide(PyroModule):
                    encoder=networks[i])
             for i, layer in enumerate(each)
         ])  # fmt: skip
+        for layer, guide in list(zip(each, self.guides, strict=True))[1:]:
+            if isinstance(layer, str):
+                start_small(getattr(guide, "encoder", None), activation)
 
     @property
     def encoder(self) -> Any:
@@ -107,7 +113,7 @@ class BottomUpGuide(PyroModule):
         flatten_event(x, self.x_shape, "BottomUpGuide")
         z = x
         with pyro.plate(PLATE, len(x), dim=-1):
-            for level, guide in enumerate(self.guides, start=1):
+            for level, guide in enumerate(cast(Iterable[PosteriorGuide], self.guides), start=1):
                 z = pyro.sample(layer_site(level), guide.posterior(z))
         return z
 

@@ -1,8 +1,8 @@
 """The guide of several stochastic layers that corrects the model's own path from the top down."""
 
 import math
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, cast
 
 import pyro
 from pyro import distributions as dist
@@ -88,6 +88,7 @@ class TopDownGuide(PyroModule):
     (torch.Size([7, 100]), torch.Size([50]))
     """
 
+    encoder: Callable[[Tensor], Tensor] | None
     prior_comes_later: ClassVar[bool] = True
     """The model's prior may need ``posterior``, which uses none of the model."""
 
@@ -162,10 +163,10 @@ class TopDownGuide(PyroModule):
         """Return location and log scale of each layer's estimate, nearest to x first."""
         d = flatten_event(x, self.x_shape, WHO)
         if self.encoder is not None:
-            width = self.estimates[0].in_features
+            width = cast(MLP, self.estimates[0]).in_features
             (d,) = features_of(self.encoder, d, {"upward": width}, WHO, "encoder")
             d = self.activate(d)
-        found = [self.estimates[0](d).chunk(2, dim=-1)]
+        found: list[tuple[Tensor, ...]] = [self.estimates[0](d).chunk(2, dim=-1)]
         for upward, estimate in zip(self.upward, self.estimates[1:], strict=True):
             d = d if isinstance(upward, nn.Identity) else self.activate(upward(d))
             found.append(estimate(d).chunk(2, dim=-1))
@@ -185,4 +186,5 @@ class TopDownGuide(PyroModule):
                 f"{WHO}: the model's {layer_site(level)} must have {dim} dims; it has {tuple(p.event_shape)}. Give the "
                 f"model and the guide the same inner_latent_dims."
             )
-        return p.base_dist
+        path: Normal = p.base_dist
+        return path

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.nn import MLP, Network, flatten_event
-from pyro_vae.nn.latent_layers import between_layers, layer_dims
+from pyro_vae.nn.latent_layers import between_layers, layer_dims, start_small
 from pyro_vae.programs.sites import OBSERVED, PLATE, layer_site
 
 
@@ -22,7 +22,8 @@ class HierarchicalVAE(PyroModule):
 
     Location and log scale of a layer come from one network. With the defaults this is the two-layer model of Burda et
     al. (2015), x - 200 - 200 - z1 (100) - 100 - 100 - z2 (50). Without inner layers it is the VAE, whose latent is then
-    called z1.
+    called z1. Where the activation has no bounds, as all have but ``"tanh"``, the last layers of the networks between
+    latent layers start at a tenth of Glorot's size: at full size the scales of several layers overflow.
 
     Sites: plate ``"data"`` (dim -1) with latents ``"z1"``, nearest to x, to ``"zL"``, events of the layers'
     dimensions, and observed ``"x"``, event ``x_shape``.
@@ -98,6 +99,8 @@ class HierarchicalVAE(PyroModule):
                 for level, hidden in enumerate(between, start=1)
             ]
         )
+        for network in self.networks:
+            start_small(network, activation)
         # The likelihood keeps the decoder, and describes it in a run folder.
         self.decoder = None
         self.likelihood = likelihood or BernoulliLikelihood(x_shape, dims[0], hidden_dims, activation, decoder=decoder)

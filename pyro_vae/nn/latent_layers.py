@@ -3,7 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import nn
+
 from pyro_vae.runtime.checks import check_count, in_short
+
+BOUNDED = ("tanh",)
+"""Activations whose values have bounds."""
+
+START = 0.1
+"""What the last layers' first weights are multiplied by: scales that follow a draw z start within exp(0.1 |z|)."""
 
 
 def layer_dims(who: str, latent_dim: int, inner_latent_dims: Sequence[int]) -> tuple[int, ...]:
@@ -41,18 +50,35 @@ def between_layers(
     >>> between_layers("here", (100, 100), 2), between_layers("here", ((64,), (32, 16)), 2)
     (((100, 100), (100, 100)), ((64,), (32, 16)))
     """
-    is_sequence = isinstance(inner_hidden_dims, Sequence) and not isinstance(inner_hidden_dims, str)
-    if not (is_sequence and any(isinstance(dims, Sequence) for dims in inner_hidden_dims)):
-        _check_dims(who, "inner_hidden_dims", inner_hidden_dims)
-        return (tuple(inner_hidden_dims),) * num_pairs  # type: ignore[arg-type]
-    if len(inner_hidden_dims) != num_pairs:
+    given: Any = inner_hidden_dims
+    is_sequence = isinstance(given, Sequence) and not isinstance(given, str)
+    if not (is_sequence and any(isinstance(dims, Sequence) for dims in given)):
+        _check_dims(who, "inner_hidden_dims", given)
+        return (tuple(given),) * num_pairs
+    if len(given) != num_pairs:
         raise ValueError(
             f"{who}: inner_hidden_dims must be one tuple of widths, or one for each of the {num_pairs} pairs of "
-            f"neighbouring latent layers; got {len(inner_hidden_dims)} tuples."
+            f"neighbouring latent layers; got {len(given)} tuples."
         )
-    for dims in inner_hidden_dims:
+    for dims in given:
         _check_dims(who, "inner_hidden_dims", dims)
-    return tuple(tuple(dims) for dims in inner_hidden_dims)  # type: ignore[arg-type]
+    return tuple(tuple(dims) for dims in given)
+
+
+def start_small(network: Any, activation: str) -> None:
+    """Start a network whose input is a draw with small features, where its activation has no bounds.
+
+    Its features, log scales among them, then grow with the tails of the draw. At Glorot's size, the scales of a few
+    such layers on top of each other overflow before anything is learned.
+
+    Args:
+        network: its last linear layer is its attribute ``output``; without one it is left as it is.
+        activation: of its hidden layers.
+    """
+    output = getattr(network, "output", None)
+    if activation not in BOUNDED and isinstance(output, nn.Linear):
+        with torch.no_grad():
+            output.weight.mul_(START)
 
 
 def _check_dims(who: str, name: str, dims: Any) -> None:

@@ -27,9 +27,9 @@ def images(n):
     return (torch.rand(n, *SHAPE, generator=generator) < torch.where(cluster, 0.85, 0.2)).float()
 
 
-def train(model, guide, x, epochs=20, **settings):
+def train(model, guide, x, epochs=20, compile="trace", **settings):
     optimizer = partial(Adam, lr=0.02)
-    return fit(model, guide, x, optimizer=optimizer, epochs=epochs, batch_size=20, compile="trace", seed=0, **settings)
+    return fit(model, guide, x, optimizer=optimizer, epochs=epochs, batch_size=20, compile=compile, seed=0, **settings)
 
 
 @pytest.fixture(scope="module", params=["bottom_up", "top_down"])
@@ -78,7 +78,9 @@ def test_gaps_add_up(fitted):
 def test_calibration_ranks_every_unit(fitted):
     model, guide, x = fitted
     found = sbc(model, guide, x[:2], num_data=40, num_draws=7, seed=0)
-    assert set(found.units) >= {"z1[0]", "z2[1]"}
+    assert found.ranks.shape == (40, 5)
+    assert found.ranks.min() >= 0
+    assert found.ranks.max() <= 7
 
 
 @pytest.mark.parametrize("guide_name", ["bottom_up", "top_down"])
@@ -87,7 +89,7 @@ def test_a_run_resumes_bit_for_bit_and_is_loaded(guide_name, tmp_path):
     for folder, stops in (("whole", (4,)), ("resumed", (2, 4))):
         for epochs in stops:
             pair = made(guide_name)
-            train(*pair, x, epochs=epochs, out=tmp_path / folder, resume=True)
+            train(*pair, x, epochs=epochs, compile="off", out=tmp_path / folder, resume=True)
         ends.append(pair)
     for whole, resumed in zip(*ends, strict=True):
         for name, value in whole.state_dict().items():

@@ -70,6 +70,29 @@ def test_draws_are_ancestral():
     assert (off.abs() < 4 * products.std(0) / n**0.5).all()
 
 
+@pytest.mark.parametrize("guide_name", ["bottom_up", "top_down"])
+def test_five_layers_without_bounds_start_with_finite_weights(guide_name):
+    """The layers of Sonderby et al.; at Glorot's full size scales overflow for some of these 200 data."""
+    text = "hierarchical_vae(inner_latent_dims=(64, 32, 16, 8), inner_hidden_dims=((128,), (64,), (32,), (32,)))"
+    model, guide = make_pair((64,), 4, (128,), model=text, guide=guide_name, activation="elu")
+    x = torch.rand(200, 64).round()
+    with torch.no_grad():
+        assert pyro_vae.log_weights(model, guide, x, 20).isfinite().all()
+        assert model(x).abs().max() < 1e3
+
+
+def test_the_bounded_activation_starts_at_glorots_size():
+    for activation, factor in (("tanh", 1.0), ("relu", 0.1)):
+        model, guide = make_pair((6,), 30, (20,), model="hierarchical_vae", guide="bottom_up", activation=activation)
+        for layer in (model.networks[0].output, guide.guides[1].encoder.output):
+            bound = (6 / (layer.in_features + layer.out_features)) ** 0.5
+            assert layer.weight.abs().max().item() == pytest.approx(factor * bound, rel=0.01)
+        first = guide.guides[0].encoder.output
+        assert first.weight.abs().max().item() == pytest.approx(
+            (6 / (first.in_features + first.out_features)) ** 0.5, rel=0.01
+        )
+
+
 def test_parts_are_taken_as_given():
     prior, likelihood = GaussianMixturePrior(3, num_components=2), BernoulliLikelihood((4,), 5, (2,))
     model = HierarchicalVAE((4,), 3, inner_latent_dims=(5,), prior=prior, likelihood=likelihood)
