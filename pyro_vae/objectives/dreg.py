@@ -62,8 +62,8 @@ class DReG(IWAE, LeafBound):
         """Return what is differentiated in place of the bound, ``(batch,)``."""
         if not sampled.pair.latent_masks_agree:
             raise ValueError(
-                f"{type(self).__name__}: the guide's sites carry different masks, for which it has no unbiased gradient. "
-                f"Use IWAE, or give all latent sites the same."
+                f"{type(self).__name__}: the guide's sites carry different masks, for which it has no unbiased "
+                f"gradient. Use IWAE, or give all latent sites the same."
             )
         normalized = sampled.terms.log_weight.detach().softmax(0)
         if _have_scales_of_their_own(sampled):
