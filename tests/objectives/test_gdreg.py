@@ -199,6 +199,47 @@ def test_at_the_posterior_the_variance_is_told_by_how_much_x_says(noise):
     assert variances[1] / variances[0] == pytest.approx((scale / noise) ** 4, rel=0.06)
 
 
+def refusing(program, most_dims):
+    """The program, which fails where a layer has more dims."""
+
+    def run(x):
+        with pyro.poutine.trace() as recorded:
+            program(x)
+        for name in recorded.trace.stochastic_nodes:
+            if recorded.trace.nodes[name]["value"].ndim > most_dims:
+                raise ValueError("one batch dim only")
+
+    return run
+
+
+@pytest.mark.parametrize("order", ["bottom_up", "top_down"])
+def test_repeated_rows_have_the_gradient_of_an_outer_plate(order):
+    """Of the same noise: a pair that refuses a second batch dim has its samples in the batch."""
+    torch.manual_seed(0)
+    model, guide = LinearGaussianChain(4, 2, (3,)).double(), LinearGaussianChain(4, 2, (3,)).double()
+    x, parameters = torch.randn(5, 4).double(), [*model.parameters(), *guide.parameters()]
+    found = []
+    for program in (model, refusing(model, 2)):
+        objective = GDReG(3)
+        # The first call learns how the pair's samples lie, which draws.
+        objective.loss(program, getattr(guide, order), x)
+        torch.manual_seed(1)
+        loss = objective.differentiable_loss(program, getattr(guide, order), x)
+        found.append(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
+    assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("order", ["bottom_up", "top_down"])
+def test_the_mean_gradient_is_iwaes_where_samples_are_run_one_by_one(order, caplog):
+    """The parameters have a row for each datum, so that data cannot be repeated."""
+    toy = Layers(ROWS, 2, order, linear=False)
+    toy.model = refusing(toy.model, 2)
+    plain, generalized = toy.gradients(IWAE(2)), toy.gradients(GDReG(2))
+    assert any("one by one" in message for message in caplog.messages)
+    assert largest_z_score(generalized, plain) < LIMIT
+    assert variance_ratio(generalized, plain, "p1") < 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("level", "order"), [("trace", "bottom_up"), ("trace", "top_down"), ("inductor", "top_down")])
 def test_recorded_steps_train_a_hierarchy_as_eager_ones(level, order):
