@@ -75,7 +75,8 @@ class Quantity:
 def quantities_of(measured: Mapping[str, Mapping[str, Any]], own: Mapping[str, type]) -> dict[str, Quantity]:
     """Return the quantities of a cell that are columns of tables, by name.
 
-    These are the estimates and numbers that a result class names in ``columns``. If it names none, they are all
+    These are the estimates and numbers that a result class names in ``columns``, where ``"rate[]"`` stands for
+    ``"rate[z1]"`` and whatever else of this kind the summary has. If it names none, they are all
     estimates of an evaluation of the user's own; and of one of the package's, the estimates that no other evaluation
     has.
 
@@ -89,12 +90,27 @@ def quantities_of(measured: Mapping[str, Mapping[str, Any]], own: Mapping[str, t
         if columns is None:
             estimates = [key for key, value in summary.items() if is_estimate(value)]
             columns = {key: "" for key in estimates if evaluation in own or name_of(evaluation, key) == key}
-        for key, better in columns.items():
+        for key, better in _with_parts(columns, summary).items():
             value: Any = summary.get(key)
             if is_estimate(value) or isinstance(value, int | float):
                 name, unit = name_of(evaluation, key), "" if isinstance(value, int | float) else value["unit"]
                 quantities[name] = Quantity(name, evaluation, key, better, unit)
     return quantities
+
+
+def _with_parts(columns: Mapping[str, str], summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns with a column for each part of those that end in ``[]``.
+
+    >>> _with_parts({"rate[]": "lower"}, {"rate": 3.0, "rate[z1]": 1.0, "rate[z2]": 2.0})
+    {'rate[z1]': 'lower', 'rate[z2]': 'lower'}
+    """
+    parts: dict[str, str] = {}
+    for key, better in columns.items():
+        if key.endswith("[]"):
+            parts |= {name: better for name in summary if name.startswith(key[:-1])}
+        else:
+            parts[key] = better
+    return parts
 
 
 def name_of(evaluation: str, key: str) -> str:

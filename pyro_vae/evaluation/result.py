@@ -16,7 +16,7 @@ class Result:
     columns: ClassVar[Mapping[str, str] | None] = None
     """Which estimates and facts become columns of a comparison, each with one of "higher", "lower" and "": which of its
     values is better, by which configurations are ranked, or "" where neither is. None makes columns of all estimates,
-    which are not ranked."""
+    which are not ranked. ``"rate[]"`` stands for the rate of each part, as ``"rate[z1]"``."""
 
     datum: str = "datum"
     """What a datum is called."""

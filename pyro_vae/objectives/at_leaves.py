@@ -45,7 +45,13 @@ class LeafBound(ParticleBound):
         """Where the model is run, given what the guide drew."""
         return leaves_of
 
-    def put_together(self, sampled: Sampled, weights: Tensor, path_weight: Callable[[Tensor, Any], Any]) -> Tensor:
+    def put_together(
+        self,
+        sampled: Sampled,
+        weights: Tensor,
+        path_weight: Callable[[Tensor, Any], Any],
+        scores: Callable[[Particles, Particles, LogTerms, Tensor], Tensor] | None = None,
+    ) -> Tensor:
         r"""Return ``(batch,)`` with two gradients: the model's, and the guide's through its samples alone.
 
         .. math:: \sum_k a_k \Big(\nabla_\theta \log p(x, z_k) + \sum_i c_{ki}
@@ -59,6 +65,8 @@ class LeafBound(ParticleBound):
             path_weight: computes c, the weight of the gradient through the samples, from two arguments: a, in a shape
                 that broadcasts with a site's elements, and the factor of these elements' log q within the bound (a KL
                 weight, a mask).
+            scores: computes, from the arguments of :meth:`of_model`, what has the gradient of the guide's density that
+                is subtracted beside; by default c accounts for all of it.
         """
         who = type(self).__name__
         sampled.require_reparameterized(who)
@@ -70,7 +78,7 @@ class LeafBound(ParticleBound):
                 terms, _ = at_leaves.scaled_terms()
                 model = self.of_model(run, at_leaves, terms, a)
             path = through_samples(run, weighted(a, terms.log_weight), partial(_path_weight_of, path_weight, run, a))
-            parts.append(model + path)
+            parts.append(model + path if scores is None else model + path - scores(run, at_leaves, terms, a))
         return torch.cat(parts).sum(0)
 
     def of_model(self, run: Particles, at_leaves: Particles, terms: LogTerms, weights: Tensor) -> Tensor:  # noqa: ARG002
@@ -157,6 +165,20 @@ def slopes_at(run: Particles, values: Tensor) -> tuple[Tensor, ...]:
     """Return the derivatives of the values' sum in the leaf of each site that the guide draws, in its order."""
     leaves = [run.replayed.nodes[site["name"]]["value"] for site in run.latents]
     return torch.autograd.grad(values.sum(), leaves, retain_graph=True, allow_unused=True, materialize_grads=True)
+
+
+def along_later_draws(run: Particles, partial: tuple[Tensor, ...]) -> list[Tensor | None]:
+    """Return the total derivative in each site that the guide draws, with the noise of later draws fixed.
+
+    It is made of the derivatives at the leaves, ``partial``. None for a draw that has no gradient.
+    """
+    values = [site["value"] for site in run.latents]
+    followed = [value for value in values if value.requires_grad]
+    if not followed:
+        return [None] * len(values)
+    moved = [(slope * value).sum() for slope, value in zip(partial, values, strict=True)]
+    found = iter(torch.autograd.grad(sum(moved), followed, retain_graph=True))
+    return [next(found) if value.requires_grad else None for value in values]
 
 
 def sum_per_datum(run: Particles, site: Site, elements: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Independent
 
-from pyro_vae.objectives.at_leaves import element_scale, slopes_at, sum_per_datum, weighted
+from pyro_vae.objectives.at_leaves import along_later_draws, element_scale, slopes_at, sum_per_datum, weighted
 from pyro_vae.objectives.dreg import DReG
 from pyro_vae.programs.own_noise import at_own_noise
 from pyro_vae.programs.particles import LogTerms, Particles, Site, latent_sites, samples
@@ -133,7 +133,7 @@ def _slopes(
     drawn = {site["name"]: _log_prob_of_draw(at_leaves, site) for site in at_leaves.latents}
     of_weight = weighted(weights * (1 - weights), terms.log_weight)
     partial = slopes_at(run, of_weight)
-    total = _along_later_draws(run, partial)
+    total = along_later_draws(run, partial)
     slopes: dict[str, Tensor] = {}
     for name in names:
         place = order.index(name)
@@ -147,17 +147,6 @@ def _slopes(
         )  # fmt: skip
         slopes[name] = slope + (total[place] if later_move else partial[place])
     return slopes
-
-
-def _along_later_draws(run: Particles, partial: tuple[Tensor, ...]) -> list[Tensor | None]:
-    """Return the total derivative in each site, with the noise of later draws fixed; None where draws have no graph."""
-    values = [site["value"] for site in run.latents]
-    followed = [value for value in values if value.requires_grad]
-    if not followed:
-        return [None] * len(values)
-    moved = [(slope * value).sum() for slope, value in zip(partial, values, strict=True)]
-    found = iter(torch.autograd.grad(sum(moved), followed, retain_graph=True))
-    return [next(found) if value.requires_grad else None for value in values]
 
 
 def _log_prob_of_draw(run: Particles, site: Site) -> Tensor:

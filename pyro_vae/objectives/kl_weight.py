@@ -7,6 +7,9 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.subsample_messenger import _Subsample
 from torch import Tensor
 
+BY_SITE = "pyro_vae_kl_weight_by_site"
+"""Set, in a site's ``infer``, where sites have weights of their own: they may differ in one step and not in another."""
+
 
 class KLWeight(Messenger):
     r"""Scales the log-probabilities of latent sites by beta, on model and guide alike.
@@ -41,3 +44,5 @@ class KLWeight(Messenger):
         is_latent = not msg["is_observed"] or "has_rsample" in vars(msg["fn"])
         if is_latent and not isinstance(msg["fn"], _Subsample):
             msg["scale"] = msg["scale"] * self.by_site.get(msg["name"], self.beta)
+            if self.by_site:
+                msg["infer"] = {**msg["infer"], BY_SITE: True}

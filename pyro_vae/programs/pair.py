@@ -149,9 +149,8 @@ class Pair:
         self.scale: Any = rest_of_scale(observed[0])
         """What multiplies the log-probabilities of the data in a loss, beside what subsamples stand for."""
         self.scales_agree = all(_equal(rest_of_scale(site), self.scale) for site in observed)
-        self.latent_scales_agree = all(
-            _equal(site["scale"], latent[0]["scale"]) and _equal(_is_kept(site), _is_kept(latent[0])) for site in latent
-        )
+        self.latent_scales_agree = all(_equal(site["scale"], latent[0]["scale"]) for site in latent)
+        self.latent_masks_agree = all(_equal(_is_kept(site), _is_kept(latent[0])) for site in latent)
         self.masked = has_masked_latents(model_trace) or has_masked_latents(guide_trace)
         """Whether latent elements of some data may be masked, in model or guide."""
         self.off_circle = _off_circle(model_trace, guide_trace)

@@ -199,6 +199,47 @@ def test_at_the_posterior_the_variance_is_told_by_how_much_x_says(noise):
     assert variances[1] / variances[0] == pytest.approx((scale / noise) ** 4, rel=0.06)
 
 
+def refusing(program, most_dims):
+    """The program, which fails where a layer has more dims."""
+
+    def run(x):
+        with pyro.poutine.trace() as recorded:
+            program(x)
+        for name in recorded.trace.stochastic_nodes:
+            if recorded.trace.nodes[name]["value"].ndim > most_dims:
+                raise ValueError("one batch dim only")
+
+    return run
+
+
+@pytest.mark.parametrize("order", ["bottom_up", "top_down"])
+def test_repeated_rows_have_the_gradient_of_an_outer_plate(order):
+    """Of the same noise: a pair that refuses a second batch dim has its samples in the batch."""
+    torch.manual_seed(0)
+    model, guide = LinearGaussianChain(4, 2, (3,)).double(), LinearGaussianChain(4, 2, (3,)).double()
+    x, parameters = torch.randn(5, 4).double(), [*model.parameters(), *guide.parameters()]
+    found = []
+    for program in (model, refusing(model, 2)):
+        objective = GDReG(3)
+        # The first call learns how the pair's samples lie, which draws.
+        objective.loss(program, getattr(guide, order), x)
+        torch.manual_seed(1)
+        loss = objective.differentiable_loss(program, getattr(guide, order), x)
+        found.append(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
+    assert_close(found[0], found[1], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("order", ["bottom_up", "top_down"])
+def test_the_mean_gradient_is_iwaes_where_samples_are_run_one_by_one(order, caplog):
+    """The parameters have a row for each datum, so that data cannot be repeated."""
+    toy = Layers(ROWS, 2, order, linear=False)
+    toy.model = refusing(toy.model, 2)
+    plain, generalized = toy.gradients(IWAE(2)), toy.gradients(GDReG(2))
+    assert any("one by one" in message for message in caplog.messages)
+    assert largest_z_score(generalized, plain) < LIMIT
+    assert variance_ratio(generalized, plain, "p1") < 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("level", "order"), [("trace", "bottom_up"), ("trace", "top_down"), ("inductor", "top_down")])
 def test_recorded_steps_train_a_hierarchy_as_eager_ones(level, order):
@@ -222,32 +263,79 @@ def test_recorded_steps_train_a_hierarchy_as_eager_ones(level, order):
     assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("objective", [DReG(2), GDReG(2)])
-def test_layers_with_weights_of_their_own_are_refused(objective):
-    toy = Layers(3, 2, "top_down")
-
-    def scaled(program):
-        def run(x):
-            with pyro.poutine.trace() as recorded, Halved("z2"):
-                program(x)
-            return recorded
-
-        return run
-
-    with pytest.raises(ValueError, match="different scales or masks"):
-        objective.differentiable_loss(scaled(toy.model), scaled(toy.guide), toy.x)
+@pytest.mark.parametrize("order", ["bottom_up", "top_down", "shared"])
+@pytest.mark.parametrize("by_kl_weight", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_the_mean_gradient_is_iwaes_where_layers_have_weights_of_their_own(order, by_kl_weight):
+    """By a KL weight for each layer, or by a scale around one site, in guide and model."""
+    weights = {"z1": torch.tensor(0.4).double(), "z2": torch.tensor(2.5).double()}
+    toy = Layers(ROWS, 2, order, linear=False)
+    with KLWeight(torch.ones(()).double(), weights) if by_kl_weight else Scaled("z2", 2.5):
+        plain, double, generalized = (toy.gradients(objective) for objective in (IWAE(3), DReG(3), GDReG(3)))
+    assert largest_z_score(double, plain) < LIMIT
+    assert largest_z_score(generalized, plain) < LIMIT
 
 
-class Halved(pyro.poutine.messenger.Messenger):
-    """Halves the log-probability of one site."""
+@pytest.mark.parametrize("objective", [DReG(3), GDReG(3)])
+def test_equal_weights_by_layer_have_the_gradient_of_one_weight(objective):
+    """Draw by draw, where one weight takes another way; and weights that were equal in a first step may then differ."""
+    toy = Layers(6, 2, "bottom_up")
+    half = torch.tensor(0.5).double()
+    with KLWeight(half):
+        exact = toy.gradients(objective)
+    fresh = type(objective)(3)
+    weights = {"z1": half.clone(), "z2": half.clone()}
+    with KLWeight(torch.ones(()).double(), weights):
+        found = toy.gradients(fresh)
+        for name, gradient in exact.items():
+            assert_close(found[name], gradient, rtol=1e-8, atol=1e-8, msg=name)
+        weights["z2"].fill_(2.0)
+        later, anew = toy.gradients(fresh), toy.gradients(type(objective)(3))
+    for name, gradient in anew.items():
+        assert_close(later[name], gradient, rtol=1e-10, atol=1e-10, msg=name)
 
-    def __init__(self, name):
+
+def test_a_guide_whose_draws_are_not_known_has_its_score_under_weights_by_layer():
+    """A Gamma law's draws are differentiated, but no T of it is known."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            scale = pyro.sample("scale", dist.Gamma(parameters["p.a"][: len(x)].exp(), 1.0))
+            z = pyro.sample("z", dist.Normal(parameters["p.b"][: len(x)], scale.sqrt()))
+            pyro.sample("x", dist.Normal(z, 0.8), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            scale = pyro.sample("scale", dist.Gamma(parameters["q.a"][: len(x)].exp(), 1.5))
+            pyro.sample("z", dist.Normal(parameters["q.b"][: len(x)] + 0.3 * scale, 0.7))
+
+    parameters = {
+        name: torch.full((ROWS,), value, dtype=torch.float64, requires_grad=True)
+        for name, value in (("p.a", 0.9), ("p.b", 0.1), ("q.a", 1.1), ("q.b", 0.3))
+    }
+    x = torch.full((ROWS,), 0.8, dtype=torch.float64)
+    gradients = {}
+    for objective in (IWAE(3), DReG(3), GDReG(3)):
+        torch.manual_seed(0)
+        with Scaled("scale", 0.5):
+            loss = objective.differentiable_loss(model, guide, x)
+        values = torch.autograd.grad(loss, list(parameters.values()))
+        gradients[type(objective)] = {
+            name: value.unsqueeze(1) for name, value in zip(parameters, values, strict=True)
+        }  # fmt: skip
+    assert largest_z_score(gradients[DReG], gradients[IWAE]) < LIMIT
+    assert largest_z_score(gradients[GDReG], gradients[IWAE]) < LIMIT
+
+
+class Scaled(pyro.poutine.messenger.Messenger):
+    """Scales the log-probability of one site."""
+
+    def __init__(self, name, scale):
         super().__init__()
-        self.name = name
+        self.name, self.scale = name, scale
 
     def _pyro_sample(self, msg):
         if msg["name"] == self.name:
-            msg["scale"] = msg["scale"] * 0.5
+            msg["scale"] = msg["scale"] * self.scale
 
 
 class TestContract(ObjectiveSuite):

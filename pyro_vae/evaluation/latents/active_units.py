@@ -21,7 +21,7 @@ LEVEL = 0.01
 class ActiveUnits(Result):
     """What :func:`active_units` returns."""
 
-    columns = MappingProxyType({"active_units": ""})
+    columns = MappingProxyType({"active_units": "", "active_units[]": ""})
 
     variance: Tensor = field(repr=False)
     """Var_x(E_q[z | x]) of each unit, ``(units,)``, float64; unbiased, so below 0 at times. NaN for one datum."""
@@ -105,11 +105,17 @@ class ActiveUnits(Result):
             )  # fmt: skip
         return by_site
 
+    @property
+    def count_by_site(self) -> dict[str, int | None]:
+        """How many units of each of several latent sites are active, as ``active_units[z1]``; empty for one site."""
+        parts = self.by_site
+        return {f"active_units[{name}]": part.count for name, part in parts.items()} if len(parts) > 1 else {}
+
     def facts(self) -> dict[str, Any]:
         """Return how many units are active, how many are undecided, and which vary most."""
         return {
             "active_units": self.count,
-            "active_by_site": {name: part.count for name, part in self.by_site.items()},
+            **self.count_by_site,
             "num_undecided": self.num_undecided,
             "latent_dim": len(self.variance),
             "threshold": self.threshold,

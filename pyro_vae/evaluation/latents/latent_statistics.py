@@ -36,7 +36,12 @@ VALUE, DENSITY, RATIO = "value of ", "log-density of ", "log-ratio of "
 class LatentStatistics(Result):
     """What :func:`latent_statistics` returns; everything in nats, float64, on the CPU."""
 
-    columns = MappingProxyType({"mutual_information": "", "marginal_kl": "", "num_collapsed": ""})
+    columns = MappingProxyType(
+        {
+            "mutual_information": "", "mutual_information[]": "", "marginal_kl": "", "rate[]": "", "num_collapsed": "",
+            "num_collapsed[]": "",
+        }
+    )  # fmt: skip
 
     rate: Estimate
     """KL(q(z | x) || p(z)) of each datum."""
@@ -111,13 +116,12 @@ class LatentStatistics(Result):
         return super().estimates | rates | parts
 
     @property
-    def num_collapsed_by_site(self) -> dict[str, int]:
-        """How many units of each latent site have collapsed."""
+    def _collapsed_by_site(self) -> dict[str, int]:
         owners = [unit.rpartition("[")[0] for unit in self.units]
         collapsed = dict.fromkeys(owners, 0)
         for owner, gone in zip(owners, self.collapsed.tolist(), strict=True):
             collapsed[owner] += gone
-        return collapsed
+        return {f"num_collapsed[{name}]": number for name, number in collapsed.items()} if len(collapsed) > 1 else {}
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers of single units, how many data there are, and why something is not known."""
@@ -126,8 +130,8 @@ class LatentStatistics(Result):
             "active_units": self.active_units.count,
             "collapsed_units": [name for name, gone in zip(self.units, self.collapsed, strict=True) if gone],
             "num_collapsed": int(self.collapsed.sum()),
-            "collapsed_by_site": self.num_collapsed_by_site,
-            "active_by_site": {name: part.count for name, part in self.active_units.by_site.items()},
+            **self._collapsed_by_site,
+            **self.active_units.count_by_site,
             "units": list(self.units),
             "all_collapsed": self.all_collapsed,
             "kl_per_unit_nats": None if self.kl_per_unit is None else self.kl_per_unit.tolist(),

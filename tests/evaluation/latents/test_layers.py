@@ -8,6 +8,7 @@ import torch
 from pyro import distributions as dist
 from torch.testing import assert_close
 
+from pyro_vae.comparison.quantities import quantities_of
 from pyro_vae.evaluation import active_units, latent_statistics
 from pyro_vae.models import LinearGaussianChain
 
@@ -79,7 +80,7 @@ def test_active_units_by_layer(chain, order):
     for name, part in found.by_site.items():
         assert ((part.variance - exact[name]).abs() < 4 * part.standard_errors + 1e-9).all(), name
         assert part.count == (exact[name] > 0.01).sum()
-    assert found.summary()["active_by_site"] == {name: part.count for name, part in found.by_site.items()}
+        assert found.summary()[f"active_units[{name}]"] == part.count
 
 
 def information_of_two(loc, scale):
@@ -136,4 +137,8 @@ def test_information_by_layer_downwards():
     top, inner = (found.mutual_information_by_site[name] for name in ("z2", "z1"))
     assert_close(top.per_datum, torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12)
     assert abs(inner.mean - information_of_two(x[:, 0], 0.8).item()) < 4 * inner.standard_error
-    assert found.summary()["collapsed_by_site"] == {"z2": 0, "z1": 0}
+    summary = found.summary()
+    assert (summary["num_collapsed[z2]"], summary["num_collapsed[z1]"]) == (0, 0)
+    columns = quantities_of({"latent_statistics": summary}, {})
+    assert {"rate[z1]", "rate[z2]", "mutual_information[z1]", "num_collapsed[z2]"} <= set(columns)
+    assert columns["rate[z1]"].head() == "rate[z1]"
