@@ -124,6 +124,8 @@ class DiscretizedLogisticLikelihood(DecodedLikelihood):
     (torch.Size([5, 7]), torch.Size([1, 28, 20]))
     """
 
+    log_scale: Tensor
+
     def __init__(
         self,
         x_shape: Sequence[int],

@@ -52,8 +52,8 @@ class DiscretizedLogisticMixture(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "DiscretizedLogisticMixture":
         """Return a view with another batch shape."""
-        parts = (part.expand(*batch_shape, part.shape[-1]) for part in (self.logits, self.loc, self.scale))
-        return DiscretizedLogisticMixture(*parts, self.levels, validate_args=self._validate_args)
+        logits, loc, scale = (part.expand(*batch_shape, part.shape[-1]) for part in (self.logits, self.loc, self.scale))
+        return DiscretizedLogisticMixture(logits, loc, scale, self.levels, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability of each element."""
@@ -132,10 +132,10 @@ class CoupledLogisticMixture(TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> "CoupledLogisticMixture":
         """Return a view with another batch shape."""
         batch, old = torch.Size(batch_shape), len(self.batch_shape)
-        parts = (
+        logits, loc, scale, coefficients = (
             part.expand(batch + part.shape[old:]) for part in (self.logits, self.loc, self.scale, self.coefficients)
         )
-        return CoupledLogisticMixture(*parts, self.levels, validate_args=self._validate_args)
+        return CoupledLogisticMixture(logits, loc, scale, coefficients, self.levels, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-probability of each image."""

@@ -49,8 +49,8 @@ class StudentT(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> "StudentT":
         """Return a view with another batch shape."""
-        parameters = (parameter.expand(batch_shape) for parameter in (self.df, self.loc, self.scale))
-        return StudentT(*parameters, validate_args=self._validate_args)
+        df, loc, scale = (parameter.expand(batch_shape) for parameter in (self.df, self.loc, self.scale))
+        return StudentT(df, loc, scale, validate_args=self._validate_args)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return the log-density of each element."""
