@@ -31,6 +31,8 @@ class Guide(ConditionalGuide):
         super().__init__(x_shape, latent_dim, hidden_dims, num_classes=num_classes)
 '''
 
+PAIR = ["--model", "conditional_vae", "--guide", "conditional"]
+
 SIZES = [
     "--data", "stripes.npz", "--binarization", "threshold", "--latent_dim", "2", "--hidden_dims", "6", "--epochs", "2",
     "--batch_size", "10", "--num_test", "6", "--num_samples", "20", "--elbo_samples", "3", "--compile", "off",
@@ -111,7 +113,7 @@ def test_a_grid_has_its_report(folder):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--model", "conditional_vae", "--guide", "conditional"], "needs num_classes"),
+        (PAIR, "needs num_classes"),
         (
             ["--model", "conditional_vae", "--guide", "conditional", "--labels", "--prior", "vamp(num_components=3)"],
             "as vamp, has none",

@@ -6,7 +6,6 @@ import pytest
 from matplotlib import image
 from run_an_example import run_example
 
-
 pytestmark = pytest.mark.slow
 
 
