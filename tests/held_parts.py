@@ -53,14 +53,16 @@ def _suites() -> list[Held]:
 
 
 def suites_in(source: str) -> list[Held]:
-    """Each class of a module whose body sets `part` to a text."""
+    """Each class of a module whose body sets `part` to a text, with its bases outside the module."""
     found = []
+    bases: dict[str, list[str]] = {}
     for node in ast.parse(source).body:
         if isinstance(node, ast.ClassDef):
             texts = _texts_of(node)
-            bases = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+            direct = [ast.unparse(base).rpartition(".")[2] for base in node.bases]
+            bases[node.name] = [outer for base in direct for outer in bases.get(base, [base])]
             if "part" in texts:
-                found += [Held(base, **texts) for base in bases]
+                found += [Held(base, **texts) for base in bases[node.name]]
     return found
 
 

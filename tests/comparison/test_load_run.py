@@ -44,10 +44,16 @@ def draws(guide, x) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind in ("guide", "prior", "likelihood") for name in part_names(kind)]
+    ("kind", "name"),
+    [(kind, name) for kind in ("guide", "prior", "likelihood", "network") for name in part_names(kind)],
 )
 def test_a_run_of_the_command_line_comes_back_whatever_its_parts(kind, name, data, tmp_path):
     options = {"vamp": "(num_components=5)", "categorical": "(levels=2)", "discretized_logistic": "(levels=2)"}
+    options |= {
+        "conv": "(channels=(4, 6))",
+        "gated_conv": "(channels=(4,), strides=(2,))",
+        "resnet": "(channels=(16,))",
+    }
     text, run = name + options.get(name, ""), tmp_path / "run"
     model = model_for(name) if kind == "guide" else "vae"
     chosen = {"model": model, kind: text, "epochs": 1, "valid_size": 0}

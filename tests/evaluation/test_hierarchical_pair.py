@@ -46,7 +46,7 @@ def test_evidence_and_its_bounds_agree(fitted):
     model, guide, x = fitted
     x = x[:10]
     evidence = log_likelihood(model, guide, x, 2000, seed=0)
-    annealed = ais(model, guide, x, num_chains=8, num_temperatures=60, seed=0)
+    annealed = ais(model, x, num_chains=8, num_temperatures=60, seed=0)
     error = torch.hypot(evidence.standard_errors, annealed.standard_errors)
     assert ((evidence.per_datum - annealed.per_datum).abs() < 4 * error).all()
     terms = elbo_terms(model, guide, x, 200, seed=0)
@@ -77,7 +77,7 @@ def test_gaps_add_up(fitted):
 
 def test_calibration_ranks_every_unit(fitted):
     model, guide, x = fitted
-    found = sbc(model, guide, x[:2], num_data=40, num_samples=7, seed=0)
+    found = sbc(model, guide, x[:2], num_data=40, num_draws=7, seed=0)
     assert set(found.units) >= {"z1[0]", "z2[1]"}
 
 

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from pyro_vae import log_weights
 from pyro_vae.guides import MeanFieldGuide
+from pyro_vae.models import VAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood, CategoricalLikelihood, GaussianLikelihood
-from pyro_vae.nn import MLP, features_of, make_network, output_bias_of
+from pyro_vae.nn import MLP, ConvNetwork, features_of, make_network, output_bias_of
 
 SIZES = {"in_features": 6, "out_features": 4, "hidden_dims": (5,), "activation": "relu", "x_shape": (1, 3, 2)}
 
@@ -148,3 +150,18 @@ def test_a_network_says_which_parameter_is_its_output_bias():
     assert output_bias_of(likelihood.decoder) is likelihood.decoder.linear.bias
     assert_close(likelihood(torch.zeros(4)).mean, torch.full((6,), 0.3))
     assert output_bias_of(torch.tanh) is None
+
+
+def test_a_sequence_of_torchs_own_layers_is_a_network_of_images():
+    """Its convolutions take one batch dim alone; with a network's own layers, it gives that network's weights."""
+    ours = [ConvNetwork(16, 6, (1, 4, 4), "encoder"), ConvNetwork(3, 16, (1, 4, 4), "decoder")]
+    encoder = nn.Sequential(nn.Unflatten(-1, (1, 4, 4)), ours[0].convolutions, nn.Flatten(-3), ours[0].linear)
+    decoder = nn.Sequential(ours[1].linear, nn.Unflatten(-1, (64, 1, 1)), ours[1].convolutions, nn.Flatten(-3))
+    x = torch.rand(5, 1, 4, 4).round()
+    weights = []
+    for networks in (ours, (encoder, decoder)):
+        guide = MeanFieldGuide((1, 4, 4), 3, encoder=networks[0])
+        model = VAE((1, 4, 4), 3, decoder=networks[1])
+        torch.manual_seed(1)
+        weights.append(log_weights(model, guide, x, 7))
+    assert_close(*weights)

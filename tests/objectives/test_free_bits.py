@@ -4,11 +4,13 @@ import pyro
 import pytest
 import torch
 from gaussian_toy import Toy
+from layered_toy import Layers
 from pyro import distributions as dist
 from torch.testing import assert_close
 
 from pyro_vae.objectives import AnalyticKL, FreeBits
 from pyro_vae.objectives.kl_weight import KLWeight
+from pyro_vae.programs.pair import Pair
 from pyro_vae.testing import ObjectiveSuite
 
 
@@ -148,6 +150,35 @@ def test_auxiliary_sites_are_refused_by_name():
     toy = Toy(6)
     with pytest.raises(ValueError, match="site 'v' is auxiliary"):
         FreeBits(0.1).loss(toy.model, guide, toy.x)
+
+
+@pytest.mark.parametrize("per", ["site", "dim"])
+@pytest.mark.parametrize("floor", [0.0, 0.3, 1.0])
+def test_each_layer_is_charged_its_own_rate_or_the_floor(per, floor):
+    """Of z_1 the KL to p(z_1 | z_2) at the draws of z_2, closed, meaned over them."""
+    toy = Layers(50, 2, "top_down")
+    torch.manual_seed(0)
+    (run,) = Pair(toy.model, toy.guide, toy.x).run(toy.x, 1)
+    charged = torch.zeros((), dtype=torch.float64)
+    for name in ("z1", "z2"):
+        q, p = (trace.nodes[name]["fn"].base_dist for trace in (run.guide_trace, run.model_trace))
+        rates = torch.distributions.kl_divergence(q, p).mean((0, 1))
+        charged = charged + (rates if per == "dim" else rates.sum().reshape(1)).clamp(min=floor).sum()
+    exact = 50 * charged - run.terms().reconstruction.sum()
+    torch.manual_seed(0)
+    loss = FreeBits(floor, per).differentiable_loss(toy.model, toy.guide, toy.x)
+    assert loss.item() == pytest.approx(exact.item(), rel=1e-10)
+    parameters = list(toy.parameters.values())
+    found, gradients = (torch.autograd.grad(z, parameters, allow_unused=True, materialize_grads=True)
+                        for z in (loss, exact))  # fmt: skip
+    assert_close(found, gradients, rtol=1e-9, atol=1e-9)
+
+
+def test_a_guide_from_x_upwards_is_refused():
+    """p(z_1 | z_2) follows what the guide draws later, and the site's part of the rate is no divergence."""
+    toy = Layers(5, 2, "bottom_up")
+    with pytest.raises(ValueError, match="in different orders"):
+        FreeBits(0.1).loss(toy.model, toy.guide, toy.x)
 
 
 @pytest.mark.parametrize(

@@ -109,6 +109,7 @@ class ActiveUnits(Result):
         """Return how many units are active, how many are undecided, and which vary most."""
         return {
             "active_units": self.count,
+            "active_by_site": {name: part.count for name, part in self.by_site.items()},
             "num_undecided": self.num_undecided,
             "latent_dim": len(self.variance),
             "threshold": self.threshold,

@@ -24,7 +24,7 @@ LOG_2_PI = math.log(2 * math.pi)
 Values = Mapping[str, Tensor]
 
 Score = Callable[[Values], Tensor]
-"""From values ``(draws, *rest)`` of each site to log q(z | x) ``(draws, components)``."""
+"""From values ``(draws, *rest)`` of each site to log q(z_{<=s} | x) for each site s, ``(draws, components, sites)``."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,11 @@ class ForeignDensityError(ValueError):
 def log_aggregate(
     draws: LatentDraws, values: Values, members: Tensor, there: Tensor | None = None, blocks: MixtureBlocks = BLOCKS
 ) -> Tensor:
-    r"""Return log q(z) of every draw, ``(num_samples, N)``, in float64.
+    r"""Return log q(z_{<=s}) of every draw for each latent site s, ``(sites, num_samples, N)``, in float64.
 
-    .. math:: \log q(z) = \log \sum_{m \in M} q(z | x_m) - \log |M|
+    .. math:: \log q(z_{\le s}) = \log \sum_{m \in M} q(z_{\le s} | x_m) - \log |M|
+
+    z_{<=s} are s and the sites that the guide samples before it, so that the last one is log q(z).
 
     These are N^2 densities for each sample; a block of them is held at a time. A guide with one latent site is run once
     on each block, and the law at that site scores all draws; one with several sites is run again at the draws' values.
@@ -77,7 +79,7 @@ def log_aggregate(
         )
     flat = {name: value.flatten(0, 1) for name, value in values.items()}
     count = len(next(iter(flat.values())))
-    total = torch.full((count,), -torch.inf, dtype=torch.float64)
+    total = torch.full((count, len(values)), -torch.inf, dtype=torch.float64)
     with draws.at_rest(), draws.bar(draws.size, " posteriors") as bar:
         width = draws.block_of(blocks.components)
         for start in range(0, draws.size, width):
@@ -95,7 +97,8 @@ def log_aggregate(
                     log_q = log_q[:, chosen.to(log_q.device)]
                 total[rows] = torch.logaddexp(total[rows], log_q.logsumexp(1).cpu())
             bar.update(stop - start)
-    return (total - members.sum().double().log()).unflatten(0, next(iter(values.values())).shape[:2])
+    whole = total - members.sum().double().log()
+    return whole.unflatten(0, next(iter(values.values())).shape[:2]).movedim(-1, 0)
 
 
 def _scorer(
@@ -113,11 +116,11 @@ def _scorer(
     name, fn = latent[0]["name"], latent[0]["fn"]
     if _separates(fn, values[name]):
         gaussian = _gaussian(fn.base_dist)
-        return lambda chosen: gaussian(chosen[name]), blocks.pairs
+        return lambda chosen: gaussian(chosen[name]).unsqueeze(-1), blocks.pairs
 
     def direct(chosen: Values) -> Tensor:
         value = chosen[name].to(latent[0]["value"].device)
-        return fn.log_prob(value.unsqueeze(1).expand(-1, size, *fn.event_shape))
+        return fn.log_prob(value.unsqueeze(1).expand(-1, size, *fn.event_shape)).unsqueeze(-1)
 
     return direct, blocks.latents // max(1, fn.event_shape.numel())
 
@@ -139,8 +142,8 @@ def _rerun(draws: LatentDraws, block: tuple[Any, ...], latent: list[Site], value
     for chunk, count in layout.chunks(len(next(iter(values.values())))):
         chosen = {site["name"]: _spread(draws, site, values[site["name"]][chunk]) for site in latent}
         run = draws.pair.run_alone(draws.guide, block, count, FixedValues(chosen, layout))
-        sites = list(samples(run.guide_trace))
-        log_q.append(run.log_prob(sites))
+        of_sites = [run.log_prob([site]).double() for site in samples(run.guide_trace)]
+        log_q.append(torch.stack(of_sites, -1).cumsum(-1))
     return torch.cat(log_q)
 
 

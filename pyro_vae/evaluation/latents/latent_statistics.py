@@ -28,7 +28,7 @@ COLLAPSED = 0.01
 """Nats from the prior, on average over data, below which a unit says nothing of x."""
 
 TERMS = ("reconstruction", "log_prior", "log_guide")
-VALUE, RATIO = "value of ", "log-ratio of "
+VALUE, DENSITY, RATIO = "value of ", "log-density of ", "log-ratio of "
 """Of a latent site, in the names of a run's numbers."""
 
 
@@ -68,6 +68,9 @@ class LatentStatistics(Result):
     rate_by_site: dict[str, Estimate] = field(default_factory=dict, repr=False)
     """E_q[log q(z_s | ...) - log p(z_s | ...)] of each datum, by the name of the latent site s: its part of the rate,
     given the sites that the guide, and those that the model, samples before it."""
+    mutual_information_by_site: dict[str, Estimate] = field(default_factory=dict, repr=False)
+    """I_q(x; z_s | z_{<s}) by the name of the site, given the sites that the guide samples before it, which add up to
+    the mutual information; without sites where that is None."""
     no_kl: tuple[str, ...] = field(default=(), repr=False)
     """Sites whose law in the model follows sites that the guide samples later: their part of the rate, and that of
     their units, is no divergence and may be negative."""
@@ -100,9 +103,21 @@ class LatentStatistics(Result):
 
     @property
     def estimates(self) -> dict[str, Estimate]:
-        """Rate, distortion, mutual information, marginal KL and, of several sites, the rate of each."""
-        parts = self.rate_by_site if len(self.rate_by_site) > 1 else {}
-        return super().estimates | {f"rate[{name}]": part for name, part in parts.items()}
+        """Rate, distortion, mutual information, marginal KL and, of several sites, rate and information of each."""
+        if len(self.rate_by_site) < 2:
+            return super().estimates
+        rates = {f"rate[{name}]": part for name, part in self.rate_by_site.items()}
+        parts = {f"mutual_information[{name}]": part for name, part in self.mutual_information_by_site.items()}
+        return super().estimates | rates | parts
+
+    @property
+    def num_collapsed_by_site(self) -> dict[str, int]:
+        """How many units of each latent site have collapsed."""
+        owners = [unit.rpartition("[")[0] for unit in self.units]
+        collapsed = dict.fromkeys(owners, 0)
+        for owner, gone in zip(owners, self.collapsed.tolist(), strict=True):
+            collapsed[owner] += gone
+        return collapsed
 
     def facts(self) -> dict[str, Any]:
         """Return the numbers of single units, how many data there are, and why something is not known."""
@@ -111,6 +126,9 @@ class LatentStatistics(Result):
             "active_units": self.active_units.count,
             "collapsed_units": [name for name, gone in zip(self.units, self.collapsed, strict=True) if gone],
             "num_collapsed": int(self.collapsed.sum()),
+            "collapsed_by_site": self.num_collapsed_by_site,
+            "active_by_site": {name: part.count for name, part in self.active_units.by_site.items()},
+            "units": list(self.units),
             "all_collapsed": self.all_collapsed,
             "kl_per_unit_nats": None if self.kl_per_unit is None else self.kl_per_unit.tolist(),
             "no_kl": list(self.no_kl),
@@ -123,13 +141,11 @@ class LatentStatistics(Result):
         }
 
     def __str__(self) -> str:
-        text = f"rate {_short(self.rate)}"
-        if len(self.rate_by_site) > 1:
-            text += f" ({', '.join(f'{_short(part)} in {name}' for name, part in self.rate_by_site.items())})"
+        text = f"rate {_short(self.rate)}{_in_sites(self.rate_by_site)}"
         if self.mutual_information is not None and self.marginal_kl is not None:
             text += (
-                f" = mutual information {_short(self.mutual_information)} of at most log N = "
-                f"{math.log(self.num_members):.2f} + marginal KL {_short(self.marginal_kl)}"
+                f" = mutual information {_short(self.mutual_information)}{_in_sites(self.mutual_information_by_site)} "
+                f"of at most log N = {math.log(self.num_members):.2f} + marginal KL {_short(self.marginal_kl)}"
             )
         text += (
             f", distortion {_short(self.distortion)} nats/{self.datum} ({count(self.num_members, self.datum)}, "
@@ -145,6 +161,11 @@ class LatentStatistics(Result):
 
 def _short(estimate: Estimate) -> str:
     return f"{rounded_mean(estimate.mean)} (s.e. {rounded_error(estimate.standard_error)})"
+
+
+def _in_sites(parts: dict[str, Estimate]) -> str:
+    """Return the parts of several sites in brackets, "" of one."""
+    return f" ({', '.join(f'{_short(part)} in {name}' for name, part in parts.items())})" if len(parts) > 1 else ""
 
 
 def latent_statistics(
@@ -171,6 +192,10 @@ def latent_statistics(
     these N* data z came from: near log N it is limited by N, and more data would show more. The cost is N^2
     ``num_samples`` densities: cheap for diagonal Gaussians (two matrix products), but not for flows that are inverted
     dim by dim, which call for fewer data.
+
+    Of several latent sites each has a part in the rate and in the mutual information, which is
+    :math:`I_q(n; z_s | z_{<s})` given the sites that the guide samples before it: 0 of a layer that a bottom-up guide
+    samples from the layer below alone; of an inner layer of a top-down guide, what the layers above do not say.
 
     A unit is one number of one latent site. Where q and p are products over units, each has a KL of its own (closed
     where torch knows it, else sampled): its mean over x, and for several sites over the sites before it. Where model
@@ -218,10 +243,15 @@ def latent_statistics(
             raise NonFiniteError(
                 f"latent_statistics: a log-weight is NaN or infinite for each of the {draws.size} data."
             )
-        aggregate, no_aggregate = None, drawn.why_no_kl
+        aggregate, no_aggregate, information = None, drawn.why_no_kl, {}
         if drawn.repeats:
             try:
-                aggregate, no_aggregate = log_aggregate(draws, drawn.values, members, drawn.there), None
+                by_prefix = log_aggregate(draws, drawn.values, members, drawn.there)
+                aggregate, no_aggregate = by_prefix[-1], None
+                # log q(z_s | z_{<s}) of the aggregate posterior: a difference of those of two prefixes.
+                steps = by_prefix.diff(dim=0, prepend=torch.zeros_like(by_prefix[:1]))
+                log_densities = drawn.log_densities.items()
+                information = {name: log_q - step for (name, log_q), step in zip(log_densities, steps, strict=True)}
             except ForeignDensityError as reason:
                 no_aggregate = str(reason)
     reasons = {"mutual_information": no_aggregate, "marginal_kl": no_aggregate, "kl_per_unit": drawn.why_no_kl}
@@ -251,6 +281,7 @@ def latent_statistics(
         shares=None if there is None else there.double().mean(0),
         unresolved=rounding.lost(drawn.weight.abs().amax(0), slice(None)) & members,
         rate_by_site={name: mean(part) for name, part in drawn.log_ratios.items()},
+        mutual_information_by_site={name: mean(part) for name, part in information.items()},
         no_kl=tuple(name for name in drawn.values if name in draws.pair.follows_later),
     )
 
@@ -285,6 +316,8 @@ class _Drawn:
         """Of each latent site of the model, in the guide's order, ``(num_samples, N, *rest)``."""
         self.log_ratios = {site: whole(f"{RATIO}{site}") for site in sites}
         """Of each of these sites, log q - log p given what comes before it in each, ``(num_samples, N)``."""
+        self.log_densities = {site: whole(f"{DENSITY}{site}") for site in sites}
+        """Of each of these sites, log q given what comes before it, ``(num_samples, N)``."""
         self.units = tuple(f"{site}[{i}]" for site in sites for i in range(self.values[site][0, 0].numel()))
         self.there = whole("there")[0] if "there" in first else None
         """Which units of which data are not masked, ``(N, units)``; None where no latent site has a mask."""
@@ -315,6 +348,7 @@ class _Drawn:
             numbers[f"{VALUE}{name}"] = by_datum(run, site, site["value"])
             log_q = terms.log_guide if alone else run.log_prob([site])
             log_p = terms.log_prior if alone else run.log_prob([run.model_trace.nodes[name]])
+            numbers[f"{DENSITY}{name}"] = log_q.double()
             numbers[f"{RATIO}{name}"] = (log_q - log_p).double()
         if self._pair.masked:
             numbers["there"] = torch.cat([by_unit(run, site, _there(site)) for site in sites.values()], -1)

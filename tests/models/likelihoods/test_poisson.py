@@ -75,11 +75,11 @@ COUNTS, SIZES = torch.tensor([[0.0, 2, 5], [1, 1, 0]]), torch.tensor([7.0, 2.0])
 @pytest.mark.parametrize(
     ("library", "data", "message"),
     [
-        (True, COUNTS, r"needs the library size .*\(x, library\)"),
-        (False, (COUNTS, SIZES), r"second tensor, of shape \(2,\)"),
-        (True, (COUNTS, SIZES, SIZES), r"\(2,\), \(2,\), and PoissonLi"),
+        (True, COUNTS, r"needs the library size"),
+        (False, (COUNTS, SIZES), r"second tensor, of shape"),
+        (True, (COUNTS, SIZES, SIZES), r"PoissonLikelihood takes library"),
         (True, (COUNTS, SIZES[:, None]), r"must have shape \(batch,\)"),
-        (True, (COUNTS, SIZES - 2), r"1 of 2 size factors are not, as 0"),
+        (True, (COUNTS, SIZES - 2), r"1 of 2 size factors are not"),
         (True, (COUNTS, SIZES * torch.nan), r"2 of 2 size factors are"),
     ],
 )
@@ -90,7 +90,7 @@ def test_a_library_size_that_is_missing_or_of_no_use_is_refused(library, data, m
 
 def test_what_is_no_count_is_refused_by_fit():
     model, guide = pair(False)
-    with pytest.raises(SupportError, match=r"which 1.099 is not: give the c"):
+    with pytest.raises(SupportError, match=r"which 1.099 is not: give"):
         pyro_vae.fit(model, guide, COUNTS.log1p(), epochs=1, batch_size=2)
 
 
