@@ -118,6 +118,11 @@ class ConditionalGuide(PyroModule):
 
     def _posterior(self, x: Tensor, y: Tensor | None = None) -> Distribution:
         """Return q(z | x, y): batch ``(batch,)``, event ``(latent_dim,)``."""
+        if y is None:
+            raise ValueError(
+                "ConditionalGuide: posterior(x, y) needs y. A prior that asks the guide for it, as vamp, has none: "
+                "choose another one."
+            )
         q: Distribution = self.guide.posterior(self._rows(x, y))
         return q
 

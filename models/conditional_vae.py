@@ -1,7 +1,7 @@
 """The generative model of a conditional variational autoencoder."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 from pyro import distributions as dist
@@ -69,6 +69,7 @@ class ConditionalVAE(PyroModule):
     torch.Size([7, 50])
     """
 
+    given: ClassVar[str] = "y"
     prior: Callable[[], Distribution] | None
     likelihood: Callable[[Tensor], Distribution]
 

@@ -437,7 +437,7 @@ def make_pair(
     4
     """
     encoder, decoder = encoder or network, decoder or network
-    conditions = {"y_shape": None if y_shape is None else tuple(y_shape), "num_classes": num_classes}
+    conditions: dict[str, Any] = {"y_shape": None if y_shape is None else tuple(y_shape), "num_classes": num_classes}
     shapes = _shapes(x_shape, latent_dim) | conditions
     layers = {"hidden_dims": tuple(hidden_dims), "activation": activation}
     taken = _arguments("model", model)

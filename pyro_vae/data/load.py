@@ -103,7 +103,7 @@ def load_data(
     for split, stored in splits.by_name.items():
         drawn_later = way.resamples and split == "train"
         images[split] = stored.images if drawn_later else way.load(stored.images, split_generator(seed, split))
-    columns = {split: (tensor,) for split, tensor in images.items()}
+    columns: dict[str, tuple[Tensor, ...]] = {split: (tensor,) for split, tensor in images.items()}
     if quadrants is not None:
         parts = Quadrants(splits.train.images.shape[1:], quadrants)
         columns = {

@@ -49,6 +49,13 @@ class BoundResult(Result):
 
     caveat: str | None = None
     """Why the numbers are no bounds on a log-likelihood; None where they are."""
+    given: str | None = None
+    """What the model says that it has no density of, by its attribute ``given``, as "y"; None where it says nothing."""
+
+    @property
+    def evidence_in_words(self) -> str:
+        """What is bounded: "log p(x)", or "log p(x | y)"."""
+        return "log p(x)" if self.given is None else f"log p(x | {self.given})"
 
     @property
     def bound(self) -> bool:

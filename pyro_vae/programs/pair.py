@@ -140,6 +140,9 @@ class Pair:
         """Why the model is no joint density of the data and the latent sites; None where it is one."""
         self.caveat = self.unnormalised or _scored_in_part(model_trace, guide_trace, self.plate)
         """Why weights do not estimate p(x): the model is unnormalised, or a plate scores a part of them; else None."""
+        given = getattr(model, "given", None)
+        self.given = given if isinstance(given, str) else None
+        """What the model says that it has no density of, as "y" of p(x | y); None where it says nothing."""
         laws = {site["name"]: (site["fn"], guide_trace.nodes[site["name"]]["fn"]) for site in latent_sites(model_trace)}
         self.bounded = frozenset(name for name, (p, q) in laws.items() if may_leave(p, q) or may_leave(q, p))
         """Latent sites whose laws have different supports in the two programs."""

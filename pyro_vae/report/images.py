@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 SAMPLES, COLUMNS, ROWS = 64, 10, 3
 """Number of samples from the prior; columns and rows of test images, each with its reconstruction below it."""
 
+COMPLETED = (
+    "A column for each test image: the given quadrants; means of p(x | z, y) for the others, z drawn from the prior; "
+    "and the image."
+)
+"""Caption of images whose missing quadrants are completed."""
+
 UNITS = 8
 """Largest number of latent units that are traversed."""
 
@@ -84,15 +90,16 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
     test = data.first(cell.num_test)
     units = result.measured["active_units"]["most_active"][:UNITS]
     drawers: dict[str, Callable[[], tuple[Figure, str]]] = {
-        "samples": lambda: (
-            plots.model_samples(model, data.first(SAMPLES), SAMPLES), "Means of p(x | z), z drawn from the prior."
-        ),
+        "samples": lambda: _samples(model, data),
         "reconstructions": lambda: (
             plots.pair_reconstructions(model, guide, first_of(test, COLUMNS * ROWS), COLUMNS),
             "Test images, and below each row the means of p(x | z), z drawn from q(z | x).",
         ),
         "traversal": lambda: _traversal(model, guide, data.first(1), units),
     }  # fmt: skip
+    if data.quadrants is not None:
+        number = data.quadrants
+        drawers = {"completions": lambda: (plots.completions(model, data.first(COLUMNS), number), COMPLETED)}
     pictures, failures = [], []
     with seeded(cell.seed), torch.no_grad(), local_params(model, guide):
         for title, draw in drawers.items():
@@ -102,6 +109,17 @@ def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
                 # As above: a guide of the training images alone cannot reconstruct, but its model still has samples.
                 failures.append(f"{title}: {in_one_line(error)}")
     return CellPictures(result, pictures, failures)
+
+
+def _samples(model: Any, data: ImageData) -> "tuple[Figure, str]":
+    classes = plots.rows_of_classes(data.test)
+    if not classes:
+        return plots.model_samples(model, data.first(SAMPLES), SAMPLES), "Means of p(x | z), z drawn from the prior."
+    caption = (
+        f"Means of p(x | z, y), z drawn from the prior, at one label y in each row. From the top: "
+        f"{', '.join(map(str, classes))}."
+    )
+    return plots.class_samples(model, data.test, COLUMNS), caption
 
 
 def _traversal(model: Any, guide: Any, first: Inputs, units: Sequence[int]) -> "tuple[Figure, str]":

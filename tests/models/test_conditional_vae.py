@@ -60,6 +60,7 @@ def test_bounds_of_a_guide_that_is_not_exact(case):
     assert ((terms.elbo.per_datum - (evidence - kl)).abs() < 4 * terms.elbo.standard_errors).all()
     found = pyro_vae.log_likelihood(case.model, case.guide, data, 500, seed=0)
     assert ((found.per_datum - evidence).abs() < 4 * found.standard_errors).all()
+    assert str(found).startswith("log p(x | y) >= -")
 
 
 @pytest.mark.slow
@@ -86,6 +87,7 @@ def test_annealed_importance_sampling_finds_the_evidence(name):
     )
     evidence = case.evidence(case.features).log_prob(x)
     assert abs(found.mean - evidence.mean().item()) < 4 * found.standard_error
+    assert str(found).startswith("log p(x | y) >= -")
 
 
 @pytest.mark.parametrize("name", ["label", "vector, conditional prior"])

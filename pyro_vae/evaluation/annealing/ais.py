@@ -139,7 +139,7 @@ class AIS(AnnealedResult, Estimate):
         return super().facts() | {"num_few_effective": int(self.few_effective.sum())}
 
     def __str__(self) -> str:
-        kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
+        kind = f"{self.evidence_in_words} >=" if self.bound else f"no log-likelihood ({self.caveat}):"
         size = f"{count(self.num_chains, 'chain')} x {count(self.num_temperatures, 'temperature')}"
         text = (
             f"{kind} {self.mean:.2f} nats/{self.datum} (AIS from the {self.start}: {size}; {self.errors_in_words}; "

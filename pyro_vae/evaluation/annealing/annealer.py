@@ -123,6 +123,7 @@ class Annealer:
             "start": self.path.start,
             "unresolved": torch.cat([values[f"{way}lost"] for way in ways]).bool().any(0),
             "caveat": self.path.joint.pair.caveat,
+            "given": self.path.joint.pair.given,
             "datum": self.unit,
         }
 

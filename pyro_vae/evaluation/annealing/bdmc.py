@@ -70,7 +70,7 @@ class BDMC(AnnealedResult):
         )
 
     def __str__(self) -> str:
-        what = "log p(x)" if self.caveat is None else f"no log p(x): {self.caveat};"
+        what = self.evidence_in_words if self.caveat is None else f"no {self.evidence_in_words}: {self.caveat};"
         text = (
             f"{what} between {self.lower.mean:.2f} and {self.upper.mean:.2f} nats/{self.datum} (width "
             f"{rounded_error(self.width.mean)}, s.e. {rounded_error(self.width.data_standard_error)}; BDMC from the "

@@ -92,7 +92,7 @@ class LogLikelihood(ImportanceResult, LogProbabilityResult, Estimate):
 
     def __str__(self) -> str:
         khat = self.khat_in_words(f"{self.khat_threshold:.2f}" if self.target_se is None else "its threshold")
-        kind = "log p(x) >=" if self.bound else f"no log-likelihood ({self.caveat}):"
+        kind = f"{self.evidence_in_words} >=" if self.bound else f"no log-likelihood ({self.caveat}):"
         text = (
             f"{kind} {self.mean:.2f} nats/{self.datum} ({self.errors_in_words}; {self._samples_in_words}; {khat}"
             f"{self.left_out_in_words})"
@@ -210,5 +210,6 @@ def log_likelihood(
         lost=sums.lost,
         num_dims=stream.pair.discrete_dims,
         caveat=stream.pair.caveat,
+        given=stream.pair.given,
         datum=stream.unit,
     )
