@@ -1,9 +1,9 @@
-"""MNIST and friends, a user's own images, and the four ways to binarize them."""
+"""MNIST and friends, a user's own images, tables and arrays, and the four ways to binarize images."""
 
 from pyro_vae.data.binarization import BINARIZATIONS
 from pyro_vae.data.errors import DataCorruptError, DataNotFoundError
 from pyro_vae.data.image_data import ImageData
-from pyro_vae.data.load import DATASETS, is_available, load_data
+from pyro_vae.data.load import DATASETS, is_available, load_again, load_data
 
 __all__ = [
     "BINARIZATIONS",
@@ -12,5 +12,6 @@ __all__ = [
     "DataNotFoundError",
     "ImageData",
     "is_available",
+    "load_again",
     "load_data",
 ]

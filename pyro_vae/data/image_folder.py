@@ -13,16 +13,18 @@ from torch import Tensor
 
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.data.image_file import is_image, read_image
-from pyro_vae.data.source import GREY_BY_DEFAULT, Request, Source, Split, Splits, given_splits, split_randomly
+from pyro_vae.data.source import (
+    GREY_BY_DEFAULT,
+    SPLIT_NAMES,
+    Request,
+    Source,
+    Split,
+    Splits,
+    given_splits,
+    split_randomly,
+)
 
-SPLITS = {
-    "train": "train", "training": "train",
-    "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""What folders of a split are called, in lower case."""
-
-SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?:set|data|images|imgs)?(?![a-z])")
+SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(?:set|data|images|imgs)?(?![a-z])")
 """A word for a split in a longer name in lower case, as in ``train_images``, ``testset`` or ``val2017``."""
 
 HIDDEN = ("__MACOSX", "@eaDir")
@@ -54,7 +56,7 @@ class FolderOfImages(Source):
         """Read every image into memory."""
         files = list(_images(self.path))
         groups = _grouped(files, self.path)
-        if any(name.lower() in SPLITS for name in groups):
+        if any(name.lower() in SPLIT_NAMES for name in groups):
             return self._read_splits(groups, request.valid_size)
         loose = groups.pop("", [])
         if not groups:
@@ -72,7 +74,7 @@ class FolderOfImages(Source):
         loose = [file.name for file in groups.pop("", [])]
         folders: dict[str, list[str]] = {"train": [], "valid": [], "test": [], "none": []}
         for name in groups:
-            folders[SPLITS.get(name.lower(), "none")].append(name)
+            folders[SPLIT_NAMES.get(name.lower(), "none")].append(name)
         outside = folders.pop("none") + loose
         for split, names in folders.items():
             if len(names) > 1:
@@ -84,7 +86,7 @@ class FolderOfImages(Source):
         empty = [
             child.name
             for child in self.path.iterdir()
-            if child.is_dir() and child.name.lower() in SPLITS and child.name not in groups
+            if child.is_dir() and child.name.lower() in SPLIT_NAMES and child.name not in groups
         ]
         if empty:
             raise ValueError(f"load_data: {self.path}: {', '.join(empty)} holds no images: fill or remove the folder.")
@@ -124,7 +126,7 @@ def _images(path: Path) -> Iterator[Path]:
         root = Path(name)
         if root != path:
             for folder in folders:
-                if folder.lower() in SPLITS:
+                if folder.lower() in SPLIT_NAMES:
                     raise ValueError(
                         f"load_data: {root / folder} is named as a split and would be mixed with the others: load "
                         f"{root} where it holds the splits, or give the folder another name."
@@ -170,7 +172,7 @@ def _refuse_splits(path: Path, names: Iterable[str]) -> None:
 
     A single one is a class, as ``bullet train``.
     """
-    splits = {name: SPLITS[word] for name in sorted(names) if (word := _split_word(name)) is not None}
+    splits = {name: SPLIT_NAMES[word] for name in sorted(names) if (word := _split_word(name)) is not None}
     if len(set(splits.values())) > 1:
         raise ValueError(
             f"load_data: {path}: {_some(list(splits))} are named as splits and would be mixed: name them train, valid "

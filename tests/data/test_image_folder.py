@@ -106,7 +106,7 @@ def test_images_without_a_folder_around_them_are_not_found(images, tmp_path):
 
 def test_too_few_images_are_refused(images, tmp_path):
     write(tmp_path / "f/a", images[:9])
-    with pytest.raises(ValueError, match="9 images, too few"):
+    with pytest.raises(ValueError, match="9 data, too few"):
         load_data(tmp_path / "f")
 
 
@@ -268,7 +268,7 @@ def test_test_images_that_are_trained_on_are_counted_in_a_warning(images, tmp_pa
     write(tmp_path / "s/train", images[:20])
     write(tmp_path / "s/val", images[20:30])
     write(tmp_path / "s/test", [*images[17:20], *images[30:]])
-    with pytest.warns(UserWarning, match="3 of 13 test images") as said:
+    with pytest.warns(UserWarning, match="3 of 13 test data") as said:
         load_data(tmp_path / "s")
     assert len(said) == 1
     write(tmp_path / "c/all", [images[row % 2] for row in range(40)])

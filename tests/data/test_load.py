@@ -171,8 +171,9 @@ def test_the_doctests_hold():
 
 def test_the_signature_is_the_documented_one():
     parameters = inspect.signature(load_data).parameters
-    assert list(parameters) == ["name", "root", "binarization", "seed", "valid_size", "labels", "download"]
-    assert [parameters[name].default for name in list(parameters)[1:]] == [None, None, 0, None, False, True]
+    assert list(parameters) == ["name", "root", "binarization", "seed", "valid_size", "labels", "download", "options"]
+    assert [parameters[name].default for name in list(parameters)[1:-1]] == [None, None, 0, None, False, True]
+    assert parameters["options"].kind is inspect.Parameter.VAR_KEYWORD
 
 
 @pytest.mark.parametrize("binarization", ["stochastic", "static"])
