@@ -23,6 +23,7 @@ from pyro_vae.data.mnist_5k import MNIST5K
 from pyro_vae.data.mnist_static import StaticMNIST
 from pyro_vae.data.option import data_option
 from pyro_vae.data.source import Request, Source, Split, Splits
+from pyro_vae.data.table_file import TableFile
 from pyro_vae.data.values import MASK
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.checks import check_whole
@@ -37,7 +38,9 @@ DATASETS: dict[str, Source] = {
     "mnist-5k": MNIST5K(),
 }
 
-FILES: dict[str, type[Source]] = {".npy": ArrayFile, ".npz": ArrayFile}
+FILES: dict[str, type[Source]] = {
+    ".npy": ArrayFile, ".npz": ArrayFile, ".csv": TableFile, ".tsv": TableFile, ".parquet": TableFile,
+}  # fmt: skip
 """The classes that read a user's files, by their suffix; a folder is one of images."""
 
 
