@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from pyro_vae.cli.part_flags import Part, options_given
+from pyro_vae.cli.part_flags import FLAGGED, Part, options_given
 from pyro_vae.cli.signature import options_of
 from pyro_vae.cli.usage import Parser, a_path
 from pyro_vae.comparison.cell import MODEL_SETTINGS, Cell, canonical_name
@@ -75,8 +75,8 @@ def named_classes(known: argparse.Namespace) -> set[str]:
 
 
 def part_texts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, str]:
-    """Return the text of the part of each kind: that of a flag, else of the base, else the default."""
-    return {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in PARTS}
+    """Return the text of the part of each kind, and of the data: that of a flag, else of the base, else the default."""
+    return {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in FLAGGED}
 
 
 def cell_of(args: argparse.Namespace, base: Mapping[str, Any], parts: Mapping[str, Part]) -> Cell:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from pyro_vae.comparison.results import check_results, read_cell
 from pyro_vae.comparison.run_cell import load_data_of_run, pair_to_fill
-from pyro_vae.data import ImageData, load_data
+from pyro_vae.data import ImageData, load_again
 from pyro_vae.errors import RunError
 from pyro_vae.fit import Run
 from pyro_vae.fit import load_run as load_described
@@ -52,10 +52,7 @@ def load_run(
         recorded = config["data"]
         if recorded.get("binarization") is None:
             raise RunError(f"{path} was fitted to {recorded['name']}, which has no name to load: pass the data.")
-        data = load_data(
-            data, binarization=recorded["binarization"], seed=recorded.get("seed") or 0,
-            valid_size=recorded.get("valid_size"), labels="tensors" in recorded,
-        )  # fmt: skip
+        data = load_again(recorded, data)
     if data is not None:
         require_same_data(config["data"], data, path)
 

@@ -26,7 +26,7 @@ from pyro_vae.data.source import Request, Source, Split, Splits
 from pyro_vae.data.table_file import TableFile
 from pyro_vae.data.values import MASK
 from pyro_vae.runtime.arguments import argument
-from pyro_vae.runtime.checks import check_whole
+from pyro_vae.runtime.checks import check_whole, in_short
 from pyro_vae.runtime.wording import did_you_mean
 
 #: Every data set that `load_data` knows by name. A new one costs a file and a line here.
@@ -157,13 +157,18 @@ def load_again(description: Mapping[str, Any], name: str | os.PathLike[str] | No
     Raises:
         As for `load_data`.
     """
+    options = description.get("options") or {}
+    if not isinstance(options, Mapping) or not all(isinstance(option, str) for option in options):
+        raise ValueError(
+            f"load_data: the options of a description must be a mapping of names; got {in_short(options)}."
+        )
     return load_data(
         description["name"] if name is None else name,
         binarization=description["binarization"],
         seed=description.get("seed") or 0,
         valid_size=description.get("valid_size"),
-        labels="labels" in description.get("tensors", ()),
-        **description.get("options", {}),
+        labels="labels" in (description.get("tensors") or ()),
+        **options,
     )
 
 
@@ -221,8 +226,8 @@ def _of_path(cls: Any, path: Path) -> Source:
     return source
 
 
-def source_type(name: str | os.PathLike[str]) -> type[Source] | None:
-    """Return the class that reads a data set, which need not be there; None if only the files could tell it.
+def source_type(name: str | os.PathLike[str]) -> type[Source]:
+    """Return the class that reads a data set, which need not be there; a path of no known kind leads to a folder.
 
     >>> source_type("gone.npz").__name__, source_type("mnist-5k").__name__
     ('ArrayFile', 'MNIST5K')
@@ -231,9 +236,7 @@ def source_type(name: str | os.PathLike[str]) -> type[Source] | None:
     if text in DATASETS:
         return type(DATASETS[text])
     path = Path(text)
-    if path.suffix.lower() in FILES:
-        return FILES[path.suffix.lower()]
-    return FolderOfImages if path.is_dir() else None
+    return FolderOfImages if path.is_dir() else FILES.get(path.suffix.lower(), FolderOfImages)
 
 
 def check_options(name: str | os.PathLike[str], options: Mapping[str, Any]) -> None:
@@ -242,9 +245,8 @@ def check_options(name: str | os.PathLike[str], options: Mapping[str, Any]) -> N
     Raises:
         ValueError: says which.
     """
-    text, cls = os.fspath(name), source_type(name)
-    if cls is not None:
-        _with_options(text, DATASETS[text] if text in DATASETS else _of_path(cls, Path(text)), options)
+    text = os.fspath(name)
+    _with_options(text, DATASETS[text] if text in DATASETS else _of_path(source_type(name), Path(text)), options)
 
 
 def _with_options(label: str, source: Source, options: Mapping[str, Any]) -> Source:
