@@ -64,8 +64,8 @@ def _figures(cell: Cell, data: ImageData, run: Run, output: Output) -> Iterator[
     objective = find_part("objective", parse_part("objective", cell.objective)[0])
     bound = "ELBO" if objective is Trace_ELBO else objective.__name__
     yield "learning_curves", plots.learning_curves(run.history, bound)
-    if len(data.x_shape) != 3 or data.x_shape[0] not in (1, 3):
-        output.note(f"Data of shape {data.x_shape} are no images in grey or colour: none are drawn.")
+    if data.not_drawn:
+        output.note(data.not_drawn)
         return
     model, guide, x = run.model, run.guide, data.first(IMAGES)
 

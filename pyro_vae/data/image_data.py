@@ -97,6 +97,14 @@ class ImageData:
         """The shape of one image: ``(channels, height, width)``, or ``(features,)`` for flat data."""
         return tuple(self.train_images.shape[1:])
 
+    @property
+    def not_drawn(self) -> str:
+        """Why x is not drawn as images, in a sentence; "" where it is."""
+        if self.values == "pixels" and len(self.x_shape) == 3 and self.x_shape[0] in (1, 3):
+            return ""
+        what = {"pixels": "", "real": "real values, of ", "counts": "counts, of "}[self.values]
+        return f"Data of {what}shape {self.x_shape} are no images in grey or colour: none are drawn."
+
     def first(self, number: int | None) -> Inputs:
         """Return the first test data, with all that belongs to each; all of them for None."""
         return first_of(self.test, number)
