@@ -14,6 +14,8 @@ from torch import Tensor
 
 from pyro_vae.data.array_file import ArrayFile
 from pyro_vae.data.binarization import BINARIZATIONS, split_generator
+from pyro_vae.data.cifar_10 import CIFAR10
+from pyro_vae.data.digits import Digits
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.data.frey_faces import FreyFaces
 from pyro_vae.data.image_data import ImageData
@@ -22,7 +24,9 @@ from pyro_vae.data.mnist import FASHION_MNIST, MNIST
 from pyro_vae.data.mnist_5k import MNIST5K
 from pyro_vae.data.mnist_static import StaticMNIST
 from pyro_vae.data.option import data_option
+from pyro_vae.data.photo_patches import PhotoPatches
 from pyro_vae.data.source import Request, Source, Split, Splits
+from pyro_vae.data.svhn import SVHN
 from pyro_vae.data.table_file import TableFile
 from pyro_vae.data.values import MASK
 from pyro_vae.runtime.arguments import argument
@@ -36,6 +40,10 @@ DATASETS: dict[str, Source] = {
     "mnist-static": StaticMNIST(),
     "frey-faces": FreyFaces(),
     "mnist-5k": MNIST5K(),
+    "digits": Digits(),
+    "cifar-10": CIFAR10(),
+    "svhn": SVHN(),
+    "photo-patches": PhotoPatches(),
 }
 
 FILES: dict[str, type[Source]] = {
