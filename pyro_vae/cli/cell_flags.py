@@ -76,7 +76,9 @@ def named_classes(known: argparse.Namespace) -> set[str]:
 
 def part_texts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, str]:
     """Return the text of the part of each kind, and of the data: that of a flag, else of the base, else the default."""
-    return {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in FLAGGED}
+    texts = {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in FLAGGED}
+    # An empty name is no data.
+    return texts | ({"data": known.data} if "data" in known else {})
 
 
 def cell_of(args: argparse.Namespace, base: Mapping[str, Any], parts: Mapping[str, Part]) -> Cell:
