@@ -13,6 +13,7 @@ from written_messages import CLAUSES, Message, Source, messages, sources
 REASONS = {
     ("data/array_file.py", "_read_members"): "told inside the error that names the damaged file",
     ("data/array_file.py", "_read_array"): "told inside the error that names the damaged file",
+    ("data/cifar_10.py", "find_class"): "told inside the error that names the file",
     ("runtime/reading.py", "_check"): "told inside the error that names the file",
     ("runtime/reading.py", "_unique"): "told inside the error that names the file",
     ("runtime/reading.py", "compose_node"): "told inside the error that names the file",

@@ -81,12 +81,13 @@ def named_classes(known: argparse.Namespace) -> set[str]:
 
 
 def part_texts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, str]:
-    """Return the text of the part of each choice: that of a flag, else of the base, else the default."""
-    texts = {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in PARTS}
+    """Return the text of the part of each choice, and of the data: of a flag, else of the base, else the default."""
+    texts = {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in (*PARTS, "data")}
     network: str = getattr(known, NETWORK, MLP)
     if NETWORK in known:
         texts |= {side: getattr(known, side, network) for side in SIDES}
-    return {NETWORK: network, **texts}
+    # An empty name is no data.
+    return {NETWORK: network, **texts} | ({"data": known.data} if "data" in known else {})
 
 
 def cell_of(args: argparse.Namespace, base: Mapping[str, Any], parts: Mapping[str, Part]) -> Cell:
@@ -94,7 +95,7 @@ def cell_of(args: argparse.Namespace, base: Mapping[str, Any], parts: Mapping[st
     chosen = (DEFAULTS.keys() | {NETWORK}) - {"fitted_model"}
     flags = {name: value for name, value in vars(args).items() if name in chosen}
     # The network of both sides comes first: a side's own options are added to those of the network.
-    for kind in (NETWORK, *PARTS):
+    for kind in (NETWORK, *PARTS, "data"):
         options = options_given(args, kind)
         if options or kind in flags:
             of_network = kind in SIDES and kind not in flags and NETWORK in flags

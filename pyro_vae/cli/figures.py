@@ -79,6 +79,9 @@ def _figures(
     objective = find_part("objective", parse_part("objective", cell.objective)[0])
     bound = "ELBO" if objective is Trace_ELBO else objective.__name__
     yield "learning_curves", plots.learning_curves(run.history, bound)
+    if data.not_drawn and data.quadrants is None:
+        output.note(data.not_drawn)
+        return
     model, guide, x = run.model, run.guide, data.first(IMAGES)
 
     def traversal() -> "Figure":

@@ -17,14 +17,14 @@ from pyro_vae.cli.cell_flags import (
     read_settings,
 )
 from pyro_vae.cli.output import Output
-from pyro_vae.cli.part_flags import Part, add_part_help, show_part_help
+from pyro_vae.cli.part_flags import Part, add_part_help, part_of, show_part_help
 from pyro_vae.cli.runs import add_trust, classes_of, differing, find_fitted_model, lines_of, remove_if_empty
 from pyro_vae.cli.usage import Parser, a_path, wants_help
 from pyro_vae.comparison.cell import SCHEDULES, Cell
 from pyro_vae.comparison.comparison import GRID
 from pyro_vae.comparison.results import epochs_done, is_finished, read_cell
 from pyro_vae.comparison.run_cell import fit_cell, load_data_of, load_data_of_run, rehearse, run_cell
-from pyro_vae.data import BINARIZATIONS, DATASETS
+from pyro_vae.data import BINARIZATIONS, DATASETS, FILES
 from pyro_vae.errors import PairError, RunError, SupportError
 from pyro_vae.fit.run import CONFIG
 from pyro_vae.graphs.levels import LEVELS
@@ -46,7 +46,7 @@ def run(argv: Sequence[str], output: Output) -> int:
     base = _base(known)
     texts = part_texts(known, base)
     show_part_help(known, texts)
-    parts = {kind: Part.of(kind, text) for kind, text in texts.items()}
+    parts = {kind: part_of(kind, text) for kind, text in texts.items()}
     for kind, part in parts.items():
         # The help lists the options of chosen parts only, as it is long enough without those of the defaults.
         if kind in known or kind in base or not wants_help(argv):
@@ -106,7 +106,7 @@ def _flags_of(word: str) -> list[str]:
     file = Path(word)
     if (file / CONFIG).is_file() or file.suffix in (".yaml", ".yml"):
         flags.append("--config")
-    elif file.suffix in (".npy", ".npz") or file.is_dir():
+    elif file.suffix in FILES or file.is_dir():
         flags.append("--data")
     return flags
 
@@ -159,7 +159,7 @@ def _moved_data(args: argparse.Namespace, base: dict[str, Any]) -> str | None:
 def _explained(flag: str, parts: Mapping[str, Part]) -> str | None:
     """Return why a part has no flag of a name."""
     kind, dot, name = flag.removeprefix("--").partition(".")
-    return parts[kind].refuses(name) if dot and kind in CHOICES else None
+    return parts[kind].refuses(name) if dot and kind in parts else None
 
 
 def _check_folder(out: Path, cell: Cell, resume: bool) -> None:

@@ -11,7 +11,10 @@ from pyro_vae.cli.signature import REQUIRED, Option, options_of
 from pyro_vae.cli.usage import Parser
 from pyro_vae.cli.wording import summary
 from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.data_text import canonical_data, data_text, parse_data
+from pyro_vae.data import source_type
 from pyro_vae.parts import CHOICES, check_options, find_part, kind_of, parse_part
+from pyro_vae.runtime.wording import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,54 @@ class Part:
         return f"{about}\n\noptions:\n{text}{short}"
 
 
+@dataclass(frozen=True)
+class Data(Part):
+    """Chosen data, with the values of the options in their text."""
+
+    @classmethod
+    def of(cls, kind: str, text: str) -> "Part":
+        """Return the data of ``NAME`` or ``NAME(option=value, ...)``.
+
+        Raises:
+            ValueError: there is no such data set, or it has no such option.
+
+        >>> Data.of("data", "gone.npz(values='real')").text_with({"tensors": ("library",)})
+        "gone.npz(tensors=('library',), values='real')"
+        """
+        canonical_data(text)
+        return cls(kind, *parse_data(text))
+
+    @cached_property
+    def type(self) -> Any:
+        """The class that reads them."""
+        return source_type(self.name)
+
+    @cached_property
+    def options(self) -> dict[str, Option]:
+        """The options that flags can set."""
+        return {name: option for name, option in options_of(self.type).items() if name in self.type.options}
+
+    def refuses(self, option: str) -> str:
+        """Return why there is no flag for an option."""
+        flag = f": --{option} sets it" if hasattr(Cell, option) and option != "data" else ""
+        known = f"It has {', '.join(self.options)}." if self.options else "It has none."
+        hint = did_you_mean(option, self.options)
+        return f"--data {self.name}: has no option {option!r}{flag}.{hint} {known}"
+
+    def text_with(self, options: Mapping[str, Any]) -> str:
+        """Return the text of the data with further options, which override those that it has."""
+        return data_text(self.name, {**self.settings, **options})
+
+
+FLAGGED = (*CHOICES, "data")
+"""What has flags for its options."""
+
+
+def part_of(kind: str, text: str) -> Part:
+    """Return a chosen part, or the chosen data, of a text."""
+    return Data.of(kind, text) if kind == "data" else Part.of(kind, text)
+
+
 def _in_quotes(name: str, option: Option) -> str:
     """Return a part with an option as a shell takes it: the text of an option keeps its own quotes.
 
@@ -98,8 +149,8 @@ def _in_quotes(name: str, option: Option) -> str:
 def add_part_help(parser: Parser) -> None:
     """Add the flags that ask for the help of one part."""
     group = parser.add_argument_group("help of one part")
-    for kind in CHOICES:
-        what = f"the options of this {kind}, or of the chosen one"
+    for kind in FLAGGED:
+        what = f"the options of this {kind}, or of the chosen one" if kind != "data" else "the options of these data"
         group.add_argument(f"--{kind}.help", nargs="?", const="", metavar="NAME", help=what)
 
 
@@ -113,10 +164,10 @@ def show_part_help(known: argparse.Namespace, texts: Mapping[str, str]) -> None:
     Raises:
         HelpWanted: a flag asks for it.
     """
-    for kind in CHOICES:
+    for kind in FLAGGED:
         name = getattr(known, f"{kind}.help", None)
         if name is not None:
-            raise HelpWanted(Part.of(kind, name or texts[kind]).help())
+            raise HelpWanted(part_of(kind, name or texts[kind]).help())
 
 
 def options_given(args: argparse.Namespace, kind: str) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Option:
 
     @property
     def _is_switch(self) -> bool:
-        return _main_type(self.kind) is bool
+        return bool in (get_args(self.kind) if is_union(self.kind) else (self.kind,))
 
     def _metavar(self) -> str:
         kind = _main_type(self.kind)

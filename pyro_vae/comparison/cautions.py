@@ -247,7 +247,7 @@ def _of_gaps(finished: Sequence[CellResult]) -> Iterator[str]:
 def _of_what_differs(finished: Sequence[CellResult]) -> Iterator[str]:
     if len({result.evaluation.get("test_images") for result in finished}) > 1:
         yield "Cells were measured on different test images: their nats cannot be paired."
-    if len({result.cell.labels for result in finished}) > 1:
+    if len({bool(result.cell.labels) for result in finished}) > 1:
         yield (
             "Some cells are given the labels y and some are not: log p(x | y) and log p(x) are of the same images, but "
             "the label has told the former what the image shows."

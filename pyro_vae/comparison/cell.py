@@ -4,18 +4,17 @@ import contextlib
 import hashlib
 import json
 import math
-import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from pyro_vae.comparison.data_text import canonical_data
 from pyro_vae.comparison.evaluations import NUM_TEST, find_evaluation
 from pyro_vae.comparison.evaluations import check_options as check_evaluation_options
 from pyro_vae.comparison.own_code import code_of, packages_of
-from pyro_vae.data import BINARIZATIONS, DATASETS, is_available
-from pyro_vae.data.errors import DataNotFoundError
+from pyro_vae.data import BINARIZATIONS
 from pyro_vae.errors import RunError
 from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.graphs.levels import LEVELS
@@ -57,8 +56,9 @@ class Cell:
         encoder_dims: hidden layers of the encoder, nearest to x first, if they differ from those of the decoder.
         activation: of both networks; by default that of each part.
         init_bias: start the output bias so that the decoder outputs the mean image.
-        data: name of a data set, or a path.
-        labels: whether model and guide get the images' labels as well, as the second argument.
+        data: name of a data set, or a path; with options as ``NAME(option=value, ...)``.
+        labels: whether model and guide get the labels of the data as well, as the second argument; for a table, the
+            name of their column.
         quadrants: how many quadrants of each image are given, 1, 2 or 3: model and guide get the missing pixels, and
             the image without them as the second argument.
         binarization: stochastic, static, threshold or none; by default that of the data set.
@@ -106,7 +106,7 @@ class Cell:
     activation: str | None = None
     init_bias: bool = True
     data: str = "mnist-5k"
-    labels: bool = False
+    labels: bool | str = False
     quadrants: int | None = None
     binarization: str | None = None
     valid_size: int | None = None
@@ -134,7 +134,7 @@ class Cell:
             object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
         for kind in PARTS:
             object.__setattr__(self, kind, _canonical(kind, getattr(self, kind)))
-        object.__setattr__(self, "data", _data(self.data))
+        self._set_data()
         object.__setattr__(self, "measure", tuple(_canonical("measure", text) for text in self.measure))
         names_of_evaluations = [find_evaluation(parse_part("measure", text)[0]).name for text in self.measure]
         if twice := [name for name in names_of_evaluations if names_of_evaluations.count(name) > 1]:
@@ -166,6 +166,16 @@ class Cell:
                     f"a cell that takes over a model must have its {', '.join(map(argument, MODEL_SETTINGS))}; these "
                     f"differ: {', '.join(map(argument, differing))}."
                 )
+
+    def _set_data(self) -> None:
+        """Put data and labels into one spelling: an option ``labels`` of the data is this setting."""
+        text, labels = canonical_data(self.data)
+        if labels is not None and self.labels not in (False, labels):
+            raise ValueError(
+                f"{argument('labels')} must be the same as that in {argument('data')}, {labels!r}; got {self.labels!r}."
+            )
+        object.__setattr__(self, "data", text)
+        object.__setattr__(self, "labels", _checked("labels", self.labels if labels is None else labels, bool | str))
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> "Cell":
@@ -291,35 +301,6 @@ LEAST = {
     "seed": 0, "data_seed": 0, "valid_size": 0, "num_test": 2, "num_samples": 1, "elbo_samples": 2, "num_gaps": 0,
 }  # fmt: skip
 """The smallest value of each setting."""
-
-
-@contextlib.contextmanager
-def naming_data() -> Iterator[None]:
-    """Let errors of data name the setting ``data``, and not the function that loads them."""
-    try:
-        yield
-    except (DataNotFoundError, ValueError) as error:
-        message = re.sub(r"^load_data(\([^)]*\))?:", f"{argument('data')}:", str(error))
-        if message == str(error):
-            raise
-        raise type(error)(message) from error
-
-
-def _data(name: str) -> str:
-    """Return a data set's name, or the absolute path of the user's own data, which need not exist.
-
-    Raises:
-        ValueError: there is no data set of that name.
-    """
-    try:
-        with naming_data():
-            is_available(name)
-        path = Path(name)
-        if name in DATASETS or (not path.exists() and (path.is_absolute() or name.startswith("~"))):
-            return name
-        return str(path.resolve())
-    except OSError as error:
-        raise ValueError(f"{argument('data')} {name!r:.60}: {error.strerror or error}.") from error
 
 
 def _canonical(kind: str, text: str) -> str:

@@ -12,6 +12,7 @@ import yaml
 from pyro_vae.comparison.cautions import seed_outlook
 from pyro_vae.comparison.cell import Cell
 from pyro_vae.comparison.comparison import GRID, Comparison
+from pyro_vae.comparison.data_text import parse_data
 from pyro_vae.comparison.executors import LOCAL, check_options, run_tasks
 from pyro_vae.comparison.grid import FOLDERS, Grid
 from pyro_vae.comparison.progress import shown
@@ -171,10 +172,11 @@ def _grid_in(grid: Grid, out: Path) -> Iterator[None]:
 
 def _require_data(cells: Sequence[Cell], number: int) -> None:
     """Raise a ValueError if data of cells are missing, before files of an earlier call are overwritten."""
-    missing = [cell for cell in cells if cell.data not in DATASETS and not is_available(cell.data)]
+    names = [parse_data(cell.data)[0] for cell in cells]
+    missing = [name for name in names if name not in DATASETS and not is_available(name)]
     if missing:
         raise ValueError(
-            f"compare: there are no data at {missing[0].data}, which {len(missing)} of {count(number, 'cell')} "
+            f"compare: there are no data at {missing[0]}, which {len(missing)} of {count(number, 'cell')} "
             f"{'needs' if len(missing) == 1 else 'need'}: put them there, or name others in the grid."
         )
 

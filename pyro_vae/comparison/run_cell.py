@@ -15,7 +15,8 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.comparison.cell import Cell, naming_data
+from pyro_vae.comparison.cell import Cell
+from pyro_vae.comparison.data_text import naming_data, parse_data
 from pyro_vae.comparison.measure import measure_cell
 from pyro_vae.comparison.results import (
     CellResult,
@@ -53,10 +54,14 @@ def load_data_of(cell: Cell, moved: str | Path | None = None) -> ImageData:
     Raises:
         As for :func:`pyro_vae.load_data`.
     """
-    with naming_data():
+    name, options = parse_data(cell.data)
+    if moved is not None:
+        name, others = parse_data(str(moved))
+        options |= others
+    with naming_data(name):
         return load_data(
-            cell.data if moved is None else moved, binarization=cell.binarization, seed=cell.data_seed,
-            valid_size=cell.valid_size, labels=cell.labels, quadrants=cell.quadrants,
+            name, binarization=cell.binarization, seed=cell.data_seed, valid_size=cell.valid_size, labels=cell.labels,
+            quadrants=cell.quadrants, **options,
         )  # fmt: skip
 
 
@@ -75,7 +80,7 @@ def load_data_of_run(path: Path, cell: Cell, moved: str | Path | None = None) ->
     try:
         return load_data_of(cell, moved)
     except DataNotFoundError as error:
-        if moved is not None or cell.data in DATASETS:
+        if moved is not None or parse_data(cell.data)[0] in DATASETS:
             raise
         raise RunError(
             f"{error} Where the data that {path} was fitted to lie elsewhere now, name them with "

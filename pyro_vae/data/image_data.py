@@ -1,6 +1,7 @@
-"""Images in three splits, as tensors that a training step indexes."""
+"""Data in three splits, as tensors that a training step indexes."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,17 +10,18 @@ from torch import Tensor
 from pyro_vae.data.binarization import BINARIZATIONS, to_grey
 
 Inputs = Tensor | tuple[Tensor, ...]
-"""What a model and a guide are called with: images, or a tuple of images and further tensors."""
+"""What a model and a guide are called with: x, or a tuple of x and further tensors."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class ImageData:
     """A data set, held in memory; `pyro_vae.load_data` makes one.
 
-    A datum is an image; or, if labels were asked for, a tuple of an image and its label; or, if quadrants of it are
-    given, a tuple of its missing pixels and the image without them. `train`, `valid` and `test`
-    can be passed unchanged to `pyro_vae.fit` and to every evaluation, and `first` returns some of the test data.
-    `train_images`, `valid_images` and `test_images` are the images alone, `train_labels` etc. the labels.
+    A datum is x, an image or any other array of numbers; or, if labels or other tensors were asked for, a tuple of x
+    and these, whose names are `datum`; or, if quadrants of an image are given, a tuple of its missing pixels, the image
+    without them, and what else was asked for. `train`, `valid` and `test` can be passed unchanged to `pyro_vae.fit` and
+    to every evaluation, and `first` returns some of the test data. `train_images`, `valid_images` and `test_images` are
+    the x alone, `train_labels` etc. the labels.
 
     Attributes:
         name: the argument of `load_data` (for a file or folder its absolute path).
@@ -29,15 +31,21 @@ class ImageData:
         test: float32 model input, ``(N_test, *x_shape)``.
         binarization: a key of `BINARIZATIONS`.
         seed: fixes every draw that is not made afresh in the step.
-        content_hash: sha256 over the stored, not binarized pixels and shapes of the three splits, and over the labels
-            if a datum has one.
+        content_hash: sha256 over the stored, not binarized x and its shapes in the three splits, and over what else
+            belongs to a datum.
         source: where the pixels came from; a note for the reader, not needed to load them again.
         train_labels: int64 ``(N,)``, or None where the data set has no labels.
         valid_labels: int64 ``(N_valid,)`` or None.
         test_labels: int64 ``(N_test,)`` or None.
-        tensors: names of what follows the first tensor of each datum; empty also for images and labels that were put
-            together without it.
+        tensors: names of what follows x in each datum, in its order; empty also for data of images and labels that
+            were made without it.
         quadrants: how many quadrants are given (:class:`pyro_vae.data.quadrants.Quadrants`); None for whole images.
+        options: options of the data set with which `load_data` was called.
+        values: what x is, one of `VALUES`: pixels, real or counts.
+        shift: float32 ``x_shape``; the training data's mean, which was subtracted from x if that was standardised.
+        scale: float32 ``x_shape``; their standard deviation, by which x was then divided. In nats of x before this,
+            log p is lower by the sum of ``scale.log()``, over what was observed.
+        classes: the texts that labels and other tensors stand for, in the order of their codes, by the tensor's name.
     """
 
     name: str
@@ -53,12 +61,22 @@ class ImageData:
     test_labels: Tensor | None = None
     tensors: tuple[str, ...] = ()
     quadrants: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    values: str = "pixels"
+    shift: Tensor | None = None
+    scale: Tensor | None = None
+    classes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def datum(self) -> tuple[str, ...]:
-        """Names of the tensors of a datum, in their order."""
-        first = "images" if self.quadrants is None else "missing"
-        return (first, *(self.tensors or ("labels",))) if isinstance(self.train, tuple) else (first,)
+        """Names of the tensors of a datum: ``images``, ``x`` or ``missing``, and what follows it.
+
+        ``x`` is no image; ``missing`` are the pixels that are not given.
+        """
+        first = "missing" if self.quadrants is not None else "images" if self.values == "pixels" else "x"
+        if not isinstance(self.train, tuple):
+            return (first,)
+        return (first, *(self.tensors or ("labels",)))
 
     @property
     def labels(self) -> bool:
@@ -85,8 +103,16 @@ class ImageData:
         """The shape of one image: ``(channels, height, width)``, or ``(features,)`` for flat data."""
         return tuple(self.train_images.shape[1:])
 
+    @property
+    def not_drawn(self) -> str:
+        """Why x is not drawn as images, in a sentence; "" where it is."""
+        if self.values == "pixels" and len(self.x_shape) == 3 and self.x_shape[0] in (1, 3):
+            return ""
+        what = {"pixels": "", "real": "real values, of ", "counts": "counts, of "}[self.values]
+        return f"Data of {what}shape {self.x_shape} are no images in grey or colour: none are drawn."
+
     def first(self, number: int | None) -> Inputs:
-        """Return the first test data, with labels if a datum has one; all of them for None."""
+        """Return the first test data, with all that belongs to each; all of them for None."""
         return first_of(self.test, number)
 
     def observe(self, rows: Any) -> Any:
@@ -96,31 +122,35 @@ class ImageData:
         noise comes from torch's global generator of the rows' device.
 
         Args:
-            rows: rows of `train`, ``(batch, *x_shape)``, on any device; a tuple of images and labels if `train` is one.
+            rows: rows of `train`, ``(batch, *x_shape)``, on any device; a tuple of x and other tensors if `train` is
+                one.
 
         Returns:
-            float32 ``(batch, *x_shape)``; or a tuple of it and the unchanged labels, if rows have labels.
+            float32 ``(batch, *x_shape)``; or a tuple of it and the other tensors, which are unchanged.
         """
         observe = BINARIZATIONS[self.binarization].observe
         return (observe(rows[0]), *rows[1:]) if isinstance(rows, tuple) else observe(rows)
 
     def train_mean(self) -> Tensor:
-        """Return the mean training image, float32 ``x_shape`` in [0, 1], added up in float64.
+        """Return the mean training x, float32 ``x_shape``, added up in float64; for pixels it is in [0, 1].
 
-        Under "stochastic" it is the mean intensity, which is the mean of all possible draws.
+        Under "stochastic" it is the mean intensity, which is the mean of all possible draws. Missing values do not
+        count; what is missing in all training data has mean 0.
         """
         images = self.train_images
         total = torch.zeros(self.x_shape, dtype=torch.float64, device=images.device)
-        # 1024 images of 28 x 28 take 6 MB in float64.
+        number = torch.full_like(total, len(images))
+        # 1024 images of 28 x 28 take 6 MB in float64. Where values are missing, x is 0.
         for rows in images.split(1024):
             total += to_grey(rows).sum(0, dtype=torch.float64)
-        return (total / len(images)).to(torch.float32)
+        if isinstance(self.train, tuple) and self.options.get("missing") == "mask":
+            number = self.train[self.datum.index("mask")].sum(0, dtype=torch.float64)
+        return (total / number.clamp(min=1)).to(torch.float32)
 
     def describe(self) -> dict[str, Any]:
-        """Return what a run folder records, in plain Python types.
+        """Return what a run folder records, in plain Python types; `pyro_vae.data.load_again` loads it again.
 
-        :func:`pyro_vae.data.load_again` returns the same data again. They are the same if their ``content_hash`` is
-        equal.
+        Two data sets are the same if their ``content_hash`` is equal.
         """
         splits = {"train": self.train_images, "valid": self.valid_images, "test": self.test_images}
         description = {
@@ -138,12 +168,26 @@ class ImageData:
             description["tensors"] = {name: list(tensor.shape) for name, tensor in shapes}
         if self.quadrants is not None:
             description["quadrants"] = self.quadrants
+        if self.values != "pixels":
+            description["values"] = self.values
+        if self.options:
+            description["options"] = {
+                name: list(value) if isinstance(value, tuple) else value for name, value in self.options.items()
+            }
+        if self.classes:
+            description["classes"] = {name: list(texts) for name, texts in self.classes.items()}
         return description
 
     def __repr__(self) -> str:
         sizes = "/".join(str(len(split)) for split in (self.train_images, self.valid_images, self.test_images))
-        shape = "x".join(map(str, self.x_shape)) + (f" with {', '.join(self.datum[1:])}" if len(self.datum) > 1 else "")
-        return f"ImageData({self.name!r}, {sizes} of {shape}, {self.binarization}, seed={self.seed})"
+        shape = "x".join(map(str, self.x_shape))
+        shape += {"pixels": "", "real": " real values", "counts": " counts"}[self.values]
+        if len(self.datum) > 1:
+            shape += f" with {', '.join(self.datum[1:])}"
+        kind = (
+            self.binarization if self.values == "pixels" else "standardised" if self.shift is not None else "as given"
+        )
+        return f"ImageData({self.name!r}, {sizes} of {shape}, {kind}, seed={self.seed})"
 
 
 def first_of(inputs: Inputs, number: int | None) -> Inputs:

@@ -44,10 +44,17 @@ def is_image(path: Path) -> bool:
         return file.read(8).startswith(STARTS)
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path, size: tuple[int, int] | None = None, center_crop: bool = False) -> Tensor:
     """Return an image file as uint8 ``(channels, height, width)``, turned as its EXIF orientation says.
 
     Black-and-white and grey files give one channel, colour and palettes three. An opaque alpha channel is left out.
+
+    Args:
+        path: the file.
+        size: height and width to which the image is resized, by Pillow's bilinear filter, which averages over all
+            pixels that it makes one of; None leaves the image as it is.
+        center_crop: whether only the largest region in the image's middle is resized that has the proportions of
+            ``size``; else the image's own proportions change.
 
     Raises:
         DataCorruptError: the file is damaged, or declares more pixels than any image has.
@@ -68,7 +75,8 @@ def read_image(path: Path) -> Tensor:
                     raise _RefusedError("has transparent pixels: put it on a background")
                 # By way of RGBA, since Pillow would warn of a palette with transparency.
                 image = image.convert("RGBA") if image.mode in ("P", "PA") else image
-                pixels = np.array(image.convert(TARGETS[image.mode]))
+                image = image.convert(TARGETS[image.mode])
+                pixels = np.array(image if size is None else _resized(image, size, center_crop))
     except PermissionError:  # no damage; its message names the file
         raise
     except _RefusedError as error:
@@ -79,6 +87,19 @@ def read_image(path: Path) -> Tensor:
             "delete it."
         ) from error
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).movedim(2, 0)
+
+
+def _resized(image: Any, size: tuple[int, int], center_crop: bool) -> Any:
+    """Return an image of Pillow's, resized as `read_image` says."""
+    from PIL import Image
+
+    height, width = size
+    # Pillow takes parts of pixels, so that the region's middle is that of the image.
+    across, down = image.width, image.height
+    if center_crop:
+        across, down = min(across, down * width / height), min(down, across * height / width)
+    left, top = (image.width - across) / 2, (image.height - down) / 2
+    return image.resize((width, height), Image.Resampling.BILINEAR, box=(left, top, left + across, top + down))
 
 
 class _RefusedError(Exception):

@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 
 import torch
@@ -13,17 +14,24 @@ from torch import Tensor
 
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.data.image_file import is_image, read_image
-from pyro_vae.data.source import GREY_BY_DEFAULT, Request, Source, Split, Splits, given_splits, split_randomly
+from pyro_vae.data.option import data_option
+from pyro_vae.data.source import (
+    GREY_BY_DEFAULT,
+    SPLIT_NAMES,
+    Request,
+    Source,
+    Split,
+    Splits,
+    given_splits,
+    split_randomly,
+)
+from pyro_vae.runtime.checks import in_short
 
-SPLITS = {
-    "train": "train", "training": "train",
-    "valid": "valid", "val": "valid", "validation": "valid", "dev": "valid",
-    "test": "test", "testing": "test",
-}  # fmt: skip
-"""What folders of a split are called, in lower case."""
-
-SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLITS)})(?:set|data|images|imgs)?(?![a-z])")
+SPLIT_WORD = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(?:set|data|images|imgs)?(?![a-z])")
 """A word for a split in a longer name in lower case, as in ``train_images``, ``testset`` or ``val2017``."""
+
+MOST_PIXELS = 4096
+"""Largest height or width to which images are resized."""
 
 HIDDEN = ("__MACOSX", "@eaDir")
 """Folders that programs leave behind. They are passed over, as folders are whose name starts with a dot."""
@@ -44,17 +52,42 @@ class FolderOfImages(Source):
 
     Attributes:
         path: the folder.
+        resize: height and width to which each image is resized, by a bilinear filter that averages over all pixels that
+            it makes one of; by default all images must have one size.
+        center_crop: whether only the largest region in each image's middle is resized that has the proportions of
+            resize; else the image's own proportions change.
     """
 
     path: Path
+    resize: tuple[int, int] | None = None
+    center_crop: bool = False
     binarizations = GREY_BY_DEFAULT
     needs_root = False
+    options = ("resize", "center_crop")
+
+    def __post_init__(self) -> None:
+        if self.resize is not None:
+            size = tuple(self.resize) if isinstance(self.resize, list | tuple) else ()
+            whole = all(isinstance(side, Integral) and not isinstance(side, bool) for side in size)
+            if len(size) != 2 or not whole or not all(1 <= side <= MOST_PIXELS for side in size):
+                raise ValueError(
+                    f"load_data: resize must be a height and a width from 1 to {MOST_PIXELS}; got "
+                    f"{in_short(self.resize)}."
+                )
+            object.__setattr__(self, "resize", (int(size[0]), int(size[1])))
+        if not isinstance(self.center_crop, bool):
+            raise ValueError(f"load_data: center_crop must be True or False; got {in_short(self.center_crop)}.")
+        if self.center_crop and self.resize is None:
+            raise ValueError(
+                f"load_data: center_crop must have a size to crop and resize to; got none: say "
+                f"{data_option('resize', (32, 32))}."
+            )
 
     def load(self, request: Request) -> Splits:
         """Read every image into memory."""
         files = list(_images(self.path))
         groups = _grouped(files, self.path)
-        if any(name.lower() in SPLITS for name in groups):
+        if any(name.lower() in SPLIT_NAMES for name in groups):
             return self._read_splits(groups, request.valid_size)
         loose = groups.pop("", [])
         if not groups:
@@ -64,7 +97,7 @@ class FolderOfImages(Source):
                 + (f"; {len(loose)} images lie in none, as {loose[0].name}." if loose else ".")
             )
         _refuse_splits(self.path, groups)
-        images, _ = _read_split(files, self.path)
+        images, _ = self._read_split(files, self.path)
         return split_randomly(images, request.valid_size, self.path)
 
     def _read_splits(self, groups: dict[str, list[Path]], valid_size: int | None) -> Splits:
@@ -72,7 +105,7 @@ class FolderOfImages(Source):
         loose = [file.name for file in groups.pop("", [])]
         folders: dict[str, list[str]] = {"train": [], "valid": [], "test": [], "none": []}
         for name in groups:
-            folders[SPLITS.get(name.lower(), "none")].append(name)
+            folders[SPLIT_NAMES.get(name.lower(), "none")].append(name)
         outside = folders.pop("none") + loose
         for split, names in folders.items():
             if len(names) > 1:
@@ -84,7 +117,7 @@ class FolderOfImages(Source):
         empty = [
             child.name
             for child in self.path.iterdir()
-            if child.is_dir() and child.name.lower() in SPLITS and child.name not in groups
+            if child.is_dir() and child.name.lower() in SPLIT_NAMES and child.name not in groups
         ]
         if empty:
             raise ValueError(f"load_data: {self.path}: {', '.join(empty)} holds no images: fill or remove the folder.")
@@ -102,7 +135,7 @@ class FolderOfImages(Source):
         classes: dict[str, list[str]] = {}
         for split, names in folders.items():
             for name in names:
-                splits[split], classes[split] = _read_split(groups[name], self.path / name)
+                splits[split], classes[split] = self._read_split(groups[name], self.path / name)
         classes = {split: names for split, names in classes.items() if names}
         if len(set(map(tuple, classes.values()))) > 1:
             raise ValueError(
@@ -110,6 +143,42 @@ class FolderOfImages(Source):
                 f"{classes}."
             )
         return given_splits(splits, valid_size, self.path)
+
+    def _read_split(self, files: list[Path], path: Path) -> tuple[Split, list[str]]:
+        """Read images, with labels where they are in sub-folders, and return the names of these classes as well.
+
+        Raises:
+            ValueError: images lie beside the sub-folders, or differ in shape.
+        """
+        groups = _grouped(files, path)
+        loose = [file.name for file in groups.pop("", [])]
+        if loose and groups:
+            raise ValueError(
+                f"load_data: {path} has images beside its folders {_some(list(groups))}: {_some(loose)}. Put them into "
+                f"a folder, or elsewhere."
+            )
+        if not groups:
+            return Split(self._read(files, path)), []
+        sizes = torch.tensor([len(members) for members in groups.values()])
+        labels = torch.arange(len(groups)).repeat_interleave(sizes)
+        return Split(self._read(list(itertools.chain(*groups.values())), path), labels), list(groups)
+
+    def _read(self, files: list[Path], path: Path) -> Tensor:
+        """Return images of one shape, uint8 ``(N, channels, height, width)``."""
+        first = read_image(files[0], self.resize, self.center_crop)
+        images = torch.empty((len(files), *first.shape), dtype=torch.uint8)
+        for row, file in enumerate(files):
+            pixels = first if row == 0 else read_image(file, self.resize, self.center_crop)
+            if pixels.shape != first.shape:
+                remedy = "Convert them all to grey or to colour"
+                if pixels.shape[1:] != first.shape[1:]:
+                    remedy = f"Resize them: {data_option('resize', (32, 32))}, {data_option('center_crop', True)}"
+                raise ValueError(
+                    f"load_data: all images in {path} must have the same (channels, height, width): "
+                    f"{files[0]} has {tuple(first.shape)}, but {file} has {tuple(pixels.shape)}. {remedy}."
+                )
+            images[row] = pixels
+        return images
 
 
 def _images(path: Path) -> Iterator[Path]:
@@ -124,7 +193,7 @@ def _images(path: Path) -> Iterator[Path]:
         root = Path(name)
         if root != path:
             for folder in folders:
-                if folder.lower() in SPLITS:
+                if folder.lower() in SPLIT_NAMES:
                     raise ValueError(
                         f"load_data: {root / folder} is named as a split and would be mixed with the others: load "
                         f"{root} where it holds the splits, or give the folder another name."
@@ -170,7 +239,7 @@ def _refuse_splits(path: Path, names: Iterable[str]) -> None:
 
     A single one is a class, as ``bullet train``.
     """
-    splits = {name: SPLITS[word] for name in sorted(names) if (word := _split_word(name)) is not None}
+    splits = {name: SPLIT_NAMES[word] for name in sorted(names) if (word := _split_word(name)) is not None}
     if len(set(splits.values())) > 1:
         raise ValueError(
             f"load_data: {path}: {_some(list(splits))} are named as splits and would be mixed: name them train, valid "
@@ -186,41 +255,6 @@ def _split_word(name: str) -> str | None:
     """
     word = SPLIT_WORD.search(re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower())
     return None if word is None else word[1]
-
-
-def _read_split(files: list[Path], path: Path) -> tuple[Split, list[str]]:
-    """Read images, with labels where they are in sub-folders, and return the names of these classes as well.
-
-    Raises:
-        ValueError: images lie beside the sub-folders, or differ in shape.
-    """
-    groups = _grouped(files, path)
-    loose = [file.name for file in groups.pop("", [])]
-    if loose and groups:
-        raise ValueError(
-            f"load_data: {path} has images beside its folders {_some(list(groups))}: {_some(loose)}. Put them into a "
-            f"folder, or elsewhere."
-        )
-    if not groups:
-        return Split(_read(files, path)), []
-    labels = torch.arange(len(groups)).repeat_interleave(torch.tensor([len(members) for members in groups.values()]))
-    return Split(_read(list(itertools.chain(*groups.values())), path), labels), list(groups)
-
-
-def _read(files: list[Path], path: Path) -> Tensor:
-    """Return images of one shape, uint8 ``(N, channels, height, width)``."""
-    first = read_image(files[0])
-    images = torch.empty((len(files), *first.shape), dtype=torch.uint8)
-    for row, file in enumerate(files):
-        pixels = first if row == 0 else read_image(file)
-        if pixels.shape != first.shape:
-            raise ValueError(
-                f"load_data: all images in {path} must have the same (channels, height, width): "
-                f"{files[0]} has {tuple(first.shape)}, but {file} has {tuple(pixels.shape)}. Resize or convert them "
-                f"beforehand."
-            )
-        images[row] = pixels
-    return images
 
 
 def _some(names: list[str]) -> str:

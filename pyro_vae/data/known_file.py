@@ -11,24 +11,24 @@ from pyro_vae.data.errors import DataCorruptError, DataNotFoundError
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file, relative to the data root, with the size and hash it must have.
+    """A file, relative to the data root, with the hash it must have, and its size where that is known.
 
     Attributes:
         path: relative to the root, with forward slashes.
-        size: in bytes.
+        size: in bytes, or None.
         algorithm: "md5" or "sha256".
         digest: hexadecimal.
     """
 
     path: str
-    size: int
+    size: int | None
     algorithm: str
     digest: str
 
     def is_there(self, root: Path) -> bool:
-        """Whether a file of this size lies under ``root``; the content is not read."""
+        """Whether a file of this size, or any where it is unknown, lies under ``root``; the content is not read."""
         path = root / self.path
-        return path.is_file() and path.stat().st_size == self.size
+        return path.is_file() and (path.stat().st_size == self.size or self.size is None)
 
     def check(self, root: Path) -> Path:
         """Return the file's full path, once its content has been verified.
@@ -41,17 +41,20 @@ class KnownFile:
             # md5 is used to find damage, not attacks: systems that forbid it for security allow it under this argument.
             digest = hashlib.file_digest(file, lambda: hashlib.new(self.algorithm, usedforsecurity=False)).hexdigest()
         size = path.stat().st_size
-        if (size, digest) != (self.size, self.digest):
-            what = "truncated or half downloaded" if size < self.size else "not the file it should be"
+        expected_size = size if self.size is None else self.size
+        if (size, digest) != (expected_size, self.digest):
+            what = "truncated or half downloaded" if size < expected_size else "not the file it should be"
+            expected = "a file" if self.size is None else f"{self.size} bytes"
             raise DataCorruptError(
-                f"load_data: {path} is {what}: expected {self.size} bytes with {self.algorithm} "
+                f"load_data: {path} is {what}: expected {expected} with {self.algorithm} "
                 f"{self.digest}; found {size} bytes with {self.algorithm} {digest}. Delete the file, then "
                 "download or unpack it again."
             )
         return path
 
     def __str__(self) -> str:
-        return f"{self.path} ({self.size} bytes, {self.algorithm} {self.digest})"
+        size = "" if self.size is None else f"{self.size} bytes, "
+        return f"{self.path} ({size}{self.algorithm} {self.digest})"
 
 
 def missing(files: tuple[KnownFile, ...], root: Path) -> str:

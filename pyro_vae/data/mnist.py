@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pyro_vae.data.download import download_with_torchvision
-from pyro_vae.data.known_file import KnownFile, missing, not_found
+from pyro_vae.data.download import fetch
+from pyro_vae.data.known_file import KnownFile
 from pyro_vae.data.source import Request, Source, Split, Splits, hold_out
 
 
@@ -27,8 +27,7 @@ class TorchvisionMNIST(Source):
 
     def load(self, request: Request) -> Splits:
         """Read the four files, fetching them first where they are missing and ``request.download`` allows."""
-        if missing(self.files, request.root):
-            self._fetch(request)
+        fetch(self.name, self.torchvision_name, self.files, request)
         paths = [file.check(request.root) for file in self.files]
         # Imported here, as torchvision takes over a second to import, and only these data sets need it. Its
         # readers are called directly, as the class itself would prefer the unverified *.pt files that old
@@ -41,23 +40,6 @@ class TorchvisionMNIST(Source):
         valid_size = self.default_valid_size if request.valid_size is None else request.valid_size
         train, valid = hold_out(Split(images.unsqueeze(1), labels), torch.arange(len(images)), valid_size, self.name)
         return Splits(train, valid, Split(test_images.unsqueeze(1), test_labels), source=str(paths[0].parent))
-
-    def _fetch(self, request: Request) -> None:
-        """Download the files; raise a DataNotFoundError if the download is not allowed, or fails."""
-        reason, cause = "download=False forbids to fetch it", None
-        if request.download:
-            try:
-                return download_with_torchvision(self.torchvision_name, self.files, request.root)
-            except (OSError, RuntimeError) as error:
-                reason, cause = f"the download failed ({error})", error
-        raise not_found(
-            self.name,
-            reason,
-            missing(self.files, request.root),
-            request.root,
-            "Without a network, put the uncompressed files there by hand, or use 'mnist-5k': 5000 real MNIST images "
-            "that are already installed (not comparable with published tables).",
-        ) from cause
 
 
 # A header of 16 or 8 bytes, then one byte a pixel or label.

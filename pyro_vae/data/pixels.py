@@ -29,10 +29,15 @@ def as_pixels(array: np.ndarray, where: str) -> Tensor:
     """
     if array.size == 0:
         raise ValueError(f"load_data: {where} is empty: its shape is {array.shape}.")
-    return torch.from_numpy(np.ascontiguousarray(_checked_values(_channels_first(array, where), where)))
+    return torch.from_numpy(np.ascontiguousarray(_checked_values(channels_first(array, where), where)))
 
 
-def _channels_first(array: np.ndarray, where: str) -> np.ndarray:
+def channels_first(array: np.ndarray, where: str) -> np.ndarray:
+    """Return images with their channels, 1 or 3, in the first dim of an image; flat data as they are.
+
+    Raises:
+        ValueError: the array has another shape.
+    """
     if array.ndim == 2:
         return array
     if array.ndim == 3:

@@ -83,6 +83,8 @@ def draw_cells(results: Sequence[CellResult], out: Path, moved: str | Path | Non
 
 
 def _draw_cell(result: CellResult, out: Path, data: ImageData) -> CellPictures:
+    if data.not_drawn:
+        return CellPictures(result, [], [data.not_drawn])
     cell = result.cell
     model, guide = load_pair(
         result.path, cell, data, None if cell.fitted_model is None else folder_of(out, cell.fitted_model)

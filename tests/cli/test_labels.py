@@ -131,7 +131,7 @@ def test_a_run_without_labels_is_another_run(fitted):
 def test_data_without_labels_are_one_clear_error(folder):
     words = ["unlabelled.npy" if word == "stripes.npz" else word for word in SETTINGS]
     printed = run("fit", *PAIR, *words, "--out", "none", code=2)
-    assert "--labels asks for a label of each image, and the data have no labels" in printed
+    assert "--labels asks for a label of each datum, and the data have no labels" in printed
 
 
 def test_a_model_of_images_alone_says_what_it_is_given(folder):

@@ -17,6 +17,9 @@ def data_root(request, monkeypatch, tmp_path_factory) -> Path:
 
     for cls in (datasets.MNIST, datasets.FashionMNIST):
         monkeypatch.setattr(cls, "mirrors", ["http://127.0.0.1:9/"])
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar-10-python.tar.gz")
+    closed = {split: ["http://127.0.0.1:9/x.mat", *rest] for split, (_, *rest) in datasets.SVHN.split_list.items()}
+    monkeypatch.setattr(datasets.SVHN, "split_list", closed)
     if request.node.get_closest_marker("full_data") is None:
         root = tmp_path_factory.mktemp("root")
         monkeypatch.setenv("PYRO_VAE_DATA", str(root))

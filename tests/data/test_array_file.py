@@ -57,7 +57,7 @@ def test_given_splits_are_taken_as_they_are(save, images):
 
 def test_test_images_that_are_trained_on_are_counted_in_a_warning(save, images):
     path = save(train=images[:30], valid=images[30:34], test=images[28:])
-    with pytest.warns(UserWarning, match="2 of 12 test images") as said:
+    with pytest.warns(UserWarning, match="2 of 12 test data") as said:
         load_data(path)
     assert (len(said), said[0].filename) == (1, __file__)
     with pytest.warns(UserWarning, match="4 of 4 test .* 4 of 4 valid"):
@@ -77,7 +77,7 @@ def test_validation_images_are_cut_off_training_where_none_are_given(save, image
     assert (len(whole.train), len(whole.valid)) == (30, 0)
 
 
-@pytest.mark.filterwarnings("ignore:.*are training images as well")  # all alike
+@pytest.mark.filterwarnings("ignore:.*are training data as well")  # all alike
 def test_float_rows_stay_float_under_stochastic(save):
     data = load_data(save(np.full((10, 6), 0.25)), binarization="stochastic")
     assert (data.train.dtype, data.x_shape) == (torch.float32, (6,))
@@ -98,7 +98,7 @@ def test_float_rows_stay_float_under_stochastic(save):
             r"'train': '\(4,\) .*'test': '\(5,\)",
         ),
         ({"train": (20, 4), "test": (0, 4)}, r"\['test'\] is empty.*\(0, 4\)"),
-        ({"train": (9, 4), "test": (2, 4)}, "9 training images, too few"),
+        ({"train": (9, 4), "test": (2, 4)}, "9 training data, too few"),
         ({"train": (20, 4), "test": (2, 4), "train_labels": (19,)}, "train_labels must be 20 .* .19,"),
     ],
 )
@@ -115,7 +115,7 @@ def test_labels_must_be_integers(save, images):
 
 
 def test_too_few_images_are_refused(save, images):
-    with pytest.raises(ValueError, match="holds 9 images, too few"):
+    with pytest.raises(ValueError, match="holds 9 data, too few"):
         load_data(save(images[:9]))
     assert len(load_data(save(images[:10])).test) == 1
     with pytest.raises(ValueError, match=r"between 0 and 35, .*got 36"):

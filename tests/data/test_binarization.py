@@ -72,7 +72,7 @@ def test_validation_and_test_noise_are_independent_of_each_other():
         (np.array([0.0, 0.5, 0.5001, 1.0]), [0.0, 0.0, 1.0, 1.0]),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*are training images as well")  # all alike
+@pytest.mark.filterwarnings("ignore:.*are training data as well")  # all alike
 def test_threshold_is_one_above_a_half(pixels, expected, tmp_path):
     np.save(tmp_path / "x.npy", np.tile(pixels, (10, 1)))
     data = load_data(tmp_path / "x.npy", binarization="threshold")

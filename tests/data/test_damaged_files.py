@@ -158,11 +158,11 @@ def test_a_damaged_array_is_corrupt(damage, place, tmp_path):
     [
         (OBJECTS, "holds Python objects"),
         (np.zeros((12, 3), dtype=[("a", "u1"), ("b", "O")]), "holds Python objects"),
-        (np.zeros((12, 3), dtype=[("a", "u1"), ("b", "f4")]), r"uint8 .*; got \[\('a'"),
-        (np.zeros((12, 3), dtype="U5"), "uint8 .*; got <U5"),
-        (np.zeros((12, 3), dtype="datetime64[s]"), r"uint8 .*; got datetime64\[s\]"),
-        (np.zeros((12, 3), dtype=complex), "uint8 .*; got complex128"),
-        (np.array(3.0), r"have shape .*; got 0 dimensions"),
+        (np.zeros((12, 3), dtype=[("a", "u1"), ("b", "f4")]), r"; got dtype \[\('a'"),
+        (np.zeros((12, 3), dtype="U5"), "; got dtype <U5"),
+        (np.zeros((12, 3), dtype="datetime64[s]"), r"; got dtype datetime64\[s\]"),
+        (np.zeros((12, 3), dtype=complex), "; got dtype complex128"),
+        (np.array(3.0), r"have shape .*; got \(\)"),
     ],
 )
 def test_an_array_of_something_else_is_refused(array, message, place, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pyro_vae.data import DataCorruptError, DataNotFoundError, is_available, load_data
+from pyro_vae.data import DataCorruptError, DataNotFoundError, is_available, load_again, load_data
 
 
 def write(folder, images):
@@ -106,7 +106,7 @@ def test_images_without_a_folder_around_them_are_not_found(images, tmp_path):
 
 def test_too_few_images_are_refused(images, tmp_path):
     write(tmp_path / "f/a", images[:9])
-    with pytest.raises(ValueError, match="9 images, too few"):
+    with pytest.raises(ValueError, match="9 data, too few"):
         load_data(tmp_path / "f")
 
 
@@ -268,9 +268,89 @@ def test_test_images_that_are_trained_on_are_counted_in_a_warning(images, tmp_pa
     write(tmp_path / "s/train", images[:20])
     write(tmp_path / "s/val", images[20:30])
     write(tmp_path / "s/test", [*images[17:20], *images[30:]])
-    with pytest.warns(UserWarning, match="3 of 13 test images") as said:
+    with pytest.warns(UserWarning, match="3 of 13 test data") as said:
         load_data(tmp_path / "s")
     assert len(said) == 1
     write(tmp_path / "c/all", [images[row % 2] for row in range(40)])
     with pytest.warns(UserWarning, match="4 of 4 test .* 4 of 4 valid"):
         load_data(tmp_path / "c")
+
+
+def halved(pixels):
+    """Pixels at half the height and width, each the mean of what it covers with weights 1 3 3 1, in float64."""
+    for axis in (0, 1):
+        size = pixels.shape[axis]
+        centers, places = 2 * np.arange(size // 2) + 1.0, np.arange(size) + 0.5
+        weights = np.maximum(0, 1 - np.abs(centers[:, None] - places) / 2)
+        weights /= weights.sum(1, keepdims=True)
+        pixels = np.moveaxis(np.tensordot(weights, pixels, axes=(1, axis)), 0, axis)
+    return pixels
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_images_are_resized_by_the_mean_of_what_a_pixel_covers(tmp_path, channels):
+    """Pillow rounds after each of two passes: the mean is within one grey level."""
+    pixels = np.random.default_rng(0).integers(0, 256, (10, 12, 8, *channels), dtype=np.uint8)
+    write(tmp_path / "train", pixels)
+    write(tmp_path / "valid", pixels[:1] // 2)
+    write(tmp_path / "test", pixels[:1] // 3)
+    data = load_data(tmp_path, resize=(6, 4))
+    expected = np.stack([halved(image.astype(np.float64)) for image in pixels]).reshape(10, 6, 4, -1)
+    assert data.x_shape == (len(channels) * 2 + 1, 6, 4)
+    torch.testing.assert_close(
+        data.train * 255, torch.from_numpy(expected.transpose(0, 3, 1, 2)).float(), rtol=0, atol=1.01
+    )
+    assert data.describe()["options"] == {"resize": [6, 4]}
+
+
+@pytest.mark.parametrize("shape", [(12, 20), (20, 12), (12, 12)])
+def test_the_middle_of_the_right_proportions_is_cut_out(tmp_path, shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, *shape), dtype=np.uint8)
+    write(tmp_path / "f" / "a", pixels)
+    data = load_data(tmp_path / "f", resize=(12, 12), center_crop=True)
+    top, left = (shape[0] - 12) // 2, (shape[1] - 12) // 2
+    middle = {image[top : top + 12, left : left + 12].tobytes() for image in pixels}
+    found = torch.cat([data.train, data.valid, data.test]) * 255
+    assert {image.round().to(torch.uint8).numpy().tobytes() for image in found} == middle
+    wide = load_data(tmp_path / "f", resize=(6, 3), center_crop=True)
+    assert wide.x_shape == (1, 6, 3)
+
+
+def test_images_of_several_sizes_name_the_fix(tmp_path):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (10 + number, 20), dtype=np.uint8) for number in range(12)]
+    write(tmp_path / "f" / "a", images)
+    with pytest.raises(ValueError, match=r"resize=\(32, 32\), center_crop"):
+        load_data(tmp_path / "f")
+    data = load_data(tmp_path / "f", resize=[8, 8], center_crop=True)
+    assert data.train.shape == (10, 1, 8, 8)
+    hashes = {data.content_hash, load_data(tmp_path / "f", resize=(8, 8)).content_hash}
+    hashes.add(load_data(tmp_path / "f", resize=(8, 7)).content_hash)
+    assert len(hashes) == 3
+    assert load_again(data.describe()).content_hash == data.content_hash
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"resize": 32}, "a height and a width.*; got 32"),
+        ({"resize": (32,)}, "a height and a width"),
+        ({"resize": (0, 32)}, "a height and a width"),
+        ({"resize": (32.0, 32)}, "a height and a width"),
+        ({"resize": (True, 32)}, "a height and a width"),
+        ({"resize": (5000, 5000)}, "from 1 to 4096"),
+        ({"center_crop": True}, "must have a size to crop"),
+        ({"resize": (4, 4), "center_crop": 1}, "must be True or False"),
+        ({"resise": (4, 4)}, "Did you mean 'resize'"),
+    ],
+)
+def test_sizes_that_are_none_are_refused(images, tmp_path, options, message):
+    write(tmp_path / "f" / "a", images)
+    with pytest.raises(ValueError, match=message):
+        load_data(tmp_path / "f", **options)
+
+
+def test_grey_and_colour_do_not_mix(images, tmp_path):
+    write(tmp_path / "f" / "a", [*images, np.zeros((5, 4, 3), dtype=np.uint8)])
+    with pytest.raises(ValueError, match="all to grey or to colour"):
+        load_data(tmp_path / "f")

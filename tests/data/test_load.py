@@ -51,7 +51,8 @@ def test_an_unknown_binarization_lists_the_known_ones_and_the_nearest():
 
 @pytest.mark.parametrize("name", list(DATASETS))
 def test_the_default_binarization_is_the_data_sets_own(name):
-    expected = {"frey-faces": "none", "mnist-static": "static"}.get(name, "stochastic")
+    grey = dict.fromkeys(["frey-faces", "cifar-10", "svhn", "photo-patches"], "none")
+    expected = (grey | {"mnist-static": "static"}).get(name, "stochastic")
     assert DATASETS[name].binarizations[0] == expected
     assert set(DATASETS[name].binarizations) == ({"static"} if name == "mnist-static" else set(BINARIZATIONS))
 
@@ -73,7 +74,7 @@ def test_the_root_is_the_argument_then_the_variable_then_the_cache(monkeypatch, 
         assert _data_root(None) == Path(platformdirs.user_cache_dir("pyro-vae"))
 
 
-@pytest.mark.parametrize("name", [name for name in DATASETS if name != "mnist-5k"])
+@pytest.mark.parametrize("name", [name for name in DATASETS if DATASETS[name].needs_root])
 def test_a_data_set_that_is_not_there_says_where_it_looked_and_the_ways_out(name, data_root):
     assert not is_available(name)
     with pytest.raises(DataNotFoundError) as error:
@@ -171,8 +172,11 @@ def test_the_doctests_hold():
 
 def test_the_signature_is_the_documented_one():
     parameters = inspect.signature(load_data).parameters
-    assert list(parameters) == ["name", "root", "binarization", "seed", "valid_size", "labels", "download", "quadrants"]
-    assert [parameters[name].default for name in list(parameters)[1:]] == [None, None, 0, None, False, True, None]
+    assert list(parameters) == [
+        "name", "root", "binarization", "seed", "valid_size", "labels", "download", "quadrants", "options"
+    ]  # fmt: skip
+    assert [parameters[name].default for name in list(parameters)[1:-1]] == [None, None, 0, None, False, True, None]
+    assert parameters["options"].kind is inspect.Parameter.VAR_KEYWORD
 
 
 @pytest.mark.parametrize("binarization", ["stochastic", "static"])
