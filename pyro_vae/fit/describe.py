@@ -236,7 +236,8 @@ class _Builder:
         self.made[place] = None
         try:
             target = trusted_class(path, who, self.trust)
-            built, later = {}, {}
+            built: dict[str, Any] = {}
+            later: dict[str, Any] = {}
             for key, value in args.items():
                 try:
                     built[str(key)] = self.build(value, f"{place}.{key}")
