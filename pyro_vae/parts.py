@@ -362,7 +362,7 @@ def named_parts(kind: str, text: str) -> dict[str, tuple[str, str]]:
     {'layers.0': ('guide', 'mean_field'), 'layers.1': ('guide', 'iaf(num_flows=2)')}
     """
     name, options = parse_part(kind, text)
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     for option, inner_kind in getattr(find_part(kind, name), "names_parts", {}).items():
         texts = options.get(option, ())
         for index, inner in enumerate(texts if isinstance(texts, list | tuple) else [texts]):

@@ -181,6 +181,14 @@ def build_pair(
         return {name: builder.at(name) for name in ("model", "guide")}
 
 
+class _MadeOfItselfError(RunError):
+    """An object is described as made of itself, at ``place``."""
+
+    def __init__(self, who: str, place: str) -> None:
+        super().__init__(f"{who}: what lies at {shown(place)} is made of itself.")
+        self.place = place
+
+
 @dataclass(frozen=True)
 class _Builder:
     """Builds the object at each place of a description once."""
@@ -216,7 +224,7 @@ class _Builder:
         who = f"{self.where}: {place.partition('.')[0]}"
         if place in self.made:
             if self.made[place] is None:
-                raise RunError(f"{who}: what lies at {shown(place)} is made of itself.")
+                raise _MadeOfItselfError(who, place)
             return self.made[place]
         path, args = description["class"], description.get("args")
         if not isinstance(path, str):
@@ -228,15 +236,29 @@ class _Builder:
         self.made[place] = None
         try:
             target = trusted_class(path, who, self.trust)
-            made = target(**{str(key): self.build(value, f"{place}.{key}") for key, value in args.items()})
+            built: dict[str, Any] = {}
+            later: dict[str, Any] = {}
+            for key, value in args.items():
+                try:
+                    built[str(key)] = self.build(value, f"{place}.{key}")
+                except _MadeOfItselfError as error:
+                    # As of a model whose prior needs the guide, which needs the model: it is made without, and has
+                    # its prior set.
+                    if error.place != place or inspect.signature(target).parameters[str(key)].default is not None:
+                        raise
+                    later[str(key)] = value
+            made = target(**built)
+            self.made[place] = made
+            for key, value in later.items():
+                setattr(made, key, self.build(value, f"{place}.{key}"))
         except RunError:
+            self.made.pop(place, None)
             raise
         except FAILURES as error:
             raise RunError(
                 f"{who}: {path} cannot be built again: {' '.join(str(error).split()).removesuffix('.')}. Make it "
                 f"importable, or build it yourself and pass it: load_run(path, model=..., guide=...)."
             ) from error
-        self.made[place] = made
         return made
 
 
