@@ -11,7 +11,7 @@ from torch.distributions import Distribution, Independent
 from pyro_vae.errors import PairError
 from pyro_vae.models.vae import VAE
 from pyro_vae.nn import flatten_event
-from pyro_vae.nn.further_tensors import likelihood_given
+from pyro_vae.nn.further_tensors import FurtherArguments, further_arguments, likelihood_given
 from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
 from pyro_vae.programs.values import harmless, support_of
 
@@ -77,6 +77,12 @@ class MaskedVAE(VAE):
     >>> model(x, ~x.isnan()).shape
     torch.Size([1, 2])
     """
+
+    @property
+    def further_arguments(self) -> FurtherArguments:
+        """Which further tensors of a datum the model takes after x: the mask, and those of its likelihood."""
+        names, least, takes_all = further_arguments(self.likelihood)
+        return FurtherArguments(("observed", *names), 1 + least, takes_all)
 
     # The mask is one of the further tensors, and this model cannot do without.
     def forward(self, x: Tensor, observed: Tensor, *rest: Tensor) -> Tensor:  # type: ignore[override]

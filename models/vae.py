@@ -10,7 +10,7 @@ from torch.distributions import Distribution
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.nn import Network, flatten_event
-from pyro_vae.nn.further_tensors import likelihood_given
+from pyro_vae.nn.further_tensors import FurtherArguments, further_arguments, likelihood_given
 from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
 from pyro_vae.runtime.checks import check_count
 
@@ -79,6 +79,11 @@ class VAE(PyroModule):
         self.likelihood = likelihood or BernoulliLikelihood(
             x_shape, latent_dim, hidden_dims, activation, decoder=decoder
         )
+
+    @property
+    def further_arguments(self) -> FurtherArguments:
+        """Which further tensors of a datum the model takes after x: those that its likelihood takes after z."""
+        return further_arguments(self.likelihood)
 
     def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
         """Run the model on x ``(batch, *x_shape)``; returns z ``(batch, latent_dim)``.

@@ -146,7 +146,10 @@ WRONG = {
         lambda: (narrow_prior, ForeignGuide(2).double(), data().double()), "the model cannot be run",
         ALONE | {"log_weights", "latent_statistics"},
     ),
-    "more tensors than arguments": (lambda: (*pair(), (data(), data())), "2 positional arguments", set()),
+    # A guide alone leaves out what it does not use.
+    "more tensors than arguments": (
+        lambda: (*pair(), (data(), data())), "2 positional arguments", {"active_units", "linear_probe"},
+    ),
     "whole numbers": (lambda: (*pair(), data().long()), "floating point", set()),
 }  # fmt: skip
 

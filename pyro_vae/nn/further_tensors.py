@@ -30,6 +30,14 @@ class FurtherArguments(NamedTuple):
         """
         return ", ".join(self.names) or "none"
 
+    def fit(self, number: int) -> bool:
+        """Whether it can be called with so many further tensors.
+
+        >>> [further_arguments(lambda z, library: z).fit(number) for number in (0, 1, 2)]
+        [False, True, False]
+        """
+        return self.least <= number and (self.takes_all or number <= len(self.names))
+
 
 def further_arguments(part: Callable[..., Any]) -> FurtherArguments:
     """Return what a likelihood, a network or another function of tensors is called with after its first argument.

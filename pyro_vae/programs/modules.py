@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pyro_vae.errors import PairError
+from pyro_vae.nn.further_tensors import FurtherArguments
 from pyro_vae.protocols import Program
 from pyro_vae.runtime.checks import check_dense, in_short
 from pyro_vae.runtime.memory import is_out_of_memory
@@ -103,6 +104,8 @@ def check_programs(who: str, *programs: Any) -> None:
 def check_arguments(args: tuple[Any, ...], **programs: Program) -> None:
     """Refuse programs that cannot be called with all of the data.
 
+    A program that hands further tensors of a datum on, to a likelihood, says which in ``further_arguments``.
+
     Args:
         args: the positional arguments.
         programs: by what they are.
@@ -122,6 +125,13 @@ def check_arguments(args: tuple[Any, ...], **programs: Program) -> None:
                 f"the {what} cannot be called with the data, which are {len(args)} positional "
                 f"argument{'' if len(args) == 1 else 's'} of model and guide: {error}."
             ) from error
+        takes = getattr(program, "further_arguments", None)
+        if isinstance(takes, FurtherArguments) and not takes.fit(len(args) - 1):
+            raise PairError(
+                f"the {what} cannot be called with the data, which are {len(args)} positional "
+                f"argument{'' if len(args) == 1 else 's'} of model and guide: after x, {type(program).__name__} with "
+                f"this likelihood takes {takes.in_words}."
+            )
 
 
 def data_args(who: str, x: Any, *programs: Program) -> tuple[Any, ...]:
@@ -209,7 +219,7 @@ def plain_errors(who: str, what: str) -> Iterator[None]:
         text = with_place(plainly(error), error)
         if str(error) == text:
             raise
-        raise ValueError(text) from error
+        raise (PairError if isinstance(error, PairError) else ValueError)(text) from error
 
 
 class _OpenContext(_Context):

@@ -497,8 +497,11 @@ class Pair:
         """Say in one sentence why a run of the pair fails: data outside a support, a NaN, or shapes."""
         try:
             yield
-        except PairError:
-            raise
+        except PairError as error:
+            # Pyro adds the shapes of a trace to what is raised inside it.
+            if str(error) == plainly(error):
+                raise
+            raise PairError(plainly(error)) from error
         except RuntimeError as error:
             if is_out_of_memory(error):
                 raise
