@@ -61,7 +61,9 @@ class PhotoPatches(Source):
             )
         patches = torch.stack([_patches(read_image(file.check(_FOLDER))) for file in self.files])
         splits = {name: _columns(patches, columns) for name, columns in COLUMNS.items()}
-        return Splits(**splits, source="package scikit-learn (china.jpg, flower.jpg)")
+        return Splits(
+            splits["train"], splits["valid"], splits["test"], source="package scikit-learn (china.jpg, flower.jpg)"
+        )
 
     def is_available(self, root: Path) -> bool:
         """Whether the package ships the photographs, wherever ``root`` is."""
