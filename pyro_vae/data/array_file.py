@@ -113,8 +113,8 @@ class ArrayFile(Source):
                 tensors[name] = _further(beside[name], len(array), f"{self.path}[{title!r}]")
         if labels is not None:
             _check_labels(labels, len(data), self.path, f"{split}_labels" if split else "labels")
-            labels = torch.from_numpy(labels.astype(np.int64))
-        return Split(data.images, labels, tensors)
+        classes = None if labels is None else torch.from_numpy(labels.astype(np.int64))
+        return Split(data.images, classes, tensors)
 
 
 def _beside_splits(

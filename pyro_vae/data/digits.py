@@ -3,17 +3,16 @@
 import gzip
 import io
 import zlib
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from pyro_vae.data.errors import DataCorruptError, DataNotFoundError
-from pyro_vae.data.known_file import require_content
+from pyro_vae.data.known_file import folder_of_package, require_content
 from pyro_vae.data.source import Request, Source, Split, Splits, split_three_ways
 
-_CSV = files("sklearn").joinpath("datasets", "data", "digits.csv.gz")
+_CSV = folder_of_package("sklearn") / "datasets" / "data" / "digits.csv.gz"
 # Of the parsed table, (1797, 65) uint8: 64 pixels from 0 to 16 and a label in each row.
 _SHA256 = "68aea062d35a127749050fa0e52dca09d6569ac08092c925610e0954e172dde2"
 

@@ -1,6 +1,7 @@
 """Files and arrays whose exact content is known beforehand."""
 
 import hashlib
+import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,18 @@ class KnownFile:
     def __str__(self) -> str:
         size = "" if self.size is None else f"{self.size} bytes, "
         return f"{self.path} ({size}{self.algorithm} {self.digest})"
+
+
+def folder_of_package(name: str) -> Path:
+    """Return the folder of an installed package without importing it, which may take a second.
+
+    >>> folder_of_package("sklearn").name
+    'sklearn'
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise DataNotFoundError(f"load_data: the package {name} is not installed, and its data are missing.")
+    return Path(spec.origin).parent
 
 
 def missing(files: tuple[KnownFile, ...], root: Path) -> str:

@@ -1,6 +1,5 @@
 """Patches of the two photographs in the package scikit-learn, which is a dependency: colour without a download."""
 
-from importlib.resources import as_file, files
 from pathlib import Path
 
 import torch
@@ -8,11 +7,11 @@ from torch import Tensor
 
 from pyro_vae.data.errors import DataNotFoundError
 from pyro_vae.data.image_file import read_image
-from pyro_vae.data.known_file import KnownFile
+from pyro_vae.data.known_file import KnownFile, folder_of_package
 from pyro_vae.data.source import GREY_BY_DEFAULT, Request, Source, Split, Splits
 from pyro_vae.runtime.arguments import argument
 
-_FOLDER = files("sklearn").joinpath("datasets", "images")
+_FOLDER = folder_of_package("sklearn") / "datasets" / "images"
 
 SIZE = 32
 """Height and width of a patch."""
@@ -55,20 +54,21 @@ class PhotoPatches(Source):
                 f"load_data('photo-patches'): the splits are regions of the photographs, {argument('valid_size')} must "
                 f"be 52 or left out; got {request.valid_size}."
             )
-        with as_file(_FOLDER) as folder:
-            if not self.is_available(folder):
-                raise DataNotFoundError(
-                    f"load_data: 'photo-patches' was not found: scikit-learn ships no china.jpg and flower.jpg in "
-                    f"{folder}. Install it again: pip install --force-reinstall scikit-learn."
-                )
-            patches = torch.stack([_patches(read_image(file.check(folder))) for file in self.files])
+        if not self.is_available(_FOLDER):
+            raise DataNotFoundError(
+                f"load_data: 'photo-patches' was not found: scikit-learn ships no china.jpg and flower.jpg in "
+                f"{_FOLDER}. Install it again: pip install --force-reinstall scikit-learn."
+            )
+        patches = torch.stack([_patches(read_image(file.check(_FOLDER))) for file in self.files])
         splits = {name: _columns(patches, columns) for name, columns in COLUMNS.items()}
-        return Splits(**splits, source="package scikit-learn (china.jpg, flower.jpg)")
+        return Splits(
+            splits["train"], splits["valid"], splits["test"], source="package scikit-learn (china.jpg, flower.jpg)"
+        )
 
     def is_available(self, root: Path) -> bool:
         """Whether the package ships the photographs, wherever ``root`` is."""
         del root
-        return all(_FOLDER.joinpath(file.path).is_file() for file in self.files)
+        return all((_FOLDER / file.path).is_file() for file in self.files)
 
 
 def _patches(photograph: Tensor) -> Tensor:

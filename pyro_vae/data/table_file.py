@@ -232,7 +232,7 @@ class TableFile(Source):
             DataCorruptError: the file is damaged.
         """
         import pandas as pd  # Slow to import, and seldom needed.
-        from pyarrow import parquet
+        from pyarrow import parquet  # type: ignore[import-untyped]
 
         try:
             with warnings.catch_warnings():
@@ -327,13 +327,14 @@ class TableFile(Source):
             if None not in whole:
                 return torch.tensor(whole), ()
             numbers = [_number(cell) for cell in cells]
-            if None in numbers or not any(number % 1 for number in numbers):
+            if None in numbers or not any(number is not None and number % 1 for number in numbers):
                 texts = sorted(set(cells))
                 codes = {text: code for code, text in enumerate(texts)}
                 return torch.tensor([codes[cell] for cell in cells]), tuple(texts)
         whole = [int(cell) if isinstance(cell, int | float) and cell % 1 == 0 else None for cell in cells]
-        if None in whole or max(map(abs, whole)) >= 2**63:
-            row = next(row for row, number in enumerate(whole) if number is None or abs(number) >= 2**63)
+        outside = [row for row, number in enumerate(whole) if number is None or abs(number) >= 2**63]
+        if outside:
+            row = outside[0]
             raise ValueError(
                 f"load_data: {self.path}: column {name!r} must hold labels, whole numbers or texts; row {row + 1} has "
                 f"{in_short(cells[row])}. Real numbers are a tensor, {data_option('tensors', (name,))}."

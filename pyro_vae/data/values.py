@@ -162,7 +162,10 @@ class Values:
                 images[~split.tensors[MASK]] = 0.0
             array = in_float32(images.numpy(), f"{where}, standardised,")
             scaled[name] = replace(split, images=torch.from_numpy(array))
-        return replace(splits, **scaled, values=self.values, shift=shift, scale=scale)
+        return replace(
+            splits, train=scaled["train"], valid=scaled["valid"], test=scaled["test"], values=self.values, shift=shift,
+            scale=scale,
+        )  # fmt: skip
 
 
 def check_numbers(array: np.ndarray, where: str) -> None:
@@ -248,8 +251,8 @@ def _moments(train: Split, where: str, columns: Sequence[str]) -> tuple[Tensor, 
     low, high = x.min(0, where=seen, initial=np.inf), x.max(0, where=seen, initial=-np.inf)
     for still, what in ((number == 0, "missing in all training data"), (low == high, "constant in the training data")):
         if still.any():
-            first = np.unravel_index(int(still.argmax()), still.shape)
-            named = repr(columns[first[0]]) if columns else f"x[{', '.join(str(int(i)) for i in first)}]"
+            first = [int(i) for i in np.unravel_index(int(still.argmax()), still.shape)]
+            named = repr(columns[first[0]]) if columns else f"x[{', '.join(map(str, first))}]"
             remedy = data_option("drop", (columns[first[0]],)) if columns else "remove what is constant from the file"
             raise ValueError(
                 f"load_data: {where}: {count(int(still.sum()), 'feature')}, the first {named}, "
