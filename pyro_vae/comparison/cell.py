@@ -26,6 +26,9 @@ from pyro_vae.runtime.wording import did_you_mean
 FORMAT = 3
 """Format of a cell's settings and results. It is part of a cell's hash: an old result is never taken for a new one."""
 
+ADDED_LATER = ("quadrants",)
+"""Settings that are no part of the hash while they are None, so that cells from before these settings keep theirs."""
+
 SCHEDULES = ("cosine", "iwae", "constant")
 
 MODEL_SETTINGS = (
@@ -250,9 +253,13 @@ class Cell:
         classes and functions of your own and of installed packages. It does not cover the content of data, which is
         compared when a run is resumed.
         """
+        settings = self.settings()
+        for name in ADDED_LATER:
+            if settings[name] is None:
+                del settings[name]
         content = {
             "format": FORMAT,
-            **self.settings(),
+            **settings,
             "fitted_model": self.fitted_model and self.fitted_model.hash,
             "own": self.own_code,
         }
