@@ -32,7 +32,7 @@ from pyro_vae.parts import make_objective, make_pair
 from pyro_vae.runtime.files import write_bytes
 from pyro_vae.runtime.random_state import seeded
 
-MIXTURE = "discretized_logistic(scale='predicted')"
+MIXTURE = "discretized_logistic_mixture"
 
 MODELS = {
     "Gaussian, scale 1": ("gaussian(scale=1.0)", "trace_elbo"),

@@ -156,7 +156,8 @@ class TopDownGuide(PyroModule):
         with pyro.plate(PLATE, len(x), dim=-1):
             z = pyro.sample(layer_site(len(self.dims)), dist.Normal(loc, log_scale.exp()).to_event(1))
             for level in range(len(below), 0, -1):
-                z = pyro.sample(layer_site(level), precision_weighted(*below[level - 1], self._path(level, z)))
+                loc, log_scale = below[level - 1]
+                z = pyro.sample(layer_site(level), precision_weighted(loc, log_scale, self._path(level, z)))
         return z
 
     def _estimated(self, x: Tensor) -> list[tuple[Tensor, ...]]:
