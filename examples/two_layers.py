@@ -77,12 +77,14 @@ def main() -> None:
                 print(f"{layers:<7d} {objective:11s} {error}", flush=True)
                 continue
             found[layers, objective] = evidence
-            rows.append({"layers": layers, "objective": objective, "active_units": units, **evidence.summary()})
+            numbers = evidence.summary()["log_likelihood"]
+            rows.append({"layers": layers, "objective": objective, "active_units": units, **numbers})
             nats = f"{evidence.mean:.2f} (s.e. {evidence.standard_error:.3f})"
             spread = f"s.e. {evidence.data_standard_error:.2f}"
             print(f"{layers:<7d} {objective:11s} {nats:>25s} {spread:>12s} {units:>13s}", flush=True)
-            settings = {"data": data.describe(), "k": args.k, "epochs": args.epochs, "nets": rows}
-            write_bytes(args.out / "table.json", f"{json.dumps(settings, indent=2)}\n".encode())
+            table = {"data": data.describe(), "k": args.k, "epochs": args.epochs, "num_samples": args.num_samples}
+            table["nets"] = rows
+            write_bytes(args.out / "table.json", f"{json.dumps(table, indent=2)}\n".encode())
     if not found:
         raise SystemExit("No net could be fitted: try a smaller --lr.")
     print("\nWhat is gained, on the same images:")
