@@ -40,14 +40,6 @@ def checked_description(model: Program, guide: Program, x: Any) -> dict[str, Any
                 why = _why_another(pair, name, described, x)
             if why is not None:
                 checked[name] = {"class": described[name]["class"], "why": why}
-    if all(is_buildable(checked[name]) for name in pair):
-        # Each was built around the other; where each needs the other one first, the two cannot be built together.
-        with no_side_effects(modules_of(model, guide)), pyro.get_param_store().scope():
-            try:
-                build_pair(checked, "fit", trust=True)
-            except RunError as error:
-                why = str(error).removeprefix("fit: ").removesuffix(".")
-                checked |= {name: {"class": checked[name]["class"], "why": why} for name in pair}
     return checked
 
 
