@@ -106,8 +106,8 @@ def own_parts(part: str) -> dict[str, type]:
 def part_names(part: str) -> list[str]:
     """Return the names of all parts of a kind: the package's own, then those that installed packages declare.
 
-    >>> part_names("network")
-    ['mlp', 'conv', 'gated_conv', 'gated_mlp', 'resnet']
+    >>> part_names("network")[:2]
+    ['mlp', 'conv']
     """
     return list(dict.fromkeys([*own_parts(part), *(point.name for point in _declared(part))]))
 

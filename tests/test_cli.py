@@ -229,7 +229,7 @@ def test_every_value_of_a_cell_comes_through():
         "guide": "iaf(num_flows=2)", "prior": "flow", "objective": "iwae(num_particles=3)", "latent_dim": 3,
         "encoder": "mlp(activation='relu')", "decoder": "mlp(hidden_dims=(7,))",
         "hidden_dims": [4, 5], "encoder_dims": [6], "activation": "relu", "init_bias": False, "data": "mnist-static",
-        "labels": True,
+        "labels": True, "quadrants": 2,
         "binarization": "static", "valid_size": 7, "data_seed": 1, "seed": 2, "epochs": 3, "batch_size": 8, "lr": 0.01,
         "adam_eps": 1e-4, "schedule": "iwae", "kl_warmup": 1, "clip_grad_norm": 2.5, "patience": 4, "compile": "off",
         "device": "cuda", "num_test": 9, "num_samples": 10, "elbo_samples": 11, "num_gaps": 12,

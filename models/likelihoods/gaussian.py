@@ -32,6 +32,7 @@ class GaussianLikelihood(DecodedLikelihood):
         O. Rybkin, K. Daniilidis, S. Levine (2021), *Simple and effective VAE training with calibrated decoders*,
         arXiv 2006.13202 (shared).
 
+    >>> import torch
     >>> p = GaussianLikelihood((1, 28, 20), latent_dim=2)(torch.zeros(5, 7, 2))
     >>> p.batch_shape, p.event_shape
     (torch.Size([5, 7]), torch.Size([1, 28, 20]))

@@ -130,7 +130,8 @@ def check_arguments(args: tuple[Any, ...], **programs: Program) -> None:
             raise PairError(
                 f"the {what} cannot be called with the data, which are {len(args)} positional "
                 f"argument{'' if len(args) == 1 else 's'} of model and guide: after x, {type(program).__name__} with "
-                f"this likelihood takes {takes.in_words}."
+                f"this likelihood takes {takes.in_words}. Leave out what it does not take, as labels; or choose "
+                f"a model that takes it."
             )
 
 

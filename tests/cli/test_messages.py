@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from dataclasses import fields
+from functools import partial
 
 import pytest
 import torch
@@ -120,7 +121,7 @@ def line_of(text: str) -> int:
 
 FLAGS = [
     ["--latent_dim", 0], ["--hidden_dims", 0], ["--encoder_dims", 0], ["--data", "mnist6"], ["--binarization", "half"],
-    ["--labels", "true"], ["--labels", "x"],
+    ["--labels", "true"], ["--labels", "x"], ["--quadrants", 4],
     ["--valid_size", -1], ["--valid_size", 1000], ["--data_seed", -1], ["--seed", -1], ["--seed", 2**64],
     ["--epochs", 0], ["--batch_size", 0], ["--batch_size", 49], ["--lr", -1], ["--lr", "inf"], ["--adam_eps", -1],
     ["--schedule", "x"], ["--kl_warmup", -1], ["--clip_grad_norm", 0], ["--patience", 0], ["--compile", "x"],
@@ -234,11 +235,13 @@ def test_a_wrong_option_of_any_part_is_told_with_its_flag(kind):
                 text = Part.of(kind, name).text_with({option: wrong})
                 try:
                     with named_as("flags"):
-                        shape = (16,) if name == "linear_gaussian" else (1, 4, 4)
+                        shape = (16,) if name.startswith("linear_gaussian") else (1, 4, 4)
+                        classes = 3 if name.startswith("conditional") else None
                         if kind == "objective":
                             make_objective(text)
                         else:
-                            make_pair(shape, 2, (3,), data=lambda shape=shape: torch.rand(600, *shape), **{kind: text})
+                            data = partial(torch.rand, 600, *shape)
+                            make_pair(shape, 2, (3,), data=data, num_classes=classes, **{kind: text})
                 except ValueError as error:
                     tried += 1
                     message = str(error).replace(text, "")

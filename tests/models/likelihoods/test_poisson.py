@@ -77,7 +77,7 @@ COUNTS, SIZES = torch.tensor([[0.0, 2, 5], [1, 1, 0]]), torch.tensor([7.0, 2.0])
     [
         (True, COUNTS, r"needs the library size"),
         (False, (COUNTS, SIZES), r"second tensor, of shape"),
-        (True, (COUNTS, SIZES, SIZES), r"after x, VAE with this likelihood"),
+        (True, (COUNTS, SIZES, SIZES), r"with this likelihood takes"),
         (True, (COUNTS, SIZES[:, None]), r"must have shape \(batch,\)"),
         (True, (COUNTS, SIZES - 2), r"1 of 2 size factors are not"),
         (True, (COUNTS, SIZES * torch.nan), r"2 of 2 size factors are"),
