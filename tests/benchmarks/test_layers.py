@@ -1,8 +1,11 @@
 import json
 
+import pytest
+
 from benchmarks import layers
 
 
+@pytest.mark.slow
 def test_prints_the_ratio_of_each_pair(capsys, caplog):
     layers.main(
         ["--json", "--level", "trace", "--batch", "1000", "--seconds", "0.01", "--images", "1", "--samples", "10",

@@ -45,7 +45,13 @@ OPTIONS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("guide_name", part_names("guide"))
+@pytest.mark.parametrize(
+    "guide_name",
+    [
+        name if name in ("mean_field", "semi_amortized") else pytest.param(name, marks=pytest.mark.slow)
+        for name in part_names("guide")
+    ],
+)
 def test_every_combination_is_described_as_it_is(guide_name):
     """Guide x prior x likelihood: what the description builds has the pair's weights, given its parameters."""
     built_any = False
