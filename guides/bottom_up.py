@@ -8,12 +8,11 @@ import pyro
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from pyro_vae.guides.layers import layer_families, layer_guide
 from pyro_vae.nn import Network, flatten_event
 from pyro_vae.nn.latent_layers import between_layers, layer_dims, start_small
-from pyro_vae.parts import make_part
 from pyro_vae.programs.sites import PLATE, layer_site
 from pyro_vae.protocols import PosteriorGuide
-from pyro_vae.runtime.checks import in_short
 
 
 class BottomUpGuide(PyroModule):
@@ -76,27 +75,20 @@ class BottomUpGuide(PyroModule):
         super().__init__()
         dims = layer_dims("BottomUpGuide", latent_dim, inner_latent_dims)
         between = between_layers("BottomUpGuide", inner_hidden_dims, len(dims) - 1)
-        layers = (layers,) if isinstance(layers, str) else layers
-        if not isinstance(layers, Sequence) or len(layers) not in (1, len(dims)):
-            count = len(layers) if isinstance(layers, Sequence) else in_short(layers)
-            raise ValueError(
-                f"BottomUpGuide: layers must be a tuple of one guide for all of z1 to z{len(dims)}, or of one for "
-                f"each; got {count}."
-            )
+        each = layer_families("BottomUpGuide", layers, len(dims))
         self.x_shape = tuple(x_shape)
         self.latent_dim = latent_dim
         self.hidden_dims = tuple(hidden_dims)
         self.activation = activation
         self.inner_latent_dims = dims[:-1]
         self.inner_hidden_dims = inner_hidden_dims
-        self.layers = tuple(layers)
-        each = self.layers if len(layers) == len(dims) else self.layers * len(dims)
+        self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         below = [self.x_shape, *((dim,) for dim in dims[:-1])]
         hidden = [self.hidden_dims, *between]
         networks = [encoder, *[None] * (len(dims) - 1)]
         self.guides = nn.ModuleList([
-            _layer(layer, x_shape=below[i], latent_dim=dims[i], hidden_dims=hidden[i], activation=activation,
-                   encoder=networks[i])
+            layer_guide("BottomUpGuide", layer, x_shape=below[i], latent_dim=dims[i], hidden_dims=hidden[i],
+                        activation=activation, encoder=networks[i])
             for i, layer in enumerate(each)
         ])  # fmt: skip
         for layer, guide in list(zip(each, self.guides, strict=True))[1:]:
@@ -116,14 +108,3 @@ class BottomUpGuide(PyroModule):
             for level, guide in enumerate(cast(Iterable[PosteriorGuide], self.guides), start=1):
                 z = pyro.sample(layer_site(level), guide.posterior(z))
         return z
-
-
-def _layer(layer: Any, **sizes: Any) -> Any:
-    """Return the guide of a layer, made if it is a text."""
-    guide = make_part("guide", layer, **sizes) if isinstance(layer, str) else layer
-    if not isinstance(guide, PosteriorGuide):
-        raise ValueError(
-            f"BottomUpGuide: the guide of a layer must have posterior(x); {type(guide).__name__} has none. "
-            f"MeanFieldGuide has it, for one."
-        )
-    return guide

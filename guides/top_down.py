@@ -1,58 +1,42 @@
 """The guide of several stochastic layers that corrects the model's own path from the top down."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, cast
 
 import pyro
-from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
-from torch.nn.functional import logsigmoid
 
+from pyro_vae.guides.gaussian_product import gaussian_product
+from pyro_vae.guides.layers import layer_families, layer_guide
+from pyro_vae.guides.spline import SplineGuide
 from pyro_vae.nn import MLP, Network, features_of, flatten_event, make_network
 from pyro_vae.nn.latent_layers import between_layers, layer_dims
 from pyro_vae.nn.mlp import ACTIVATIONS
 from pyro_vae.programs.sites import PLATE, layer_site
+from pyro_vae.protocols import PosteriorGuide
 
 WHO = "TopDownGuide"
-
-
-def precision_weighted(loc: Tensor, log_scale: Tensor, other: Normal) -> Distribution:
-    r"""Return the normalized product of a diagonal Gaussian with another one.
-
-    .. math:: \sigma^{-2} = \hat\sigma^{-2} + \sigma_p^{-2}, \qquad
-        \mu = \sigma^2 (\hat\mu \hat\sigma^{-2} + \mu_p \sigma_p^{-2})
-
-    With the first precision's share of the sum, :math:`w = \mathrm{sigmoid}(2 \log(\sigma_p / \hat\sigma))`, no
-    precision overflows: :math:`\mu = \mu_p + w (\hat\mu - \mu_p)` and :math:`\sigma^2 = w \hat\sigma^2`.
-
-    Args:
-        loc: of the first, ``(*batch, dim)``.
-        log_scale: of the first, likewise.
-        other: the second, batch ``(*batch, dim)``.
-
-    Returns:
-        Batch ``batch``, event ``(dim,)``.
-    """
-    log_odds = 2 * (other.scale.log() - log_scale)
-    merged = other.loc + log_odds.sigmoid() * (loc - other.loc)
-    return dist.Normal(merged, (log_scale + 0.5 * logsigmoid(log_odds)).exp()).to_event(1)
 
 
 class TopDownGuide(PyroModule):
     r"""q(z | x) = q(z_L | x) q(z_{L-1} | z_L, x) ... q(z_1 | z_2, x): the ladder guide, which shares the model's path.
 
-    A deterministic upward pass d_l = f_l(d_{l-1}), d_0 = x, gives an estimate of each layer,
+    A deterministic upward pass d_l = f_l(d_{l-1}), d_0 = x, gives an estimate of each layer, by default
     :math:`N(\hat\mu_l(d_l), \hat\sigma_l(d_l)^2)`. The top layer has its estimate for q. Every other one has the
     normalized product of its estimate with the model's :math:`p(z_l | z_{l+1}) = N(\mu_p, \sigma_p^2)`:
 
     .. math:: q(z_l | z_{l+1}, x) = N\left(\frac{\hat\mu \hat\sigma^{-2} + \mu_p \sigma_p^{-2}}
         {\hat\sigma^{-2} + \sigma_p^{-2}}, \frac{1}{\hat\sigma^{-2} + \sigma_p^{-2}}\right)
 
-    so that a layer of which x says nothing follows the model. ``posterior(x)`` is q(z_L | x), the only law that is
-    closed given x alone; a VampPrior on the top layer asks for it.
+    so that a layer of which x says nothing follows the model. The estimate is the posterior of a guide of one layer
+    whose datum is d_l: a Gaussian (diagonal, low-rank or full) or a mixture of diagonal ones, whose product is of the
+    same family; or a flow from a Gaussian, whose base is merged before its steps.
+
+    ``posterior(x)`` is q(z_L | x), the only law that is closed given x alone; a VampPrior on the top layer asks for it.
 
     The model is no part of the guide, which has neither its parameters nor its state. But gradients reach the model's
     parameters through the guide, too. The paper's networks have batch normalization; these have none.
@@ -66,19 +50,27 @@ class TopDownGuide(PyroModule):
         activation: of all networks.
         inner_latent_dims: dimensions of z_1 to z_{L-1}, nearest to x first.
         inner_hidden_dims: hidden layers of f_2 to f_L, nearest to x first: one tuple for all, or one for each.
+        layers: the guides of the layers, nearest to x first, as ``"low_rank(rank=2)"`` or an object for data of d_l's
+            width; one for all layers or one for each. Made by name they have no hidden layers.
         model: p(x, z), the model that the guide is used with, as :class:`pyro_vae.models.HierarchicalVAE`: it has
             ``conditional(level, above)``, which returns p(z_l | z_{l+1}), a diagonal Gaussian.
         encoder: f_1 up to its last activation: a module, or a class of modules, from flat x ``(*batch,
             prod(x_shape))`` to ``(*batch, hidden_dims[-1])``, or to as many features as x has where ``hidden_dims`` is
             empty; an :class:`pyro_vae.nn.MLP` unless given.
 
+    Attributes:
+        estimates: the guides of z_1 to z_L, each of its d_l.
+
     Raises:
-        ValueError: a dimension is below 1, ``inner_hidden_dims`` are for another number of layers, or the model has no
-            ``conditional``; when called, the model's layers are of other dimensions or no diagonal Gaussians.
+        ValueError: a dimension is below 1, ``inner_hidden_dims`` or ``layers`` are for another number of layers, the
+            guide of a layer has no ``posterior`` or scales its flow's end, or the model has no ``conditional``; when
+            called, the model's layers are of other dimensions or no diagonal Gaussians, or a posterior has no product
+            with them.
 
     References:
         C. Sonderby, T. Raiko, L. Maaloe, S. Sonderby, O. Winther (2016), *Ladder variational autoencoders*,
-        arXiv 1602.02282.
+        arXiv 1602.02282; with flows: D. Kingma, T. Salimans, R. Jozefowicz, X. Chen, I. Sutskever, M. Welling (2016),
+        arXiv 1606.04934.
 
     >>> from pyro_vae.models import HierarchicalVAE
     >>> import torch
@@ -89,6 +81,7 @@ class TopDownGuide(PyroModule):
     """
 
     encoder: Callable[[Tensor], Tensor] | None
+    names_parts: ClassVar[Mapping[str, str]] = MappingProxyType({"layers": "guide"})
     prior_comes_later: ClassVar[bool] = True
     """The model's prior may need ``posterior``, which uses none of the model."""
 
@@ -100,6 +93,7 @@ class TopDownGuide(PyroModule):
         activation: str = "tanh",
         inner_latent_dims: Sequence[int] = (100,),
         inner_hidden_dims: Sequence[int] | Sequence[Sequence[int]] = (100, 100),
+        layers: Sequence[Any] = ("mean_field",),
         *,
         model: Any,
         encoder: Network | None = None,
@@ -112,17 +106,20 @@ class TopDownGuide(PyroModule):
                 f"{WHO}: model must have conditional(level, above), its p(z_l | z_{{l+1}}), as HierarchicalVAE has; "
                 f"{type(model).__name__} has none."
             )
+        each = layer_families(WHO, layers, len(dims))
         self.x_shape = tuple(x_shape)
         self.latent_dim = latent_dim
         self.hidden_dims = tuple(hidden_dims)
         self.activation = activation
         self.inner_latent_dims = dims[:-1]
         self.inner_hidden_dims = inner_hidden_dims
+        self.layers = (layers,) if isinstance(layers, str) else tuple(layers)
         self.dims = dims
         # In a tuple, where torch does not look for modules.
         self._models = (model,)
         width = math.prod(self.x_shape)
         widths = [width := layers[-1] if layers else width for layers in hidden]
+        self._width = widths[0]
         self.encoder = None
         if encoder is not None or hidden[0]:
             self.encoder = make_network(
@@ -136,7 +133,10 @@ class TopDownGuide(PyroModule):
             ]
         )
         self.estimates = nn.ModuleList(
-            [MLP(width, (), 2 * dim, activation) for width, dim in zip(widths, dims, strict=True)]
+            [
+                _estimate(layer, x_shape=(width,), latent_dim=dim, hidden_dims=(), activation=activation)
+                for layer, width, dim in zip(each, widths, dims, strict=True)
+            ]
         )
         self.activate = ACTIVATIONS[activation]()
 
@@ -147,31 +147,32 @@ class TopDownGuide(PyroModule):
 
     def posterior(self, x: Tensor) -> Distribution:
         """Return q(z_L | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        loc, log_scale = self._estimated(x)[-1]
-        return dist.Normal(loc, log_scale.exp()).to_event(1)
+        return self._guides[-1].posterior(self._upward(x)[-1])
 
     def forward(self, x: Tensor) -> Tensor:
         """Sample all layers for x ``(batch, *x_shape)``; returns z_1 ``(batch, dim)``."""
-        *below, (loc, log_scale) = self._estimated(x)
+        *below, top = [guide.posterior(d) for guide, d in zip(self._guides, self._upward(x), strict=True)]
         with pyro.plate(PLATE, len(x), dim=-1):
-            z = pyro.sample(layer_site(len(self.dims)), dist.Normal(loc, log_scale.exp()).to_event(1))
+            z = pyro.sample(layer_site(len(self.dims)), top)
             for level in range(len(below), 0, -1):
-                loc, log_scale = below[level - 1]
-                z = pyro.sample(layer_site(level), precision_weighted(loc, log_scale, self._path(level, z)))
+                z = pyro.sample(layer_site(level), gaussian_product(below[level - 1], self._path(level, z)))
         return z
 
-    def _estimated(self, x: Tensor) -> list[tuple[Tensor, ...]]:
-        """Return location and log scale of each layer's estimate, nearest to x first."""
+    @property
+    def _guides(self) -> Sequence[PosteriorGuide]:
+        return cast(Sequence[PosteriorGuide], self.estimates)
+
+    def _upward(self, x: Tensor) -> list[Tensor]:
+        """Return d_1 to d_L."""
         d = flatten_event(x, self.x_shape, WHO)
         if self.encoder is not None:
-            width = cast(MLP, self.estimates[0]).in_features
-            (d,) = features_of(self.encoder, d, {"upward": width}, WHO, "encoder")
+            (d,) = features_of(self.encoder, d, {"upward": self._width}, WHO, "encoder")
             d = self.activate(d)
-        found: list[tuple[Tensor, ...]] = [self.estimates[0](d).chunk(2, dim=-1)]
-        for upward, estimate in zip(self.upward, self.estimates[1:], strict=True):
+        passed = [d]
+        for upward in self.upward:
             d = d if isinstance(upward, nn.Identity) else self.activate(upward(d))
-            found.append(estimate(d).chunk(2, dim=-1))
-        return found
+            passed.append(d)
+        return passed
 
     def _path(self, level: int, above: Tensor) -> Normal:
         """Return the model's p(z_l | z_{l+1}), dim by dim."""
@@ -189,3 +190,14 @@ class TopDownGuide(PyroModule):
             )
         path: Normal = p.base_dist
         return path
+
+
+def _estimate(layer: Any, **sizes: Any) -> Any:
+    """Return the guide of a layer, whose location and scale can be merged."""
+    guide = layer_guide(WHO, layer, **sizes)
+    if isinstance(guide, SplineGuide):
+        raise ValueError(
+            f"{WHO}: SplineGuide has its location and scale behind its flow, where the model's path cannot be merged "
+            f"with them. InverseAutoregressiveGuide has them before it."
+        )
+    return guide

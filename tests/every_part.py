@@ -55,7 +55,10 @@ TOGETHER = [
         "sylvester(num_flows=1, num_reflections=2)", "standard_normal", "student_t",
         "miwae(num_groups=2, num_particles=3)",
     ),
-    Parts("top_down", "mixture(num_components=3)", "zero_inflated_negative_binomial", "iwae(num_particles=3)"),
+    Parts(
+        "top_down(layers=('low_rank(rank=1)', 'mean_field'))", "mixture(num_components=3)",
+        "zero_inflated_negative_binomial", "iwae(num_particles=3)",
+    ),
 ]  # fmt: skip
 
 PLAIN = Parts("mean_field", "standard_normal", "bernoulli", "trace_elbo")

@@ -1,44 +1,19 @@
 """The ladder guide: its product of Gaussians, and exact on a linear chain with orthogonal loadings."""
 
-import math
-
 import pytest
 import torch
 from linear_chain import LinearChain
 from pyro import distributions as dist
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 from torch.testing import assert_close
 
 import pyro_vae
 from pyro_vae import log_weights
 from pyro_vae.guides import TopDownGuide
-from pyro_vae.guides.top_down import precision_weighted
 from pyro_vae.models import VAE, HierarchicalVAE
 from pyro_vae.models.priors import VampPrior
 from pyro_vae.parts import make_pair
 from pyro_vae.testing import GuideSuite
-
-
-def test_the_merge_is_the_normalized_product():
-    """Its log-density less those of the factors is minus the log of their overlap, at any z."""
-    first = Normal(torch.randn(7, 3).double(), torch.rand(7, 3).double() + 0.1)
-    second = Normal(torch.randn(7, 3).double(), torch.rand(7, 3).double() + 0.1)
-    merged = precision_weighted(first.loc, first.scale.log(), second)
-    overlap = Normal(second.loc, (first.variance + second.variance).sqrt()).log_prob(first.loc)
-    z = torch.randn(5, 7, 3).double()
-    expected = (first.log_prob(z) + second.log_prob(z) - overlap).sum(-1)
-    assert_close(merged.log_prob(z), expected, rtol=1e-10, atol=1e-10)
-
-
-@pytest.mark.parametrize(("log_scale", "weight"), [(-60.0, 1.0), (60.0, 0.0)])
-def test_a_merge_with_a_far_larger_precision_is_that_factor(log_scale, weight):
-    """In float32, where such a precision or its inverse overflows."""
-    loc, log_scales = torch.full((2,), 3.0), torch.full((2,), log_scale, requires_grad=True)
-    merged = precision_weighted(loc, log_scales, Normal(torch.zeros(2), 2.0)).base_dist
-    assert_close(merged.mean, weight * loc)
-    assert_close(merged.scale, torch.full((2,), math.exp(log_scale) if weight else 2.0))
-    (gradient,) = torch.autograd.grad(merged.scale.log().sum(), log_scales)
-    assert_close(gradient, torch.full((2,), weight))
 
 
 def exact_guide(chain, stretch=1.0):
@@ -54,8 +29,8 @@ def exact_guide(chain, stretch=1.0):
     ]
     with torch.no_grad():
         for estimate, (weight, bias, scale) in zip(guide.estimates, laws, strict=True):
-            estimate.output.weight.zero_()[: len(weight)] = weight
-            estimate.output.bias.copy_(torch.cat([bias, (stretch * scale).log()]))
+            estimate.encoder.output.weight.zero_()[: len(weight)] = weight
+            estimate.encoder.output.bias.copy_(torch.cat([bias, (stretch * scale).log()]))
     return guide
 
 
@@ -90,11 +65,11 @@ def test_the_weight_by_hand(recorder):
     path = model.conditional(1, z2)
     expected = model.likelihood(z1).log_prob(x) + path.log_prob(z1) + model.prior().log_prob(z2)
     d1 = guide.encoder(x).tanh()
-    loc, log_scale = guide.estimates[0](d1).chunk(2, -1)
+    loc, log_scale = guide.estimates[0].encoder(d1).chunk(2, -1)
     precision = (-2 * log_scale).exp() + 1 / path.variance
     mean = (loc * (-2 * log_scale).exp() + path.mean / path.variance) / precision
     expected = expected - Normal(mean, precision.rsqrt()).log_prob(z1).sum(-1)
-    loc, log_scale = guide.estimates[1](guide.upward[0](d1).tanh()).chunk(2, -1)
+    loc, log_scale = guide.estimates[1].encoder(guide.upward[0](d1).tanh()).chunk(2, -1)
     expected = expected - Normal(loc, log_scale.exp()).log_prob(z2).sum(-1)
     assert_close(found, expected, rtol=1e-10, atol=1e-10)
 
@@ -139,6 +114,46 @@ def test_an_encoder_owes_the_last_hidden_layer():
         guide(torch.rand(4, 6).double())
 
 
+def test_each_layer_has_a_family_of_its_own(recorder):
+    """A low-rank layer is the product of its estimate with the path; a flow starts from that of its base."""
+    model, guide = make_pair(
+        (6,), 2, (7, 5), guide="top_down(layers=('low_rank(rank=2)', 'planar(num_flows=1)', 'full_rank'))",
+        model="hierarchical_vae(inner_latent_dims=(4, 3), inner_hidden_dims=(5,))",
+    )  # fmt: skip
+    model, guide = model.double(), guide.double()
+    assert [type(estimate).__name__ for estimate in guide.estimates] == ["LowRankGuide", "PlanarGuide", "FullRankGuide"]
+    recorded = recorder(guide)
+    x = torch.rand(4, 6).double().round()
+    found = log_weights(model, recorded, x, 1)[0]
+    z1, z2, z3 = (recorded.values[name].reshape(4, -1) for name in ("z1", "z2", "z3"))
+    to_z1, to_z2 = model.conditional(1, z2), model.conditional(2, z3)
+    joint = model.likelihood(z1).log_prob(x) + to_z1.log_prob(z1) + to_z2.log_prob(z2) + model.prior().log_prob(z3)
+    d1 = guide.encoder(x).tanh()
+    d2 = guide.upward[0](d1).tanh()
+    d3 = guide.upward[1](d2).tanh()
+    estimate = guide.estimates[0].posterior(d1)
+    path = to_z1.base_dist
+    precision = torch.linalg.inv(estimate.covariance_matrix) + (1 / path.variance).diag_embed()
+    weighted = torch.linalg.solve(estimate.covariance_matrix, estimate.mean) + path.mean / path.variance
+    q1 = MultivariateNormal(torch.linalg.solve(precision, weighted), precision_matrix=precision)
+    start = guide.estimates[1].posterior(d2)
+    share = (1 / start.scale.square()) / (1 / start.scale.square() + 1 / to_z2.base_dist.variance)
+    loc, scale = to_z2.mean + share * (start.loc - to_z2.mean), start.scale * share.sqrt()
+    noise = inverse_planar(start.steps[0], z2, loc, scale)
+    log_q2 = Normal(0.0, 1.0).log_prob(noise).sum(-1) - scale.log().sum(-1)
+    log_q2 = log_q2 - start.steps[0].forward(loc + scale * noise)[1]
+    expected = joint - q1.log_prob(z1) - log_q2 - guide.estimates[2].posterior(d3).log_prob(z3)
+    assert_close(found, expected, rtol=1e-8, atol=1e-8)
+
+
+def inverse_planar(step, z, loc, scale):
+    """Return the noise that the step takes to z, by fixed-point iteration."""
+    before = z
+    for _ in range(500):
+        before = before - 0.5 * (step.forward(before)[0] - z)
+    return (before - loc) / scale
+
+
 class Wide(HierarchicalVAE):
     """Its conditionals have heavier tails."""
 
@@ -158,6 +173,21 @@ class Wide(HierarchicalVAE):
 def test_a_model_that_does_not_fit_is_refused(model, message):
     with pytest.raises(ValueError, match=f"TopDownGuide: .*{message}"):
         TopDownGuide((6,), 2, inner_latent_dims=(3,), model=model)(torch.zeros(4, 6))
+
+
+@pytest.mark.parametrize(
+    ("layers", "message"),
+    [
+        (("mean_field",) * 3, r"of z1 to z2, .*; got 3"),
+        ("auxiliary", "AuxiliaryGuide has none"),
+        ("spline", "behind its flow"),
+        ("householder", "ReflectedNormal is none of them"),
+    ],
+)
+def test_layers_that_do_not_fit_are_refused(layers, message):
+    model = HierarchicalVAE((6,), 2, inner_latent_dims=(3,))
+    with pytest.raises(ValueError, match=f"TopDownGuide: .*{message}"):
+        TopDownGuide((6,), 2, inner_latent_dims=(3,), layers=layers, model=model)(torch.zeros(4, 6))
 
 
 def test_an_unknown_activation_is_told():
@@ -182,6 +212,11 @@ def _adam(parameters):
 class TestContract(GuideSuite):
     part = "top_down"
     model = "hierarchical_vae(inner_latent_dims=(3,), inner_hidden_dims=(5,))"
+
+
+class TestContractOfFamilies(GuideSuite):
+    part = "top_down(layers=('mixture', 'iaf(num_flows=1)', 'low_rank'))"
+    model = "hierarchical_vae(inner_latent_dims=(5, 3), inner_hidden_dims=((6, 5), (4,)))"
 
 
 class TestContractOfThreeLayers(GuideSuite):
