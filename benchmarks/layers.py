@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=list(PAIRS))
     parser.add_argument("--batch", type=int, nargs="*", default=[20, 100], help="data a step")
     parser.add_argument("--seconds", type=float, default=0.4, help="of the one-layer side in a round of steps")
-    parser.add_argument("--images", type=int, default=10, help="of the evidence; 0 leaves it out")
+    parser.add_argument("--images", type=int, default=100, help="of the evidence; 0 leaves it out")
     parser.add_argument("--samples", type=int, default=5000, help="K")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--level", choices=["trace", "inductor"], default="inductor")

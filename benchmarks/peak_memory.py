@@ -1,6 +1,7 @@
 """Peak memory of one ``log_likelihood`` call above what the process held before it, in a process of its own.
 
     python -m benchmarks.peak_memory --images 20 --num-samples 5000      prints MB
+    python -m benchmarks.peak_memory --pair top_down                     of a net of `benchmarks.layers`
 
 Linux counts the pages a process holds (VmRSS) and the most it ever held (VmHWM). The start is VmRSS when the
 imports are done, model, guide and images exist, and the libraries have set themselves up by a call on one image and
@@ -29,14 +30,14 @@ def peak_mb(images: int, num_samples: int, level: str = "auto") -> float:
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
-def _measure(images: int, num_samples: int, level: str) -> float:
+def _measure(images: int, num_samples: int, level: str, pair: str) -> float:
     import torch
 
-    from benchmarks import importance
+    from benchmarks import importance, layers
     from pyro_vae.graphs.capture import capture
     from pyro_vae.graphs.compiled_draws import native_draws
 
-    model, guide = importance.pair()
+    model, guide = layers.pair(pair)
     x = importance.images(images)
     importance.ours(model, guide, x[:1], 30)(0)
     addition = capture(lambda t: [t + 1], [torch.zeros(1)], [torch.ones(1)])
@@ -61,8 +62,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=20)
     parser.add_argument("--num-samples", type=int, default=5000)
     parser.add_argument("--level", default="auto", help="what log_likelihood's compile is")
+    parser.add_argument("--pair", default="one_layer", help="one_layer, bottom_up or top_down: see benchmarks.layers")
     args = parser.parse_args()
-    print(f"{_measure(args.images, args.num_samples, args.level):.1f}")
+    print(f"{_measure(args.images, args.num_samples, args.level, args.pair):.1f}")
 
 
 if __name__ == "__main__":
