@@ -4,13 +4,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import pyro
-import torch
 from pyro.nn import PyroModule
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.nn import Network, features_of, flatten_event, make_network
-from pyro_vae.nn.further_tensors import observed_mask, taken_by
+from pyro_vae.nn import Network, features_of, make_network
+from pyro_vae.nn.further_tensors import encoder_inputs, taken_by
 from pyro_vae.programs.sites import LATENT, PLATE
 from pyro_vae.runtime.checks import check_count
 
@@ -76,12 +75,7 @@ class AmortizedGuide(PyroModule):
             ValueError: x does not have ``x_shape``, or the encoder takes or returns another number of features.
         """
         name = type(self).__name__
-        flat, observed = flatten_event(x, self.x_shape, name), observed_mask(x, rest)
-        if observed is not None:
-            flat = torch.where(observed.reshape(flat.shape), flat, torch.zeros_like(flat))
-        further = [
-            tensor.reshape(flat.shape) if tensor.shape == x.shape else tensor for tensor in taken_by(self.encoder, rest)
-        ]
+        flat, further = encoder_inputs(name, self.encoder, x, self.x_shape, rest)
         return features_of(self.encoder, flat, self.blocks, name, "encoder", further)
 
     def forward(self, x: Tensor, *rest: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae.guides.layers import layer_families, layer_guide
 from pyro_vae.nn import Network, flatten_event
+from pyro_vae.nn.further_tensors import taken_by
 from pyro_vae.nn.latent_layers import between_layers, layer_dims, start_small
 from pyro_vae.programs.sites import PLATE, layer_site
 from pyro_vae.protocols import PosteriorGuide
@@ -19,8 +20,9 @@ class BottomUpGuide(PyroModule):
     r"""q(z | x) = q(z_1 | x) q(z_2 | z_1) ... q(z_L | z_{L-1}): each layer from the one below it.
 
     Each factor is the posterior of a guide of one layer, whose datum is the layer below: any guide with
-    ``posterior(x)`` and without a model will do. With the defaults this is the recognition network of Burda et al.
-    (2015), x - 200 - 200 - z1 (100) - 100 - 100 - z2 (50), with diagonal Gaussians.
+    ``posterior(x)`` and without a model will do. That of z_1 is given the further tensors of a datum as well. With the
+    defaults this is the recognition network of Burda et al. (2015), x - 200 - 200 - z1 (100) - 100 - 100 - z2 (50),
+    with diagonal Gaussians.
 
     Where the activation has no bounds, as all have but ``"tanh"``, the last layers of the networks that see a draw
     start at a tenth of Glorot's size: at full size the scales of several layers overflow.
@@ -100,11 +102,12 @@ class BottomUpGuide(PyroModule):
         """The network from x, if the guide of z_1 has one."""
         return getattr(self.guides[0], "encoder", None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Sample all layers for x ``(batch, *x_shape)``; returns z_L ``(batch, latent_dim)``."""
+    def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """Sample all layers for x ``(batch, *x_shape)``, and further tensors of each; returns z_L ``(batch, dim)``."""
         flatten_event(x, self.x_shape, "BottomUpGuide")
-        z = x
+        first, *above = cast(Iterable[PosteriorGuide], self.guides)
         with pyro.plate(PLATE, len(x), dim=-1):
-            for level, guide in enumerate(cast(Iterable[PosteriorGuide], self.guides), start=1):
+            z = pyro.sample(layer_site(1), first.posterior(x, *taken_by(first.posterior, rest)))
+            for level, guide in enumerate(above, start=2):
                 z = pyro.sample(layer_site(level), guide.posterior(z))
         return z

@@ -111,12 +111,15 @@ class ConditionalGuide(PyroModule):
         fills_family: bool = self.guide.fills_family
         return fills_family
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)`` and y ``(batch, *y_shape)``."""
+    def forward(self, x: Tensor, y: Tensor | None = None, *_: Tensor) -> Tensor:
+        """Sample z ``(batch, latent_dim)`` for x ``(batch, *x_shape)`` and y ``(batch, *y_shape)``.
+
+        Further tensors of each datum are the likelihood's, and not used here.
+        """
         z: Tensor = self.guide(self._rows(x, y))
         return z
 
-    def _posterior(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+    def _posterior(self, x: Tensor, y: Tensor | None = None, *_: Tensor) -> Distribution:
         """Return q(z | x, y): batch ``(batch,)``, event ``(latent_dim,)``."""
         if y is None:
             raise ValueError(

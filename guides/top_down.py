@@ -13,7 +13,8 @@ from torch.distributions import Distribution, Independent, Normal
 from pyro_vae.guides.gaussian_product import gaussian_product
 from pyro_vae.guides.layers import layer_families, layer_guide
 from pyro_vae.guides.spline import SplineGuide
-from pyro_vae.nn import MLP, Network, features_of, flatten_event, make_network
+from pyro_vae.nn import MLP, Network, features_of, make_network
+from pyro_vae.nn.further_tensors import encoder_inputs
 from pyro_vae.nn.latent_layers import between_layers, layer_dims
 from pyro_vae.nn.mlp import ACTIVATIONS
 from pyro_vae.programs.sites import PLATE, layer_site
@@ -37,6 +38,9 @@ class TopDownGuide(PyroModule):
     same family; or a flow from a Gaussian, whose base is merged before its steps.
 
     ``posterior(x)`` is q(z_L | x), the only law that is closed given x alone; a VampPrior on the top layer asks for it.
+
+    Further tensors of a datum, (x, y, ...), are used as by the guides of one layer: a boolean tensor of x's shape is a
+    mask of its observed elements, and an encoder is called with those that its ``forward`` names.
 
     The model is no part of the guide, which has neither its parameters nor its state. But gradients reach the model's
     parameters through the guide, too. The paper's networks have batch normalization; these have none.
@@ -80,7 +84,7 @@ class TopDownGuide(PyroModule):
     (torch.Size([7, 100]), torch.Size([50]))
     """
 
-    encoder: Callable[[Tensor], Tensor] | None
+    encoder: Callable[..., Tensor] | None
     names_parts: ClassVar[Mapping[str, str]] = MappingProxyType({"layers": "guide"})
     prior_comes_later: ClassVar[bool] = True
     """The model's prior may need ``posterior``, which uses none of the model."""
@@ -145,13 +149,13 @@ class TopDownGuide(PyroModule):
         """p(x, z), whose path is shared."""
         return self._models[0]
 
-    def posterior(self, x: Tensor) -> Distribution:
+    def posterior(self, x: Tensor, *rest: Tensor) -> Distribution:
         """Return q(z_L | x) for x ``(batch, *x_shape)``: batch ``(batch,)``, event ``(latent_dim,)``."""
-        return self._guides[-1].posterior(self._upward(x)[-1])
+        return self._guides[-1].posterior(self._upward(x, rest)[-1])
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Sample all layers for x ``(batch, *x_shape)``; returns z_1 ``(batch, dim)``."""
-        *below, top = [guide.posterior(d) for guide, d in zip(self._guides, self._upward(x), strict=True)]
+    def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """Sample all layers for x ``(batch, *x_shape)``, and further tensors of each datum; returns z_1."""
+        *below, top = [guide.posterior(d) for guide, d in zip(self._guides, self._upward(x, rest), strict=True)]
         with pyro.plate(PLATE, len(x), dim=-1):
             z = pyro.sample(layer_site(len(self.dims)), top)
             for level in range(len(below), 0, -1):
@@ -162,11 +166,12 @@ class TopDownGuide(PyroModule):
     def _guides(self) -> Sequence[PosteriorGuide]:
         return cast(Sequence[PosteriorGuide], self.estimates)
 
-    def _upward(self, x: Tensor) -> list[Tensor]:
+    def _upward(self, x: Tensor, rest: Sequence[Tensor]) -> list[Tensor]:
         """Return d_1 to d_L."""
-        d = flatten_event(x, self.x_shape, WHO)
+        encoder = nn.Identity() if self.encoder is None else self.encoder
+        d, further = encoder_inputs(WHO, encoder, x, self.x_shape, rest)
         if self.encoder is not None:
-            (d,) = features_of(self.encoder, d, {"upward": self._width}, WHO, "encoder")
+            (d,) = features_of(encoder, d, {"upward": self._width}, WHO, "encoder", further)
             d = self.activate(d)
         passed = [d]
         for upward in self.upward:

@@ -13,6 +13,7 @@ from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.nn import MLP, Network, features_of, flatten_event
 from pyro_vae.nn.condition import Condition, joined
+from pyro_vae.nn.further_tensors import FurtherArguments, further_arguments, likelihood_given
 from pyro_vae.programs.sites import LATENT, OBSERVED, PLATE
 from pyro_vae.runtime.checks import check_count
 
@@ -27,7 +28,8 @@ class ConditionalVAE(PyroModule):
         p(x | z, y) = p_\theta(x | [z, c(y)]), \qquad
         p(z | y) = p(z) \quad \text{or} \quad N(\mu(c(y)), \mathrm{diag}(\sigma^2(c(y))))
 
-    Any likelihood serves: it is called with z and c(y) behind it, ``(*batch, latent_dim + dim of c(y))``. A prior that
+    Any likelihood serves: it is called with z and c(y) behind it, ``(*batch, latent_dim + dim of c(y))``, and with the
+    further tensors where a datum has more than two, (x, y, ...), as a size factor of counts. A prior that
     asks the guide for q(z | x), as the VampPrior does, has no y and does not serve.
 
     Sites: plate ``"data"`` (dim -1) with latent ``"z"``, event ``(latent_dim,)``, and observed ``"x"``, event
@@ -45,8 +47,9 @@ class ConditionalVAE(PyroModule):
         y_shape: shape of one y; ``()`` for one label. It is needed where y are numbers.
         prior: p(z), a module called with nothing; :class:`StandardNormalPrior` unless given. With a conditional prior,
             none other than this.
-        likelihood: p(x | z, y), a module called with z and c(y); :class:`BernoulliLikelihood` unless given, in which
-            case ``hidden_dims`` and ``activation`` are for the conditional prior's network alone.
+        likelihood: p(x | z, y), a module called with z and c(y), and with as many further tensors of a datum as its
+            ``forward`` names after that; :class:`BernoulliLikelihood` unless given, in which case ``hidden_dims`` and
+            ``activation`` are for the conditional prior's network alone.
         decoder: the default likelihood's network from z and c(y) to x, for which see there; it is then
             ``likelihood.decoder``.
 
@@ -56,6 +59,7 @@ class ConditionalVAE(PyroModule):
     Raises:
         ValueError: neither ``num_classes`` nor ``y_shape`` is given; both ``likelihood`` and ``decoder`` are; or
             ``conditional_prior`` and another prior are. When called, y is missing or does not fit.
+        PairError: when called, the likelihood takes fewer or more further tensors.
 
     References:
         K. Sohn, H. Lee, X. Yan (2015), *Learning structured output representation using deep conditional generative
@@ -71,7 +75,7 @@ class ConditionalVAE(PyroModule):
 
     given: ClassVar[str] = "y"
     prior: Callable[[], Distribution] | None
-    likelihood: Callable[[Tensor], Distribution]
+    likelihood: Callable[..., Distribution]
 
     def __init__(
         self,
@@ -84,7 +88,7 @@ class ConditionalVAE(PyroModule):
         num_classes: int | None = None,
         y_shape: Sequence[int] | None = None,
         prior: Callable[[], Distribution] | None = None,
-        likelihood: Callable[[Tensor], Distribution] | None = None,
+        likelihood: Callable[..., Distribution] | None = None,
         decoder: Network | None = None,
     ) -> None:
         super().__init__()
@@ -133,12 +137,25 @@ class ConditionalVAE(PyroModule):
         batch = y.shape[: y.ndim - len(self.condition.y_shape)]
         return self._prior_at(self.condition.encode(y, like.new_empty(*batch, 0)))
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Run the model on x ``(batch, *x_shape)`` given y ``(batch, *y_shape)``; returns z ``(batch, latent_dim)``."""
+    @property
+    def further_arguments(self) -> FurtherArguments:
+        """Which further tensors of a datum the model takes after x: y, and those of its likelihood."""
+        names, least, takes_all = further_arguments(self.likelihood)
+        return FurtherArguments((self.given, *names), 1 + least, takes_all)
+
+    def forward(self, x: Tensor, y: Tensor | None = None, *rest: Tensor) -> Tensor:
+        """Run the model on x ``(batch, *x_shape)`` given y ``(batch, *y_shape)``; returns z ``(batch, latent_dim)``.
+
+        Args:
+            x: data.
+            y: labels or numbers.
+            rest: further tensors of each datum, ``(batch, ...)``, which the likelihood is called with.
+        """
         features = self.condition.encode(y, flatten_event(x, self.x_shape, "ConditionalVAE"))
         with pyro.plate(PLATE, len(x), dim=-1):
             z = pyro.sample(LATENT, self._prior_at(features))
-            pyro.sample(OBSERVED, self.likelihood(joined(z, features)), obs=x)
+            p = likelihood_given("ConditionalVAE", self.likelihood, joined(z, features), rest)
+            pyro.sample(OBSERVED, p, obs=x)
         return z
 
     def _prior_at(self, features: Tensor) -> Distribution:

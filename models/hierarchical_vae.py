@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from pyro_vae.models.likelihoods import BernoulliLikelihood
 from pyro_vae.models.priors import StandardNormalPrior
 from pyro_vae.nn import MLP, Network, flatten_event
+from pyro_vae.nn.further_tensors import FurtherArguments, further_arguments, likelihood_given
 from pyro_vae.nn.latent_layers import between_layers, layer_dims, start_small
 from pyro_vae.programs.sites import OBSERVED, PLATE, layer_site
 
@@ -25,6 +26,9 @@ class HierarchicalVAE(PyroModule):
     called z1. Where the activation has no bounds, as all have but ``"tanh"``, the last layers of the networks between
     latent layers start at a tenth of Glorot's size: at full size the scales of several layers overflow.
 
+    Where a datum has several tensors, (x, y, ...), the likelihood is called with z_1 and the further ones, as by
+    :class:`pyro_vae.models.VAE`.
+
     Sites: plate ``"data"`` (dim -1) with latents ``"z1"``, nearest to x, to ``"zL"``, events of the layers'
     dimensions, and observed ``"x"``, event ``x_shape``.
 
@@ -37,8 +41,8 @@ class HierarchicalVAE(PyroModule):
         inner_hidden_dims: hidden layers of the network between two latent layers, nearest to x first: one tuple for all
             networks, or one for each, that of p(z_1 | z_2) first.
         prior: p(z_L), a module called with nothing; :class:`StandardNormalPrior` unless given.
-        likelihood: p(x | z_1), a module called with z_1; :class:`BernoulliLikelihood` unless given, in which case
-            ``hidden_dims`` is not used.
+        likelihood: p(x | z_1), a module called with z_1, and with as many further tensors of a datum as its ``forward``
+            names after z; :class:`BernoulliLikelihood` unless given, in which case ``hidden_dims`` is not used.
         decoder: the default likelihood's network from z_1 to x, a module or a class of modules, for which see there; it
             is then ``likelihood.decoder``.
 
@@ -49,6 +53,7 @@ class HierarchicalVAE(PyroModule):
     Raises:
         ValueError: a dimension is below 1, ``inner_hidden_dims`` are for another number of layers, or both
             ``likelihood`` and ``decoder`` are given.
+        PairError: when called, the likelihood takes fewer or more further tensors.
 
     References:
         D. Rezende, S. Mohamed, D. Wierstra (2014), *Stochastic backpropagation and approximate inference in deep
@@ -62,7 +67,7 @@ class HierarchicalVAE(PyroModule):
     """
 
     prior: Callable[[], Distribution]
-    likelihood: Callable[[Tensor], Distribution]
+    likelihood: Callable[..., Distribution]
 
     def __init__(
         self,
@@ -74,7 +79,7 @@ class HierarchicalVAE(PyroModule):
         inner_hidden_dims: Sequence[int] | Sequence[Sequence[int]] = (100, 100),
         *,
         prior: Callable[[], Distribution] | None = None,
-        likelihood: Callable[[Tensor], Distribution] | None = None,
+        likelihood: Callable[..., Distribution] | None = None,
         decoder: Network | None = None,
     ) -> None:
         super().__init__()
@@ -115,13 +120,18 @@ class HierarchicalVAE(PyroModule):
         loc, log_scale = self.networks[level - 1](above).chunk(2, dim=-1)
         return dist.Normal(loc, log_scale.exp()).to_event(1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Run the model on x ``(batch, *x_shape)``; returns z_1 ``(batch, dim)``."""
+    @property
+    def further_arguments(self) -> FurtherArguments:
+        """Which further tensors of a datum the model takes after x: those that its likelihood takes after z_1."""
+        return further_arguments(self.likelihood)
+
+    def forward(self, x: Tensor, *rest: Tensor) -> Tensor:
+        """Run the model on x ``(batch, *x_shape)`` and further tensors of each datum; returns z_1 ``(batch, dim)``."""
         flatten_event(x, self.x_shape, "HierarchicalVAE")
         top = len(self.dims)
         with pyro.plate(PLATE, len(x), dim=-1):
             z = pyro.sample(layer_site(top), self.prior())
             for level in range(top - 1, 0, -1):
                 z = pyro.sample(layer_site(level), self.conditional(level, z))
-            pyro.sample(OBSERVED, self.likelihood(z), obs=x)
+            pyro.sample(OBSERVED, likelihood_given("HierarchicalVAE", self.likelihood, z, rest), obs=x)
         return z

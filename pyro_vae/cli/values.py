@@ -1,6 +1,7 @@
 """Read a value of a type from words on a command line."""
 
 import contextlib
+import json
 import re
 from typing import Any, Literal, get_args, get_origin
 
@@ -10,6 +11,9 @@ from pyro_vae.cli.wording import is_list, is_union
 
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf")
 """A number as Python writes it. YAML reads 1e-3, without a point, as text."""
+
+CALL = re.compile(r"[^\s'\"()\[\]{}]+\(.*\)")
+"""A part with options in brackets."""
 
 
 def read_value(text: str, kind: Any) -> Any:
@@ -81,12 +85,37 @@ def _scalar(text: str) -> Any:
 def words_as_list(words: list[str]) -> str:
     """Return the YAML of a list that was typed as ``1 2``, ``1,2``, ``[1, 2]`` or ``(1, 2)``.
 
+    A part with options, ``name(option=value, ...)``, is one item, whatever commas it has.
+
     >>> [words_as_list(words) for words in (["1", "2"], ["1,2"], ["[1, 2]"], ["(1,)"], ["null"])]
-    ['[1, 2]', '[1,2]', '[1, 2]', '[1,]', 'null']
+    ['[1, 2]', '[1, 2]', '[1, 2]', '[1]', 'null']
+    >>> words_as_list(["sbc", "ais(num_test=3, num_chains=2)"])
+    '[sbc, "ais(num_test=3, num_chains=2)"]'
     """
-    if len(words) > 1:
-        return f"[{', '.join(words)}]"
-    (word,) = words
-    if word.startswith(("[", "(")):
-        return f"[{word[1:-1]}]"
-    return word if word == "null" else f"[{word}]"
+    if words == ["null"]:
+        return "null"
+    if len(words) == 1 and words[0].startswith(("[", "(")):
+        words = [words[0][1:-1]]
+    items = [item for word in words for item in _at_commas(word)]
+    return f"[{', '.join(json.dumps(item) if CALL.fullmatch(item) else item for item in items)}]"
+
+
+def _at_commas(text: str) -> list[str]:
+    """Return what stands between commas, where these are in no brackets and no quotes.
+
+    >>> _at_commas("a, b('(', 2), [3, 4]")
+    ['a', "b('(', 2)", '[3, 4]']
+    """
+    items, depth, quote = [""], 0, ""
+    for character in text:
+        if character == "," and not depth and not quote:
+            items.append("")
+            continue
+        items[-1] += character
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"":
+            quote = character
+        else:
+            depth += (character in "([{") - (character in ")]}")
+    return [item.strip() for item in items if item.strip()]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.errors import PairError
+from pyro_vae.nn.shapes import flatten_event
 
 
 class FurtherArguments(NamedTuple):
@@ -76,6 +77,32 @@ def observed_mask(x: Tensor, further: Sequence[Tensor]) -> Tensor | None:
     (torch.Size([5, 2]), None)
     """
     return next((tensor for tensor in further if tensor.dtype == torch.bool and tensor.shape == x.shape), None)
+
+
+def encoder_inputs(
+    who: str, encoder: Callable[..., Any], x: Tensor, x_shape: Sequence[int], further: Sequence[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Return what an encoder is called with: x, flat and 0 where it was not observed, and further tensors it names.
+
+    Args:
+        who: the guide, for messages.
+        encoder: whose ``forward`` names further arguments, or none.
+        x: data ``(*batch, *x_shape)``.
+        x_shape: shape of one datum.
+        further: each ``(*batch, ...)``. Those of x's shape are passed on flat.
+
+    Raises:
+        ValueError: x does not have ``x_shape``.
+
+    >>> x = torch.tensor([[1.0, torch.nan]])
+    >>> encoder_inputs("here", nn.Linear(2, 3), x, (2,), [~x.isnan()])
+    (tensor([[1., 0.]]), [])
+    """
+    flat, observed = flatten_event(x, x_shape, who), observed_mask(x, further)
+    if observed is not None:
+        flat = torch.where(observed.reshape(flat.shape), flat, torch.zeros_like(flat))
+    taken = [tensor.reshape(flat.shape) if tensor.shape == x.shape else tensor for tensor in taken_by(encoder, further)]
+    return flat, taken
 
 
 def likelihood_given(

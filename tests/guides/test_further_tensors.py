@@ -5,7 +5,9 @@ import pytest
 import torch
 from held_parts import model_for
 from pyro import distributions as dist
+from pyro import poutine
 from torch import nn
+from torch.distributions import Poisson
 from torch.testing import assert_close
 
 import pyro_vae
@@ -13,10 +15,8 @@ from pyro_vae import log_weights
 from pyro_vae.evaluation import active_units, ais, inference_gaps
 from pyro_vae.guides import MeanFieldGuide, SemiAmortizedGuide
 from pyro_vae.guides.amortized import AmortizedGuide
-from pyro_vae.models import VAE
-from pyro_vae.models.likelihoods import PoissonLikelihood
 from pyro_vae.nn import MLP
-from pyro_vae.parts import make_guide, part_names
+from pyro_vae.parts import make_guide, make_pair, part_names
 from pyro_vae.protocols import PosteriorGuide
 
 
@@ -25,21 +25,54 @@ def counts(n=6):
     return (torch.rand(n, 4) * library[:, None]).round(), library
 
 
-def model_of_counts():
-    return VAE((4,), 2, likelihood=PoissonLikelihood((4,), 2, (5,), library=True))
+def model_of_counts(name="vae"):
+    return make_pair((4,), 2, (5,), model=name, likelihood="poisson(library=True)", data=lambda: counts()[0])[0]
+
+
+def data_of(guide, x, library):
+    """x and library, with a label between them where the model is given one."""
+    return (x, torch.arange(len(x)) % 3, library) if "num_classes" in model_for(guide) else (x, library)
+
+
+@pytest.mark.parametrize("guide", part_names("guide"))
+def test_every_guide_takes_a_library_size(guide):
+    """The weights are those of the joint with each datum's own library size, whatever the model."""
+    x, library = counts()
+    model, made = make_pair(
+        (4,), 2, (5,), model=model_for(guide), guide=guide, likelihood="poisson(library=True)", data=lambda: x
+    )
+    data = data_of(guide, x, library)
+    trace = poutine.trace(made.eval()).get_trace(*data)
+    joint = poutine.trace(poutine.replay(model, trace=trace)).get_trace(*data)
+    joint.compute_log_prob()
+    z = trace.nodes["z1" if "z1" in trace.nodes else "z"]["value"]
+    if len(data) == 3:
+        z = torch.cat([z, nn.functional.one_hot(data[1], 3)], dim=-1)
+    rate = data[-1].unsqueeze(-1) * model.likelihood.decoder(z).softmax(-1)
+    assert_close(joint.nodes["x"]["log_prob"], Poisson(rate).log_prob(data[0]).sum(-1))
+    assert log_weights(model, made, data, 3).isfinite().all()
 
 
 @pytest.mark.parametrize("guide", [name for name in part_names("guide") if model_for(name) == "vae"])
-def test_every_guide_takes_a_library_size(guide):
+def test_a_guide_that_runs_no_model_ignores_a_library_size(guide):
     model, (x, library) = model_of_counts(), counts()
     made = make_guide((4,), 2, (5,), guide=guide, model=model, data=lambda: x).eval()
-    assert log_weights(model, made, (x, library), 3).isfinite().all()
-    # What runs no model ignores it.
     if isinstance(made, PosteriorGuide) and not hasattr(made, "model"):
         torch.manual_seed(0)
         drawn = made.posterior(x, library).sample()
         torch.manual_seed(0)
         assert torch.equal(made.posterior(x).sample(), drawn)
+
+
+@pytest.mark.parametrize("name", ["bottom_up", "top_down"])
+def test_a_guide_of_two_layers_sees_0_where_x_is_missing(name):
+    guide = make_pair((4,), 2, (5,), model="hierarchical_vae", guide=name)[1]
+    x = torch.tensor([[1.0, torch.nan, 2.0, torch.nan]])
+    drawn = []
+    for data in ((x, torch.ones(1), ~x.isnan()), (x.nan_to_num(0.0),)):
+        torch.manual_seed(0)
+        drawn.append(guide(*data))
+    assert torch.equal(*drawn)
 
 
 def test_a_semi_amortized_guide_climbs_the_elbo_of_each_library_size():
