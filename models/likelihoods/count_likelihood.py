@@ -23,7 +23,7 @@ class CountLikelihood(DecodedLikelihood):
 
     .. math:: \mu_i = \exp f_i(z) \quad \text{or} \quad \mu_i = \ell \, \mathrm{softmax}(f(z))_i
 
-    where :math:`\ell` is the library size of the datum, its second tensor.
+    where :math:`\ell` is the library size of the datum, a further tensor beside x.
 
     Args:
         x_shape, latent_dim, hidden_dims, activation, decoder: as of :class:`DecodedLikelihood`.
@@ -89,11 +89,11 @@ class CountLikelihood(DecodedLikelihood):
         if library is None:
             return (
                 f"{type(self).__name__}: library=True needs the library size of each datum, and none was given. Give "
-                f"it as second tensor of the datum, (x, library) with library of shape (batch,), or make the "
-                f"likelihood with library=False."
+                f"it behind x, as (x, library) with library of shape (batch,), and behind y where the model has one, "
+                f"as (x, y, library); or make the likelihood with library=False."
             )
         return (
-            f"{type(self).__name__}: a datum has a second tensor, of shape {tuple(library.shape)}, and library=False "
+            f"{type(self).__name__}: a datum has a further tensor, of shape {tuple(library.shape)}, and library=False "
             f"uses none. Make the likelihood with library=True if this is its library size; else leave it out."
         )
 

@@ -17,7 +17,7 @@ class NegativeBinomialLikelihood(CountLikelihood):
     .. math:: \mu_i = \exp f_i(z) \quad \text{or, with a library size } \ell, \quad \mu_i = \ell \,
         \mathrm{softmax}(f(z))_i
 
-    The library size, or size factor, is the second tensor of a datum, (x, library), as the total count of a cell.
+    The library size, or size factor, is a further tensor of a datum, (x, library), as the total count of a cell.
 
     Args:
         x_shape, latent_dim, hidden_dims, activation: as of :class:`DecodedLikelihood`.

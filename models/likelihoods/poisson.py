@@ -16,7 +16,7 @@ class PoissonLikelihood(CountLikelihood):
     .. math:: \mu_i = \exp f_i(z) \quad \text{or, with a library size } \ell, \quad \mu_i = \ell \,
         \mathrm{softmax}(f(z))_i
 
-    The library size, or size factor, is the second tensor of a datum, (x, library), as the total count of a cell. It is
+    The library size, or size factor, is a further tensor of a datum, (x, library), as the total count of a cell. It is
     given, and p(x | z, library) is a density of x alone.
 
     Args:

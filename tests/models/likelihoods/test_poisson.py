@@ -1,4 +1,4 @@
-"""The Poisson likelihood of counts, with a library size as second tensor of a datum and without."""
+"""The Poisson likelihood of counts, with a library size of each datum and without."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ COUNTS, SIZES = torch.tensor([[0.0, 2, 5], [1, 1, 0]]), torch.tensor([7.0, 2.0])
     ("library", "data", "message"),
     [
         (True, COUNTS, r"needs the library size"),
-        (False, (COUNTS, SIZES), r"second tensor, of shape"),
+        (False, (COUNTS, SIZES), r"further tensor, of shape"),
         (True, (COUNTS, SIZES, SIZES), r"with this likelihood takes"),
         (True, (COUNTS, SIZES[:, None]), r"must have shape \(batch,\)"),
         (True, (COUNTS, SIZES - 2), r"1 of 2 size factors are not"),
