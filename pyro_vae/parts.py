@@ -9,7 +9,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import EntryPoint
@@ -21,7 +21,7 @@ from pyro.infer import ELBO
 from torch import Tensor, nn
 
 from pyro_vae.errors import RunError
-from pyro_vae.runtime.arguments import Reader, are_flags, argument, named_as, reader, with_flags
+from pyro_vae.runtime.arguments import Reader, argument, named_as, options_named, reader, with_flags
 from pyro_vae.runtime.installed import installed, package_of
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.trust import require_trusted
@@ -299,7 +299,7 @@ def _as_typed(kind: str, text: str, offered: Collection[str] = ()) -> Iterator[N
     who = f"{argument(kind)} {name}"
     have_flags = reader() == "flags"
     try:
-        with named_as("settings") if are_flags() else nullcontext():
+        with options_named():
             yield
     except Exception as error:
         if is_out_of_memory(error):
@@ -341,7 +341,7 @@ def check_options(kind: str, text: str) -> None:
         option = place.partition(".")[0]
         where = f"--{kind}.{option}" if reader() == "flags" else option
         try:
-            with named_as("settings") if are_flags() else nullcontext():
+            with options_named():
                 check_options(inner_kind, inner)
         except RunError:
             raise

@@ -37,8 +37,8 @@ class Condition:
         if num_classes is None and y_shape is None:
             raise ValueError(
                 f"{who}: needs num_classes where y is a class label, or y_shape where y is a tensor of numbers: "
-                f"num_classes=10, or y_shape=(3,). From data of (x, y) they are read off: {argument('labels', True)} "
-                f"gives images with labels."
+                f"num_classes=10, or y_shape=(3,). From data of (x, y) they are read off: "
+                f"{argument('labels', True, of_run=True)} gives images with labels."
             )
         if num_classes is not None:
             check_count(who, "num_classes", num_classes)

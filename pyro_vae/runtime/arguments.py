@@ -9,6 +9,8 @@ from typing import Literal
 Reader = Literal["python", "flags", "script", "settings"]
 
 _reader: ContextVar[Reader] = ContextVar("reader", default="python")
+_reader_of_run: ContextVar[Reader | None] = ContextVar("reader_of_run", default=None)
+"""Where a part is made: the reader of the messages on what is no option of it."""
 
 
 @contextmanager
@@ -26,6 +28,25 @@ def named_as(whom: Reader) -> Iterator[None]:
         _reader.reset(token)
 
 
+@contextmanager
+def options_named() -> Iterator[None]:
+    """Name the arguments of a part, inside the block, as in its text, if the reader has typed a command.
+
+    >>> with named_as("flags"), options_named():
+    ...     argument("rank", 2), argument("labels", True, of_run=True)
+    ('rank: 2', '--labels')
+    """
+    if not are_flags():
+        yield
+        return
+    token = _reader_of_run.set(reader())
+    try:
+        with named_as("settings"):
+            yield
+    finally:
+        _reader_of_run.reset(token)
+
+
 def reader() -> Reader:
     """Return the kind of reader of messages."""
     return _reader.get()
@@ -36,13 +57,14 @@ def are_flags() -> bool:
     return reader() in ("flags", "script")
 
 
-def argument(name: str, value: object = "") -> str:
+def argument(name: str, value: object = "", of_run: bool = False) -> str:
     """Return an argument as its reader writes it.
 
     Args:
         name: of the argument, and of the flag.
         value: of the argument; "" returns its name alone. True is written as a flag without a value, and "..." stands
             for any value.
+        of_run: it is an argument of the run, whatever part is being made.
 
     >>> argument("out"), argument("resume", True), argument("out", "...")
     ('out', 'resume=True', 'out=...')
@@ -53,11 +75,12 @@ def argument(name: str, value: object = "") -> str:
     ...     argument("binarization", "static")
     'binarization: static'
     """
-    if are_flags():
+    whom = (_reader_of_run.get() if of_run else None) or reader()
+    if whom in ("flags", "script"):
         return f"--{name}" if value in ("", "...") or value is True else f"--{name} {value}"
     if value == "":
         return name
-    if reader() == "settings":
+    if whom == "settings":
         return f"{name}: {str(value).lower() if isinstance(value, bool) else value}"
     return f"{name}={'...' if value == '...' else repr(value)}"
 

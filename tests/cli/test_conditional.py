@@ -113,7 +113,8 @@ def test_a_grid_has_its_report(folder):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (PAIR, "needs num_classes"),
+        (PAIR, "needs num_classes where y is a class label"),
+        (PAIR, "--labels gives images with labels."),
         (
             ["--model", "conditional_vae", "--guide", "conditional", "--labels", "--prior", "vamp(num_components=3)"],
             "as vamp, has none",
