@@ -74,6 +74,7 @@ class ConditionalVAE(PyroModule):
     """
 
     given: ClassVar[str] = "y"
+    default_guide: ClassVar[str] = "conditional"
     prior: Callable[[], Distribution] | None
     likelihood: Callable[..., Distribution]
 

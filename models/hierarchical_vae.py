@@ -1,6 +1,7 @@
 """The generative model with several stochastic layers."""
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import pyro
 from pyro import distributions as dist
@@ -66,6 +67,7 @@ class HierarchicalVAE(PyroModule):
     ((100, 50), torch.Size([7, 100]))
     """
 
+    default_guide: ClassVar[str] = "bottom_up"
     prior: Callable[[], Distribution]
     likelihood: Callable[..., Distribution]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import pyro
 import torch
@@ -48,6 +49,8 @@ class LinearGaussianChain(PyroModule):
     >>> model.sites, model.evidence().event_shape, model.posterior(torch.zeros(7, 4)).mean.shape
     (('z1', 'z2'), torch.Size([4]), torch.Size([7, 5]))
     """
+
+    default_guide: ClassVar[str] = "bottom_up"
 
     def __init__(
         self, x_dim: int, latent_dim: int, inner_latent_dims: Sequence[int] = (3,), scale: float = 1.0

@@ -116,6 +116,25 @@ def _declared(part: str) -> tuple[EntryPoint, ...]:
     return installed(f"{PARTS.get(part, part)}s")
 
 
+DEFAULT_GUIDE = "mean_field"
+
+
+def default_guide(model: str) -> str:
+    """Return the guide that a model has where none is named: its class's ``default_guide``, if it says one.
+
+    Args:
+        model: ``NAME`` or ``NAME(option=value, ...)``.
+
+    Raises:
+        ValueError: as for :func:`find_part`.
+
+    >>> default_guide("vae"), default_guide("hierarchical_vae(inner_latent_dims=(20,))")
+    ('mean_field', 'bottom_up')
+    """
+    guide: str = getattr(find_part("model", parse_part("model", model)[0]), "default_guide", DEFAULT_GUIDE)
+    return guide
+
+
 def find_part(part: str, name: str) -> type:
     """Return the class of a part.
 
@@ -385,7 +404,7 @@ def make_pair(
     latent_dim: int,
     hidden_dims: Sequence[int],
     *,
-    guide: str = "mean_field",
+    guide: str = "",
     prior: str = "standard_normal",
     likelihood: str = "bernoulli",
     model: str = "vae",
@@ -404,7 +423,8 @@ def make_pair(
         x_shape: shape of one datum.
         latent_dim: dimension of z.
         hidden_dims: of the decoder, nearest to z first; the encoder has them in reverse.
-        guide: ``NAME`` or ``NAME(option=value, ...)``, a name for :func:`find_part`.
+        guide: ``NAME`` or ``NAME(option=value, ...)``, a name for :func:`find_part`; :func:`default_guide` of the model
+            unless given.
         prior: likewise; only the default where the model takes no prior.
         likelihood: likewise.
         model: likewise. Its constructor is given those of ``x_shape``, ``x_dim`` (for flat data), ``latent_dim``,
@@ -436,6 +456,7 @@ def make_pair(
     >>> guide.rank
     4
     """
+    guide = guide or default_guide(model)
     encoder, decoder = encoder or network, decoder or network
     conditions: dict[str, Any] = {"y_shape": None if y_shape is None else tuple(y_shape), "num_classes": num_classes}
     shapes = _shapes(x_shape, latent_dim) | conditions

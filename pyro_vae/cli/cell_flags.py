@@ -14,7 +14,7 @@ from pyro_vae.comparison.cell import MODEL_SETTINGS, Cell, canonical_name, with_
 from pyro_vae.comparison.results import read_cell
 from pyro_vae.errors import RunError
 from pyro_vae.fit.run import CONFIG
-from pyro_vae.parts import CHOICES, MLP, NETWORK, PARTS, SIDES, parse_part, part_names
+from pyro_vae.parts import CHOICES, MLP, NETWORK, PARTS, SIDES, default_guide, parse_part, part_names
 from pyro_vae.runtime.reading import read_yaml, shown
 from pyro_vae.runtime.trust import names_from
 
@@ -84,6 +84,7 @@ def part_texts(known: argparse.Namespace, base: Mapping[str, Any]) -> dict[str, 
     """Return the text of the part of each choice, and of the data: of a flag, else of the base, else the default."""
     texts = {kind: getattr(known, kind, None) or base.get(kind) or DEFAULTS[kind] for kind in (*PARTS, "data")}
     network: str = getattr(known, NETWORK, MLP)
+    texts["guide"] = texts["guide"] or default_guide(texts["model"])
     if NETWORK in known:
         texts |= {side: getattr(known, side, network) for side in SIDES}
     # An empty name is no data.

@@ -18,7 +18,7 @@ from pyro_vae.data import BINARIZATIONS
 from pyro_vae.errors import RunError
 from pyro_vae.fit.options import BATCH_SIZE, EPOCHS, LEARNING_RATE
 from pyro_vae.graphs.levels import LEVELS
-from pyro_vae.parts import KINDS, MLP, NETWORK, PARTS, SIDES, check_options, parse_part
+from pyro_vae.parts import KINDS, MLP, NETWORK, PARTS, SIDES, check_options, default_guide, parse_part
 from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.reading import shown
 from pyro_vae.runtime.wording import did_you_mean
@@ -47,7 +47,7 @@ class Cell:
 
     Args:
         model: p(x, z).
-        guide: q(z | x).
+        guide: q(z | x); by default the model's own, as bottom_up of hierarchical_vae, or mean_field.
         prior: p(z), if the model takes one.
         likelihood: p(x | z), if the model takes one.
         objective: the bound to maximise.
@@ -90,14 +90,14 @@ class Cell:
     Raises:
         ValueError: a part or setting is unknown or out of range; the message says which and suggests the nearest.
 
-    >>> Cell(guide="iaf( num_flows = 2 )").guide
-    'iaf(num_flows=2)'
+    >>> Cell(guide="iaf( num_flows = 2 )").guide, Cell(model="hierarchical_vae").guide
+    ('iaf(num_flows=2)', 'bottom_up')
     >>> Cell(seed=1).hash == Cell(seed=1).hash != Cell(seed=2).hash
     True
     """
 
     model: str = "vae"
-    guide: str = "mean_field"
+    guide: str = ""
     prior: str = "standard_normal"
     likelihood: str = "bernoulli"
     objective: str = "trace_elbo"
@@ -135,6 +135,7 @@ class Cell:
     def __post_init__(self) -> None:
         for name, hint in get_type_hints(type(self)).items():
             object.__setattr__(self, name, _checked(name, getattr(self, name), hint))
+        object.__setattr__(self, "guide", self.guide or default_guide(self.model))
         for kind in PARTS:
             object.__setattr__(self, kind, _canonical(kind, getattr(self, kind)))
         self._set_data()

@@ -102,7 +102,7 @@ class Grid:
             settings = with_sides({**common, **settings})
             if design == "frozen":
                 # The model's settings are those of the cell, all others those that the grid's cells have in common.
-                # But guide and seed are the default ones, and settings of the measurement are left out.
+                # But guide and seed are the model's and the default one, and settings of the measurement are left out.
                 shared = {key: value for key, value in settings.items() if key in MODEL_SETTINGS}
                 others = {key: common[key] for key in common if key not in ("guide", "seed", *MEASUREMENT)}
                 settings["fitted_model"] = {**others, **shared, **fitted_model}
@@ -166,6 +166,8 @@ class _Reader:
         for key in value:
             if key not in known:
                 hint = did_you_mean(str(key), known)
+                if set(str(key)) & set("()='\""):
+                    hint = " In YAML's braces a text with a comma needs quotes around it: {guide: 'name(a=1, b=2)'}."
                 raise self.error((*place, key), f"there is no {what} {key!r}.{hint} There are {', '.join(known)}.")
 
     def settings(self, settings: Any, place: Place, known: Sequence[str] = NAMES) -> dict[str, Any]:

@@ -61,6 +61,14 @@ def test_a_network_of_both_sides_is_an_encoder_and_a_decoder():
     assert "network" not in Cell.of({"network": "conv"}).settings()
 
 
+def test_a_model_says_which_guide_it_has_where_none_is_named():
+    names = {"vae": "mean_field", "hierarchical_vae": "bottom_up", "conditional_vae(num_classes=3)": "conditional"}
+    for model, guide in names.items():
+        assert Cell(model=model).guide == Cell.of({"model": model}).guide == guide
+    named = Cell(model="conditional_vae", guide="mean_field")
+    assert Cell.of(named.settings()).guide == named.guide == "mean_field"
+
+
 def test_a_class_of_ones_own_is_told_by_its_file_and_what_it_says(own_file, monkeypatch):
     cell = Cell(guide=f"{own_file}:Mine")
     monkeypatch.chdir(own_file.parent)

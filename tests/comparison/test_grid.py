@@ -53,6 +53,14 @@ def test_a_frozen_model_has_the_decoder_of_the_network_of_both_sides(where):
     assert {cell.decoder for cell in grid.cells} == ({"conv"} if where == "common" else {"conv", "resnet"})
 
 
+def test_a_frozen_model_is_fitted_with_its_own_guide_unless_another_one_is_named():
+    description = {"design": "frozen", "common": {"model": "hierarchical_vae"}, "grid": {"seed": [0, 1]}}
+    assert [cell.guide for cell in Grid.of(description).fitted_models] == ["bottom_up"]
+    named = Grid.of({**description, "fitted_model": {"guide": "top_down"}})
+    assert [cell.guide for cell in named.fitted_models] == ["top_down"]
+    assert {cell.guide for cell in named.cells} == {"bottom_up"}
+
+
 def test_a_grid_goes_to_a_file_and_back():
     grid = Grid.of({"design": "frozen", "grid": {"guide": ["mean_field", "iaf"]}})
     assert Grid.of(yaml.safe_load(yaml.safe_dump(grid.description()))) == grid
@@ -69,6 +77,7 @@ def test_a_grid_goes_to_a_file_and_back():
         ("common:\n  epochs: 2\n", "GRID: the grid is empty"),
         ("grid: {}\n", "GRID: the grid is empty"),
         ("grid:\n  gide: [iaf]\n", "GRID, line 2: .*setting 'gide'"),
+        ("common: {model: vae(a=1, b=(4,))}\n", "GRID, line 1: .*setting 'b=.* needs quotes around it"),
         ("grid:\n  guide: iaf\n", "GRID, line 2: guide .*got 'iaf'"),
         ("grid:\n  guide: []\n", r"GRID, line 2: guide .* list.*\[\]"),
         ("grid:\n  guide:\n    - iaf\n    - iav\n", "GRID, line 4: .*name 'iav'"),
