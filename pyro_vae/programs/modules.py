@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from pyro_vae.errors import PairError
-from pyro_vae.nn.further_tensors import FurtherArguments
+from pyro_vae.nn.further_tensors import FurtherArguments, observed_mask
 from pyro_vae.protocols import Program
+from pyro_vae.runtime.arguments import argument
 from pyro_vae.runtime.checks import check_dense, in_short
 from pyro_vae.runtime.memory import is_out_of_memory
 from pyro_vae.runtime.user_code import plainly, told, with_place
@@ -127,11 +128,13 @@ def check_arguments(args: tuple[Any, ...], **programs: Program) -> None:
             ) from error
         takes = getattr(program, "further_arguments", None)
         if isinstance(takes, FurtherArguments) and not takes.fit(len(args) - 1):
+            fix = "Leave out what it does not take, as labels; or choose a model that takes it."
+            if observed_mask(args[0], args[1:]) is not None and "observed" not in takes.names:
+                fix = f"A mask of what was observed, as one of them is, needs {argument('model', 'masked_vae')}."
             raise PairError(
                 f"the {what} cannot be called with the data, which are {len(args)} positional "
                 f"argument{'' if len(args) == 1 else 's'} of model and guide: after x, {type(program).__name__} with "
-                f"this likelihood takes {takes.in_words}. Leave out what it does not take, as labels; or choose "
-                f"a model that takes it."
+                f"this likelihood takes {takes.in_words}. {fix}"
             )
 
 

@@ -80,6 +80,12 @@ def test_every_weight_is_the_evidence_of_what_was_observed(case):
     assert_close(weights.detach(), case.evidence().expand(4, 9), rtol=1e-11, atol=1e-11)
 
 
+def test_a_model_without_a_mask_is_told_which_one_takes_it():
+    model, guide = VAE((5,), 2), MeanFieldGuide((5,), 2)
+    with pytest.raises(PairError, match="needs model='masked_vae'"):
+        elbo_terms(model, guide, (torch.zeros(7, 5), torch.ones(7, 5, dtype=torch.bool)))
+
+
 def test_evaluations_find_the_evidence_of_what_was_observed(case):
     data = (case.x, case.observed)
     for compile in ("off", "trace"):
