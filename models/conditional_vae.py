@@ -142,7 +142,8 @@ class ConditionalVAE(PyroModule):
     def further_arguments(self) -> FurtherArguments:
         """Which further tensors of a datum the model takes after x: y, and those of its likelihood."""
         names, least, takes_all = further_arguments(self.likelihood)
-        return FurtherArguments((self.given, *names), 1 + least, takes_all)
+        # That y is missing the model says itself, in more words.
+        return FurtherArguments((self.given, *names), 1 + least if least else 0, takes_all)
 
     def forward(self, x: Tensor, y: Tensor | None = None, *rest: Tensor) -> Tensor:
         """Run the model on x ``(batch, *x_shape)`` given y ``(batch, *y_shape)``; returns z ``(batch, latent_dim)``.

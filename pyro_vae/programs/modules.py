@@ -129,7 +129,9 @@ def check_arguments(args: tuple[Any, ...], **programs: Program) -> None:
         takes = getattr(program, "further_arguments", None)
         if isinstance(takes, FurtherArguments) and not takes.fit(len(args) - 1):
             fix = "Leave out what it does not take, as labels; or choose a model that takes it."
-            if observed_mask(args[0], args[1:]) is not None and "observed" not in takes.names:
+            if len(args) - 1 < takes.least:
+                fix = f"Give those that are missing, as (x, {', '.join(takes.names)})."
+            elif observed_mask(args[0], args[1:]) is not None and "observed" not in takes.names:
                 fix = f"A mask of what was observed, as one of them is, needs {argument('model', 'masked_vae')}."
             raise PairError(
                 f"the {what} cannot be called with the data, which are {len(args)} positional "

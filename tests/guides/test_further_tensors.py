@@ -12,9 +12,11 @@ from torch.testing import assert_close
 
 import pyro_vae
 from pyro_vae import log_weights
+from pyro_vae.errors import PairError
 from pyro_vae.evaluation import active_units, ais, inference_gaps
 from pyro_vae.guides import MeanFieldGuide, SemiAmortizedGuide
 from pyro_vae.guides.amortized import AmortizedGuide
+from pyro_vae.models import VAE
 from pyro_vae.nn import MLP
 from pyro_vae.parts import make_guide, make_pair, part_names
 from pyro_vae.protocols import PosteriorGuide
@@ -110,6 +112,16 @@ def test_a_guide_of_ones_own_may_take_x_alone():
             return dist.Normal(self.features(x)[0], 1.0).to_event(1)
 
     assert log_weights(model_of_counts(), Own(), counts(), 3).shape == (3, 6)
+
+
+def test_too_few_tensors_are_told_what_is_missing():
+    class NeedsBoth(nn.Module):
+        def forward(self, z, library, batch):
+            return dist.Poisson(library + batch + z[..., 0]).to_event(0)
+
+    x, library = counts()
+    with pytest.raises(PairError, match=r"missing, as \(x, library, batch\)"):
+        log_weights(VAE((4,), 2, likelihood=NeedsBoth()), MeanFieldGuide((4,), 2), (x, library), 3)
 
 
 def test_an_encoder_is_given_what_its_forward_names():

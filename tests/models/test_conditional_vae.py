@@ -151,6 +151,18 @@ def test_arguments_that_do_not_fit_are_told_so(arguments, message):
         ConditionalVAE((5,), 2, **arguments)
 
 
+def test_evaluations_of_x_alone_are_told_what_is_missing(case):
+    """There is no log p(x) to be had."""
+    x = case.draw()
+    for call in (
+        lambda: pyro_vae.log_likelihood(case.model, case.guide, x, 3),
+        lambda: ais(case.model, x, num_temperatures=3, progress=False),
+        lambda: pyro_vae.fit(case.model, case.guide, x, epochs=1, batch_size=2, progress=False),
+    ):
+        with pytest.raises(ValueError, match="y is missing"):
+            call()
+
+
 def test_a_guide_of_x_alone_is_one_of_the_pair_too():
     model, guide = ConditionalVAE((5,), 2, (4,), num_classes=3), MeanFieldGuide((5,), 2, (4,))
     assert pyro_vae.log_weights(model, guide, (torch.zeros(7, 5), LABELS), 2).isfinite().all()
