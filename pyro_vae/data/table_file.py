@@ -120,7 +120,7 @@ class TableFile(Source):
             raise ValueError(f"load_data: {self.path} has no rows below the names of its columns.")
         x = np.stack([self._numbers(table[name], name) for name in columns], axis=1)
         self._check_cells(x, columns)
-        stored = self._values.stored(x, str(self.path))
+        stored = self._values.stored(x, str(self.path), columns)
         classes: dict[str, tuple[str, ...]] = {}
         labels = None
         if self.label_column is not None:
@@ -354,7 +354,7 @@ class TableFile(Source):
                     f"load_data: {self.path}: column {name!r} must have a finite number in each row; row {row + 1} has "
                     f"{numbers[row]}."
                 )
-            return torch.from_numpy(in_float32(numbers, f"{self.path}: column {name!r}")), ()
+            return torch.from_numpy(in_float32(numbers[:, np.newaxis], str(self.path), (name,))[:, 0]), ()
         return self._coded(column, name)
 
     def _split(self, data: Split, column: Any) -> dict[str, Split]:

@@ -90,12 +90,13 @@ class Values:
             )  # fmt: skip
         return replace(self, values=chosen)
 
-    def stored(self, array: np.ndarray, where: str) -> Split:
+    def stored(self, array: np.ndarray, where: str, columns: Sequence[str] = ()) -> Split:
         """Return an array as the data of a split, in float64 where it is standardised later.
 
         Args:
             array: ``(N, ...)``.
             where: its name in messages.
+            columns: names of the elements of x, if they have names.
 
         Raises:
             ValueError: its dtype, shape or values are none that these settings allow.
@@ -104,8 +105,8 @@ class Values:
         absent = np.isnan(array) if array.dtype.kind == "f" else np.zeros(array.shape, dtype=bool)
         if self.missing == "refuse" and absent.any():
             raise ValueError(
-                f"load_data: {where} has {first_of_many(absent)} missing (NaN). Remove those data, fill them in, or "
-                f"keep them with a mask of what was observed: {data_option('missing', 'mask')}."
+                f"load_data: {where} has {first_of_many(absent, columns)} missing (NaN). Remove those data, fill them "
+                f"in, or keep them with a mask of what was observed: {data_option('missing', 'mask')}."
             )
         filled = np.where(absent, array.dtype.type(0), array) if absent.any() else array
         if self.values == "pixels":
@@ -116,16 +117,16 @@ class Values:
                 f"is x.reshape(-1, 1)."
             )
         else:
-            images = torch.from_numpy(self._numbers(filled, where))
+            images = torch.from_numpy(self._numbers(filled, where, columns))
         tensors = {MASK: torch.from_numpy(np.ascontiguousarray(~absent))} if self.missing == MASK else {}
         return Split(images, tensors=tensors)
 
-    def _numbers(self, array: np.ndarray, where: str) -> np.ndarray:
+    def _numbers(self, array: np.ndarray, where: str, columns: Sequence[str]) -> np.ndarray:
         array = array.astype(np.uint8) if array.dtype == np.bool_ else array
         infinite = ~np.isfinite(array)
         if infinite.any():
             raise ValueError(
-                f"load_data: {where} has {first_of_many(infinite)} infinite. Remove or replace those data."
+                f"load_data: {where} has {first_of_many(infinite, columns)} infinite. Remove or replace those data."
             )
         if self.values == "counts":
             for wrong, what in (
@@ -134,11 +135,11 @@ class Values:
                 if wrong.any():
                     raise ValueError(
                         f"load_data: {where} must hold counts, whole numbers from 0 to 2**24; it has "
-                        f"{first_of_many(wrong)} {what}. Real numbers are {data_option('values', 'real')}."
+                        f"{first_of_many(wrong, columns)} {what}. Real numbers are {data_option('values', 'real')}."
                     )
         if self.standardize:
             return array.astype(np.float64)
-        return in_float32(array, where)
+        return in_float32(array, where, columns)
 
     def finished(self, splits: Splits, where: str, columns: Sequence[str] = ()) -> Splits:
         """Return splits as model inputs: standardised if asked for, in float32.
@@ -160,7 +161,7 @@ class Values:
             images = (split.images - shift) / scale
             if MASK in split.tensors:
                 images[~split.tensors[MASK]] = 0.0
-            array = in_float32(images.numpy(), f"{where}, standardised,")
+            array = in_float32(images.numpy(), f"{where}, standardised,", columns)
             scaled[name] = replace(split, images=torch.from_numpy(array))
         return replace(
             splits, train=scaled["train"], valid=scaled["valid"], test=scaled["test"], values=self.values, shift=shift,
@@ -183,7 +184,7 @@ def check_numbers(array: np.ndarray, where: str) -> None:
         )
 
 
-def in_float32(array: np.ndarray, where: str) -> np.ndarray:
+def in_float32(array: np.ndarray, where: str, columns: Sequence[str] = ()) -> np.ndarray:
     """Return numbers in float32, the nearest ones.
 
     Raises:
@@ -194,20 +195,24 @@ def in_float32(array: np.ndarray, where: str) -> np.ndarray:
     too_large = ~np.isfinite(single)
     if too_large.any():
         raise ValueError(
-            f"load_data: {where} has {first_of_many(too_large)} beyond the range of float32, 3.4e38. Rescale them, or "
-            f"take {data_option('standardize', True)}."
+            f"load_data: {where} has {first_of_many(too_large, columns)} beyond the range of float32, 3.4e38. Rescale "
+            f"them, or take {data_option('standardize', True)}."
         )
     return single
 
 
-def first_of_many(which: np.ndarray) -> str:
-    """Say how many values are marked, and the index of the first.
+def first_of_many(which: np.ndarray, columns: Sequence[str] = ()) -> str:
+    """Say how many values are marked, and which is the first: its index, or in a table its row and its column.
 
-    >>> first_of_many(np.array([[False, False], [True, True]]))
+    >>> marked = np.array([[False, False], [True, True]])
+    >>> first_of_many(marked)
     '2 of 4 values, the first at (1, 0),'
+    >>> first_of_many(marked, ("age", "height"))
+    "2 of 4 values, the first in row 2 of column 'age',"
     """
     first = tuple(int(i) for i in np.unravel_index(int(which.argmax()), which.shape))
-    return f"{int(which.sum())} of {which.size} values, the first at {first},"
+    place = f"in row {first[0] + 1} of column {columns[first[1]]!r}" if columns else f"at {first}"
+    return f"{int(which.sum())} of {which.size} values, the first {place},"
 
 
 def _range(arrays: Iterable[np.ndarray]) -> tuple[float, float]:
