@@ -7,20 +7,23 @@ The plain network predicts each missing pixel by itself, so that its number is e
 importance-weighted, and beside it stands minus its ELBO, which is what the tutorial prints. Nats of grey pixels are
 those of no probability: --binarization stochastic, static or threshold gives log-probabilities.
 
-Unlike the tutorial, training stops by validation images that are not those of the test; the decoder sees y as well as
-z; and the prior's network sees y alone, not the plain network's prediction.
+As in the tutorial, the encoder sees the whole image, and the decoder z alone: what y says reaches x through p(z | y).
+Unlike the tutorial, training stops by validation images that are not those of the test, and the prior's network sees y
+alone, not the plain network's prediction.
 """
 
 import argparse
 import copy
 import json
+import math
 import sys
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 import pyro_vae
 from pyro_vae.cli.scripts import add_out, choose_out, run_script
@@ -31,6 +34,7 @@ from pyro_vae.evaluation.latents.data_means import prior_means
 from pyro_vae.guides import ConditionalGuide
 from pyro_vae.models import ConditionalVAE
 from pyro_vae.models.likelihoods import BernoulliLikelihood
+from pyro_vae.nn import MLP
 from pyro_vae.plots.run import image_grid
 from pyro_vae.runtime.files import write_bytes
 from pyro_vae.statistics.paired_difference import paired_difference
@@ -56,7 +60,9 @@ def parse_args() -> argparse.Namespace:
     add("--latent_dim", type=int, default=200, help="dimension of z")
     add("--hidden_dims", type=int, nargs="+", default=[500, 500], help="hidden layers of every network")
     add("--activation", default="relu", help="of every network")
+    add("--decoder_sees_y", action="store_true", help="p(x | z, y) in place of p(x | z)")
     add("--plain_prior", action="store_true", help="p(z) in place of p(z | y)")
+    add("--valid_size", type=int, help="training images held out, by which training stops; by default the data set's")
     add("--epochs", type=int, default=5, help="passes over the training images, at most; Pyro's tutorial: 50")
     add("--patience", type=int, default=3, help="epochs without a better validation bound, after which training stops")
     add("--batch_size", type=int, default=128, help="images a step")
@@ -105,7 +111,10 @@ def main() -> None:
 
 def load(args: argparse.Namespace, number: int | None = None) -> ImageData:
     """Return the images, whole or with a number of given quadrants."""
-    options = {"binarization": args.binarization, "seed": args.seed, "quadrants": number, "download": False}
+    options = {
+        "binarization": args.binarization, "seed": args.seed, "quadrants": number, "download": False,
+        "valid_size": args.valid_size,
+    }  # fmt: skip
     try:
         return pyro_vae.load_data(args.data, **options)
     except DataNotFoundError as error:
@@ -156,11 +165,45 @@ def make_pair(args: argparse.Namespace, data: ImageData) -> tuple[ConditionalVAE
     likelihood = BernoulliLikelihood(
         data.x_shape, ConditionalVAE.likelihood_dim(args.latent_dim, y_shape=y_shape), args.hidden_dims,
         args.activation, soft_targets=args.binarization == "none",
+        decoder=MLP if args.decoder_sees_y else partial(OfLatent, latent_dim=args.latent_dim),
     )  # fmt: skip
     model = ConditionalVAE(
         data.x_shape, conditional_prior=not args.plain_prior, y_shape=y_shape, likelihood=likelihood, **sizes
     )
-    return model, ConditionalGuide(data.x_shape, base=args.base, y_shape=y_shape, **sizes)
+    encoder = partial(OfWholeImage, quadrants=Quadrants(y_shape, data.quadrants))
+    return model, ConditionalGuide(data.x_shape, base=args.base, y_shape=y_shape, encoder=encoder, **sizes)
+
+
+class OfLatent(nn.Module):
+    """A decoder of z alone, where a likelihood is called with z and y behind it."""
+
+    def __init__(self, out_features: int, hidden_dims: Sequence[int], activation: str, *, latent_dim: int) -> None:
+        super().__init__()
+        self.latent_dim = latent_dim
+        self.network = MLP(latent_dim, hidden_dims, out_features, activation)
+
+    def forward(self, z_and_y: Tensor) -> Tensor:
+        """Return the features of rows ``(*batch, latent_dim + pixels)``."""
+        return self.network(z_and_y[..., : self.latent_dim])
+
+
+class OfWholeImage(nn.Module):
+    """An encoder of the whole image, where it is called with the missing pixels and the image without them behind."""
+
+    places: Tensor
+    """Where each pixel of the whole image stands in such a row."""
+
+    def __init__(self, out_features: int, hidden_dims: Sequence[int], activation: str, *, quadrants: Quadrants) -> None:
+        super().__init__()
+        pixels, number = math.prod(quadrants.image_shape), quadrants.x_shape[0]
+        given = number + torch.arange(pixels).reshape(1, *quadrants.image_shape)
+        places = quadrants.complete(torch.arange(number).unsqueeze(0), given)
+        self.register_buffer("places", places.flatten())
+        self.network = MLP(pixels, hidden_dims, out_features, activation)
+
+    def forward(self, x_and_y: Tensor) -> Tensor:
+        """Return the features of rows ``(*batch, missing pixels + pixels)``."""
+        return self.network(x_and_y[..., self.places])
 
 
 class PlainNetwork:
