@@ -41,7 +41,7 @@ FAST = {
     "linear_probe": "l2=0.1",
     "sbc": "num_data=20, num_draws=5",
     "reconstruction_sharpness": "num_test=5",
-    "reference_posterior": "num_test=1, num_chains=2, num_samples=1000, warmup=300",
+    "reference_posterior": "num_test=1, num_chains=2, num_samples=300, warmup=150",
     "guide_error": "num_test=1, num_samples=50, num_permutations=9",
 }
 """Options with which evaluations are fast whose own are not small enough."""
@@ -95,7 +95,7 @@ def test_each_has_the_numbers_that_the_function_gives(done):
     torch.testing.assert_close(result.per_datum["ais.log_likelihood"], found.per_datum, rtol=0, atol=0)
     assert result.summary_of("ais.log_likelihood") == Estimate.summary(found)
     reference = evaluation.reference_posterior(
-        model, data.test[:1], num_chains=2, num_samples=1000, warmup=300, seed=cell.seed
+        model, data.test[:1], num_chains=2, num_samples=300, warmup=150, seed=cell.seed
     )
     assert result.measured["reference_posterior"] == json.loads(json.dumps(reference.summary()))
 
