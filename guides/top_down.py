@@ -105,12 +105,12 @@ class TopDownGuide(PyroModule):
         super().__init__()
         dims = layer_dims(WHO, latent_dim, inner_latent_dims)
         hidden = (tuple(hidden_dims), *between_layers(WHO, inner_hidden_dims, len(dims) - 1))
+        each = layer_families(WHO, layers, len(dims))
         if not callable(getattr(model, "conditional", None)):
             raise ValueError(
                 f"{WHO}: model must have conditional(level, above), its p(z_l | z_{{l+1}}), as HierarchicalVAE has; "
                 f"{type(model).__name__} has none."
             )
-        each = layer_families(WHO, layers, len(dims))
         self.x_shape = tuple(x_shape)
         self.latent_dim = latent_dim
         self.hidden_dims = tuple(hidden_dims)

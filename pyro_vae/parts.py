@@ -533,11 +533,17 @@ def make_guide(
     }
     # The data say what y is; the model's text does where there are none.
     conditions = {"y_shape": y_shape, "num_classes": num_classes}
+    of_model = shared.keys() - parse_part("guide", guide)[1].keys()
     shared |= {name: value for name, value in conditions.items() if value is not None}
-    return make_part(
-        "guide", guide, **shared, **_shapes(x_shape, latent_dim), hidden_dims=tuple(encoder_dims),
-        activation=activation, model=model, encoder=network, data=data,
-    )  # fmt: skip
+    try:
+        return make_part(
+            "guide", guide, **shared, **_shapes(x_shape, latent_dim), hidden_dims=tuple(encoder_dims),
+            activation=activation, model=model, encoder=network, data=data,
+        )  # fmt: skip
+    except ValueError as error:
+        if type(error) is not ValueError or reader() != "flags":
+            raise
+        raise ValueError(with_flags(str(error), of_model, "model.")) from error
 
 
 def _likelihood_dim(model: str, latent_dim: int, conditions: Mapping[str, Any]) -> int:
